@@ -1,0 +1,217 @@
+"""EfficientNet-B0 to B7: the table of the compound scaling and the network it describes."""
+
+import dataclasses
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.models.batch_norm import BatchNorm
+from efficientnet_pod.models.layers import (
+    Conv,
+    DepthwiseConv,
+    classifier_init,
+    squeeze_excite,
+    stochastic_depth,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of the compound scaling. Source: arXiv 1905.11946; tensorflow/tpu ``efficientnet_params``."""
+
+    width: float
+    depth: float
+    image_size: int
+    dropout: float
+
+
+VARIANTS = {
+    "b0": Variant(1.0, 1.0, 224, 0.2),
+    "b1": Variant(1.0, 1.1, 240, 0.2),
+    "b2": Variant(1.1, 1.2, 260, 0.3),
+    "b3": Variant(1.2, 1.4, 300, 0.3),
+    "b4": Variant(1.4, 1.8, 380, 0.4),
+    "b5": Variant(1.6, 2.2, 456, 0.4),
+    "b6": Variant(1.8, 2.6, 528, 0.5),
+    "b7": Variant(2.0, 3.1, 600, 0.5),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Blocks of one resolution, before scaling; the first block has the stride."""
+
+    kernel_size: int
+    blocks: int
+    filters: int
+    expansion: int
+    strides: int
+
+
+# The released code, not Table 1 of the paper, whose strides of stages 4 and 5 are wrong (tensorflow/tpu#383).
+STAGES = (
+    Stage(3, 1, 16, 1, 1),
+    Stage(3, 2, 24, 6, 2),
+    Stage(5, 2, 40, 6, 2),
+    Stage(3, 3, 80, 6, 2),
+    Stage(5, 3, 112, 6, 1),
+    Stage(5, 4, 192, 6, 2),
+    Stage(3, 1, 320, 6, 1),
+)
+STEM_FILTERS = 32
+HEAD_FILTERS = 1280
+
+
+def round_filters(filters: int, width: float) -> int:
+    """Returns ``filters · width`` as the nearest multiple of 8 that is not more than a tenth smaller."""
+    scaled = filters * width
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+    """One block after scaling, with its name (stage number and a letter, as in Keras)."""
+
+    name: str
+    kernel_size: int
+    filters: int
+    expansion: int
+    strides: int
+    survival_probability: float
+
+
+def block_specs(
+    variant: Variant, survival_probability: float, stages: tuple[Stage, ...] = STAGES
+) -> list[BlockSpec]:
+    """Returns the blocks in order; block i of L survives with probability 1 − (1 − p)·i/L.
+
+    L counts the scaled, rounded blocks, so the first block is never dropped and B0's last has .8125.
+    """
+    scaled = [(stage, math.ceil(variant.depth * stage.blocks)) for stage in stages]
+    total = sum(blocks for _, blocks in scaled)
+    specs: list[BlockSpec] = []
+    for number, (stage, blocks) in enumerate(scaled, start=1):
+        for i in range(blocks):
+            specs.append(
+                BlockSpec(
+                    name=f"block{number}{chr(ord('a') + i)}",
+                    kernel_size=stage.kernel_size,
+                    filters=round_filters(stage.filters, variant.width),
+                    expansion=stage.expansion,
+                    strides=stage.strides if i == 0 else 1,
+                    survival_probability=1 - (1 - survival_probability) * len(specs) / total,
+                )
+            )
+    return specs
+
+
+class MBConv(nn.Module):
+    """Inverted bottleneck: expand, depthwise, squeeze-excite, project, and a shortcut where shapes agree."""
+
+    spec: BlockSpec
+    norm: partial
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)."""
+        spec, inputs, inputs_filters = self.spec, x, x.shape[-1]
+        if spec.expansion != 1:
+            x = Conv(inputs_filters * spec.expansion, dtype=self.dtype, name="expand_conv")(x)
+            x = nn.swish(self.norm(name="expand_bn")(x, train=train))
+        x = DepthwiseConv(spec.kernel_size, spec.strides, dtype=self.dtype, name="depthwise_conv")(x)
+        x = nn.swish(self.norm(name="depthwise_bn")(x, train=train))
+        x = squeeze_excite(x, features=max(1, int(inputs_filters * 0.25)), dtype=self.dtype)
+        x = Conv(spec.filters, dtype=self.dtype, name="project_conv")(x)
+        x = self.norm(name="project_bn")(x, train=train)
+        if spec.strides == 1 and inputs_filters == spec.filters:
+            if train and spec.survival_probability < 1:
+                key = self.make_rng("dropout")
+                x = stochastic_depth(x, key=key, survival_probability=spec.survival_probability)
+            x = x + inputs
+        return x
+
+
+class EfficientNet(nn.Module):
+    """Maps normalised images to logits. Build it with :func:`efficientnet`.
+
+    Attributes:
+      variant: row of the compound scaling.
+      num_classes: size of the logits.
+      dropout: probability that a feature before the classifier is dropped.
+      survival_probability: of the last residual block, but for its linear schedule.
+      norm: partial of :class:`BatchNorm`.
+      dtype: dtype of convolutions and activations; parameters and logits are float32.
+      stages: of blocks, before scaling.
+    """
+
+    variant: Variant
+    num_classes: int
+    dropout: float
+    survival_probability: float
+    norm: partial
+    dtype: Any
+    stages: tuple[Stage, ...] = STAGES
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Returns float32 logits (batch, classes) of images (batch, height, width, 3).
+
+        Training needs the random stream ``dropout`` and the collection ``batch_stats`` mutable.
+        """
+        width = self.variant.width
+        x = Conv(round_filters(STEM_FILTERS, width), 3, 2, dtype=self.dtype, name="stem_conv")(images)
+        x = nn.swish(self.norm(name="stem_bn")(x, train=train))
+        for spec in block_specs(self.variant, self.survival_probability, self.stages):
+            x = MBConv(spec, self.norm, self.dtype, name=spec.name)(x, train=train)
+        x = Conv(round_filters(HEAD_FILTERS, width), dtype=self.dtype, name="head_conv")(x)
+        x = nn.swish(self.norm(name="head_bn")(x, train=train))
+        x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)
+
+
+def efficientnet(
+    name: str,
+    *,
+    num_classes: int,
+    dtype: Any = jnp.float32,
+    bn_axis: str | None = None,
+    bn_momentum: float = 0.99,
+    bn_epsilon: float = 1e-3,
+    dropout: float | None = None,
+    survival_probability: float = 0.8,
+) -> EfficientNet:
+    """Returns the network ``"b0"`` … ``"b7"``.
+
+    Args:
+      name: variant.
+      num_classes: size of the logits.
+      dtype: of convolutions and activations.
+      bn_axis: mesh axis that batch norm reduces over in training; None outside a mesh.
+      bn_momentum: share of the old running statistics that a step keeps.
+      bn_epsilon: added to the variance.
+      dropout: before the classifier; None takes the variant's.
+      survival_probability: of stochastic depth, at the end of its linear schedule.
+
+    Raises:
+      UserError: no such variant.
+    """
+    if name not in VARIANTS:
+        raise UserError(f"model.name='{name}' is not an EfficientNet here{did_you_mean(name, VARIANTS)}")
+    variant = VARIANTS[name]
+    norm = partial(BatchNorm, axis_name=bn_axis, momentum=bn_momentum, epsilon=bn_epsilon, dtype=dtype)
+    return EfficientNet(
+        variant=variant,
+        num_classes=num_classes,
+        dropout=variant.dropout if dropout is None else dropout,
+        survival_probability=survival_probability,
+        norm=norm,
+        dtype=dtype,
+    )

@@ -1,0 +1,93 @@
+"""The layers EfficientNet is made of: convolutions, squeeze-excite and stochastic depth, with TensorFlow's initialisers."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
+
+Initializer = Callable[..., jax.Array]
+
+
+def conv_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Returns a kernel from N(0, 2 / (height · width · outputs per input group)), not truncated.
+
+    For a depthwise kernel (height, width, 1, channels) the published code counts the channel multiplier, 1,
+    as the outputs: std √(2/9) for 3×3. Fan-out of the grouped kernel would be 22 times smaller at 512
+    channels. Source: tensorflow/tpu efficientnet, ``conv_kernel_initializer``.
+    """
+    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / (shape[0] * shape[1] * shape[3]))
+
+
+def depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Returns a depthwise kernel from N(0, 2 / (height · width)); see :func:`conv_init`."""
+    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / (shape[0] * shape[1]))
+
+
+def dense_conv_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """Returns an (inputs, outputs) kernel from N(0, 2 / outputs): :func:`conv_init` of a 1×1 kernel."""
+    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / shape[1])
+
+
+def classifier_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """Returns an (inputs, classes) kernel from U(±1/√classes). Source: ``dense_kernel_initializer``."""
+    limit = 1 / math.sqrt(shape[1])
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+class Conv(nn.Module):
+    """A dense convolution with TensorFlow's "SAME" padding and no bias."""
+
+    features: int
+    kernel_size: int = 1
+    strides: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, features) in ``dtype``."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", conv_init, shape, jnp.float32)
+        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
+
+
+class DepthwiseConv(nn.Module):
+    """A convolution of each channel by its own kernel, "SAME" padding, no bias."""
+
+    kernel_size: int
+    strides: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, channels) in ``dtype``."""
+        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+        kernel = self.param("kernel", depthwise_init, shape, jnp.float32)
+        return depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
+
+
+def squeeze_excite(x: jax.Array, *, features: int, dtype: Any) -> jax.Array:
+    """Returns ``x`` (batch, height, width, channels) with each channel gated by a two-layer net of their means.
+
+    Call it inside a compact module: it adds ``se_reduce`` and ``se_expand``, 1×1 convolutions with biases.
+    ``features`` is a quarter of the *block's input* filters, not of the expanded ones (tensorflow/tpu#616).
+    """
+    means = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # (batch, channels)
+    reduce = nn.Dense(features, dtype=dtype, kernel_init=dense_conv_init, name="se_reduce")
+    expand = nn.Dense(x.shape[-1], dtype=dtype, kernel_init=dense_conv_init, name="se_expand")
+    gate = nn.sigmoid(expand(nn.swish(reduce(means))))
+    return x * gate[:, None, None, :].astype(x.dtype)
+
+
+def stochastic_depth(x: jax.Array, *, key: jax.Array, survival_probability: float) -> jax.Array:
+    """Returns ``x`` with whole examples set to zero, the others divided by the survival probability.
+
+    The draw is float32: bfloat16 knows 128 uniform values and would keep .8993 for .9.
+    """
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    survives = jax.random.uniform(key, shape, jnp.float32) < survival_probability
+    return jnp.where(survives, x / jnp.asarray(survival_probability, x.dtype), jnp.zeros_like(x))

@@ -1,0 +1,44 @@
+"""What each optimizer's hyper-parameters promise: valid ranges, which tensors they treat, the optimizer."""
+
+import abc
+import dataclasses
+
+import optax
+
+from efficientnet_pod.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters(abc.ABC):
+    """The hyper-parameters of one optimizer; raises UserError if one of them is out of range.
+
+    ``lr_per_256`` is the base learning rate, per 256 images of the global batch.
+    """
+
+    lr_per_256: float
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            in_range, rule = value >= 0, "at least 0"
+            if field.name in ("momentum", "decay"):
+                in_range, rule = 0 <= value < 1, "at least 0 and below 1"
+            if not in_range:
+                raise UserError(
+                    f"{type(self).__name__}: {field.name} is {value}; it must be {rule}; "
+                    f"set --config.optimizer.{field.name}"
+                )
+
+    @abc.abstractmethod
+    def decayed(self, params: optax.Params) -> optax.Params:
+        """Returns a tree of bool, True at the tensors whose weights are pulled towards zero."""
+
+    @abc.abstractmethod
+    def adapted(self, params: optax.Params) -> optax.Params:
+        """Returns a tree of bool, True at the tensors whose step is scaled by the trust ratio."""
+
+    @abc.abstractmethod
+    def transformation(
+        self, learning_rate: optax.Schedule, params: optax.Params
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added."""

@@ -1,0 +1,70 @@
+"""LARS as the authors of "Training EfficientNets at Supercomputer Scale" ran it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from efficientnet_pod.optim import masks
+from efficientnet_pod.optim.hyperparameters import Hyperparameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Lars(Hyperparameters):
+    """Layer-wise adaptive rate scaling: ``v = momentum·v + lr·trust·(g + weight_decay·w)``, ``w -= v``.
+
+    The trust ratio of a kernel is ``trust_coefficient·‖w‖ / (‖g‖ + weight_decay·‖w‖ + epsilon)``, or 1 where
+    ``‖w‖`` or ``‖g‖`` is zero. Biases and batch norm are neither decayed nor adapted:
+    ``v = momentum·v + lr·g``.
+
+    The learning rate is inside the momentum buffer, unlike SGD's: where it changes from step to step, so does
+    the trajectory. Weight decay is this term alone; the authors' code has L2 in the loss besides.
+
+    ``optax.lars`` is another optimizer: it divides by ``‖g + weight_decay·w‖``, and decays and adapts every
+    tensor unless told otherwise.
+
+    Source: tensorflow/tpu models/official/efficientnet/lars_optimizer.py; You et al., arXiv:1708.03888.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    trust_coefficient: float = 1e-3
+    epsilon: float = 0.0
+
+    def decayed(self, params: optax.Params) -> optax.Params:
+        """Returns a tree of bool, True at the kernels, unless there is no decay."""
+        return masks.kernels(params) if self.weight_decay else masks.nothing(params)
+
+    def adapted(self, params: optax.Params) -> optax.Params:
+        """Returns a tree of bool, True at the kernels."""
+        return masks.kernels(params)
+
+    def transformation(
+        self, learning_rate: optax.Schedule, params: optax.Params
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added.
+
+        The update needs the full, replicated tensors: it holds no collectives.
+        """
+        # The authors' one skip list rules both decay and adaptation, so decay happens inside the adaptation.
+        return optax.chain(
+            optax.masked(optax.stateless_with_tree_map(self._decay_and_adapt), self.adapted(params)),
+            optax.scale_by_schedule(learning_rate),
+            optax.trace(self.momentum),
+            optax.scale(-1.0),
+        )
+
+    def _decay_and_adapt(
+        self, gradient: jax.typing.ArrayLike, weight: jax.typing.ArrayLike | None
+    ) -> jax.Array:
+        """Returns ``trust·(g + weight_decay·w)`` of one whole tensor, in float32."""
+        if weight is None:
+            raise ValueError("LARS needs the parameters: call update(gradients, state, params)")
+        g, w = jnp.asarray(gradient, jnp.float32), jnp.asarray(weight, jnp.float32)
+        g_norm, w_norm = jnp.sqrt(jnp.sum(jnp.square(g))), jnp.sqrt(jnp.sum(jnp.square(w)))
+        defined = (w_norm > 0) & (g_norm > 0)
+        # The divisor is replaced too: 0/0, though never chosen, stops a run under jax_debug_nans without jit.
+        divisor = jnp.where(defined, g_norm + self.weight_decay * w_norm + self.epsilon, 1.0)
+        trust = jnp.where(defined, self.trust_coefficient * w_norm / divisor, 1.0)
+        return trust * (g + self.weight_decay * w)

@@ -1,0 +1,49 @@
+"""RMSProp with the semantics of TensorFlow's kernel, which EfficientNet was published with."""
+
+import dataclasses
+
+import optax
+
+from efficientnet_pod.optim import masks
+from efficientnet_pod.optim.hyperparameters import Hyperparameters
+
+
+@dataclasses.dataclass(frozen=True)
+class RmsProp(Hyperparameters):
+    """``s = decay·s + (1-decay)·g²``, ``v = momentum·v + lr·g/√(s+epsilon)``, ``w -= v``; ``s`` starts at 1.
+
+    ``g`` includes ``l2·w``, the gradient of ``½·l2·‖w‖²``, for every tensor but batch norm's: weight decay as
+    L2 in the loss. It is added here, before the second moment, and nowhere else.
+
+    The start at 1, ``epsilon`` inside the root and the learning rate inside the momentum buffer are
+    TensorFlow's. By default Optax and PyTorch start at 0, which makes the first steps far larger.
+
+    Source: tensorflow/python/training/rmsprop.py; tensorflow/tpu models/official/efficientnet, utils.py and
+    main.py.
+    """
+
+    lr_per_256: float = 0.016
+    decay: float = 0.9
+    momentum: float = 0.9
+    epsilon: float = 1e-3
+    l2: float = 1e-5
+
+    def decayed(self, params: optax.Params) -> optax.Params:
+        """Returns a tree of bool, True everywhere but at batch norm, unless there is no decay."""
+        return masks.kernels_and_biases(params) if self.l2 else masks.nothing(params)
+
+    def adapted(self, params: optax.Params) -> optax.Params:
+        """Returns a tree of bool, False everywhere: RMSProp has no trust ratio."""
+        return masks.nothing(params)
+
+    def transformation(
+        self, learning_rate: optax.Schedule, params: optax.Params
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added."""
+        return optax.chain(
+            optax.add_decayed_weights(self.l2, mask=self.decayed(params)),
+            optax.scale_by_rms(self.decay, self.epsilon, initial_scale=1.0, eps_in_sqrt=True),
+            optax.scale_by_schedule(learning_rate),
+            optax.trace(self.momentum),
+            optax.scale(-1.0),
+        )

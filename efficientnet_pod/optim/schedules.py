@@ -1,0 +1,132 @@
+"""The learning rate as a function of the step: linear scaling, warm-up and decay."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from efficientnet_pod.errors import UserError, did_you_mean
+
+SCHEDULES = ("constant", "cosine", "exponential", "polynomial")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How the learning rate warms up and falls; raises UserError on an unknown name or a number out of range.
+
+    ``end_lr`` is absolute, not a fraction of the peak, and is approached by ``polynomial`` and ``cosine``;
+    ``power`` belongs to ``polynomial``, ``decay_rate`` and ``decay_epochs`` to ``exponential``. Epochs are
+    passes over the training set and may be fractions.
+    """
+
+    name: str
+    warmup_epochs: float
+    power: float = 2.0
+    end_lr: float = 0.0
+    decay_rate: float = 0.97
+    decay_epochs: float = 2.4
+
+    def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise UserError(f"unknown schedule '{self.name}'{did_you_mean(self.name, SCHEDULES)}")
+        rules = {
+            "warmup_epochs": (self.warmup_epochs >= 0, "at least 0"),
+            "power": (self.power > 0, "above 0"),
+            "end_lr": (self.end_lr >= 0, "at least 0"),
+            "decay_rate": (0 < self.decay_rate <= 1, "above 0 and at most 1"),
+            "decay_epochs": (self.decay_epochs > 0, "above 0"),
+        }
+        for field, (in_range, rule) in rules.items():
+            if not in_range:
+                value = getattr(self, field)
+                raise UserError(
+                    f"schedule: {field} is {value}; it must be {rule}; set --config.schedule.{field}"
+                )
+
+    def warmup_steps(self, steps_per_epoch: float) -> int:
+        """Returns the number of whole steps in the warm-up."""
+        return int(self.warmup_epochs * steps_per_epoch)
+
+
+def peak_learning_rate(lr_per_256: float, global_batch: int) -> float:
+    """Returns the learning rate at the end of warm-up: the base one, per 256 images, scaled linearly."""
+    return lr_per_256 * global_batch / 256
+
+
+def create_schedule(
+    schedule: Schedule, *, peak_lr: float, steps_per_epoch: float, total_steps: int
+) -> Callable[[jax.typing.ArrayLike], jax.Array]:
+    """Returns a function from integer steps (from 0, any shape, traced or not) to float32 learning rates.
+
+    During warm-up, step ``k`` of ``W`` gets ``peak_lr·k/W``; step 0 gets 0. After it, with ``T`` total steps:
+
+    - polynomial: ``end_lr + (peak_lr - end_lr)·(1 - t/(T - W + 1))^power`` at ``t = max(1, k - W)``;
+    - exponential: ``peak_lr·decay_rate^⌊k/(decay_epochs·steps_per_epoch)⌋``, from step 0, not from ``W``;
+    - cosine: from ``peak_lr`` at ``W`` along half a wave to ``end_lr`` at ``T``;
+    - constant: ``peak_lr``.
+
+    ``steps_per_epoch`` is a fraction (19.55 at 65,536 ImageNet images a step) and is never floored. Beyond
+    ``T`` polynomial and cosine stay at ``end_lr``, and exponential at its last value.
+
+    Source: build_learning_rate in tensorflow/tpu models/official/efficientnet/utils.py. Its cosine counts
+    from step 0, so that warm-up hides the peak; ours counts from the end of warm-up.
+    """
+    warmup_steps = schedule.warmup_steps(steps_per_epoch)
+    stairs = _stairs(schedule.decay_epochs * steps_per_epoch, total_steps)
+
+    def learning_rate(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        match schedule.name:
+            case "polynomial":
+                clock = jnp.maximum(step - warmup_steps, 1)
+                remaining = 1.0 - _progress(clock, total_steps - warmup_steps + 1)
+                decayed = schedule.end_lr + (peak_lr - schedule.end_lr) * remaining**schedule.power
+            case "cosine":
+                angle = jnp.pi * _progress(step - warmup_steps, total_steps - warmup_steps)
+                decayed = schedule.end_lr + (peak_lr - schedule.end_lr) * 0.5 * (1.0 + jnp.cos(angle))
+            case "exponential":
+                falls = jnp.searchsorted(jnp.asarray(stairs), step, side="right")
+                decayed = peak_lr * schedule.decay_rate ** falls.astype(jnp.float32)
+            case _:
+                decayed = jnp.full(step.shape, peak_lr, jnp.float32)
+        return jnp.where(step < warmup_steps, peak_lr * _progress(step, warmup_steps), decayed)
+
+    return learning_rate
+
+
+def schedule_warnings(
+    schedule: Schedule, *, peak_lr: float, steps_per_epoch: float, total_steps: int
+) -> list[str]:
+    """Returns one line per property of the schedule that is allowed and probably not meant."""
+    warnings = []
+    if schedule.name in ("polynomial", "cosine") and schedule.end_lr > peak_lr:
+        warnings.append(
+            f"end_lr {schedule.end_lr:g} is above the peak learning rate {peak_lr:g}: the learning rate "
+            "rises after warm-up; lower schedule.end_lr (it is absolute) or raise optimizer.lr_per_256"
+        )
+    warmup_steps = schedule.warmup_steps(steps_per_epoch)
+    if warmup_steps >= total_steps:
+        warnings.append(
+            f"warm-up takes {warmup_steps} steps and the run has {total_steps}: the peak learning rate "
+            f"{peak_lr:g} is never reached; lower schedule.warmup_epochs or train longer"
+        )
+    return warnings
+
+
+def _progress(step: jax.Array, steps: int) -> jax.Array:
+    """Returns ``step / steps`` as float32, at most 1; ``steps`` below 1 count as 1."""
+    return jnp.minimum(step.astype(jnp.float32) / max(steps, 1), 1.0)
+
+
+def _stairs(decay_steps: float, total_steps: int) -> np.ndarray:
+    """Returns the steps, int32, at which the staircase falls.
+
+    Integers made on the host, because XLA divides by a constant by multiplying with its float32 reciprocal:
+    measured on CPU, ⌊41n/41⌋ falls one short for 107 of the first 400 n.
+    """
+    falls = math.floor(total_steps / decay_steps)
+    # Rounded, because 1.1 epochs of 10 steps are 11.000000000000002 steps.
+    return np.array([math.ceil(round(n * decay_steps, 6)) for n in range(1, falls + 1)], np.int32)

@@ -1,0 +1,43 @@
+"""Stochastic gradient descent with momentum, as TensorFlow's MomentumOptimizer computes it."""
+
+import dataclasses
+
+import optax
+
+from efficientnet_pod.optim import masks
+from efficientnet_pod.optim.hyperparameters import Hyperparameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd(Hyperparameters):
+    """``v = momentum·v + g``, ``w -= lr·v``; with ``nesterov``, ``w -= lr·(g + momentum·v)``.
+
+    The learning rate is outside the momentum buffer, unlike LARS's and RMSProp's. ``g`` includes ``l2·w``,
+    the gradient of ``½·l2·‖w‖²``, for every tensor but batch norm's. It is added here and nowhere else.
+
+    Source: tensorflow/python/training/momentum.py and its kernel ResourceApplyMomentum.
+    """
+
+    lr_per_256: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    l2: float = 1e-4
+
+    def decayed(self, params: optax.Params) -> optax.Params:
+        """Returns a tree of bool, True everywhere but at batch norm, unless there is no decay."""
+        return masks.kernels_and_biases(params) if self.l2 else masks.nothing(params)
+
+    def adapted(self, params: optax.Params) -> optax.Params:
+        """Returns a tree of bool, False everywhere: SGD has no trust ratio."""
+        return masks.nothing(params)
+
+    def transformation(
+        self, learning_rate: optax.Schedule, params: optax.Params
+    ) -> optax.GradientTransformation:
+        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added."""
+        return optax.chain(
+            optax.add_decayed_weights(self.l2, mask=self.decayed(params)),
+            optax.trace(self.momentum, nesterov=self.nesterov),
+            optax.scale_by_schedule(learning_rate),
+            optax.scale(-1.0),
+        )

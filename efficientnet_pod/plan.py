@@ -1,0 +1,191 @@
+"""The Plan: every derived number of a run, resolved once; impossible ones are refused with the remedy."""
+
+import dataclasses
+import math
+from typing import Any
+
+from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.models.efficientnet import VARIANTS
+from efficientnet_pod.optim import OPTIMIZERS, peak_learning_rate, schedule_warnings
+from efficientnet_pod.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A recipe on a data set and a number of replicas.
+
+    Attributes:
+      recipe: what was asked for.
+      num_train: training images.
+      num_eval: evaluation images.
+      num_classes: size of the logits.
+      num_replicas: devices.
+      num_hosts: processes.
+      image_size: pixels.
+      dropout: before the classifier.
+      compute_dtype: of convolutions and activations.
+      host_batch: training images per host and step.
+      per_replica_batch: training images per replica and step.
+      bn_batch: images that normalise together.
+      eval_batch: images per evaluation step, all replicas together.
+      eval_steps: evaluation steps that cover every image once.
+      steps_per_epoch: a fraction, never floored: 65,536 images a step are 19.55 steps an epoch of ImageNet.
+      total_steps: optimizer steps of the run.
+      warmup_steps: steps of linear warm-up.
+      steps_between_evals: a fraction.
+      peak_lr: learning rate at the end of warm-up.
+      warnings: of what is allowed and probably not meant.
+    """
+
+    recipe: Recipe
+    num_train: int
+    num_eval: int
+    num_classes: int
+    num_replicas: int
+    num_hosts: int
+    image_size: int
+    dropout: float
+    compute_dtype: str
+    host_batch: int
+    per_replica_batch: int
+    bn_batch: int
+    eval_batch: int
+    eval_steps: int
+    steps_per_epoch: float
+    total_steps: int
+    warmup_steps: int
+    steps_between_evals: float
+    peak_lr: float
+    warnings: tuple[str, ...]
+
+    def epoch(self, step: int) -> float:
+        """Returns the passes over the training images after ``step`` steps."""
+        return step / self.steps_per_epoch
+
+    def is_eval_due(self, step: int) -> bool:
+        """Returns whether to evaluate after ``step`` steps: at each multiple of the interval, and at the end."""
+        interval = self.steps_between_evals
+        # A ten-thousandth of a step of slack, since 0.1 epochs of 10 steps are 0.9999999999999999 steps.
+        passed = [math.floor((s + 1e-4) / interval) for s in (step - 1, step)]
+        return step == self.total_steps or passed[0] < passed[1]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON."""
+        plain = dataclasses.asdict(self)
+        plain["recipe"]["optimizer"]["name"] = optimizer_name(self.recipe)
+        return plain
+
+
+def optimizer_name(recipe: Recipe) -> str:
+    """Returns the name the recipe's optimizer has in a config."""
+    return next(name for name, kind in OPTIMIZERS.items() if type(recipe.optimizer) is kind)
+
+
+def resolve(
+    recipe: Recipe,
+    *,
+    num_train: int,
+    num_eval: int,
+    num_classes: int,
+    num_replicas: int,
+    num_hosts: int,
+    default_dtype: str,
+) -> Plan:
+    """Returns the plan.
+
+    Args:
+      recipe: what was asked for.
+      num_train: training images.
+      num_eval: evaluation images.
+      num_classes: size of the logits.
+      num_replicas: devices of all hosts.
+      num_hosts: processes.
+      default_dtype: compute dtype of this platform, where the recipe says ``auto``.
+
+    Raises:
+      UserError: a number is impossible; the message has its value, the rule and the remedy.
+    """
+    _check(recipe, num_replicas)
+    model = recipe.model
+    variant = VARIANTS[model.name]
+    per_replica_batch = recipe.global_batch // num_replicas
+    # Not more than a full pass needs: 65,536 replicas' images would be padding for 50,000.
+    eval_batch = num_replicas * min(per_replica_batch, math.ceil(num_eval / num_replicas))
+    steps_per_epoch = num_train / recipe.global_batch
+    total_steps = max(1, round(recipe.epochs * steps_per_epoch))
+    peak_lr = peak_learning_rate(recipe.optimizer.lr_per_256, recipe.global_batch)
+    bn_batch = per_replica_batch * recipe.bn_group_size
+    warnings = schedule_warnings(
+        recipe.schedule, peak_lr=peak_lr, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+    )
+    if bn_batch < 16:
+        warnings.append(f"{bn_batch} images normalise together; below 16 accuracy suffers: raise bn_group_size")
+    return Plan(
+        recipe=recipe,
+        num_train=num_train,
+        num_eval=num_eval,
+        num_classes=num_classes,
+        num_replicas=num_replicas,
+        num_hosts=num_hosts,
+        image_size=recipe.data.image_size or variant.image_size,
+        dropout=variant.dropout if model.dropout < 0 else model.dropout,
+        compute_dtype=default_dtype if model.dtype == "auto" else model.dtype,
+        host_batch=recipe.global_batch // num_hosts,
+        per_replica_batch=per_replica_batch,
+        bn_batch=bn_batch,
+        eval_batch=eval_batch,
+        eval_steps=math.ceil(num_eval / eval_batch),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        warmup_steps=recipe.schedule.warmup_steps(steps_per_epoch),
+        steps_between_evals=recipe.eval_epochs * steps_per_epoch,
+        peak_lr=peak_lr,
+        warnings=tuple(warnings),
+    )
+
+
+def _check(recipe: Recipe, num_replicas: int) -> None:
+    model = recipe.model
+    if model.name not in VARIANTS:
+        raise UserError(f"config.model.name='{model.name}' is unknown{did_you_mean(model.name, VARIANTS)}")
+    dtypes = ("auto", "bfloat16", "float32")
+    if model.dtype not in dtypes:
+        raise UserError(f"config.model.dtype='{model.dtype}' is unknown{did_you_mean(model.dtype, dtypes)}")
+    rules = {
+        "epochs": (recipe.epochs > 0, "above 0"),
+        "eval_epochs": (recipe.eval_epochs > 0, "above 0"),
+        "log_steps": (recipe.log_steps > 0, "above 0"),
+        "keep_checkpoints": (recipe.keep_checkpoints > 0, "above 0"),
+        "label_smoothing": (0 <= recipe.label_smoothing < 1, "at least 0 and below 1"),
+        "ema_decay": (0 <= recipe.ema_decay < 1, "at least 0 and below 1"),
+        "model.dropout": (model.dropout < 1, "below 1"),
+        "model.survival_probability": (0 < model.survival_probability <= 1, "above 0 and at most 1"),
+        "model.bn_momentum": (0 <= model.bn_momentum < 1, "at least 0 and below 1"),
+        "model.bn_epsilon": (model.bn_epsilon > 0, "above 0"),
+        "data.image_size": (recipe.data.image_size >= 0, "at least 0"),
+    }
+    for field, (holds, rule) in rules.items():
+        if not holds:
+            value: Any = recipe
+            for name in field.split("."):
+                value = getattr(value, name)
+            raise UserError(f"config.{field}={value} must be {rule}; set --config.{field}")
+    _check_batches(recipe.global_batch, recipe.bn_group_size, num_replicas)
+
+
+def _check_batches(global_batch: int, bn_group_size: int, num_replicas: int) -> None:
+    if global_batch < 1 or global_batch % num_replicas:
+        below = global_batch // num_replicas * num_replicas
+        near = [n for n in (below, below + num_replicas) if n > 0]
+        nearest = min(near, key=lambda n: abs(n - global_batch))
+        raise UserError(
+            f"config.global_batch={global_batch} is not a multiple of the {num_replicas} replicas; "
+            f"the nearest that is: --config.global_batch={nearest}"
+        )
+    if bn_group_size < 1 or num_replicas % bn_group_size:
+        divisors = [n for n in range(1, num_replicas + 1) if num_replicas % n == 0]
+        nearest = min(divisors, key=lambda n: abs(n - bn_group_size))
+        raise UserError(
+            f"config.bn_group_size={bn_group_size} does not divide the {num_replicas} replicas; "
+            f"the nearest that does: --config.bn_group_size={nearest}"
+        )

@@ -1,0 +1,212 @@
+"""Owns the start of a process: which backend JAX uses, and what this host should record about itself."""
+
+import platform as host_platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from glob import glob
+from importlib import metadata
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import efficientnet_pod
+from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.pod.topology import Device
+
+PLATFORMS = ("any", "cpu", "gpu", "tpu")
+
+_REMEDY = {
+    "any": "mend that backend",
+    "cpu": "mend that backend",
+    "gpu": "check the driver with nvidia-smi and install the extra 'efficientnet-pod[cuda]'",
+    "tpu": "check that no other process holds the TPU and install the extra 'efficientnet-pod[tpu]'",
+}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The backend in use: its platform (cpu, gpu or tpu), the devices of all hosts, and this host's place."""
+
+    platform: str
+    devices: tuple[Device, ...]
+    device_kind: str
+    host_index: int
+    host_count: int
+
+
+def start(platform: str, cpu_replicas: int | None) -> Runtime:
+    """Starts the JAX backend that `platform` names and returns what it found.
+
+    Call it before any JAX operation: a backend that runs cannot be changed.
+
+    `any` takes the accelerator that is there. It takes the CPU only on a machine without one, or if
+    `JAX_PLATFORMS=cpu` says so: an accelerator that is present but unusable is an error, never the CPU
+    instead. `cpu_replicas` is the number of virtual devices this host shows when it runs on the CPU (None:
+    as JAX has it); accelerators ignore it.
+
+    Raises `UserError` if the platform is unknown, not there, or unusable, or if the backend already runs with
+    another number of CPU devices.
+    """
+    if platform not in PLATFORMS:
+        raise UserError(f"unknown platform '{platform}'{did_you_mean(platform, PLATFORMS)}")
+    if cpu_replicas is not None:
+        _ask_for_cpu_replicas(cpu_replicas)
+    if platform in ("cpu", "tpu"):
+        # Named, a TPU that fails says why (another process holds it); JAX has no such name for every GPU.
+        jax.config.update("jax_platforms", {"cpu": "cpu", "tpu": "tpu,cpu"}[platform])
+    backend = _start_backend(platform)
+    if platform == "any" and backend == "cpu":
+        _refuse_silent_fallback()
+    elif platform not in ("any", backend):
+        raise UserError(_not_there(platform, backend))
+    if backend == "cpu" and cpu_replicas not in (None, jax.local_device_count()):
+        raise UserError(
+            f"{cpu_replicas} CPU replicas were asked for, but JAX already runs with "
+            f"{jax.local_device_count()}; their number must be set before anything else starts JAX"
+        )
+    return Runtime(
+        platform=backend,
+        devices=tuple(jax.devices()),
+        device_kind=jax.devices()[0].device_kind,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+    )
+
+
+def accelerators_present() -> list[str]:
+    """Returns the signs of an accelerator on this machine that need no working driver, such as a device file.
+
+    A sign is worded for an error message. An installed libtpu is none: it also compiles for TPUs elsewhere.
+    """
+    signs = glob("/dev/nvidia[0-9]*") + glob("/dev/accel[0-9]*")
+    if Path("/dev/dxg").exists() and shutil.which("nvidia-smi"):
+        signs.append("an NVIDIA driver under WSL")
+    # Newer TPUs (v5e on) are handed through VFIO, which other devices use too: Google's PCI vendor decides.
+    if vfio := glob("/dev/vfio/[0-9]*"):
+        vendors = {Path(path).read_text().strip() for path in glob("/sys/bus/pci/devices/*/vendor")}
+        signs += vfio if "0x1ae0" in vendors else []
+    signs += [f"JAX plugin {plugin.name}" for plugin in metadata.entry_points(group="jax_plugins")]
+    return sorted(signs)
+
+
+def enable_compilation_cache(directory: str | PathLike[str]) -> None:
+    """Keeps compiled programs in `directory`, for this and later processes.
+
+    Call it before the first compilation. JAX stores those that took a second or more to compile.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+
+
+def default_compute_dtype(platform: str) -> str:
+    """Returns the dtype of convolutions where the config names none: `bfloat16`, but `float32` on the CPU.
+
+    bfloat16 halves the speed of a CPU.
+    """
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
+def versions() -> dict[str, str | None]:
+    """Returns the versions a run depends on and the git commit of the source, None for what is not there.
+
+    Reads metadata only: nothing is imported.
+    """
+    return {
+        "python": host_platform.python_version(),
+        "efficientnet_pod": efficientnet_pod.__version__,
+        "jax": _version("jax"),
+        "jaxlib": _version("jaxlib"),
+        "flax": _version("flax"),
+        "optax": _version("optax"),
+        "orbax": _version("orbax-checkpoint"),
+        "tensorflow": _version("tensorflow") or _version("tensorflow-cpu"),
+        "git_commit": git_commit(Path(__file__).parent),
+    }
+
+
+def git_commit(source: Path) -> str | None:
+    """Returns the commit of the repository that tracks the folder `source`, ``-dirty`` if files differ.
+
+    None without git, outside a repository, or where the repository around does not track the folder (a
+    virtual environment inside somebody's project).
+    """
+    if not _git(source, "ls-files", "--", "."):
+        return None
+    return _git(source, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _ask_for_cpu_replicas(cpu_replicas: int) -> None:
+    if cpu_replicas < 1:
+        raise UserError(f"{cpu_replicas} CPU replicas were asked for; at least 1 is needed")
+    if _jax_option("jax_num_cpu_devices") != cpu_replicas:
+        try:
+            jax.config.update("jax_num_cpu_devices", cpu_replicas)
+        except RuntimeError:
+            pass  # The backend runs already. `start` compares the numbers, if it is the CPU's.
+
+
+def _start_backend(platform: str) -> str:
+    """Returns the name of JAX's default backend, which it starts."""
+    try:
+        return jax.default_backend()
+    # JAX asserts, without a message, when JAX_PLATFORMS names cuda alone and no GPU can be seen.
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("\n")[0] or "no device found"
+        raise UserError(
+            f"platform '{platform}' cannot start{_with_jax_platforms()}, JAX says: {said}; "
+            f"{_REMEDY[platform]}, or choose the CPU: --config.platform=cpu"
+        ) from error
+
+
+def _refuse_silent_fallback() -> None:
+    """Raises `UserError` if the CPU was not chosen and there are signs of an accelerator."""
+    chosen = _jax_option("jax_platforms")
+    if chosen and chosen.split(",")[0] == "cpu":
+        return
+    # With JAX_PLATFORMS=cuda,cpu JAX takes the CPU without a word where it sees no GPU.
+    signs = [f"JAX_PLATFORMS={chosen}"] if chosen else accelerators_present()
+    if signs:
+        raise UserError(
+            f"an accelerator is expected ({', '.join(signs)}) but JAX can use only the CPU; for a GPU: "
+            f"{_REMEDY['gpu']}; for a TPU: {_REMEDY['tpu']}; or choose the CPU: --config.platform=cpu"
+        )
+
+
+def _not_there(platform: str, backend: str) -> str:
+    if platform == "cpu":
+        return (
+            f"platform 'cpu' was asked for, but JAX already runs on the {backend}; choose the CPU before that"
+        )
+    return (
+        f"platform '{platform}' is not there: JAX runs on the {backend}{_with_jax_platforms()}; "
+        f"{_REMEDY[platform]}, or choose another: --config.platform={backend}"
+    )
+
+
+def _with_jax_platforms() -> str:
+    chosen = _jax_option("jax_platforms")
+    return f" with jax_platforms={chosen}" if chosen else ""
+
+
+def _jax_option(name: str) -> Any:
+    """Returns an option of JAX; its own class does not declare them."""
+    return getattr(jax.config, name)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Returns what a git command prints, None if it prints nothing, fails or is not installed."""
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        printed = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return printed.stdout.strip() or None if printed.returncode == 0 else None

@@ -1,0 +1,131 @@
+"""The typed form of a config: every field a recipe must have, checked by name."""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.optim import OPTIMIZERS, Hyperparameters, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The network: a variant's name and what may differ from its published form.
+
+    Attributes:
+      name: ``b0`` … ``b7``.
+      dropout: before the classifier; below 0 takes the variant's.
+      survival_probability: of stochastic depth, at the end of its linear schedule; 1 switches it off.
+      bn_momentum: share of the old running statistics that a step keeps.
+      bn_epsilon: added to the variance.
+      dtype: of convolutions and activations: ``bfloat16``, ``float32``, or ``auto``: bfloat16 on TPU and GPU.
+    """
+
+    name: str
+    dropout: float
+    survival_probability: float
+    bn_momentum: float
+    bn_epsilon: float
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """The images.
+
+    Attributes:
+      name: ``digits``, ``folder:/path`` or a TFDS data set.
+      data_dir: where TFDS keeps its data; empty for its default.
+      train_split: trained on.
+      eval_split: evaluated on.
+      image_size: height and width in pixels; 0 takes the variant's.
+      augment: of the training images, by name.
+      max_shift: of the augmentations that shift, in pixels of the output.
+    """
+
+    name: str
+    data_dir: str
+    train_split: str
+    eval_split: str
+    image_size: int
+    augment: str
+    max_shift: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One published or intended result, whatever machine it runs on.
+
+    Attributes:
+      platform: ``any``, ``tpu``, ``gpu`` or ``cpu``.
+      cpu_replicas: virtual devices, where the platform is the CPU.
+      seed: of the initial weights, the order of the images and every random draw.
+      global_batch: images per optimizer step.
+      bn_group_size: replicas that normalise together.
+      epochs: passes over the training images, may be a fraction.
+      label_smoothing: of the training loss.
+      ema_decay: of the averaged weights; 0 keeps none.
+      eval_epochs: epochs between evaluations, each followed by a checkpoint; may be a fraction.
+      eval_raw: evaluate the raw weights instead of the averaged ones.
+      log_steps: steps between lines of training metrics.
+      keep_checkpoints: newest checkpoints kept, beside the best one.
+      optimizer: hyper-parameters of the chosen optimizer.
+      schedule: of the learning rate.
+    """
+
+    platform: str
+    cpu_replicas: int
+    seed: int
+    global_batch: int
+    bn_group_size: int
+    epochs: float
+    label_smoothing: float
+    ema_decay: float
+    eval_epochs: float
+    eval_raw: bool
+    log_steps: int
+    keep_checkpoints: int
+    model: ModelSettings
+    data: DataSettings
+    optimizer: Hyperparameters
+    schedule: Schedule
+
+
+def read_recipe(config: ConfigDict) -> Recipe:
+    """Returns the config in its typed form.
+
+    ``config.optimizer`` holds ``name`` and one table for each optimizer it can be switched to, because a
+    learning rate means something else to each of them.
+
+    Raises:
+      UserError: a field is missing or unknown, or its value out of range.
+    """
+    return Recipe(
+        **_fields(config, Recipe, "config", special={"model", "data", "optimizer", "schedule"}),
+        model=ModelSettings(**_fields(config.model, ModelSettings, "config.model")),
+        data=DataSettings(**_fields(config.data, DataSettings, "config.data")),
+        optimizer=_optimizer(config.optimizer),
+        schedule=Schedule(**_fields(config.schedule, Schedule, "config.schedule")),
+    )
+
+
+def _fields(config: ConfigDict, into: type, where: str, special: frozenset | set = frozenset()) -> dict[str, Any]:
+    """Returns the config's plain fields, after a check that all names of ``into`` are there and no others."""
+    names = [field.name for field in dataclasses.fields(into)]
+    for name in config:
+        if name not in names:
+            raise UserError(f"{where} has no field '{name}'{did_you_mean(name, names)}")
+    for name in names:
+        if name not in config:
+            raise UserError(f"{where}.{name} is missing; add it to the config file")
+    return {name: config[name] for name in names if name not in special}
+
+
+def _optimizer(config: ConfigDict) -> Hyperparameters:
+    name = config.get("name", "")
+    if name not in OPTIMIZERS:
+        raise UserError(f"config.optimizer.name='{name}' is unknown{did_you_mean(name, OPTIMIZERS)}")
+    if name not in config:
+        raise UserError(f"config.optimizer has no table '{name}'; add its hyper-parameters to the config file")
+    return OPTIMIZERS[name](**_fields(config[name], OPTIMIZERS[name], f"config.optimizer.{name}"))

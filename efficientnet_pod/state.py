@@ -1,0 +1,81 @@
+"""The train state: everything a step updates and a checkpoint holds."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """A pytree, replicated over all devices.
+
+    Attributes:
+      step: int32 scalar, the number of updates done.
+      params: float32 parameters.
+      batch_stats: float32 running mean and variance of each batch norm.
+      opt_state: state of the optimizer.
+      ema: ``{"params", "batch_stats"}`` averaged over the steps, or None.
+    """
+
+    step: jax.Array
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: optax.OptState
+    ema: dict[str, PyTree] | None
+
+    @property
+    def variables(self) -> dict[str, PyTree]:
+        """The raw weights as the model takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def eval_variables(self) -> dict[str, PyTree]:
+        """The averaged weights if there are any, else the raw ones."""
+        return self.variables if self.ema is None else self.ema
+
+
+def init_state(
+    model: Any, optimizer: optax.GradientTransformation, *, key: jax.Array, image_size: int, ema: bool
+) -> TrainState:
+    """Returns the state before the first step; the average starts at the initial weights.
+
+    Args:
+      model: a network with ``init(key, images, train=False)``.
+      optimizer: its state is zero or as the optimizer says.
+      key: of the initial weights; the same on every host.
+      image_size: height and width of the images the network is traced with.
+      ema: whether to keep averaged weights.
+    """
+    images = jnp.zeros((1, image_size, image_size, 3))
+    variables = model.init(key, images, train=False)
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        # Copies: a donated buffer must not stand in the state twice.
+        ema=jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if ema else None,
+    )
+
+
+def ema_decay(step: jax.Array, decay: float) -> jax.Array:
+    """Returns min(decay, (1 + step) / (10 + step)), float32; ``step`` counts the updates done before.
+
+    Without this warm-up a run of 6,842 steps at .9999 (65,536 images a step) would keep half of its initial
+    weights. Source: ``tf.train.ExponentialMovingAverage`` with ``num_updates``.
+    """
+    step = step.astype(jnp.float32)
+    return jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step))
+
+
+def update_ema(ema: PyTree, new: PyTree, *, step: jax.Array, decay: float) -> PyTree:
+    """Returns the average moved towards ``new``, parameters and BN statistics alike."""
+    keep = ema_decay(step, decay)
+    return jax.tree.map(lambda old, value: old - (1 - keep) * (old - value), ema, new)

@@ -1,0 +1,149 @@
+"""Where batches and states land on the mesh: in one process with its devices reordered, and in two."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.mesh import (
+    BN_GROUP,
+    BN_MEMBER,
+    REPLICAS,
+    batch_sharding,
+    create_mesh,
+    prefetch_to_devices,
+    replicated,
+    to_global,
+)
+
+
+def permuted_mesh() -> Mesh:
+    order = [5, 0, 7, 2, 3, 6, 1, 4]
+    return Mesh(np.array(jax.devices())[order].reshape(2, 4), REPLICAS)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_mesh_rows_are_the_bn_groups(size: int):
+    mesh = create_mesh(jax.devices(), size)
+    assert dict(mesh.shape) == {BN_GROUP: 8 // size, BN_MEMBER: size}
+    assert mesh.axis_names == REPLICAS == ("bn_group", "bn_member")
+    assert mesh.axis_types == (AxisType.Auto, AxisType.Auto)
+    assert mesh.devices.ravel().tolist() == jax.devices()
+
+
+def test_mesh_of_one_device():
+    assert dict(create_mesh(jax.devices()[:1], 1).shape) == {BN_GROUP: 1, BN_MEMBER: 1}
+
+
+def test_mesh_refuses_a_group_size_that_does_not_divide():
+    with pytest.raises(UserError, match="BN group size 3 does not divide the 8 replicas"):
+        create_mesh(jax.devices(), 3)
+
+
+def test_rows_of_a_batch_land_in_mesh_order_on_permuted_devices():
+    mesh = permuted_mesh()
+    batch = {"image": np.arange(16 * 3, dtype=np.float32).reshape(16, 3), "label": np.arange(16)}
+    placed = to_global(batch, mesh)
+    for name, host in batch.items():
+        assert placed[name].sharding == batch_sharding(mesh)
+        np.testing.assert_array_equal(placed[name], host)
+        rows = {shard.device: np.asarray(shard.data) for shard in placed[name].addressable_shards}
+        for replica, device in enumerate(mesh.devices.flat):
+            np.testing.assert_array_equal(rows[device], host[2 * replica : 2 * replica + 2])
+
+
+def test_a_collective_over_members_sums_within_groups_only():
+    mesh = permuted_mesh()
+    spec = batch_sharding(mesh).spec
+    group_sum = jax.shard_map(lambda x: jax.lax.psum(x, BN_MEMBER), mesh=mesh, in_specs=spec, out_specs=spec)
+    # Replica r holds 10^r, so a group's sum spells out its members.
+    values = to_global({"x": 10.0 ** np.arange(8, dtype=np.float32)}, mesh)["x"]
+    summed = jax.jit(lambda x: group_sum(x))(values)
+    np.testing.assert_array_equal(summed, [1111.0] * 4 + [11110000.0] * 4)
+
+
+def test_a_state_is_whole_on_every_device():
+    mesh = permuted_mesh()
+    weights = jax.device_put(np.arange(5.0, dtype=np.float32), replicated(mesh))
+    assert [shard.data.shape for shard in weights.addressable_shards] == [(5,)] * 8
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_prefetch_yields_every_batch_once_and_in_order(count: int, size: int):
+    mesh = create_mesh(jax.devices(), 4)
+    host = [{"label": np.full((8,), i, dtype=np.int32)} for i in range(count)]
+    got = [int(batch["label"][0]) for batch in prefetch_to_devices(iter(host), mesh, size=size)]
+    assert got == list(range(count))
+
+
+def test_prefetch_runs_one_batch_ahead_and_no_further():
+    mesh = create_mesh(jax.devices(), 4)
+    taken = []
+
+    def source() -> Iterator[dict[str, np.ndarray]]:
+        for i in range(5):
+            taken.append(i)
+            yield {"label": np.full((8,), i, dtype=np.int32)}
+
+    batches = prefetch_to_devices(source(), mesh)
+    ahead = [len(taken) - i - 1 for i, _ in enumerate(batches)]
+    assert ahead == [1, 1, 1, 1, 0]
+
+
+def test_prefetch_passes_on_an_error_of_the_input():
+    mesh = create_mesh(jax.devices(), 4)
+
+    def source() -> Iterator[dict[str, np.ndarray]]:
+        yield {"label": np.zeros((8,), np.int32)}
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        list(prefetch_to_devices(source(), mesh))
+
+
+TWO_HOSTS = """
+import json, sys
+import jax, numpy as np
+from jax.sharding import Mesh
+from efficientnet_pod.pod.mesh import REPLICAS, to_global
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+host = int(sys.argv[1])
+jax.distributed.initialize(sys.argv[2], num_processes=2, process_id=host)
+a, b, c, d = jax.devices()
+assert [x.process_index for x in (a, b, c, d)] == [0, 0, 1, 1]
+mesh = Mesh(np.array([[d, a], [c, b]]), REPLICAS)  # hosts take turns, as along the tiles of a torus
+label = to_global({"label": np.arange(4) + 10 * host}, mesh)["label"]
+shards = {shard.index[0].start: np.asarray(shard.data).tolist() for shard in label.addressable_shards}
+print(json.dumps([label.shape, shards]))
+"""
+
+
+def test_two_hosts_that_take_turns_on_the_mesh_keep_their_own_rows():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_HOSTS, str(host), coordinator], stdout=subprocess.PIPE, text=True
+        )
+        for host in range(2)
+    ]
+    try:
+        first, second = (json.loads(host.communicate(timeout=60)[0]) for host in hosts)
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+    # Replicas 1 and 3 are on host 0, replicas 0 and 2 on host 1; two rows each.
+    assert first == [[8], {"2": [0, 1], "6": [2, 3]}]
+    assert second == [[8], {"0": [10, 11], "4": [12, 13]}]

@@ -1,0 +1,223 @@
+"""The schedules against TensorFlow's, and against values worked out by hand from the published recipes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tensorflow as tf
+from jax.sharding import PartitionSpec as P
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.optim import SCHEDULES, Schedule, create_schedule, peak_learning_rate, schedule_warnings
+
+IMAGENET = 1_281_167
+EPOCHS = 350
+
+
+def rates(schedule, *, steps, **kwargs):
+    return np.asarray(jax.jit(create_schedule(schedule, **kwargs))(jnp.asarray(steps, jnp.int32)))
+
+
+def imagenet(global_batch):
+    """Returns the steps of an epoch, as a fraction, and those of the published 350 epochs."""
+    return IMAGENET / global_batch, int(EPOCHS * IMAGENET / global_batch)
+
+
+@pytest.mark.parametrize(
+    ("lr_per_256", "global_batch", "peak"),
+    [
+        (0.016, 4096, 0.256),
+        (0.016, 2048, 0.128),
+        (0.236, 16_384, 15.104),
+        (0.081, 65_536, 20.736),
+        (0.1, 64, 0.025),
+    ],
+)
+def test_peak_scales_linearly(lr_per_256, global_batch, peak):
+    assert peak_learning_rate(lr_per_256, global_batch) == pytest.approx(peak, rel=1e-12)
+
+
+def test_exponential_follows_tensorflow_over_the_published_b0_run():
+    steps_per_epoch, total_steps = imagenet(4096)
+    steps = np.arange(total_steps)
+    ours = rates(
+        Schedule("exponential", warmup_epochs=5),
+        steps=steps,
+        peak_lr=0.256,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    theirs = tf.compat.v1.train.exponential_decay(
+        0.256, tf.constant(steps), steps_per_epoch * 2.4, 0.97, staircase=True
+    )().numpy()
+    warmup_steps = 1563  # int(5 · 312.78)
+    differing = np.flatnonzero(~np.isclose(ours, theirs, rtol=1e-5, atol=0))
+    # TensorFlow's float32 rounds step 87,830, which is 116.999996 stairs, up to 117.
+    assert set(differing[differing >= warmup_steps]) <= {87_830}
+    stairs = [step * 4096 * 10 // (IMAGENET * 24) for step in range(warmup_steps, total_steps)]
+    np.testing.assert_allclose(ours[warmup_steps:], 0.256 * 0.97 ** np.array(stairs), rtol=1e-5)
+    # The staircase has fallen twice by the end of warm-up: it counts from step 0.
+    assert ours[warmup_steps] == pytest.approx(0.256 * 0.97**2, rel=1e-6)
+    np.testing.assert_allclose(ours[:warmup_steps], 0.256 * steps[:warmup_steps] / 1563, rtol=1e-6)
+
+
+def test_polynomial_follows_tensorflow_at_65536_images_a_step():
+    steps_per_epoch, total_steps = imagenet(65_536)
+    assert (round(steps_per_epoch, 2), total_steps) == (19.55, 6842)
+    steps = np.arange(7000)
+    ours = rates(
+        Schedule("polynomial", warmup_epochs=43, power=2.0, end_lr=0.1),
+        steps=steps,
+        peak_lr=20.736,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    warmup_steps = 840  # int(43 · 19.549); a floored 19 would give 817
+    theirs = tf.compat.v1.train.polynomial_decay(
+        20.736,
+        tf.constant(np.maximum(1, steps - warmup_steps)),
+        total_steps - warmup_steps + 1,
+        end_learning_rate=0.1,
+        power=2.0,
+    )().numpy()
+    # 1 - progress cancels near the end: 1e-6 of the peak is what float32 can promise.
+    np.testing.assert_allclose(ours[warmup_steps:], theirs[warmup_steps:], rtol=1e-5, atol=2e-6)
+    assert ours[0] == 0
+    assert ours[420] == pytest.approx(20.736 / 2, rel=1e-6)
+    assert ours[839] == pytest.approx(20.736 * 839 / 840, rel=1e-6)
+    assert ours[840] == ours[841] == pytest.approx(0.1 + 20.636 * (1 - 1 / 6003) ** 2, rel=1e-6)
+    assert ours[842] < ours[841]
+    # The last update does not quite reach the end value; whatever follows stays there.
+    assert ours[6841] == pytest.approx(0.1 + 20.636 * (2 / 6003) ** 2, rel=1e-5)
+    assert np.all(ours[6843:] == np.float32(0.1))
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 5.5])
+def test_cosine_follows_keras_after_warmup(warmup_epochs):
+    steps_per_epoch, total_steps, peak, end = 78.2, 2000, 1.6, 0.01
+    steps = np.arange(2100)
+    warmup_steps = int(warmup_epochs * 78.2)
+    ours = rates(
+        Schedule("cosine", warmup_epochs=warmup_epochs, end_lr=end),
+        steps=steps,
+        peak_lr=peak,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    cosine = tf.keras.optimizers.schedules.CosineDecay(peak, total_steps - warmup_steps, alpha=end / peak)
+    theirs = cosine(tf.constant(steps[warmup_steps:] - warmup_steps)).numpy()
+    np.testing.assert_allclose(ours[warmup_steps:], theirs, rtol=1e-5, atol=1e-6)
+    assert ours[warmup_steps] == np.float32(peak)
+    assert ours[total_steps] == pytest.approx(end, rel=1e-6)
+
+
+def test_constant_stays_at_the_peak_after_warmup():
+    ours = rates(
+        Schedule("constant", warmup_epochs=2),
+        steps=[0, 1, 4, 5, 6, 100],
+        peak_lr=0.5,
+        steps_per_epoch=2.7,
+        total_steps=50,
+    )
+    np.testing.assert_allclose(ours, [0, 0.1, 0.4, 0.5, 0.5, 0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "decay_epochs", "falls"),
+    [
+        (IMAGENET / 65_536, 2.4, [47, 94, 141, 188]),  # 46.92 steps; a floored epoch would fall at 46
+        (10, 1.1, [11, 22, 33, 44]),  # 1.1 · 10 is 11.000000000000002
+        (0.5, 1.0, [1, 1, 2, 2]),  # two falls a step
+    ],
+)
+def test_staircase_falls_at_the_exact_step(steps_per_epoch, decay_epochs, falls):
+    learning_rate = create_schedule(
+        Schedule("exponential", warmup_epochs=0, decay_rate=0.5, decay_epochs=decay_epochs),
+        peak_lr=1.0,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=500,
+    )
+    steps = np.arange(falls[-1] + 1)
+    expected = [0.5 ** sum(step >= fall for fall in falls) for step in steps]
+    np.testing.assert_array_equal(jax.jit(learning_rate)(jnp.asarray(steps, jnp.int32)), np.float32(expected))
+
+
+def test_staircase_is_exact_where_float_division_under_jit_is_not():
+    steps = jnp.arange(0, 41 * 400, 41, dtype=jnp.int32)
+    by_division = jax.jit(lambda step: jnp.floor(step.astype(jnp.float32) / 41.0))(steps)
+    ours = rates(
+        Schedule("exponential", warmup_epochs=0, decay_rate=0.99, decay_epochs=1),
+        steps=steps,
+        peak_lr=1.0,
+        steps_per_epoch=41,
+        total_steps=41 * 400,
+    )
+    np.testing.assert_array_equal(np.round(np.log(ours) / np.log(0.99)), np.arange(400))
+    assert np.any(np.asarray(by_division) != np.arange(400)), "XLA divides exactly now: the tables can go"
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("warmup_epochs", [0, 2, 60])
+def test_any_schedule_is_strong_float32_and_finite_wherever_it_runs(name, warmup_epochs):
+    learning_rate = create_schedule(
+        Schedule(name, warmup_epochs=warmup_epochs), peak_lr=0.3, steps_per_epoch=1.7, total_steps=100
+    )
+    steps = np.arange(120)
+    table = np.asarray(jax.jit(learning_rate)(jnp.asarray(steps, jnp.int32)))
+    assert table.shape == (120,) and np.all(np.isfinite(table)) and table.min() >= 0
+    assert table.max() <= np.float32(0.3)
+    traced = jax.eval_shape(learning_rate, jax.ShapeDtypeStruct((), jnp.int32))
+    assert (traced.shape, traced.dtype, traced.weak_type) == ((), jnp.float32, False)
+    np.testing.assert_allclose(learning_rate(77), table[77], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_any_schedule_runs_on_a_replica(name):
+    learning_rate = create_schedule(
+        Schedule(name, warmup_epochs=2), peak_lr=0.3, steps_per_epoch=1.7, total_steps=100
+    )
+    on_replicas = functools.partial(
+        jax.shard_map, mesh=jax.make_mesh((8,), ("replica",)), in_specs=P(), out_specs=P()
+    )
+    sharded = jax.jit(on_replicas(learning_rate))
+    for step in (1, 50):
+        assert float(sharded(jnp.int32(step))) == pytest.approx(float(learning_rate(step)), rel=1e-6)
+
+
+def test_an_unknown_schedule_gets_the_nearest_name():
+    with pytest.raises(UserError, match="unknown schedule 'polinomial'; did you mean 'polynomial'"):
+        Schedule("polinomial", warmup_epochs=5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("warmup_epochs", -1), ("power", 0), ("end_lr", -0.1), ("decay_rate", 1.5), ("decay_epochs", 0)],
+)
+def test_a_number_out_of_range_is_refused_in_one_line(field, value):
+    with pytest.raises(
+        UserError, match=f"{field} is {value}; it must be .*--config.schedule.{field}"
+    ) as error:
+        Schedule(**{"name": "polynomial", "warmup_epochs": 5, field: value})
+    assert "\n" not in str(error.value)
+
+
+def warn(name="polynomial", *, end_lr=0.1, peak_lr=10.0, total_steps=100):
+    return schedule_warnings(
+        Schedule(name, warmup_epochs=5, end_lr=end_lr),
+        peak_lr=peak_lr,
+        steps_per_epoch=10.5,
+        total_steps=total_steps,
+    )
+
+
+def test_warnings_name_a_rising_rate_and_an_endless_warmup():
+    assert warn() == []
+    (rising,) = warn(peak_lr=0.05)
+    assert rising.startswith("end_lr 0.1 is above the peak learning rate 0.05")
+    assert warn("exponential", peak_lr=0.05) == []
+    assert warn(total_steps=53) == []
+    (endless,) = warn(total_steps=52)
+    assert endless.startswith("warm-up takes 52 steps and the run has 52")
+    assert len(warn(peak_lr=0.05, total_steps=52)) == 2

@@ -1,0 +1,84 @@
+"""Eight replicas against one device, for every BN group size; random draws; the exactness of evaluation."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+from tiny import SIZE, batch, tiny_model
+
+from efficientnet_pod.metrics import cross_entropy, rates
+from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, to_global
+from efficientnet_pod.state import init_state
+from efficientnet_pod.steps import TrainStep, compile_eval_step, compile_train_step
+
+REPLICAS, STEPS, LR, SMOOTHING = 8, 3, 0.01, 0.1
+SGD = optax.sgd(LR, momentum=0.9)
+
+
+def initial_state(**options):
+    make = jax.jit(lambda key: init_state(tiny_model(), SGD, key=key, image_size=SIZE, ema=False, **options))
+    return make(jax.random.key(0))
+
+
+def train_sharded(group_size: int, batches, replicas: int = REPLICAS):
+    mesh = create_mesh(jax.devices()[:replicas], group_size)
+    model = tiny_model(bn_axis=BN_MEMBER)
+    step = TrainStep(model, SGD, SMOOTHING, 0.0, jax.random.key(1))
+    compiled = compile_train_step(step, mesh)
+    state = initial_state()
+    for b in batches:
+        state, counts = compiled(state, to_global(b, mesh))
+    return jax.device_get(state), jax.device_get(counts)
+
+
+def train_one_device(group_size: int, batches):
+    """A plain loop over BN groups: the mean of the groups' losses, the mean of their running statistics."""
+    model, groups = tiny_model(), REPLICAS // group_size
+
+    def loss_fn(params, batch_stats, images, labels):
+        def one_group(images_and_labels):
+            images, labels = images_and_labels
+            variables = {"params": params, "batch_stats": batch_stats}
+            logits, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            loss = jnp.mean(cross_entropy(logits, labels, label_smoothing=SMOOTHING))
+            return loss, updated["batch_stats"]
+
+        losses, stats = lax.map(one_group, (images, labels))
+        return jnp.mean(losses), jax.tree.map(partial(jnp.mean, axis=0), stats)
+
+    @jax.jit
+    def step(params, batch_stats, opt_state, images, labels):
+        gradients, stats = jax.grad(loss_fn, has_aux=True)(params, batch_stats, images, labels)
+        updates, opt_state = SGD.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), stats, opt_state
+
+    state = initial_state()
+    params, batch_stats, opt_state = state.params, state.batch_stats, state.opt_state
+    for b in batches:
+        images = b["image"].reshape(groups, -1, SIZE, SIZE, 3)
+        params, batch_stats, opt_state = step(
+            params, batch_stats, opt_state, images, b["label"].reshape(groups, -1)
+        )
+    return jax.device_get(params), jax.device_get(batch_stats)
+
+
+def largest_difference(a, b) -> float:
+    return max(float(np.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4, 8])
+def test_sharded_equals_single_device(group_size):
+    batches = [batch(64, seed) for seed in range(STEPS)]
+    params, stats = train_one_device(group_size, batches)
+    state, counts = train_sharded(group_size, batches)
+    moved = largest_difference(params, jax.device_get(initial_state().params))
+    difference = largest_difference(state.params, params)
+    print(f"BN group {group_size}: parameters differ by {difference:.1e} after moving by {moved:.2g}")
+    assert moved > 0.01
+    assert difference <= 1e-6
+    assert largest_difference(state.batch_stats, stats) <= 1e-5
+    assert (int(state.step), int(counts.images)) == (STEPS, 64)

@@ -1,0 +1,25 @@
+"""A three-block EfficientNet that compiles in seconds, and batches for it."""
+
+import numpy as np
+
+from efficientnet_pod.models.efficientnet import EfficientNet, Stage, Variant, efficientnet
+
+CLASSES = 10
+SIZE = 32
+STAGES = (Stage(3, 1, 16, 1, 1), Stage(5, 2, 24, 6, 2))
+VARIANT = Variant(width=0.25, depth=1.0, image_size=SIZE, dropout=0.0)
+
+
+def tiny_model(**options) -> EfficientNet:
+    """Both kinds of block and a shortcut; dropout and stochastic depth only if asked for."""
+    options = {"dropout": 0.0, "survival_probability": 1.0, "num_classes": CLASSES, **options}
+    return efficientnet("b0", **options).clone(variant=VARIANT, stages=STAGES)
+
+
+def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:
+    """Normal noise with random labels."""
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.normal(size=(images, size, size, 3)).astype(np.float32),
+        "label": rng.integers(0, CLASSES, images, dtype=np.int32),
+    }
