@@ -87,7 +87,8 @@ class Checkpoints:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract_state
         )
         self._compare(step, target)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        return restored
 
     def _compare(self, step: int, target: Any) -> None:
         saved = self._manager.item_metadata(step)
@@ -96,7 +97,9 @@ class Checkpoints:
              for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
             for tree in (saved.tree if hasattr(saved, "tree") else saved, target)
         )  # fmt: skip
-        differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        differing = sorted(
+            name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+        )
         if differing:
             name = differing[0]
             raise UserError(

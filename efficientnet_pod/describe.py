@@ -7,11 +7,56 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from rich.console import Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 
-from efficientnet_pod.optim import Treatment
-from efficientnet_pod.plan import Plan, optimizer_name
+from efficientnet_pod.optim import Treatment, treatment
+from efficientnet_pod.plan import Plan, optimizer_name, resolve
+from efficientnet_pod.pod import runtime
+from efficientnet_pod.pod.topology import describe_bn_groups
+from efficientnet_pod.recipe import Recipe
+from efficientnet_pod.run import Run, build, image_numbers, open_run
+
+
+def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None = None) -> None:
+    """Prints the plan, the network and what the optimizer does to each kind of tensor; runs nothing.
+
+    Args:
+      recipe: what to plan.
+      replicas: of a machine that need not be here; None plans for the devices that are.
+      console: where to print; standard output by default.
+
+    Raises:
+      UserError: the recipe is impossible there.
+    """
+    console = console or Console(highlight=False, soft_wrap=True)
+    if replicas is None:
+        run = open_run(recipe)
+        plan, model = run.plan, run.model
+        devices, groups = describe_devices(run), describe_bn_groups(run.runtime.devices, recipe.bn_group_size)
+    else:
+        runtime.start("cpu", None)  # only to count FLOPs
+        plan = resolve(
+            recipe,
+            **image_numbers(recipe),
+            num_replicas=replicas,
+            num_hosts=1,
+            default_dtype=runtime.default_compute_dtype(recipe.platform),
+        )
+        model, _, _ = build(plan)
+        devices = f"{replicas:,} (not here)"
+        groups = f"{replicas // recipe.bn_group_size:,} groups of {recipe.bn_group_size:,} replicas"
+    images = jax.ShapeDtypeStruct((1, plan.image_size, plan.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    console.print(plan_table(plan, devices=devices, bn_groups=groups), "")
+    console.print(model_table(model, variables, plan.image_size), "")
+    console.print(treatment_table(treatment(recipe.optimizer, variables["params"])))
+
+
+def describe_devices(run: Run) -> str:
+    """Returns e.g. ``"8 × cpu, 1 host"``."""
+    hosts = run.runtime.host_count
+    return f"{len(run.runtime.devices):,} × {run.runtime.device_kind}, {hosts:,} host{'s' * (hosts > 1)}"
 
 
 def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
@@ -19,10 +64,11 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
 
     Args:
       plan: the numbers.
-      devices: what the replicas are, e.g. ``"8 × cpu"``.
+      devices: what the replicas are, from :func:`describe_devices`.
       bn_groups: how the BN groups lie on the devices.
     """
     recipe, schedule = plan.recipe, plan.recipe.schedule
+    model = f"EfficientNet-{recipe.model.name.upper()}, {plan.num_classes:,} classes"
     decay = {
         "polynomial": f"polynomial, power {schedule.power:g}, to {schedule.end_lr:g}",
         "exponential": f"× {schedule.decay_rate:g} every {schedule.decay_epochs:g} epochs",
@@ -31,17 +77,16 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
     }[schedule.name]
     table = Table.grid(padding=(0, 2))
     rows = [
-        ("model", f"EfficientNet-{recipe.model.name.upper()}, {plan.num_classes:,} classes, {plan.image_size} px, "
-                  f"{plan.compute_dtype} convolutions"),
+        ("model", f"{model}, {plan.image_size} px, {plan.compute_dtype} convolutions"),
         ("data", f"{recipe.data.name}: {plan.num_train:,} to train, {plan.num_eval:,} to evaluate"),
-        ("replicas", f"{devices}, {plan.num_hosts} host{'s' * (plan.num_hosts > 1)}"),
+        ("replicas", devices),
         ("batch", f"{recipe.global_batch:,} global, {plan.per_replica_batch:,} per replica"),
         ("batch norm", f"{plan.bn_batch:,} images together; {bn_groups}"),
         ("steps", f"{plan.total_steps:,} = {recipe.epochs:g} epochs of {plan.steps_per_epoch:,.2f}"),
         ("optimizer", f"{optimizer_name(recipe)}, {recipe.optimizer.lr_per_256:g} per 256 images"),
         ("learning rate", f"0 to {plan.peak_lr:g} in {plan.warmup_steps:,} steps "
                           f"({schedule.warmup_epochs:g} epochs); then {decay}"),
-        ("evaluation", f"every {recipe.eval_epochs:g} epochs, {plan.eval_steps:,} steps of {plan.eval_batch:,}"),
+        ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}"),
     ]  # fmt: skip
     for name, value in rows:
         table.add_row(name, value)
@@ -50,13 +95,12 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
     return table
 
 
-def model_table(model: Any, image_size: int) -> Table:
+def model_table(model: Any, variables: Any, image_size: int) -> Table:
     """Returns a row for each block with its output and parameters, and the totals with the FLOPs of an image.
 
     FLOPs are XLA's count of one forward pass, two for a multiply-add. Nothing is compiled or run.
     """
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
 
     def forward(variables: Any, x: jax.Array) -> Any:
         return model.apply(variables, x, train=False, capture_intermediates=True, mutable=["intermediates"])
@@ -74,7 +118,7 @@ def model_table(model: Any, image_size: int) -> Table:
     return table
 
 
-def treatment_table(treatments: Iterable[Treatment]) -> RenderableType:
+def treatment_table(treatments: Iterable[Treatment]) -> Table:
     """Returns which kinds of tensors are decayed and which get a trust ratio; blocks are folded together."""
     kinds: dict[tuple[str, bool, bool], list[int]] = {}
     for path, shape, decayed, adapted in treatments:
@@ -86,7 +130,7 @@ def treatment_table(treatments: Iterable[Treatment]) -> RenderableType:
     for (kind, decayed, adapted), sizes in kinds.items():
         flags = ["yes" if flag else "–" for flag in (decayed, adapted)]
         table.add_row(kind, str(len(sizes)), f"{sum(sizes):,}", *flags)
-    return Group(table)
+    return table
 
 
 def _in_forward_order(params: dict[str, Any]) -> list[tuple[str, Any]]:

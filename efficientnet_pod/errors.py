@@ -16,3 +16,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
+
+
+class RunError(RuntimeError):
+    """A run cannot go on, and the user's input is not to blame: one line, exit code 1."""

@@ -63,7 +63,7 @@ class Plan:
         return step / self.steps_per_epoch
 
     def is_eval_due(self, step: int) -> bool:
-        """Returns whether to evaluate after ``step`` steps: at each multiple of the interval, and at the end."""
+        """Returns whether to evaluate after ``step`` steps: at multiples of the interval and at the end."""
         interval = self.steps_between_evals
         # A ten-thousandth of a step of slack, since 0.1 epochs of 10 steps are 0.9999999999999999 steps.
         passed = [math.floor((s + 1e-4) / interval) for s in (step - 1, step)]
@@ -119,7 +119,9 @@ def resolve(
         recipe.schedule, peak_lr=peak_lr, steps_per_epoch=steps_per_epoch, total_steps=total_steps
     )
     if bn_batch < 16:
-        warnings.append(f"{bn_batch} images normalise together; below 16 accuracy suffers: raise bn_group_size")
+        warnings.append(
+            f"{bn_batch} images normalise together; below 16 accuracy suffers: raise bn_group_size"
+        )
     return Plan(
         recipe=recipe,
         num_train=num_train,

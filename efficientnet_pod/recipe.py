@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.optim import OPTIMIZERS, Hyperparameters, Schedule
 
@@ -92,8 +90,8 @@ class Recipe:
     schedule: Schedule
 
 
-def read_recipe(config: ConfigDict) -> Recipe:
-    """Returns the config in its typed form.
+def read_recipe(config: dict[str, Any]) -> Recipe:
+    """Returns the config, as plain nested tables, in its typed form.
 
     ``config.optimizer`` holds ``name`` and one table for each optimizer it can be switched to, because a
     learning rate means something else to each of them.
@@ -101,31 +99,33 @@ def read_recipe(config: ConfigDict) -> Recipe:
     Raises:
       UserError: a field is missing or unknown, or its value out of range.
     """
-    return Recipe(
-        **_fields(config, Recipe, "config", special={"model", "data", "optimizer", "schedule"}),
-        model=ModelSettings(**_fields(config.model, ModelSettings, "config.model")),
-        data=DataSettings(**_fields(config.data, DataSettings, "config.data")),
-        optimizer=_optimizer(config.optimizer),
-        schedule=Schedule(**_fields(config.schedule, Schedule, "config.schedule")),
-    )
+    fields = _checked(config, Recipe, "config")
+    fields["model"] = ModelSettings(**_checked(fields["model"], ModelSettings, "config.model"))
+    fields["data"] = DataSettings(**_checked(fields["data"], DataSettings, "config.data"))
+    fields["optimizer"] = _optimizer(fields["optimizer"])
+    fields["schedule"] = Schedule(**_checked(fields["schedule"], Schedule, "config.schedule"))
+    return Recipe(**fields)
 
 
-def _fields(config: ConfigDict, into: type, where: str, special: frozenset | set = frozenset()) -> dict[str, Any]:
-    """Returns the config's plain fields, after a check that all names of ``into`` are there and no others."""
+def _checked(table: dict[str, Any], into: type, where: str) -> dict[str, Any]:
+    """Returns a copy of the table, whose names are those of the fields of ``into``."""
     names = [field.name for field in dataclasses.fields(into)]
-    for name in config:
+    for name in table:
         if name not in names:
             raise UserError(f"{where} has no field '{name}'{did_you_mean(name, names)}")
     for name in names:
-        if name not in config:
+        if name not in table:
             raise UserError(f"{where}.{name} is missing; add it to the config file")
-    return {name: config[name] for name in names if name not in special}
+    return dict(table)
 
 
-def _optimizer(config: ConfigDict) -> Hyperparameters:
-    name = config.get("name", "")
+def _optimizer(table: dict[str, Any]) -> Hyperparameters:
+    name = table.get("name", "")
     if name not in OPTIMIZERS:
         raise UserError(f"config.optimizer.name='{name}' is unknown{did_you_mean(name, OPTIMIZERS)}")
-    if name not in config:
-        raise UserError(f"config.optimizer has no table '{name}'; add its hyper-parameters to the config file")
-    return OPTIMIZERS[name](**_fields(config[name], OPTIMIZERS[name], f"config.optimizer.{name}"))
+    if name not in table:
+        raise UserError(
+            f"config.optimizer has no table '{name}'; add its hyper-parameters to the config file"
+        )
+    kind = OPTIMIZERS[name]
+    return kind(**_checked(table[name], kind, f"config.optimizer.{name}"))

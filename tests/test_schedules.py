@@ -128,7 +128,7 @@ def test_constant_stays_at_the_peak_after_warmup():
     ("steps_per_epoch", "decay_epochs", "falls"),
     [
         (IMAGENET / 65_536, 2.4, [47, 94, 141, 188]),  # 46.92 steps; a floored epoch would fall at 46
-        (10, 1.1, [11, 22, 33, 44]),  # 1.1 · 10 is 11.000000000000002
+        (50, 1.1, [55, 110, 165, 220]),  # 1.1 · 50 is 55.00000000000001
         (0.5, 1.0, [1, 1, 2, 2]),  # two falls a step
     ],
 )
@@ -187,7 +187,9 @@ def test_any_schedule_runs_on_a_replica(name):
 
 
 def test_an_unknown_schedule_gets_the_nearest_name():
-    with pytest.raises(UserError, match="unknown schedule 'polinomial'; did you mean 'polynomial'"):
+    with pytest.raises(
+        UserError, match="config.schedule.name='polinomial' is unknown; did you mean 'polynomial'"
+    ):
         Schedule("polinomial", warmup_epochs=5)
 
 
@@ -196,9 +198,7 @@ def test_an_unknown_schedule_gets_the_nearest_name():
     [("warmup_epochs", -1), ("power", 0), ("end_lr", -0.1), ("decay_rate", 1.5), ("decay_epochs", 0)],
 )
 def test_a_number_out_of_range_is_refused_in_one_line(field, value):
-    with pytest.raises(
-        UserError, match=f"{field} is {value}; it must be .*--config.schedule.{field}"
-    ) as error:
+    with pytest.raises(UserError, match=f"config.schedule.{field} is {value}; it must be") as error:
         Schedule(**{"name": "polynomial", "warmup_epochs": 5, field: value})
     assert "\n" not in str(error.value)
 

@@ -90,7 +90,7 @@ def eval_batches(
     examples, count = _in_order(source.eval, host)
     num_batches = -(-source.num_eval // global_batch)
     padding = tf.data.Dataset.from_tensors(nothing).repeat(num_batches * host.batch - count)
-    return _batched(_map(examples, finish).concatenate(padding) if count else padding, host)
+    return _batched(_map(examples, finish).concatenate(padding) if examples is not None else padding, host)
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,11 @@ def _shuffled(examples: Records, host: _Host, start_step: int, seed: int) -> tf.
     )
 
 
-def _in_order(examples: Indexed | Records, host: _Host) -> tuple[tf.data.Dataset, int]:
-    """Returns the host's examples in stored order and their number, which may be 0."""
+def _in_order(examples: Indexed | Records, host: _Host) -> tuple[tf.data.Dataset | None, int]:
+    """Returns the host's examples in stored order, None where it has none, and their number."""
     if isinstance(examples, Records):
         share = examples.share(host.index, host.count)
-        return share.read(None), share.num_examples
+        return (share.read(None) if share.num_examples else None), share.num_examples
     full, rest = divmod(examples.num_examples, host.batch * host.count)
     count = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
     turns = tf.data.Dataset.range(count)
@@ -189,5 +189,6 @@ def _map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
 def _batched(images: tf.data.Dataset, host: _Host) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    batches = images.batch(host.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    # Two batches ahead, not as many as fit: 512 images of 456 pixels are 1.3 GB.
+    batches = images.batch(host.batch, drop_remainder=True).prefetch(2)
     return batches.with_options(options)

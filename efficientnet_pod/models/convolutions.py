@@ -6,7 +6,6 @@ depthwise convolution and every kernel gradient into scalar loops, so there the 
 matrix products and shifted multiply-adds.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -155,5 +154,10 @@ def _shifted(padded: Array, kernel: Array, x: Array, strides: int):
     for row in range(kernel.shape[0]):
         for column in range(kernel.shape[1]):
             start = (0, row, column, 0)
-            stop = (batch, row + strides * (out_height - 1) + 1, column + strides * (out_width - 1) + 1, channels)
+            stop = (
+                batch,
+                row + strides * (out_height - 1) + 1,
+                column + strides * (out_width - 1) + 1,
+                channels,
+            )
             yield lax.slice(padded, start, stop, (1, strides, strides, 1))

@@ -1,4 +1,4 @@
-"""The layers EfficientNet is made of: convolutions, squeeze-excite and stochastic depth, with TensorFlow's initialisers."""
+"""The layers of EfficientNet: convolutions, squeeze-excite, stochastic depth; TensorFlow's initialisers."""
 
 import math
 from collections.abc import Callable
@@ -71,7 +71,7 @@ class DepthwiseConv(nn.Module):
 
 
 def squeeze_excite(x: jax.Array, *, features: int, dtype: Any) -> jax.Array:
-    """Returns ``x`` (batch, height, width, channels) with each channel gated by a two-layer net of their means.
+    """Returns ``x`` (batch, height, width, channels), each channel gated by a two-layer net of their means.
 
     Call it inside a compact module: it adds ``se_reduce`` and ``se_expand``, 1×1 convolutions with biases.
     ``features`` is a quarter of the *block's input* filters, not of the expanded ones (tensorflow/tpu#616).

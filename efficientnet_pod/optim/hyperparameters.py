@@ -24,10 +24,8 @@ class Hyperparameters(abc.ABC):
             if field.name in ("momentum", "decay"):
                 in_range, rule = 0 <= value < 1, "at least 0 and below 1"
             if not in_range:
-                raise UserError(
-                    f"{type(self).__name__}: {field.name} is {value}; it must be {rule}; "
-                    f"set --config.optimizer.{field.name}"
-                )
+                table = f"config.optimizer.{type(self).__name__.lower()}"
+                raise UserError(f"{table}.{field.name} is {value}; it must be {rule}")
 
     @abc.abstractmethod
     def decayed(self, params: optax.Params) -> optax.Params:

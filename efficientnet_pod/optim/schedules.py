@@ -31,7 +31,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.name not in SCHEDULES:
-            raise UserError(f"unknown schedule '{self.name}'{did_you_mean(self.name, SCHEDULES)}")
+            raise UserError(
+                f"config.schedule.name='{self.name}' is unknown{did_you_mean(self.name, SCHEDULES)}"
+            )
         rules = {
             "warmup_epochs": (self.warmup_epochs >= 0, "at least 0"),
             "power": (self.power > 0, "above 0"),
@@ -42,9 +44,7 @@ class Schedule:
         for field, (in_range, rule) in rules.items():
             if not in_range:
                 value = getattr(self, field)
-                raise UserError(
-                    f"schedule: {field} is {value}; it must be {rule}; set --config.schedule.{field}"
-                )
+                raise UserError(f"config.schedule.{field} is {value}; it must be {rule}")
 
     def warmup_steps(self, steps_per_epoch: float) -> int:
         """Returns the number of whole steps in the warm-up."""
@@ -128,5 +128,5 @@ def _stairs(decay_steps: float, total_steps: int) -> np.ndarray:
     measured on CPU, ⌊41n/41⌋ falls one short for 107 of the first 400 n.
     """
     falls = math.floor(total_steps / decay_steps)
-    # Rounded, because 1.1 epochs of 10 steps are 11.000000000000002 steps.
+    # Rounded, because 1.1 epochs of 50 steps are 55.00000000000001 steps.
     return np.array([math.ceil(round(n * decay_steps, 6)) for n in range(1, falls + 1)], np.int32)

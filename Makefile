@@ -1,0 +1,42 @@
+# Two commands are enough: make smoke, make test. Both make .venv first, from the pins of this Python.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Constraints exist for Python 3.11 and for 3.12 and newer.
+PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.11.txt" if sys.version_info < (3, 12) else "constraints-3.12.txt")')
+STAMP := $(VENV)/installed-$(PINS)
+RUN ?= runs/digits
+
+.PHONY: smoke test check format bench pins clean
+
+smoke: $(STAMP)
+	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n 2
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/pip install -q -c $(PINS) -e '.[bench]'
+	$(BIN)/python -m benchmarks.cpu_step
+
+$(STAMP): pyproject.toml $(PINS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "efficientnet-pod needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -c $(PINS) -e '.[dev]'
+	@touch $@
+
+# New pins, with uv: newest versions for the oldest Python of each file.
+pins:
+	for v in 3.11 3.12; do uv pip compile -q --no-header --no-annotate --no-emit-index-url --python-version $$v --extra dev --upgrade pyproject.toml -o constraints-$$v.txt; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache

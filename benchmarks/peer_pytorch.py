@@ -1,0 +1,100 @@
+"""Owns the PyTorch side of the CPU comparison: EfficientNet-B0 in the channels_last layout and one SGD step."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Repeats, kernel, stride, expansion, input and output filters: B0, table 1 of arXiv 1905.11946 as its code has it.
+_STAGES = (
+    (1, 3, 1, 1, 32, 16),
+    (2, 3, 2, 6, 16, 24),
+    (2, 5, 2, 6, 24, 40),
+    (3, 3, 2, 6, 40, 80),
+    (3, 5, 1, 6, 80, 112),
+    (4, 5, 2, 6, 112, 192),
+    (1, 3, 1, 6, 192, 320),
+)
+_BLOCKS = sum(stage[0] for stage in _STAGES)
+
+
+def _unit(
+    inputs: int, outputs: int, kernel: int, stride: int, *, groups: int = 1, swish: bool
+) -> nn.Sequential:
+    """A convolution, its batch norm and, if asked for, swish."""
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
+    ]
+    return nn.Sequential(*layers, nn.SiLU(inplace=True)) if swish else nn.Sequential(*layers)
+
+
+class _SqueezeExcite(nn.Module):
+    def __init__(self, filters: int, squeezed: int):
+        super().__init__()
+        self.reduce = nn.Conv2d(filters, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, filters, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = functional.silu(self.reduce(x.mean((2, 3), keepdim=True)), inplace=True)
+        return x * torch.sigmoid(self.expand(squeezed))
+
+
+class _Block(nn.Module):
+    def __init__(self, kernel: int, stride: int, expansion: int, inputs: int, outputs: int, survival: float):
+        super().__init__()
+        filters = inputs * expansion
+        expand = [_unit(inputs, filters, 1, 1, swish=True)] if expansion > 1 else []
+        self.body = nn.Sequential(
+            *expand,
+            _unit(filters, filters, kernel, stride, groups=filters, swish=True),
+            _SqueezeExcite(filters, max(1, inputs // 4)),
+            _unit(filters, outputs, 1, 1, swish=False),
+        )
+        self.residual = stride == 1 and inputs == outputs
+        self.survival = survival
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        if not self.residual:
+            return y
+        kept = torch.empty(len(y), 1, 1, 1).bernoulli_(self.survival) / self.survival
+        return torch.addcmul(x, y, kept)
+
+
+def _efficientnet_b0() -> nn.Module:
+    layers: list[nn.Module] = [_unit(3, 32, 3, 2, swish=True)]
+    index = 0
+    for repeats, kernel, stride, expansion, inputs, outputs in _STAGES:
+        for repeat in range(repeats):
+            first = repeat == 0
+            survival = 1 - 0.2 * index / _BLOCKS
+            layers.append(
+                _Block(
+                    kernel, stride if first else 1, expansion, inputs if first else outputs, outputs, survival
+                )
+            )
+            index += 1
+    layers += [_unit(320, 1280, 1, 1, swish=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Dropout(0.2), nn.Linear(1280, 1000))
+
+
+def prepare(batch: int, image_size: int, threads: int) -> tuple[Callable[[], None], str]:
+    """Returns a function that runs one training step to its end, and a description with version and settings."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    model = _efficientnet_b0().to(memory_format=torch.channels_last).train()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if parameters != 5_288_548:
+        raise AssertionError(f"EfficientNet-B0 has 5,288,548 parameters; this peer has {parameters:,}")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    images = torch.randn(batch, 3, image_size, image_size).to(memory_format=torch.channels_last)
+    labels = torch.arange(batch) % 1000
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step, f"torch {torch.__version__}, channels_last, {torch.get_num_threads()} threads"

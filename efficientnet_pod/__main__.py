@@ -1,0 +1,5 @@
+"""``python -m efficientnet_pod``."""
+
+from efficientnet_pod.cli import run
+
+run()

@@ -1,0 +1,156 @@
+"""The command line: sub-commands, their flags, and what an error looks like."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import config_flags
+
+from efficientnet_pod.errors import RunError, UserError, did_you_mean
+
+# TensorFlow reads these once, when a library first imports it; without them each start prints a page.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+USAGE = """usage: efficientnet-pod COMMAND [FLAGS]
+
+commands:
+  train     train a recipe and evaluate it on the way; the same workdir resumes
+  evaluate  evaluate a checkpoint of a workdir
+  plan      print what a recipe would run, tensor by tensor; runs nothing
+
+efficientnet-pod COMMAND --help lists the flags.
+example: efficientnet-pod train --config=configs/digits.py --workdir=runs/digits --config.epochs=10
+"""
+
+
+def run() -> None:
+    """Runs the command line and exits: 0 done, 1 the run failed, 2 the user's mistake."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns the exit code; errors the user can mend are one line on standard error."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    try:
+        name, *rest = arguments
+        if name not in COMMANDS:
+            raise UserError(f"unknown command '{name}'{did_you_mean(name, COMMANDS)}")
+        COMMANDS[name](rest)
+    except UserError as error:
+        print(f"efficientnet-pod: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"efficientnet-pod: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "efficientnet-pod: stopped; the same command resumes from the newest checkpoint", file=sys.stderr
+        )
+        return 130
+    return 0
+
+
+def _train(arguments: Sequence[str]) -> None:
+    values = _flags("train", arguments, workdir=True, config=True)
+    from efficientnet_pod.train import train_and_evaluate
+
+    summary = train_and_evaluate(values.config.to_dict(), values.workdir)
+    final, best = summary["final"], summary["best"]
+    hits = round(final["top1"] * final["images"])
+    rate = summary["images_per_second"]
+    print(
+        f"\ntop-1 {final['top1']:.2%} ({hits:,} of {final['images']:,} images), top-5 {final['top5']:.2%}; "
+        f"best top-1 {best['top1']:.2%} at step {best['step']:,}\n"
+        f"{summary['total_seconds']:.0f} s after {summary['compile_seconds']:.0f} s of compilation"
+        + (f", {rate:,.0f} images/s in training" if rate else "")
+        + f"\nrecords in {values.workdir}: metrics.jsonl, summary.json, tensorboard/, checkpoints/"
+    )
+
+
+def _evaluate(arguments: Sequence[str]) -> None:
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_string("checkpoint", "latest", "'best', 'latest' or a step.", flag_values=values)
+        flags.DEFINE_bool("raw", False, "Take the raw weights, not the averaged ones.", flag_values=values)
+
+    values = _flags("evaluate", arguments, define, workdir=True)
+    from efficientnet_pod.evaluate import evaluate_checkpoint
+    from efficientnet_pod.recipe import read_recipe
+    from efficientnet_pod.records import Workdir
+    from efficientnet_pod.run import open_run
+
+    workdir = Workdir(values.workdir)
+    run = open_run(read_recipe(workdir.read("config.json")))
+    step, result = evaluate_checkpoint(run, workdir, values.checkpoint, raw=values.raw)
+    print(
+        f"step {step:,}: top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.loss:.4f} "
+        f"of {result.images:,} images"
+    )
+
+
+def _plan(arguments: Sequence[str]) -> None:
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_integer(
+            "replicas", None, "Plan for so many replicas instead of the devices here.", 1, flag_values=values
+        )
+
+    values = _flags("plan", arguments, define, config=True)
+    from efficientnet_pod.describe import print_plan
+    from efficientnet_pod.recipe import read_recipe
+
+    print_plan(read_recipe(values.config.to_dict()), replicas=values.replicas)
+
+
+def _flags(
+    command: str,
+    arguments: Sequence[str],
+    define: Callable[[flags.FlagValues], None] | None = None,
+    *,
+    config: bool = False,
+    workdir: bool = False,
+) -> flags.FlagValues:
+    """Returns the parsed flags of one command.
+
+    Raises:
+      UserError: an unknown flag or field, a value of the wrong type, a missing flag or file.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
+    if config:
+        config_flags.DEFINE_config_file(
+            "config",
+            None,
+            "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides.",
+            flag_values=values,
+        )
+    if workdir:
+        flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    if define:
+        define(values)
+    try:
+        stray = values([command, *arguments])[1:]
+    except Exception as error:  # what a config file raises is anything
+        raise UserError(_first_line(error)) from error
+    if values.help:
+        print(f"efficientnet-pod {command}\n{values.get_help()}")
+        raise SystemExit(0)
+    if stray:
+        raise UserError(f"'{stray[0]}' is not a flag; flags look like --workdir=PATH")
+    for name, needed in (("config", config), ("workdir", workdir)):
+        if needed and values[name].value is None:
+            example = {"config": "configs/digits.py", "workdir": "runs/digits"}[name]
+            raise UserError(f"{command} needs --{name}, e.g. --{name}={example}")
+    # Libraries that read absl's global flags must find them parsed.
+    flags.FLAGS.mark_as_parsed()
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    return text or type(error).__name__
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": _train, "evaluate": _evaluate, "plan": _plan}

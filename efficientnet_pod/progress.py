@@ -1,0 +1,62 @@
+"""What a person sees while a run runs: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """Prints for one host; silent on the others. A context manager."""
+
+    def __init__(self, *, total_steps: int, done: int, silent: bool, console: Console | None = None):
+        """Prepares the bar; nothing is printed yet.
+
+        Args:
+          total_steps: of the run.
+          done: steps done before this start.
+          silent: print nothing, as on all hosts but the first.
+          console: where to print; standard output by default.
+        """
+        self.console = console or Console(quiet=silent, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=silent or not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=total_steps, completed=done, rate="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def print(self, *what: RenderableType) -> None:
+        """Prints above the bar."""
+        self.console.print(*what)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Shows what is going on that is not training."""
+        self._bar.update(self._task, description=name)
+        yield
+        self._bar.update(self._task, description="training")
+
+    def advance(self, step: int, *, images_per_second: float | None) -> None:
+        """Moves the bar."""
+        rate = f"{images_per_second:,.0f} images/s" if images_per_second else ""
+        self._bar.update(self._task, completed=step, rate=rate)
+
+    @property
+    def is_bar_shown(self) -> bool:
+        """Whether a bar makes lines of training progress unnecessary."""
+        return not self._bar.disable

@@ -1,0 +1,175 @@
+"""What a recipe becomes on the machine at hand: backend, images, plan, mesh, network and optimizer."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.models.efficientnet import EfficientNet, efficientnet
+from efficientnet_pod.optim import create_optimizer, create_schedule
+from efficientnet_pod.plan import Plan, resolve
+from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated
+from efficientnet_pod.pod.runtime import Runtime
+from efficientnet_pod.recipe import Recipe
+from efficientnet_pod.state import TrainState, init_state
+from efficientnet_pod.steps import TrainStep, compile_eval_step, compile_train_step
+
+LearningRate = Callable[[Any], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A recipe, ready to compile.
+
+    Attributes:
+      runtime: backend and devices.
+      source: the images (``data.sources.Source``).
+      plan: every derived number.
+      mesh: BN groups × members.
+      model: the network.
+      optimizer: with its learning rate inside.
+      learning_rate: function of the step, for the records.
+    """
+
+    runtime: Runtime
+    source: Any
+    plan: Plan
+    mesh: Mesh
+    model: EfficientNet
+    optimizer: optax.GradientTransformation
+    learning_rate: LearningRate
+
+    def init(self, key: jax.Array) -> TrainState:
+        """Returns the state before the first step, not jitted."""
+        size, ema = self.plan.image_size, self.plan.recipe.ema_decay > 0
+        return init_state(self.model, self.optimizer, key=key, image_size=size, ema=ema)
+
+    def abstract_state(self) -> TrainState:
+        """Returns the state's shapes and dtypes, replicated over the mesh."""
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        return jax.tree.map(partial(_replicated_shape, mesh=self.mesh), shapes)
+
+    def abstract_batch(self, global_batch: int, *, mask: bool) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes, dtypes and sharding of a global batch, as the data pipeline makes it."""
+        shape = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(self.mesh))
+        size = self.plan.image_size
+        batch = {
+            "image": shape((global_batch, size, size, 3), jnp.dtype(self.plan.compute_dtype)),
+            "label": shape((global_batch,), jnp.dtype("int32")),
+        }
+        return batch | ({"mask": shape((global_batch,), jnp.dtype("float32"))} if mask else {})
+
+    def lower_init(self) -> jax.stages.Lowered:
+        """Returns the program of the initial state, from a key."""
+        return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(self.key)
+
+    def lower_train_step(self) -> jax.stages.Lowered:
+        """Returns the program of one optimizer step."""
+        recipe = self.plan.recipe
+        step = TrainStep(
+            self.model,
+            self.optimizer,
+            recipe.label_smoothing,
+            recipe.ema_decay,
+            jax.random.fold_in(self.key, 1),
+        )
+        batch = self.abstract_batch(recipe.global_batch, mask=False)
+        return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch)
+
+    def lower_eval_step(self) -> jax.stages.Lowered:
+        """Returns the program that counts one batch of evaluation."""
+        variables = self.abstract_state().variables
+        batch = self.abstract_batch(self.plan.eval_batch, mask=True)
+        return compile_eval_step(self.model, self.mesh).lower(variables, batch)
+
+    @property
+    def key(self) -> jax.Array:
+        """The random key of the recipe's seed."""
+        return jax.random.key(self.plan.recipe.seed)
+
+
+def open_run(recipe: Recipe) -> Run:
+    """Returns the run on the devices that are there; nothing is compiled.
+
+    Raises:
+      UserError: the devices, the images or the numbers of the recipe are not possible.
+    """
+    runtime = pod_runtime.start(recipe.platform, recipe.cpu_replicas)
+    source = open_images(recipe)
+    plan = resolve(
+        recipe,
+        num_train=source.num_train,
+        num_eval=source.num_eval,
+        num_classes=source.num_classes,
+        num_replicas=len(runtime.devices),
+        num_hosts=runtime.host_count,
+        default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
+    )
+    model, optimizer, learning_rate = build(plan)
+    mesh = create_mesh(runtime.devices, recipe.bn_group_size)
+    return Run(runtime, source, plan, mesh, model, optimizer, learning_rate)
+
+
+def open_images(recipe: Recipe) -> Any:
+    """Returns the recipe's images as a ``data.sources.Source``."""
+    from efficientnet_pod.data.sources import open_source  # TensorFlow takes seconds to import
+
+    data = recipe.data
+    return open_source(
+        data.name, data_dir=data.data_dir or None, train_split=data.train_split, eval_split=data.eval_split
+    )
+
+
+# Train and evaluation images, and classes, as published: to plan for data that is not on this machine.
+PUBLISHED_NUMBERS = {"imagenet2012": (1_281_167, 50_000, 1000), "cifar10": (50_000, 10_000, 10)}
+
+
+def image_numbers(recipe: Recipe) -> dict[str, int]:
+    """Returns ``num_train``, ``num_eval`` and ``num_classes``; published ones where the data is elsewhere.
+
+    Raises:
+      UserError: the data is not here and nothing is known of it.
+    """
+    names = ("num_train", "num_eval", "num_classes")
+    try:
+        source = open_images(recipe)
+    except UserError:
+        if recipe.data.name not in PUBLISHED_NUMBERS:
+            raise
+        return dict(zip(names, PUBLISHED_NUMBERS[recipe.data.name], strict=True))
+    return {name: getattr(source, name) for name in names}
+
+
+def build(plan: Plan) -> tuple[EfficientNet, optax.GradientTransformation, LearningRate]:
+    """Returns the network, the optimizer and its learning rate."""
+    recipe = plan.recipe
+    model = efficientnet(
+        recipe.model.name,
+        num_classes=plan.num_classes,
+        dtype=jnp.dtype(plan.compute_dtype),
+        bn_axis=BN_MEMBER,
+        bn_momentum=recipe.model.bn_momentum,
+        bn_epsilon=recipe.model.bn_epsilon,
+        dropout=plan.dropout,
+        survival_probability=recipe.model.survival_probability,
+    )
+    learning_rate = create_schedule(
+        recipe.schedule,
+        peak_lr=plan.peak_lr,
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.total_steps,
+    )
+    images = jax.ShapeDtypeStruct((1, plan.image_size, plan.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    return model, create_optimizer(recipe.optimizer, learning_rate, variables["params"]), learning_rate
+
+
+def _replicated_shape(leaf: jax.ShapeDtypeStruct, *, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))

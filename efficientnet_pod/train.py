@@ -1,0 +1,251 @@
+"""The training loop, in the order things happen: restore, step, log, evaluate, save."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+from clu import parameter_overview
+
+from efficientnet_pod.checkpoint import Checkpoints
+from efficientnet_pod.describe import describe_devices, plan_table
+from efficientnet_pod.errors import RunError
+from efficientnet_pod.evaluate import EvalStep, evaluate
+from efficientnet_pod.metrics import Counts, Rates, rates
+from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.pod.mesh import prefetch_to_devices, replicated
+from efficientnet_pod.pod.topology import describe_bn_groups
+from efficientnet_pod.progress import Display
+from efficientnet_pod.recipe import read_recipe
+from efficientnet_pod.records import MetricsLog, Workdir
+from efficientnet_pod.run import Run, open_run
+from efficientnet_pod.state import TrainState
+
+
+class Programs(NamedTuple):
+    """The compiled steps and the wall seconds it took to compile them side by side."""
+
+    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Counts]]
+    eval_step: EvalStep
+    init: Callable[[jax.Array], TrainState] | None
+    seconds: float
+
+
+def train_and_evaluate(config: dict[str, Any], workdir_path: str) -> dict[str, Any]:
+    """Trains the config's recipe to its end and returns the summary that ``summary.json`` holds.
+
+    A workdir with checkpoints of the same config is resumed from the newest one.
+
+    Raises:
+      UserError: something asked for is impossible; nothing has been compiled.
+      RunError: the loss is not finite.
+    """
+    run, workdir = open_run(read_recipe(config)), Workdir(workdir_path)
+    plan, is_writer = run.plan, run.runtime.host_index == 0
+    if is_writer:
+        workdir.claim(config)
+        workdir.write("plan.json", plan.as_dict())
+    with Checkpoints(workdir.checkpoints, keep=plan.recipe.keep_checkpoints) as checkpoints:
+        start = checkpoints.latest_step or 0
+        groups = describe_bn_groups(run.runtime.devices, plan.recipe.bn_group_size)
+        with Display(total_steps=plan.total_steps, done=start, silent=not is_writer) as display:
+            display.print(plan_table(plan, devices=describe_devices(run), bn_groups=groups), "")
+            with display.phase("compiling"):
+                programs = compile_programs(run, resumed=start > 0)
+            display.print(f"compiled in {programs.seconds:.0f} s")
+            if programs.init is None:
+                state = checkpoints.restore(start, run.abstract_state(), sharding=replicated(run.mesh))
+                display.print(f"resumed from step {start:,} in {workdir.checkpoints}")
+            else:
+                state = programs.init(run.key)
+            log = TrainingLog(run, workdir, display, resumed_step=start)
+            log.write_overview(state)
+            _loop(run, programs, state, start, checkpoints, log)
+    summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
+    if is_writer:
+        workdir.write("summary.json", summary)
+    return summary
+
+
+def _loop(
+    run: Run, programs: Programs, state: TrainState, start: int, checkpoints: Checkpoints, log: "TrainingLog"
+) -> None:
+    """Runs steps ``start + 1`` to the last."""
+    plan = run.plan
+    batches = prefetch_to_devices(train_batches(run, start_step=start), run.mesh)
+    for step in range(start + 1, plan.total_steps + 1):
+        state, counts = programs.train_step(state, next(batches))
+        log.train_step(step, counts)  # reads the step before: this one is running
+        if plan.is_eval_due(step):
+            log.flush()
+            variables = state.variables if plan.recipe.eval_raw else state.eval_variables
+            with log.display.phase("evaluating"):
+                began = time.monotonic()
+                result = evaluate(run, programs.eval_step, variables)
+            log.evaluation(step, result, seconds=time.monotonic() - began)
+            checkpoints.save(step, state, metrics={"top1": result.top1, "loss": result.loss})
+            log.last_checkpoint = step
+
+
+def compile_programs(run: Run, *, resumed: bool) -> Programs:
+    """Returns the steps, compiled in parallel; the initial state's program only where it is needed."""
+    began = time.monotonic()
+    lower = [run.lower_train_step, run.lower_eval_step] + ([] if resumed else [run.lower_init])
+    # Tracing holds the interpreter; the compiler does not.
+    lowered = [make() for make in lower]
+    with ThreadPoolExecutor() as pool:
+        train_step, eval_step, *init = pool.map(lambda program: program.compile(), lowered)
+    return Programs(train_step, eval_step, init[0] if init else None, time.monotonic() - began)
+
+
+def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:
+    """Yields this host's training batches from ``start_step`` on, without end."""
+    from efficientnet_pod.data import pipeline
+
+    plan, data = run.plan, run.plan.recipe.data
+    return pipeline.train_batches(
+        run.source,
+        image_size=plan.image_size,
+        global_batch=plan.recipe.global_batch,
+        start_step=start_step,
+        seed=plan.recipe.seed,
+        augment=data.augment,
+        max_shift=data.max_shift,
+        host_index=run.runtime.host_index,
+        host_count=run.runtime.host_count,
+        dtype=plan.compute_dtype,
+    ).as_numpy_iterator()
+
+
+class TrainingLog:
+    """Turns counts into rows of metrics, one step behind the device, and stops a run that went wrong."""
+
+    def __init__(self, run: Run, workdir: Workdir, display: Display, *, resumed_step: int):
+        """Starts the clock, after the time that earlier starts of this run took."""
+        self._run, self._workdir, self.display = run, workdir, display
+        self._is_writer = run.runtime.host_index == 0
+        self._metrics = MetricsLog(workdir, resumed_step=resumed_step) if self._is_writer else None
+        rows = self._rows
+        self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
+        self.last_checkpoint = resumed_step
+        self._pending: tuple[int, Counts] | None = None
+        self._window: list[Counts] = []
+        self._window_began = time.monotonic()
+        self._trained_images, self._trained_seconds = 0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start of the run, those before a resume included, compilation excluded."""
+        return time.monotonic() - self._began
+
+    @property
+    def _rows(self) -> list[dict[str, Any]]:
+        return self._metrics.rows if self._metrics else []
+
+    def write_overview(self, state: TrainState) -> None:
+        """Writes ``parameters.txt``: every tensor with its shape, mean and spread at the start."""
+        if self._is_writer:
+            text = parameter_overview.get_parameter_overview(state.params)
+            (self._workdir.path / "parameters.txt").write_text(text + "\n")
+
+    def train_step(self, step: int, counts: Counts) -> None:
+        """Takes the counts of a step just dispatched and reads those of the one before."""
+        self._read_pending()
+        self._pending = (step, counts)
+
+    def flush(self) -> None:
+        """Reads the last step's counts, which waits for the device, and ends the window of training."""
+        self._read_pending()
+        self._end_window()
+
+    def evaluation(self, step: int, result: Rates, *, seconds: float) -> None:
+        """Writes a row of evaluation."""
+        self._require_finite(result.loss, "evaluation loss", step)
+        row = self._row(step, "eval", result, images_per_second=result.images / seconds)
+        self._write(row)
+        self.display.print(
+            f"epoch {row['epoch']:6.2f}  step {step:,}  eval   loss {result.loss:.4f}  "
+            f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}  of {result.images:,} images"
+        )
+        self._window_began = time.monotonic()
+
+    def summary(self, *, compile_seconds: float, total_seconds: float) -> dict[str, Any]:
+        """Returns what ``summary.json`` holds."""
+        evaluations = [row for row in self._rows if row["split"] == "eval"]
+        final, best = evaluations[-1], max(evaluations, key=lambda row: row["top1"])
+        rate = self._trained_images / self._trained_seconds if self._trained_seconds else None
+        fields = ("step", "epoch", "top1", "top5", "loss", "images", "seconds")
+        return {
+            "final": {name: final[name] for name in fields},
+            "best": {name: best[name] for name in fields},
+            "best_top5": max(row["top5"] for row in evaluations),
+            "compile_seconds": compile_seconds,
+            "total_seconds": total_seconds,
+            "images_per_second": rate,
+            "devices": {"count": len(self._run.runtime.devices), "kind": self._run.runtime.device_kind},
+            "versions": pod_runtime.versions(),
+        }
+
+    def _read_pending(self) -> None:
+        if self._pending is None:
+            return
+        step, counts = self._pending
+        self._pending = None
+        counts = jax.device_get(counts)
+        self._require_finite(float(counts.loss), "training loss", step)
+        self._window.append(counts)
+        so_far = sum(int(c.images) for c in self._window)
+        elapsed = time.monotonic() - self._window_began
+        self.display.advance(step, images_per_second=so_far / elapsed)
+        self._last_read = step
+        if step % self._run.plan.recipe.log_steps == 0:
+            self._end_window()
+
+    def _end_window(self) -> None:
+        """Writes a row for the steps since the last one."""
+        if not self._window:
+            return
+        now = time.monotonic()
+        result, elapsed = rates(self._window), now - self._window_began
+        self._trained_images += result.images
+        self._trained_seconds += elapsed
+        row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
+        self._write(row)
+        if not self.display.is_bar_shown:
+            left = (self._run.plan.total_steps - row["step"]) * elapsed / len(self._window)
+            self.display.print(
+                f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
+                f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
+                f"{row['images_per_second']:,.0f} images/s  {left:.0f} s left"
+            )
+        self._window, self._window_began = [], now
+
+    def _row(self, step: int, split: str, result: Rates, *, images_per_second: float) -> dict[str, Any]:
+        return {
+            "step": step,
+            "epoch": self._run.plan.epoch(step),
+            "split": split,
+            "loss": result.loss,
+            "top1": result.top1,
+            "top5": result.top5,
+            "images": result.images,
+            # The one of the update that made this step, counted from 0.
+            "learning_rate": float(self._run.learning_rate(step - 1)),
+            "images_per_second": images_per_second,
+            "seconds": self.seconds,
+        }
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._metrics:
+            self._metrics.write(row)
+
+    def _require_finite(self, value: float, name: str, step: int) -> None:
+        if not math.isfinite(value):
+            good = f"step {self.last_checkpoint}" if self.last_checkpoint else "none"
+            raise RunError(
+                f"{name} is {value} between step {step - 1} and {step}, at learning rate "
+                f"{float(self._run.learning_rate(step - 1)):.4g}; last good checkpoint: {good} in "
+                f"{self._workdir.checkpoints}; lower the base learning rate or warm up longer"
+            )
