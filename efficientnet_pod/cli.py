@@ -1,6 +1,7 @@
 """The command line: sub-commands, their flags, and what an error looks like."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -120,37 +121,67 @@ def _flags(
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
     if config:
-        config_flags.DEFINE_config_file(
-            "config",
-            None,
-            "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides.",
-            flag_values=values,
-        )
+        _define_config(values, arguments)
     if workdir:
         flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     if define:
         define(values)
     try:
         stray = values([command, *arguments])[1:]
+        given = config and values.config is not None
+        if given:
+            values.config.to_dict()  # config_flags reports a file it could not load at its first use
     except Exception as error:  # what a config file raises is anything
-        raise UserError(_first_line(error)) from error
+        raise UserError(_unknown_field(arguments) or _one_line(error)) from error
     if values.help:
         print(f"efficientnet-pod {command}\n{values.get_help()}")
         raise SystemExit(0)
     if stray:
         raise UserError(f"'{stray[0]}' is not a flag; flags look like --workdir=PATH")
-    for name, needed in (("config", config), ("workdir", workdir)):
-        if needed and values[name].value is None:
-            example = {"config": "configs/digits.py", "workdir": "runs/digits"}[name]
-            raise UserError(f"{command} needs --{name}, e.g. --{name}={example}")
+    if config and not given:
+        raise UserError(f"{command} needs --config, e.g. --config=configs/digits.py")
+    if workdir and values.workdir is None:
+        raise UserError(f"{command} needs --workdir, e.g. --workdir=runs/digits")
     # Libraries that read absl's global flags must find them parsed.
     flags.FLAGS.mark_as_parsed()
     return values
 
 
-def _first_line(error: Exception) -> str:
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    return text or type(error).__name__
+def _define_config(values: flags.FlagValues, arguments: Sequence[str]) -> None:
+    about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
+    config_flags.DEFINE_config_file(
+        "config", None, about, flag_values=values, sys_argv=["efficientnet-pod", *arguments]
+    )
+
+
+def _unknown_field(arguments: Sequence[str]) -> str | None:
+    """Returns the message for the first ``--config.FIELD`` that the config file does not have."""
+    values = flags.FlagValues()
+    files = [word for word in arguments if word.startswith("--config=")]
+    _define_config(values, files)
+    try:
+        values(["efficientnet-pod", *files])
+        config = values.config.to_dict()
+    except Exception:  # reported by the caller, which met it too
+        return None
+    for word in arguments:
+        if word.startswith("--config."):
+            table, where = config, "config"
+            for name in word.removeprefix("--config.").partition("=")[0].split("."):
+                if not isinstance(table, dict) or name not in table:
+                    known = table if isinstance(table, dict) else ()
+                    return f"{where} has no field '{name}'{did_you_mean(name, known)}"
+                table, where = table[name], f"{where}.{name}"
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    """Returns what went wrong; config_flags puts a config file's whole traceback into its message."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"^.*Traceback .*?\w+(Error|Exception): ", "config file: ", text)
+    if "Failed loading config file" in text:
+        return f"no config file '{text.partition('path]: ')[2].split(' ')[0]}'; the recipes are in configs/"
+    return text
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": _train, "evaluate": _evaluate, "plan": _plan}

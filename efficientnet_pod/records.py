@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from clu import metric_writers
 from etils import epath
 
 from efficientnet_pod.errors import UserError
@@ -38,7 +37,7 @@ class Workdir:
             probe.unlink()
         except OSError as error:
             raise UserError(
-                f"workdir '{self.path}' cannot be written: {error.strerror or error}; choose another --workdir"
+                f"workdir '{self.path}' cannot be written: {error.strerror or error}; choose another"
             ) from error
         if (self.path / "config.json").exists():
             differing = differences(self.read("config.json"), config)
@@ -85,6 +84,8 @@ class MetricsLog:
         self._file = workdir.path / "metrics.jsonl"
         self.rows = [row for row in workdir.metrics() if row["step"] <= resumed_step]
         self._file.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        from clu import metric_writers  # imports TensorFlow, which takes seconds
+
         self._events = metric_writers.SummaryWriter(str(workdir.path / "tensorboard"))
 
     def write(self, row: dict[str, Any]) -> None:

@@ -37,13 +37,21 @@ def test_published_b0():
 
 def test_digits():
     digits = plan("digits.py", DIGITS, 8)
-    assert (digits.per_replica_batch, digits.bn_batch, digits.eval_batch, digits.eval_steps) == (32, 128, 256, 2)
+    assert (digits.per_replica_batch, digits.bn_batch, digits.eval_batch, digits.eval_steps) == (
+        32,
+        128,
+        256,
+        2,
+    )
     assert digits.is_eval_due(digits.total_steps)
     assert digits.warnings == ()
 
 
 def test_plan_is_json():
-    assert json.loads(json.dumps(plan("digits.py", DIGITS, 8).as_dict()))["recipe"]["optimizer"]["name"] == "lars"
+    assert (
+        json.loads(json.dumps(plan("digits.py", DIGITS, 8).as_dict()))["recipe"]["optimizer"]["name"]
+        == "lars"
+    )
 
 
 def test_evaluation_shorter_than_a_step_is_at_every_step():
@@ -54,7 +62,10 @@ def test_evaluation_shorter_than_a_step_is_at_every_step():
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"global_batch": 100}, r"global_batch=100 is not a multiple of the 8 replicas.*global_batch=(96|104)"),
+        (
+            {"global_batch": 100},
+            r"global_batch=100 is not a multiple of the 8 replicas.*global_batch=(96|104)",
+        ),
         ({"global_batch": 3}, r"global_batch=3 .*global_batch=8"),
         ({"bn_group_size": 3}, r"bn_group_size=3 does not divide the 8 replicas.*bn_group_size=(2|4)"),
         ({"bn_group_size": 16}, r"bn_group_size=16 .*bn_group_size=8"),
@@ -95,4 +106,7 @@ def test_missing_fields_are_named():
 
 
 def test_small_bn_batches_are_warned_of():
-    assert "8 images normalise together" in plan("digits.py", DIGITS, 8, global_batch=64, bn_group_size=1).warnings[0]
+    assert (
+        "8 images normalise together"
+        in plan("digits.py", DIGITS, 8, global_batch=64, bn_group_size=1).warnings[0]
+    )

@@ -30,9 +30,7 @@ def test_ema_decay_warms_up_to_its_limit():
 
 
 def test_ema_starts_at_the_initial_weights_in_its_own_buffers():
-    make = jax.jit(
-        lambda key: init_state(tiny_model(), optax.sgd(0.1), key=key, image_size=SIZE, ema=True)
-    )
+    make = jax.jit(lambda key: init_state(tiny_model(), optax.sgd(0.1), key=key, image_size=SIZE, ema=True))
     state = make(jax.random.key(0))
     for average, weight in zip(
         jax.tree.leaves(state.ema), jax.tree.leaves(state.eval_variables | {}), strict=True

@@ -1,0 +1,66 @@
+"""1,003 images on eight replicas are counted once each, and top-1 is numpy's."""
+
+import jax
+import numpy as np
+import pytest
+from recipes import load
+from tiny import CLASSES, SIZE, tiny_model
+
+from efficientnet_pod import run as run_module
+from efficientnet_pod.data.sources import Source, _in_memory
+from efficientnet_pod.evaluate import eval_batches, evaluate
+from efficientnet_pod.recipe import read_recipe
+from efficientnet_pod.run import open_run
+
+IMAGES = 1003
+
+
+@pytest.fixture
+def open_with(monkeypatch):
+    """Returns a function that opens the digits recipe on 1,003 random images with a tiny network."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8)
+    labels = rng.integers(0, CLASSES, IMAGES).astype(np.int32)
+    images = _in_memory(pixels, labels)
+    source = Source("random", tuple(map(str, range(CLASSES))), train=images, eval=images)
+    monkeypatch.setattr(run_module, "open_images", lambda recipe: source)
+    monkeypatch.setattr(
+        run_module,
+        "efficientnet",
+        lambda name, **options: tiny_model(num_classes=CLASSES, dtype=options["dtype"]),
+    )
+
+    def make(**fields):
+        return open_run(read_recipe(load("digits.py") | fields)), labels
+
+    return make
+
+
+@pytest.mark.parametrize("global_batch", [64, 2048])
+def test_each_image_is_counted_once_and_top1_is_numpys(open_with, global_batch):
+    run, labels = open_with(global_batch=global_batch)
+    # Random statistics spread the predictions over the classes; the initial network knows only one.
+    state = jax.jit(run.init)(run.key)
+    noise = np.random.default_rng(1)
+    variables = jax.tree.map(
+        lambda leaf: leaf * noise.uniform(0.5, 1.5, leaf.shape).astype(np.float32), state.variables
+    )
+    apply = jax.jit(lambda image: run.model.apply(variables, image, train=False))
+    predicted = [
+        np.argmax(apply(batch["image"]), 1)[batch["mask"] > 0]
+        for batch in eval_batches(run).as_numpy_iterator()
+    ]
+    expected = np.mean(np.concatenate(predicted) == labels)
+    result = evaluate(run, run.lower_eval_step().compile(), variables)
+    assert len(np.unique(np.concatenate(predicted))) > 3
+    assert (result.images, result.top1) == (IMAGES, pytest.approx(expected, abs=1e-12))
+    assert result.top1 < result.top5 < 1
+    assert run.plan.image_size == SIZE
+
+
+def test_lost_images_are_an_error(open_with, monkeypatch):
+    run, _ = open_with(global_batch=512)
+    monkeypatch.setattr("efficientnet_pod.evaluate.eval_batches", lambda r: eval_batches(r).take(1))
+    state = jax.jit(run.init)(run.key)
+    with pytest.raises(RuntimeError, match="504 images were counted in an evaluation of 1003|512 images"):
+        evaluate(run, run.lower_eval_step().compile(), state.variables)

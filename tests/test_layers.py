@@ -1,0 +1,100 @@
+"""The house's import rules, read from the source: downward only, and each heavy library in its one place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "efficientnet_pod"
+MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
+
+# From the bottom up; a module may import from its own layer and from those below.
+LAYERS = [
+    {"errors", "metrics", "optim", "models", "pod", "pod.topology"},
+    {"recipe", "plan", "pod.runtime"},
+    {"state", "pod.mesh", "data.sources", "data.preprocess", "data"},
+    {"steps", "data.pipeline"},
+    {"run"},
+    {"checkpoint", "records", "progress", "describe", "evaluate"},
+    {"train"},
+    {"cli"},
+]
+ONLY_IN = {"flax": "models/", "tensorflow": "data/", "tensorflow_datasets": "data/", "orbax": "checkpoint.py"}
+COLLECTIVES = {"pmean", "psum", "pmax", "pmin", "all_gather", "axis_index", "ppermute"}
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts[1:]).removesuffix(".__init__")
+
+
+def layer(name: str) -> int:
+    """Returns the layer of a module, or of the nearest package around it that has one."""
+    while name:
+        for height, names in enumerate(LAYERS):
+            if name in names:
+                return height
+        name = name.rpartition(".")[0]
+    raise AssertionError("a module without a layer")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_point_downward(path):
+    if path.name in ("__init__.py", "__main__.py") and path.parent == Path("efficientnet_pod"):
+        return
+    height = layer(name_of(path))
+    for imported in imports(path):
+        package, _, rest = imported.partition(".")
+        if package == "efficientnet_pod" and rest and not rest.startswith("__"):
+            assert layer(rest) <= height, f"{path} imports {imported}, which is above it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_heavy_libraries_stay_in_their_place(path):
+    for imported in imports(path):
+        place = ONLY_IN.get(imported.partition(".")[0])
+        assert place is None or str(path).startswith(f"efficientnet_pod/{place}"), f"{path}: {imported}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_collectives_are_in_the_steps_and_batch_norm_only(path):
+    if path.name in ("steps.py", "batch_norm.py"):
+        return
+    calls = [
+        node for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Attribute)
+    ]
+    assert not COLLECTIVES & {node.attr for node in calls}, path
+
+
+def test_recipes_import_only_ml_collections():
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        assert {name.partition(".")[0] for name in imports(path.relative_to(ROOT))} == {"ml_collections"}, (
+            path
+        )
+
+
+def test_every_module_says_what_it_owns():
+    for path in MODULES:
+        assert ast.get_docstring(ast.parse((ROOT / path).read_text())), path
+
+
+def test_importing_the_command_line_costs_no_tensorflow_and_starts_no_backend():
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, efficientnet_pod.train, efficientnet_pod.cli; import jax._src.xla_bridge as bridge;"
+        "print('tensorflow' in sys.modules, bridge.backends_are_initialized())"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert printed.stdout.split() == ["False", "False"], printed.stderr

@@ -1,0 +1,156 @@
+"""Whole runs of a tiny network on the digits: records, resume, best checkpoint, and how a run fails."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from recipes import load
+from tiny import tiny_model
+
+from efficientnet_pod import run as run_module
+from efficientnet_pod import train
+from efficientnet_pod.checkpoint import Checkpoints
+from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.evaluate import evaluate_checkpoint
+from efficientnet_pod.pod.mesh import replicated
+from efficientnet_pod.recipe import read_recipe
+from efficientnet_pod.records import Workdir
+from efficientnet_pod.run import open_run
+from efficientnet_pod.train import train_and_evaluate
+
+ROW = {
+    "step", "epoch", "split", "loss", "top1", "top5", "images", "learning_rate", "images_per_second", "seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _tiny_network(monkeypatch):
+    def tiny(name, *, dropout, survival_probability, **options):
+        return tiny_model(dropout=dropout, survival_probability=survival_probability, **options)
+
+    monkeypatch.setattr(run_module, "efficientnet", tiny)
+
+
+def config(**fields):
+    """Two epochs of 12 steps with an evaluation in the middle of each."""
+    return (
+        load("digits.py") | {"global_batch": 120, "epochs": 2.0, "eval_epochs": 0.5, "log_steps": 5} | fields
+    )
+
+
+def final_state(cfg, workdir):
+    run = open_run(read_recipe(cfg))
+    with Checkpoints(Workdir(workdir).checkpoints) as checkpoints:
+        step = checkpoints.latest_step
+        state = checkpoints.restore(step, run.abstract_state(), sharding=replicated(run.mesh))
+    return step, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """One finished run, shared by the tests that only read it."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(
+        run_module,
+        "efficientnet",
+        lambda name, *, dropout, survival_probability, **options: tiny_model(
+            dropout=dropout, survival_probability=survival_probability, **options
+        ),
+    )
+    workdir = tmp_path_factory.mktemp("run")
+    summary = train_and_evaluate(config(), str(workdir))
+    patch.undo()
+    return workdir, summary
+
+
+def test_workdir_holds_what_it_promises(uninterrupted):
+    workdir, summary = uninterrupted
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert all(set(row) == ROW for row in rows)
+    evals = [row for row in rows if row["split"] == "eval"]
+    trained = [row for row in rows if row["split"] == "train"]
+    assert [row["step"] for row in evals] == [6, 12, 18, 24]
+    assert {row["images"] for row in evals} == {360}
+    assert sum(row["images"] for row in trained) == 24 * 120  # each step in exactly one row
+    assert trained[-1]["epoch"] == pytest.approx(24 * 120 / 1437)
+    assert json.loads((workdir / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert summary["final"]["top1"] == evals[-1]["top1"]
+    assert summary["best"]["top1"] == max(row["top1"] for row in evals)
+    assert summary["devices"]["count"] == 8 and summary["versions"]["jax"] == jax.__version__
+    assert json.loads((workdir / "plan.json").read_text())["total_steps"] == 24
+    assert "classifier/kernel" in (workdir / "parameters.txt").read_text()
+    assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_has_the_same_numbers(uninterrupted):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    workdir, summary = uninterrupted
+    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    last = events.Tensors("eval/top1")[-1]
+    assert last.step == summary["final"]["step"]
+    assert float(last.tensor_proto.float_val[0]) == pytest.approx(summary["final"]["top1"])
+
+
+@pytest.mark.parametrize("stop", [7, 12])
+def test_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, uninterrupted, stop):
+    class Stopped(Exception):
+        pass
+
+    after_step = train.TrainingLog.train_step
+
+    def stop_here(self, step, counts):
+        after_step(self, step, counts)
+        if step == stop:
+            raise Stopped
+
+    monkeypatch.setattr(train.TrainingLog, "train_step", stop_here)
+    with pytest.raises(Stopped):
+        train_and_evaluate(config(), str(tmp_path))
+    monkeypatch.setattr(train.TrainingLog, "train_step", after_step)
+    summary = train_and_evaluate(config(), str(tmp_path))
+
+    step, state = final_state(config(), tmp_path)
+    same_step, same = final_state(config(), uninterrupted[0])
+    assert step == same_step == 24
+    jax.tree.map(np.testing.assert_array_equal, state, same)
+    assert summary["final"]["top1"] == uninterrupted[1]["final"]["top1"]
+    rows = Workdir(tmp_path).metrics()
+    assert [row["step"] for row in rows if row["split"] == "eval"] == [6, 12, 18, 24]
+    assert sum(row["images"] for row in rows if row["split"] == "train") == 24 * 120
+
+
+def test_finished_run_is_left_alone(uninterrupted):
+    workdir, summary = uninterrupted
+    again = train_and_evaluate(config(), str(workdir))
+    assert again["final"] == summary["final"] and again["best"] == summary["best"]
+
+
+def test_best_and_any_checkpoint_evaluate_as_in_training(uninterrupted):
+    workdir, summary = uninterrupted
+    run = open_run(read_recipe(config()))
+    step, result = evaluate_checkpoint(run, Workdir(workdir), "best", raw=False)
+    assert (step, result.top1) == (summary["best"]["step"], summary["best"]["top1"])
+    with pytest.raises(UserError, match=r"no checkpoint of step 5 .*there are: .*24"):
+        evaluate_checkpoint(run, Workdir(workdir), "5", raw=False)
+    with pytest.raises(UserError, match="must be 'best', 'latest' or a step"):
+        evaluate_checkpoint(run, Workdir(workdir), "newest", raw=False)
+
+
+def test_workdir_of_another_config_is_refused(uninterrupted):
+    workdir, _ = uninterrupted
+    with pytest.raises(UserError, match=r"config\.global_batch was 120, is 240"):
+        train_and_evaluate(config(global_batch=240), str(workdir))
+    assert train_and_evaluate(config(log_steps=7), str(workdir))["final"]["step"] == 24
+
+
+def test_non_finite_loss_stops_the_run(tmp_path):
+    cfg = config(epochs=1.0, eval_epochs=0.25)
+    cfg["optimizer"]["name"] = "sgd"
+    cfg["optimizer"]["sgd"]["lr_per_256"] = 1e30
+    cfg["schedule"]["warmup_epochs"] = 0.4  # the first steps are at nearly zero
+    with pytest.raises(RunError, match=r"loss is (nan|inf) between step \d+ and \d+.*last good checkpoint"):
+        train_and_evaluate(cfg, str(tmp_path))
+    assert not (tmp_path / "summary.json").exists()
