@@ -10,7 +10,7 @@ RUN ?= runs/digits
 .PHONY: smoke test check format bench pins clean
 
 smoke: $(STAMP)
-	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN)
+	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2

@@ -36,7 +36,7 @@ class Programs(NamedTuple):
 def train_and_evaluate(config: dict[str, Any], workdir_path: str) -> dict[str, Any]:
     """Trains the config's recipe to its end and returns the summary that ``summary.json`` holds.
 
-    A workdir with checkpoints of the same config is resumed from the newest one.
+    A workdir with checkpoints of the same config is resumed from the newest one, a finished one left alone.
 
     Raises:
       UserError: something asked for is impossible; nothing has been compiled.
@@ -49,6 +49,8 @@ def train_and_evaluate(config: dict[str, Any], workdir_path: str) -> dict[str, A
         workdir.write("plan.json", plan.as_dict())
     with Checkpoints(workdir.checkpoints, keep=plan.recipe.keep_checkpoints) as checkpoints:
         start = checkpoints.latest_step or 0
+        if start == plan.total_steps and (workdir.path / "summary.json").exists():
+            return workdir.read("summary.json")
         groups = describe_bn_groups(run.runtime.devices, plan.recipe.bn_group_size)
         with Display(total_steps=plan.total_steps, done=start, silent=not is_writer) as display:
             display.print(plan_table(plan, devices=describe_devices(run), bn_groups=groups), "")

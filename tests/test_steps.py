@@ -1,5 +1,7 @@
-"""Eight replicas against one device, for every BN group size; random draws; the exactness of evaluation."""
+"""Eight replicas against one device, for every BN group size; random draws; bfloat16."""
 
+import dataclasses
+import functools
 from functools import partial
 
 import jax
@@ -11,7 +13,7 @@ from jax import lax
 from tiny import SIZE, batch, tiny_model
 
 from efficientnet_pod.metrics import cross_entropy
-from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, to_global
+from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.state import init_state
 from efficientnet_pod.steps import TrainStep, compile_train_step
 
@@ -19,14 +21,20 @@ REPLICAS, STEPS, LR, SMOOTHING = 8, 3, 0.03, 0.1
 SGD = optax.sgd(LR, momentum=0.9)
 
 
-def initial_state(**options):
-    make = jax.jit(lambda key: init_state(tiny_model(), SGD, key=key, image_size=SIZE, ema=False, **options))
-    return make(jax.random.key(0))
+@functools.cache
+def _initial():
+    make = jax.jit(lambda key: init_state(tiny_model(), SGD, key=key, image_size=SIZE, ema=False))
+    return jax.device_get(make(jax.random.key(0)))
 
 
-def train_sharded(group_size: int, batches, replicas: int = REPLICAS):
-    mesh = create_mesh(jax.devices()[:replicas], group_size)
-    model = tiny_model(bn_axis=BN_MEMBER)
+def initial_state():
+    """Returns a state in buffers of its own, which a step may take over."""
+    return jax.tree.map(jnp.array, _initial())
+
+
+def train_sharded(group_size: int, batches, dtype=jnp.float32):
+    mesh = create_mesh(jax.devices()[:REPLICAS], group_size)
+    model = tiny_model(bn_axis=BN_MEMBER, dtype=dtype)
     step = TrainStep(model, SGD, SMOOTHING, 0.0, jax.random.key(1))
     compiled = compile_train_step(step, mesh)
     state = initial_state()
@@ -84,3 +92,35 @@ def test_sharded_equals_single_device(group_size):
     assert difference <= 1e-6
     assert largest_difference(state.batch_stats, stats) <= 1e-5
     assert (int(state.step), int(counts.images)) == (STEPS, 64)
+
+
+def stats_after_step(*, step, replicas, key=1):
+    """Running statistics after one step at learning rate 0 on the same eight images on every replica."""
+    mesh = create_mesh(jax.devices()[:replicas], 1)
+    model = tiny_model(bn_axis=BN_MEMBER, dropout=0.5, survival_probability=0.2)
+    state = dataclasses.replace(initial_state(), step=jnp.asarray(step, jnp.int32))
+    still = TrainStep(model, optax.sgd(0.0, momentum=0.9), 0.0, 0.0, jax.random.key(key))
+    same = {name: np.concatenate([array] * replicas) for name, array in batch(8).items()}
+    after, _ = compile_train_step(still, mesh)(jax.device_put(state, replicated(mesh)), to_global(same, mesh))
+    return jax.device_get(after.batch_stats)
+
+
+def test_random_masks_depend_on_step_and_replica_and_nothing_else():
+    one = stats_after_step(step=0, replicas=1)
+    assert largest_difference(one, stats_after_step(step=0, replicas=1)) == 0
+    assert largest_difference(one, stats_after_step(step=1, replicas=1)) > 1e-4
+    # Were the masks of the second replica those of the first, their mean would be the first's.
+    assert largest_difference(one, stats_after_step(step=0, replicas=2)) > 1e-4
+
+
+def test_bfloat16_step_moves_float32_weights_like_float32():
+    batches = [batch(64, seed) for seed in range(STEPS)]
+    start = jax.device_get(initial_state())
+    single, _ = train_sharded(4, batches)
+    half, counts = train_sharded(4, batches, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves((half.params, half.batch_stats))} == {jnp.dtype("float32")}
+    moved = jax.tree.map(np.subtract, single.params, start.params)
+    error = jax.tree.map(np.subtract, half.params, single.params)
+    norm = lambda tree: np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))  # noqa: E731
+    assert 0 < norm(error) < 0.1 * norm(moved)
+    assert int(counts.images) == 64

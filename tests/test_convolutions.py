@@ -1,0 +1,124 @@
+"""Both convolutions against `lax.conv_general_dilated`: numbers on the CPU, the program on TPU and GPU."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
+
+CHANNELS = {conv2d: (6, 10), depthwise_conv2d: (1, 6)}
+
+
+def _reference(x: Array, kernel: Array, *, strides: int) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (strides, strides),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
+
+
+def _operands(convolution, shape: tuple[int, ...], taps: int, dtype=jnp.float32) -> tuple[Array, Array]:
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], shape, dtype)
+    return x, jax.random.normal(keys[1], (taps, taps, *CHANNELS[convolution]), dtype)
+
+
+def _value_and_gradients(convolution, x: Array, kernel: Array, strides: int) -> tuple[Array, Array, Array]:
+    """The output, and both gradients for a cotangent that is another one at each output."""
+    y, transpose = jax.vjp(partial(convolution, strides=strides), x, kernel)
+    cotangent = jax.random.normal(jax.random.key(1), y.shape, jnp.float32).astype(y.dtype)
+    return y, *transpose(cotangent)
+
+
+def _assert_close(actual: Array, expected: Array, tolerance: float) -> None:
+    assert actual.shape == expected.shape and actual.dtype == expected.dtype
+    actual, expected = (np.asarray(array, np.float64) for array in (actual, expected))
+    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("convolution", [conv2d, depthwise_conv2d])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("taps", [1, 3, 5])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (7, 4), (8, 9)])
+def test_equals_xla_in_float32(convolution, strides, taps, size):
+    x, kernel = _operands(convolution, (6, *size, 6), taps)
+    actual = jax.jit(partial(_value_and_gradients, convolution, strides=strides))(x, kernel)
+    expected = jax.jit(partial(_value_and_gradients, _reference, strides=strides))(x, kernel)
+    for ours, xla in zip(actual, expected, strict=True):
+        _assert_close(ours, xla, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 56, 56, 24), (64, 8, 8, 24), (5, 13, 1, 6)])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_depthwise_equals_xla_over_many_blocks(shape, strides):
+    """Shapes whose kernel gradient takes several blocks of rows, several of images, and odd divisors."""
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, shape[-1]))
+    actual = jax.jit(partial(_value_and_gradients, depthwise_conv2d, strides=strides))(x, kernel)
+    expected = jax.jit(partial(_value_and_gradients, _reference, strides=strides))(x, kernel)
+    for ours, xla in zip(actual, expected, strict=True):
+        _assert_close(ours, xla, 1e-5)
+
+
+@pytest.mark.parametrize("convolution", [conv2d, depthwise_conv2d])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_bfloat16_is_the_float32_result_rounded_once(convolution, strides):
+    x, kernel = _operands(convolution, (4, 9, 8, 6), 3, jnp.bfloat16)
+    actual = jax.jit(partial(_value_and_gradients, convolution, strides=strides))(x, kernel)
+    in_float32 = (x.astype(jnp.float32), kernel.astype(jnp.float32))
+    y, transpose = jax.vjp(partial(_reference, strides=strides), *in_float32)
+    cotangent = jax.random.normal(jax.random.key(1), y.shape, jnp.float32).astype(jnp.bfloat16)
+    expected = (y, *transpose(cotangent.astype(jnp.float32)))
+    for ours, exact in zip(actual, expected, strict=True):
+        _assert_close(ours, exact.astype(jnp.bfloat16), 2**-8)
+
+
+@pytest.mark.parametrize("convolution", [conv2d, depthwise_conv2d])
+def test_gradients_over_replicas_equal_one_device(convolution):
+    x, kernel = _operands(convolution, (16, 9, 8, 6), 3)
+    axes = ("bn_group", "bn_member")
+    mesh = Mesh(np.array(jax.devices()).reshape(4, 2), axes)
+
+    def loss(x: Array, kernel: Array, mean) -> Array:
+        return mean(jnp.sin(convolution(x, kernel, strides=2)).mean())
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P(axes), P()), out_specs=(P(axes), P()))
+    def sharded(x: Array, kernel: Array) -> tuple[Array, Array]:
+        return jax.grad(partial(loss, mean=lambda local: lax.pmean(local, axes)), argnums=(0, 1))(x, kernel)
+
+    expected = jax.jit(jax.grad(partial(loss, mean=lambda whole: whole), argnums=(0, 1)))(x, kernel)
+    actual = sharded(
+        jax.device_put(x, NamedSharding(mesh, P(axes))), jax.device_put(kernel, NamedSharding(mesh, P()))
+    )
+    for ours, single in zip(actual, expected, strict=True):
+        _assert_close(ours, single, 1e-5)
+
+
+@pytest.mark.parametrize("convolution", [conv2d, depthwise_conv2d])
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_get_the_plain_convolution(convolution, platform):
+    x, kernel = _operands(convolution, (4, 9, 8, 6), 3)
+    ours, plain = (
+        _operations(partial(_value_and_gradients, function, strides=2), x, kernel, platform)
+        for function in (convolution, _reference)
+    )
+    assert ours == plain
+    assert sum("stablehlo.convolution" in line for line in ours) == 3
+
+
+def _operations(function, x: Array, kernel: Array, platform: str) -> list[str]:
+    """The operations on arrays, without value names: what is left of a choice of platform is on scalars."""
+    text = jax.jit(function).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+    lines = [re.sub(r"%[\w:#]+", "%", line).strip() for line in text.splitlines() if "stablehlo." in line]
+    return sorted(line for line in lines if not re.search(r"stablehlo\.(case|return|constant)", line))
