@@ -1,4 +1,4 @@
-"""Owns the Keras side of the CPU comparison: `keras.applications.EfficientNetB0` on TensorFlow and one SGD step."""
+"""Owns the Keras side of the CPU comparison: `keras.applications.EfficientNetB0`, one SGD step."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import tensorflow as tf  # noqa: E402
 def prepare(
     batch: int, image_size: int, threads: int, *, jit_compile: bool
 ) -> tuple[Callable[[], None], str]:
-    """Returns a function that runs one training step to its end, and a description with version and settings."""
+    """Returns a function that runs one training step to its end, and a description of it."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
     keras.utils.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""Owns the PyTorch side of the CPU comparison: EfficientNet-B0 in the channels_last layout and one SGD step."""
+"""Owns the PyTorch side of the CPU comparison: EfficientNet-B0 in channels_last, one SGD step."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Repeats, kernel, stride, expansion, input and output filters: B0, table 1 of arXiv 1905.11946 as its code has it.
+# Repeats, kernel, stride, expansion, input and output filters. Source: the code of arXiv 1905.11946.
 _STAGES = (
     (1, 3, 1, 1, 32, 16),
     (2, 3, 2, 6, 16, 24),
@@ -81,7 +81,7 @@ def _efficientnet_b0() -> nn.Module:
 
 
 def prepare(batch: int, image_size: int, threads: int) -> tuple[Callable[[], None], str]:
-    """Returns a function that runs one training step to its end, and a description with version and settings."""
+    """Returns a function that runs one training step to its end, and a description of it."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = _efficientnet_b0().to(memory_format=torch.channels_last).train()

@@ -57,7 +57,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step with the highest top-1 among those kept, None if there is none."""
+        """The step with the highest top-1, the latest of equals; None if there is none."""
         return self._manager.best_step()
 
     def save(self, step: int, state: TrainState, *, metrics: dict[str, float]) -> None:

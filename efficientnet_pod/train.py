@@ -176,7 +176,8 @@ class TrainingLog:
     def summary(self, *, compile_seconds: float, total_seconds: float) -> dict[str, Any]:
         """Returns what ``summary.json`` holds."""
         evaluations = [row for row in self._rows if row["split"] == "eval"]
-        final, best = evaluations[-1], max(evaluations, key=lambda row: row["top1"])
+        final = evaluations[-1]
+        best = max(evaluations, key=lambda row: (row["top1"], row["step"]))  # as the checkpoints have it
         rate = self._trained_images / self._trained_seconds if self._trained_seconds else None
         fields = ("step", "epoch", "top1", "top5", "loss", "images", "seconds")
         return {

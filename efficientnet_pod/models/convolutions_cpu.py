@@ -1,27 +1,27 @@
 """Owns the convolutions as XLA's CPU compiler runs them fast: matrix products and shifted multiply-adds.
 
 XLA lowers a depthwise convolution for the CPU, and every gradient with respect to a kernel, to loops which are
-neither vectorised nor blocked for the caches. The sums below are the same ones in another order. They run in
-float32 whatever the dtype of the arguments, and the result has that dtype.
+neither vectorised nor blocked for the caches. The sums here are the same ones in another order. They run in
+float32 whatever the dtype of the arguments, and the results have that dtype.
 """
 
-from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-# A block of a depthwise kernel's gradient: its arrays stay in a core's level-2 cache (256 kB to 2 MB), and the
-# loop around it is long enough to hide the cost of an iteration. 4 to 8 images a block differ by less than 10 %.
-_BLOCK_ELEMENTS = 16_384
+# What one iteration of the kernel gradient's loop takes in: partial sums of 64 kB, which stay in the level-2
+# cache with the pixels they come from, each of them over a few images, so that it is seldom loaded and stored.
+_BLOCK_PIXELS = 16_384
 _BLOCK_IMAGES = 4
 
 
 def varying_as(array: Array, like: Array) -> Array:
     """Returns the array; inside `shard_map`, typed as varying over every mesh axis over which `like` varies.
 
-    The transpose of this cast is the sum over replicas that the gradient of a replicated kernel needs.
+    The transpose of this cast is the sum over replicas that the gradient of a replicated array needs.
     """
     varying = (jax.typeof(operand).manual_axis_type.varying for operand in (like, array))
     axes = tuple(sorted(frozenset.difference(*varying)))
@@ -29,31 +29,169 @@ def varying_as(array: Array, like: Array) -> Array:
 
 
 class _Window(NamedTuple):
-    """One spatial dimension of a "SAME" convolution, without the taps that only ever meet padding."""
+    """One spatial dimension of a "SAME" convolution, without the taps that meet nothing but padding."""
 
     size: int
-    taps: int
-    skipped: int
     strides: int
-    before: int
+    taps: int
+    first_tap: int  # of the whole kernel
+    before: int  # padding; negative where a stride skips the first inputs
+
+    @classmethod
+    def same(cls, size: int, taps: int, strides: int) -> "_Window":
+        ((before, _),) = lax.padtype_to_pads((size,), (taps,), (strides,), "SAME")
+        first = max(0, before - strides * (-(-size // strides) - 1))
+        last = min(taps - 1, size - 1 + before)
+        return cls(size, strides, last - first + 1, first, before - first)
 
     @property
     def outputs(self) -> int:
         return -(-self.size // self.strides)
 
     @property
-    def span(self) -> int:
-        """Inputs from the first to the last that one tap meets."""
-        return self.strides * (self.outputs - 1) + 1
+    def padding(self) -> tuple[int, int]:
+        reach = self.strides * (self.outputs - 1) + self.taps
+        return self.before, reach - self.size - self.before
 
-    @property
-    def after(self) -> int:
-        return self.span + self.taps - 1 - self.size - self.before
+    def phase(self, phase: int) -> list[tuple[int, int]]:
+        """The (tap, output - input // strides) pairs which reach the inputs at `phase` modulo the stride."""
+        reached = (divmod(phase + self.before - tap, self.strides) for tap in range(self.taps))
+        return [(tap, offset) for tap, (offset, rest) in enumerate(reached) if rest == 0]
 
 
-def _window(size: int, taps: int, strides: int) -> _Window:
-    ((before, _),) = lax.padtype_to_pads((size,), (taps,), (strides,), "SAME")
-    span = strides * (-(-size // strides) - 1) + 1
-    first = max(0, before - span + 1)
-    last = min(taps - 1, size - 1 + before)
-    return _Window(size, last - first + 1, first, strides, before - first)
+def _windows(
+    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: int
+) -> tuple[_Window, _Window]:
+    height, width = (_Window.same(*sizes, strides) for sizes in zip(x_shape[1:3], kernel_shape, strict=False))
+    return height, width
+
+
+def _padded(x: Array, *padding: tuple[int, int]) -> Array:
+    """The images in float32, padded in height and width.
+
+    The barrier makes XLA write them to memory: fused into each of its readers, a pad costs more than it saves.
+    """
+    config = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
+    return lax.optimization_barrier(lax.pad(x.astype(jnp.float32), jnp.float32(0), config))
+
+
+def _under_tap(padded: Array, tap: tuple[int, int], rows: _Window, columns: _Window) -> Array:
+    """For each output, the value of the padded images that one tap of the kernel meets."""
+    stops = (
+        start + window.strides * (window.outputs - 1) + 1
+        for start, window in zip(tap, (rows, columns), strict=True)
+    )
+    shape = padded.shape
+    return lax.slice(
+        padded, (0, *tap, 0), (shape[0], *stops, shape[3]), (1, rows.strides, columns.strides, 1)
+    )
+
+
+def conv2d(x: Array, kernel: Array, *, strides: int) -> Array:
+    """Returns the dense convolution as a matrix product over the patches of the images."""
+    rows, columns = _windows(x.shape, kernel.shape, strides)
+    kernel = _cropped(kernel, rows, columns)
+    patches = x.astype(jnp.float32)
+    if kernel.shape[:2] != (1, 1) or strides != 1:
+        padded = _padded(x, rows.padding, columns.padding)
+        taps = product(range(rows.taps), range(columns.taps))
+        patches = jnp.concatenate([_under_tap(padded, tap, rows, columns) for tap in taps], axis=-1)
+    y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return y.reshape(*patches.shape[:-1], -1).astype(x.dtype)
+
+
+def depthwise_conv2d(x: Array, kernel: Array, *, strides: int) -> Array:
+    """Returns the sum over the kernel's taps of the shifted images, each times one weight per channel."""
+    rows, columns = _windows(x.shape, kernel.shape, strides)
+    weights = _cropped(kernel, rows, columns)[:, :, None, None]
+    padded = _padded(x, rows.padding, columns.padding)
+    taps = product(range(rows.taps), range(columns.taps))
+    return sum(_under_tap(padded, tap, rows, columns) * weights[tap] for tap in taps).astype(x.dtype)
+
+
+def depthwise_input_gradient(x_shape: tuple[int, ...], kernel: Array, dy: Array, *, strides: int) -> Array:
+    """Returns the gradient of `depthwise_conv2d` with respect to images of the given shape.
+
+    Inputs that are congruent modulo the stride meet the same taps: each such phase is a convolution of `dy`
+    at stride 1, and their results interleave. At stride 1 the one phase is the kernel, flipped.
+    """
+    rows, columns = _windows(x_shape, kernel.shape, strides)
+    weights = _cropped(kernel, rows, columns)[:, :, None, None]
+    margins = [_margins(window) for window in (rows, columns)]
+    padded = _padded(dy, *margins)
+    (top, _), (left, _) = margins
+    batch, height, width, channels = (
+        padded.shape[0],
+        *(-(-w.size // strides) for w in (rows, columns)),
+        padded.shape[3],
+    )
+
+    def phase(row: int, column: int) -> Array:
+        total = jnp.zeros((batch, height, width, channels), jnp.float32)
+        for (i, down), (j, right) in product(rows.phase(row), columns.phase(column)):
+            start = (0, top + down, left + right, 0)
+            window = lax.slice(padded, start, (batch, start[1] + height, start[2] + width, channels))
+            total = total + window * weights[i, j]
+        return total
+
+    phases = [jnp.stack([phase(row, column) for column in range(strides)], axis=3) for row in range(strides)]
+    dx = jnp.stack(phases, axis=2).reshape(batch, height * strides, width * strides, channels)
+    return dx[:, : rows.size, : columns.size].astype(dy.dtype)
+
+
+def _margins(window: _Window) -> tuple[int, int]:
+    """The padding of `dy` within which every phase finds the outputs it reads."""
+    offsets = [offset for phase in range(window.strides) for _, offset in window.phase(phase)]
+    return max(0, -min(offsets)), max(0, max(offsets))
+
+
+def depthwise_kernel_gradient(x: Array, kernel_shape: tuple[int, ...], dy: Array, *, strides: int) -> Array:
+    """Returns the gradient of `depthwise_conv2d` with respect to a kernel of the given shape.
+
+    A loop over blocks of the images, and within it over the taps, adds products to one block of partial sums a
+    tap. Only the last reduction crosses pixels, so all others are element by element and run in vectors.
+    """
+    rows, columns = _windows(x.shape, kernel_shape, strides)
+    padded = _padded(x, rows.padding, columns.padding)
+    dy = dy.astype(jnp.float32)
+    batch, height, width, channels = dy.shape
+    block_height = _divisor(height, _BLOCK_PIXELS // (width * channels))
+    summed = _divisor(batch, _BLOCK_IMAGES)
+    abreast = _divisor(batch // summed, _BLOCK_PIXELS // (block_height * width * channels))
+    blocks_down = height // block_height
+    taps = rows.taps * columns.taps
+    block = (abreast, block_height, width, channels)
+    reach = (abreast, *(strides * (outputs - 1) + 1 for outputs in (block_height, width)), channels)
+
+    def add_products(sums: Array, index: Array) -> tuple[Array, None]:
+        place, tap = index // taps, index % taps
+        image, row = place // blocks_down * summed * abreast, place % blocks_down * block_height
+        total = lax.dynamic_index_in_dim(sums, tap, keepdims=False)
+        for first in range(0, summed * abreast, abreast):
+            start = (image + first, row * strides + tap // columns.taps, tap % columns.taps, 0)
+            window = lax.dynamic_slice(padded, start, reach)[:, ::strides, ::strides]
+            total = total + window * lax.dynamic_slice(dy, (image + first, row, 0, 0), block)
+        return lax.dynamic_update_index_in_dim(sums, total, tap, 0), None
+
+    zeros = varying_as(jnp.zeros((taps, *block), jnp.float32), padded)
+    iterations = batch // (summed * abreast) * blocks_down * taps
+    sums, _ = lax.scan(add_products, zeros, jnp.arange(iterations))
+    gradient = sums.sum((1, 2, 3)).reshape(rows.taps, columns.taps, 1, channels)
+    skipped = [
+        (w.first_tap, size - w.first_tap - w.taps)
+        for w, size in zip((rows, columns), kernel_shape, strict=False)
+    ]
+    return jnp.pad(gradient, (*skipped, (0, 0), (0, 0))).astype(x.dtype)
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor of the number that is at most `most`, and 1 if there is none."""
+    return max((d for d in range(1, min(number, most) + 1) if number % d == 0), default=1)
+
+
+def _cropped(kernel: Array, rows: _Window, columns: _Window) -> Array:
+    """The taps of a kernel that meet images somewhere, in float32."""
+    (i, j), (height, width) = zip(
+        *((window.first_tap, window.taps) for window in (rows, columns)), strict=True
+    )
+    return kernel[i : i + height, j : j + width].astype(jnp.float32)

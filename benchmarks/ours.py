@@ -1,0 +1,47 @@
+"""Owns our side of the CPU comparison: the project's own model and train step, on one or more replicas."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+
+from efficientnet_pod.models.efficientnet import efficientnet
+from efficientnet_pod.pod.allocator import keep_freed_memory
+from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
+from efficientnet_pod.state import init_state
+from efficientnet_pod.steps import TrainStep, compile_train_step
+
+
+def prepare(
+    batch: int, image_size: int, threads: int, *, replicas: int, keep_memory: bool
+) -> tuple[Callable[[], None], str]:
+    """Returns a function that runs one training step to its end, and a description of it.
+
+    XLA takes as many threads as the process has cores, so the caller must have pinned it to `threads` cores.
+    """
+    kept = keep_memory and keep_freed_memory()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", replicas)
+    mesh = create_mesh(jax.devices(), replicas)
+    model = efficientnet("b0", num_classes=1000, bn_axis=BN_MEMBER)
+    optimizer = optax.sgd(0.01, momentum=0.9)
+    key = jax.random.key(0)
+    state = init_state(model, optimizer, key=key, image_size=image_size, ema=False)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    if parameters != 5_288_548:
+        raise AssertionError(f"EfficientNet-B0 has 5,288,548 parameters; ours has {parameters:,}")
+    state = jax.device_put(state, replicated(mesh))
+    images = np.random.default_rng(0).standard_normal((batch, image_size, image_size, 3), np.float32)
+    data = to_global({"image": images, "label": np.arange(batch, dtype=np.int32) % 1000}, mesh)
+    train_step = compile_train_step(
+        TrainStep(model=model, optimizer=optimizer, label_smoothing=0.0, ema_decay=0.0, key=key), mesh
+    )
+
+    def step() -> None:
+        nonlocal state
+        state, counts = train_step(state, data)
+        jax.block_until_ready((state, counts))
+
+    memory = "freed memory kept" if kept else "default malloc"
+    return step, f"jax {jax.__version__}, {replicas} replica(s), {memory}, {threads} threads"
