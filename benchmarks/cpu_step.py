@@ -1,7 +1,7 @@
 """Times one training step of EfficientNet-B0 on the CPU: ours, PyTorch's and Keras's in turns, in one run.
 
-Each framework has a process of its own, since their thread pools disturb one another. All processes are warmed
-up first; then they take turns, one timed step each, so that a machine that slows down slows all of them.
+Each framework has a process of its own, since their thread pools disturb one another. All processes are
+warmed up first; then they take turns, one timed step each: a machine that slows down slows all of them.
 """
 
 import argparse
@@ -103,14 +103,15 @@ def compare(names: Sequence[str], size: Size, rounds: int, threads: int) -> None
     print("|---|---|---|---|---|---|")
     for name in names:
         rates = sorted(size.batch / time["wall"] for time in times[name])
-        cpu = statistics.median(time["cpu"] for time in times[name])
-        ratio = f"{min(peers) / median[name]:.2f}" if peers else "-"
-        ready = workers[name].ready
-        print(
-            f"| {name} | {size.batch / median[name]:.1f} ({rates[0]:.1f}-{rates[-1]:.1f}) | {ratio} | {cpu:.2f} "
-            f"| {ready['first_step_seconds']:.1f} | {ready['description']} |",
-            flush=True,
+        cells = (
+            name,
+            f"{size.batch / median[name]:.1f} ({rates[0]:.1f}-{rates[-1]:.1f})",
+            f"{min(peers) / median[name]:.2f}" if peers else "-",
+            f"{statistics.median(time['cpu'] for time in times[name]):.2f}",
+            f"{workers[name].ready['first_step_seconds']:.1f}",
+            workers[name].ready["description"],
         )
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:

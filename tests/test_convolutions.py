@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from efficientnet_pod.models import convolutions_cpu
 from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
 
 CHANNELS = {conv2d: (6, 10), depthwise_conv2d: (1, 6)}
@@ -36,7 +37,8 @@ def _operands(convolution, shape: tuple[int, ...], taps: int, dtype=jnp.float32)
 def _value_and_gradients(convolution, x: Array, kernel: Array, strides: int) -> tuple[Array, Array, Array]:
     """The output, and both gradients for a cotangent that is another one at each output."""
     y, transpose = jax.vjp(partial(convolution, strides=strides), x, kernel)
-    cotangent = jax.random.normal(jax.random.key(1), y.shape, jnp.float32).astype(y.dtype)
+    # Exact in bfloat16, so that both dtypes see the same one.
+    cotangent = jax.random.normal(jax.random.key(1), y.shape, jnp.bfloat16).astype(y.dtype)
     return y, *transpose(cotangent)
 
 
@@ -48,38 +50,47 @@ def _assert_close(actual: Array, expected: Array, tolerance: float) -> None:
 
 @pytest.mark.parametrize("convolution", [conv2d, depthwise_conv2d])
 @pytest.mark.parametrize("strides", [1, 2])
-@pytest.mark.parametrize("taps", [1, 3, 5])
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (7, 4), (8, 9)])
-def test_equals_xla_in_float32(convolution, strides, taps, size):
-    x, kernel = _operands(convolution, (6, *size, 6), taps)
-    actual = jax.jit(partial(_value_and_gradients, convolution, strides=strides))(x, kernel)
-    expected = jax.jit(partial(_value_and_gradients, _reference, strides=strides))(x, kernel)
-    for ours, xla in zip(actual, expected, strict=True):
-        _assert_close(ours, xla, 1e-5)
+def test_equals_xla_in_float32(convolution, strides):
+    sizes = {1: [(7, 4)], 3: [(1, 1), (7, 4), (8, 9)], 5: [(2, 2), (7, 4), (8, 9)]}
+    cases = [_operands(convolution, (6, *size, 6), taps) for taps in sizes for size in sizes[taps]]
+    _assert_equals_xla(convolution, cases, strides)
 
 
-@pytest.mark.parametrize("shape", [(8, 56, 56, 24), (64, 8, 8, 24), (5, 13, 1, 6)])
 @pytest.mark.parametrize("strides", [1, 2])
-def test_depthwise_equals_xla_over_many_blocks(shape, strides):
-    """Shapes whose kernel gradient takes several blocks of rows, several of images, and odd divisors."""
-    x = jax.random.normal(jax.random.key(0), shape)
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, shape[-1]))
-    actual = jax.jit(partial(_value_and_gradients, depthwise_conv2d, strides=strides))(x, kernel)
-    expected = jax.jit(partial(_value_and_gradients, _reference, strides=strides))(x, kernel)
-    for ours, xla in zip(actual, expected, strict=True):
-        _assert_close(ours, xla, 1e-5)
+def test_depthwise_equals_xla_over_many_blocks(strides, monkeypatch):
+    """Small blocks: several of rows, several of images, one of more images than the block sums."""
+    monkeypatch.setattr(convolutions_cpu, "_BLOCK_PIXELS", 256)
+    shapes = [(8, 12, 10, 6), (24, 4, 4, 6), (5, 13, 1, 6)]
+    _assert_equals_xla(depthwise_conv2d, [_operands(depthwise_conv2d, shape, 3) for shape in shapes], strides)
+
+
+def _assert_equals_xla(convolution, cases: list[tuple[Array, Array]], strides: int) -> None:
+    @jax.jit  # One compilation for all cases.
+    def both(cases):
+        return [
+            tuple(_value_and_gradients(function, *case, strides) for function in (convolution, _reference))
+            for case in cases
+        ]
+
+    for ours, xla in both(cases):
+        for actual, expected in zip(ours, xla, strict=True):
+            _assert_close(actual, expected, 1e-5)
 
 
 @pytest.mark.parametrize("convolution", [conv2d, depthwise_conv2d])
 @pytest.mark.parametrize("strides", [1, 2])
 def test_bfloat16_is_the_float32_result_rounded_once(convolution, strides):
     x, kernel = _operands(convolution, (4, 9, 8, 6), 3, jnp.bfloat16)
-    actual = jax.jit(partial(_value_and_gradients, convolution, strides=strides))(x, kernel)
-    in_float32 = (x.astype(jnp.float32), kernel.astype(jnp.float32))
-    y, transpose = jax.vjp(partial(_reference, strides=strides), *in_float32)
-    cotangent = jax.random.normal(jax.random.key(1), y.shape, jnp.float32).astype(jnp.bfloat16)
-    expected = (y, *transpose(cotangent.astype(jnp.float32)))
-    for ours, exact in zip(actual, expected, strict=True):
+
+    @jax.jit
+    def both(x: Array, kernel: Array):
+        in_float32 = (x.astype(jnp.float32), kernel.astype(jnp.float32))
+        return (
+            _value_and_gradients(convolution, x, kernel, strides),
+            _value_and_gradients(_reference, *in_float32, strides),
+        )
+
+    for ours, exact in zip(*both(x, kernel), strict=True):
         _assert_close(ours, exact.astype(jnp.bfloat16), 2**-8)
 
 

@@ -1,19 +1,21 @@
 """Owns the convolutions as XLA's CPU compiler runs them fast: matrix products and shifted multiply-adds.
 
-XLA lowers a depthwise convolution for the CPU, and every gradient with respect to a kernel, to loops which are
+XLA lowers a depthwise convolution for the CPU, and every gradient with respect to a kernel, to loops that are
 neither vectorised nor blocked for the caches. The sums here are the same ones in another order. They run in
 float32 whatever the dtype of the arguments, and the results have that dtype.
 """
 
+from functools import reduce
 from itertools import product
+from operator import add
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-# What one iteration of the kernel gradient's loop takes in: partial sums of 64 kB, which stay in the level-2
-# cache with the pixels they come from, each of them over a few images, so that it is seldom loaded and stored.
+# One iteration of the kernel gradient's loop updates 64 kB of partial sums, which stay in the level-2 cache
+# with the pixels they come from, by the products of a few images, so that each sum is seldom loaded.
 _BLOCK_PIXELS = 16_384
 _BLOCK_IMAGES = 4
 
@@ -69,7 +71,7 @@ def _windows(
 def _padded(x: Array, *padding: tuple[int, int]) -> Array:
     """The images in float32, padded in height and width.
 
-    The barrier makes XLA write them to memory: fused into each of its readers, a pad costs more than it saves.
+    The barrier makes XLA write them to memory: fused into its readers, a pad costs more than it saves.
     """
     config = [(0, 0, 0), *((before, after, 0) for before, after in padding), (0, 0, 0)]
     return lax.optimization_barrier(lax.pad(x.astype(jnp.float32), jnp.float32(0), config))
@@ -106,7 +108,9 @@ def depthwise_conv2d(x: Array, kernel: Array, *, strides: int) -> Array:
     weights = _cropped(kernel, rows, columns)[:, :, None, None]
     padded = _padded(x, rows.padding, columns.padding)
     taps = product(range(rows.taps), range(columns.taps))
-    return sum(_under_tap(padded, tap, rows, columns) * weights[tap] for tap in taps).astype(x.dtype)
+    return reduce(add, (_under_tap(padded, tap, rows, columns) * weights[tap] for tap in taps)).astype(
+        x.dtype
+    )
 
 
 def depthwise_input_gradient(x_shape: tuple[int, ...], kernel: Array, dy: Array, *, strides: int) -> Array:
@@ -148,8 +152,8 @@ def _margins(window: _Window) -> tuple[int, int]:
 def depthwise_kernel_gradient(x: Array, kernel_shape: tuple[int, ...], dy: Array, *, strides: int) -> Array:
     """Returns the gradient of `depthwise_conv2d` with respect to a kernel of the given shape.
 
-    A loop over blocks of the images, and within it over the taps, adds products to one block of partial sums a
-    tap. Only the last reduction crosses pixels, so all others are element by element and run in vectors.
+    A loop over blocks of the images, and within it over the taps, adds products to one block of partial sums
+    for each tap. Only the last reduction crosses pixels: all before it goes element by element, in vectors.
     """
     rows, columns = _windows(x.shape, kernel_shape, strides)
     padded = _padded(x, rows.padding, columns.padding)

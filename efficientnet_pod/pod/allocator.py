@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU backend asks for all of a step's scratch memory at its start, gigabytes for B0 at 224 pixels,
     and frees it at its end. By default the GNU C library hands such a block back to the system, so that every
-    step pays anew for each of its pages: a third of the time of a step. Call it before the first compilation;
+    step pays anew for each of its pages: a fifth of its time or more. Call it before the first compilation;
     the process then stays as large as its largest step.
     """
     if not sys.platform.startswith("linux"):

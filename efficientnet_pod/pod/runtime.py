@@ -14,6 +14,7 @@ import jax
 
 import efficientnet_pod
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.pod.allocator import keep_freed_memory
 from efficientnet_pod.pod.topology import Device
 
 PLATFORMS = ("any", "cpu", "gpu", "tpu")
@@ -67,6 +68,8 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
             f"{cpu_replicas} CPU replicas were asked for, but JAX already runs with "
             f"{jax.local_device_count()}; their number must be set before anything else starts JAX"
         )
+    if backend == "cpu":
+        keep_freed_memory()
     return Runtime(
         platform=backend,
         devices=tuple(jax.devices()),
