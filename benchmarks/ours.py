@@ -1,6 +1,7 @@
 """Owns our side of the CPU comparison: the project's own model and train step, on one or more replicas."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -27,7 +28,8 @@ def prepare(
     model = efficientnet("b0", num_classes=1000, bn_axis=BN_MEMBER)
     optimizer = optax.sgd(0.01, momentum=0.9)
     key = jax.random.key(0)
-    state = init_state(model, optimizer, key=key, image_size=image_size, ema=False)
+    init = partial(init_state, model, optimizer, image_size=image_size, ema=False)
+    state = jax.jit(init)(key=key)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if parameters != 5_288_548:
         raise AssertionError(f"EfficientNet-B0 has 5,288,548 parameters; ours has {parameters:,}")

@@ -17,10 +17,10 @@ def get_config() -> ConfigDict:
 
     config.global_batch = 256
     config.bn_group_size = 4  # 128 images normalise together, the paper's BN batch
-    config.epochs = 30.0
+    config.epochs = 32.0
     config.label_smoothing = 0.1
     config.ema_decay = 0.9
-    config.eval_epochs = 5.0
+    config.eval_epochs = 8.0
     config.eval_raw = False
     config.log_steps = 10
     config.keep_checkpoints = 2
@@ -28,8 +28,8 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.name = "b0"
     config.model.dropout = -1.0
-    config.model.survival_probability = 0.8
-    config.model.bn_momentum = 0.9  # 168 steps: .99 would remember its initial variance
+    config.model.survival_probability = 0.9
+    config.model.bn_momentum = 0.9  # 180 steps: .99 would remember its initial variance
     config.model.bn_epsilon = 1e-3
     config.model.dtype = "auto"
 
@@ -44,10 +44,10 @@ def get_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "lars"
-    # In 168 steps weights must move 30 times faster, relative to their norm, than the published .001 lets them;
-    # a learning rate 30 times higher would do that too, and blow up batch norm and biases, which LARS skips.
+    # In so few steps kernels must move faster, relative to their norm, than the published .001 lets them. A
+    # learning rate of 10 would do that too, and blow up batch norm and biases, which LARS does not adapt.
     config.optimizer.lars = ConfigDict(
-        dict(lr_per_256=0.5, momentum=0.9, weight_decay=1e-5, trust_coefficient=0.03, epsilon=0.0)
+        dict(lr_per_256=0.1, momentum=0.9, weight_decay=1e-5, trust_coefficient=0.1, epsilon=0.0)
     )
     config.optimizer.rmsprop = ConfigDict(
         dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5)
