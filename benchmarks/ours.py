@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from efficientnet_pod.models.efficientnet import efficientnet
+from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.pod.allocator import keep_freed_memory
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.state import init_state
@@ -28,8 +29,8 @@ def prepare(
     model = efficientnet("b0", num_classes=1000, bn_axis=BN_MEMBER)
     optimizer = optax.sgd(0.01, momentum=0.9)
     key = jax.random.key(0)
-    init = partial(init_state, model, optimizer, image_size=image_size, ema=False)
-    state = jax.jit(init)(key=key)
+    variables = initial_variables(model, image_size, seed=0)
+    state = jax.jit(partial(init_state, optimizer=optimizer, ema=False))(variables)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if parameters != 5_288_548:
         raise AssertionError(f"EfficientNet-B0 has 5,288,548 parameters; ours has {parameters:,}")

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -161,7 +162,7 @@ def _unknown_field(arguments: Sequence[str]) -> str | None:
     _define_config(values, files)
     try:
         values(["efficientnet-pod", *files])
-        config = values.config.to_dict()
+        config: dict[str, Any] = values.config.to_dict()  # pyright: ignore[reportOptionalMemberAccess]
     except Exception:  # reported by the caller, which met it too
         return None
     for word in arguments:

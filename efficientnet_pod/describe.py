@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.optim import Treatment, treatment
 from efficientnet_pod.plan import Plan, optimizer_name, resolve
 from efficientnet_pod.pod import runtime
@@ -46,8 +47,7 @@ def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None 
         model, _, _ = build(plan)
         devices = f"{replicas:,} (not here)"
         groups = f"{replicas // recipe.bn_group_size:,} groups of {recipe.bn_group_size:,} replicas"
-    images = jax.ShapeDtypeStruct((1, plan.image_size, plan.image_size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    variables = abstract_variables(model, plan.image_size)
     console.print(plan_table(plan, devices=devices, bn_groups=groups), "")
     console.print(model_table(model, variables, plan.image_size), "")
     console.print(treatment_table(treatment(recipe.optimizer, variables["params"])))

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.efficientnet import EfficientNet, efficientnet
+from efficientnet_pod.models.initial import abstract_variables, initial_variables
 from efficientnet_pod.optim import create_optimizer, create_schedule
 from efficientnet_pod.plan import Plan, resolve
 from efficientnet_pod.pod import runtime as pod_runtime
@@ -46,14 +47,17 @@ class Run:
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
 
-    def init(self, key: jax.Array) -> TrainState:
+    def initial_variables(self) -> dict[str, Any]:
+        """Returns the weights and BN statistics of the recipe's seed, as numpy arrays."""
+        return initial_variables(self.model, self.plan.image_size, seed=self.plan.recipe.seed)
+
+    def init(self, variables: dict[str, Any]) -> TrainState:
         """Returns the state before the first step, not jitted."""
-        size, ema = self.plan.image_size, self.plan.recipe.ema_decay > 0
-        return init_state(self.model, self.optimizer, key=key, image_size=size, ema=ema)
+        return init_state(variables, self.optimizer, ema=self.plan.recipe.ema_decay > 0)
 
     def abstract_state(self) -> TrainState:
         """Returns the state's shapes and dtypes, replicated over the mesh."""
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        shapes = jax.eval_shape(self.init, abstract_variables(self.model, self.plan.image_size))
         return jax.tree.map(partial(_replicated_shape, mesh=self.mesh), shapes)
 
     def abstract_batch(self, global_batch: int, *, mask: bool) -> dict[str, jax.ShapeDtypeStruct]:
@@ -67,19 +71,15 @@ class Run:
         return batch | ({"mask": shape((global_batch,), jnp.dtype("float32"))} if mask else {})
 
     def lower_init(self) -> jax.stages.Lowered:
-        """Returns the program of the initial state, from a key."""
-        return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(self.key)
+        """Returns the program of the initial state, from the initial variables."""
+        variables = abstract_variables(self.model, self.plan.image_size)
+        return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(variables)
 
     def lower_train_step(self) -> jax.stages.Lowered:
         """Returns the program of one optimizer step."""
         recipe = self.plan.recipe
-        step = TrainStep(
-            self.model,
-            self.optimizer,
-            recipe.label_smoothing,
-            recipe.ema_decay,
-            jax.random.fold_in(self.key, 1),
-        )
+        key = jax.random.key(recipe.seed)
+        step = TrainStep(self.model, self.optimizer, recipe.label_smoothing, recipe.ema_decay, key)
         batch = self.abstract_batch(recipe.global_batch, mask=False)
         return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch)
 
@@ -88,11 +88,6 @@ class Run:
         variables = self.abstract_state().variables
         batch = self.abstract_batch(self.plan.eval_batch, mask=True)
         return compile_eval_step(self.model, self.mesh).lower(variables, batch)
-
-    @property
-    def key(self) -> jax.Array:
-        """The random key of the recipe's seed."""
-        return jax.random.key(self.plan.recipe.seed)
 
 
 def open_run(recipe: Recipe) -> Run:
@@ -166,9 +161,8 @@ def build(plan: Plan) -> tuple[EfficientNet, optax.GradientTransformation, Learn
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.total_steps,
     )
-    images = jax.ShapeDtypeStruct((1, plan.image_size, plan.image_size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
-    return model, create_optimizer(recipe.optimizer, learning_rate, variables["params"]), learning_rate
+    params = abstract_variables(model, plan.image_size)["params"]
+    return model, create_optimizer(recipe.optimizer, learning_rate, params), learning_rate
 
 
 def _replicated_shape(leaf: jax.ShapeDtypeStruct, *, mesh: Mesh) -> jax.ShapeDtypeStruct:

@@ -41,19 +41,15 @@ class TrainState:
 
 
 def init_state(
-    model: Any, optimizer: optax.GradientTransformation, *, key: jax.Array, image_size: int, ema: bool
+    variables: dict[str, PyTree], optimizer: optax.GradientTransformation, *, ema: bool
 ) -> TrainState:
     """Returns the state before the first step; the average starts at the initial weights.
 
     Args:
-      model: a network with ``init(key, images, train=False)``.
+      variables: ``params`` and ``batch_stats`` of the network.
       optimizer: its state is zero or as the optimizer says.
-      key: of the initial weights; the same on every host.
-      image_size: height and width of the images the network is traced with.
       ema: whether to keep averaged weights.
     """
-    images = jnp.zeros((1, image_size, image_size, 3))
-    variables = model.init(key, images, train=False)
     params, batch_stats = variables["params"], variables["batch_stats"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

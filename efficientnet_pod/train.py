@@ -29,7 +29,7 @@ class Programs(NamedTuple):
 
     train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Counts]]
     eval_step: EvalStep
-    init: Callable[[jax.Array], TrainState] | None
+    init: Callable[[dict[str, Any]], TrainState] | None
     seconds: float
 
 
@@ -61,7 +61,7 @@ def train_and_evaluate(config: dict[str, Any], workdir_path: str) -> dict[str, A
                 state = checkpoints.restore(start, run.abstract_state(), sharding=replicated(run.mesh))
                 display.print(f"resumed from step {start:,} in {workdir.checkpoints}")
             else:
-                state = programs.init(run.key)
+                state = programs.init(run.initial_variables())
             log = TrainingLog(run, workdir, display, resumed_step=start)
             log.write_overview(state)
             _loop(run, programs, state, start, checkpoints, log)

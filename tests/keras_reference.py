@@ -17,21 +17,23 @@ OUTER_LAYERS = {"head_conv": "top_conv", "head_bn": "top_bn", "classifier": "pre
 BN_LEAVES = {"scale": 0, "bias": 1, "mean": 2, "var": 3}
 
 
-def randomise(model, seed: int) -> None:
-    """Gives every weight of a Keras model a random value at which activations keep their scale."""
+def randomise(model, images: np.ndarray, seed: int) -> None:
+    """Gives every weight of a Keras model a random value, and batch norm the statistics of the images.
+
+    With any other statistics nothing of an image reaches the logits, and all networks agree on them.
+    """
     rng = np.random.default_rng(seed)
     for layer in model.layers:
-        if layer.name == "normalization":
-            continue
         shapes = [w.shape for w in layer.weights]
         if layer.name.endswith("bn"):
-            size = shapes[0]
-            gamma, beta = rng.uniform(0.5, 1.5, size), rng.normal(0, 0.1, size)
-            layer.set_weights([gamma, beta, rng.normal(0, 0.1, size), rng.uniform(0.5, 1.5, size)])
-        elif shapes:
+            gamma, beta = rng.uniform(0.5, 1.5, shapes[0]), rng.normal(0, 0.1, shapes[0])
+            layer.set_weights([gamma, beta, *layer.get_weights()[2:]])
+            layer.momentum = 0.0  # the next training pass stores its own statistics
+        elif shapes and layer.name != "normalization":
             fan_in = np.prod(shapes[0][:-1]) if "dwconv" not in layer.name else np.prod(shapes[0][:2])
             values = [rng.normal(0, fan_in**-0.5, shapes[0])]
             layer.set_weights(values + [rng.normal(0, 0.1, s) for s in shapes[1:]])
+    model(images, training=True)
 
 
 def convert(model, variables) -> dict:

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from keras_reference import convert, randomise
+from tiny import SIZE, tiny_model
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.efficientnet import VARIANTS, block_specs, efficientnet, round_filters
+from efficientnet_pod.models.initial import abstract_variables, initial_variables
 
 PARAMETERS = {
     "b0": 5_288_548,
@@ -23,35 +25,32 @@ PARAMETERS = {
 }
 
 
-def abstract_variables(model, image_size=64):
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
-
-
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count(name):
-    variables = abstract_variables(efficientnet(name, num_classes=1000))
+    variables = abstract_variables(efficientnet(name, num_classes=1000), 64)
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[name]
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("name", ["b0", "b1", "b2", "b3", "b4", "b5"])
-def test_logits_equal_keras(name, record_property):
+def test_logits_equal_keras(name):
     keras = pytest.importorskip("keras")
     size = VARIANTS[name].image_size
     twin = getattr(keras.applications, f"EfficientNet{name.upper()}")(
         weights=None, input_shape=(size, size, 3), classifier_activation=None
     )
-    randomise(twin, seed=1)
+    rng = np.random.default_rng(2)
+    pixels = rng.uniform(0, 255, (2, size, size, 3)).astype(np.float32) * np.float32([[[[1]]], [[[0.5]]]])
+    randomise(twin, pixels, seed=1)
     model = efficientnet(name, num_classes=1000)
-    variables = convert(twin, abstract_variables(model))
-    pixels = np.random.default_rng(2).uniform(0, 255, (1, size, size, 3)).astype(np.float32)
+    variables = convert(twin, abstract_variables(model, 64))
     expected = np.asarray(twin(pixels, training=False))
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, pixels / 255)
     scale = np.abs(expected).max()
     difference = float(np.abs(np.asarray(logits) - expected).max() / scale)
     print(f"{name} at {size} px: largest difference {difference:.1e} of the largest logit {scale:.3g}")
-    assert scale > 0.1  # random weights that let nothing through would agree trivially
+    # Random weights that let nothing of the image through would agree trivially.
+    assert np.abs(expected[0] - expected[1]).max() > 0.05 * scale
     assert difference <= 1e-4
 
 
@@ -69,20 +68,49 @@ def test_filters_of_b5():
 
 
 def test_initial_kernels_have_tensorflows_spread():
-    model = efficientnet("b0", num_classes=1000)
-    images = jnp.zeros((1, 32, 32, 3))
-    params = jax.jit(lambda k: model.init(k, images, train=False))(jax.random.key(0))["params"]
-    depthwise = params["block7a"]["depthwise_conv"]["kernel"]
-    np.testing.assert_allclose(np.std(depthwise), math.sqrt(2 / 9), rtol=0.05)
-    np.testing.assert_allclose(np.std(params["head_conv"]["kernel"]), math.sqrt(2 / 1280), rtol=0.02)
-    reduce = params["block7a"]["se_reduce"]["kernel"]
-    np.testing.assert_allclose(np.std(reduce), math.sqrt(2 / reduce.shape[1]), rtol=0.05)
-    assert np.abs(params["classifier"]["kernel"]).max() == pytest.approx(1 / math.sqrt(1000), rel=1e-3)
+    variables = initial_variables(efficientnet("b0", num_classes=1000), 32, seed=0)
+    params = variables["params"]
+    for block, name, outputs in [("block7a", "se_reduce", 48), ("block7a", "project_conv", 320)]:
+        kernel = params[block][name]["kernel"]
+        np.testing.assert_allclose(np.std(kernel), math.sqrt(2 / outputs), rtol=0.02)
+    np.testing.assert_allclose(
+        np.std(params["block7a"]["depthwise_conv"]["kernel"]), math.sqrt(2 / 9), rtol=0.02
+    )
+    np.testing.assert_allclose(
+        np.std(params["block6b"]["depthwise_conv"]["kernel"]), math.sqrt(2 / 25), rtol=0.02
+    )
+    np.testing.assert_allclose(np.std(params["stem_conv"]["kernel"]), math.sqrt(2 / (9 * 32)), rtol=0.1)
+    limit = 1 / math.sqrt(1000)
+    assert 0.99 * limit < np.abs(params["classifier"]["kernel"]).max() <= limit
+    assert all(np.all(leaf == 1) for leaf in jax.tree.leaves(variables["batch_stats"]["stem_bn"]["var"]))
+
+
+def test_initial_variables_are_those_of_flax_in_shape_and_spread():
+    model = tiny_model()
+    ours = initial_variables(model, SIZE, seed=0)
+    flax = jax.jit(lambda key: model.init(key, jnp.zeros((1, SIZE, SIZE, 3)), train=False))(jax.random.key(0))
+
+    def compare(path, mine, other):
+        assert mine.shape == other.shape and mine.dtype == other.dtype, path
+        if np.std(other) == 0:
+            np.testing.assert_array_equal(mine, other)
+        else:
+            np.testing.assert_allclose(
+                np.std(mine), np.std(other), rtol=8 / math.sqrt(mine.size), err_msg=str(path)
+            )
+
+    jax.tree_util.tree_map_with_path(compare, ours, flax)
+    again = initial_variables(model, SIZE, seed=0)
+    jax.tree.map(np.testing.assert_array_equal, ours, again)
+    assert not np.array_equal(
+        again["params"]["stem_conv"]["kernel"],
+        initial_variables(model, SIZE, seed=1)["params"]["stem_conv"]["kernel"],
+    )
 
 
 def test_bfloat16_reaches_convolutions_only():
     model = efficientnet("b0", num_classes=10, dtype=jnp.bfloat16)
-    variables = abstract_variables(model)
+    variables = abstract_variables(model, 64)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.bfloat16)
     jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
@@ -91,5 +119,5 @@ def test_bfloat16_reaches_convolutions_only():
 
 
 def test_unknown_variant_is_one_line():
-    with pytest.raises(UserError, match=r"model\.name='b9'.*did you mean 'b"):
+    with pytest.raises(UserError, match=r"model\.name='b9'.*known: b0, b1"):
         efficientnet("b9", num_classes=10)

@@ -40,10 +40,10 @@ def open_with(monkeypatch):
 def test_each_image_is_counted_once_and_top1_is_numpys(open_with, global_batch):
     run, labels = open_with(global_batch=global_batch)
     # Random statistics spread the predictions over the classes; the initial network knows only one.
-    state = jax.jit(run.init)(run.key)
+    variables = run.initial_variables()
     noise = np.random.default_rng(1)
     variables = jax.tree.map(
-        lambda leaf: leaf * noise.uniform(0.5, 1.5, leaf.shape).astype(np.float32), state.variables
+        lambda leaf: leaf * noise.uniform(0.5, 1.5, leaf.shape).astype(np.float32), variables
     )
     apply = jax.jit(lambda image: run.model.apply(variables, image, train=False))
     predicted = [
@@ -61,6 +61,6 @@ def test_each_image_is_counted_once_and_top1_is_numpys(open_with, global_batch):
 def test_lost_images_are_an_error(open_with, monkeypatch):
     run, _ = open_with(global_batch=512)
     monkeypatch.setattr("efficientnet_pod.evaluate.eval_batches", lambda r: eval_batches(r).take(1))
-    state = jax.jit(run.init)(run.key)
+    variables = run.initial_variables()
     with pytest.raises(RuntimeError, match="504 images were counted in an evaluation of 1003|512 images"):
-        evaluate(run, run.lower_eval_step().compile(), state.variables)
+        evaluate(run, run.lower_eval_step().compile(), variables)

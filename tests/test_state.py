@@ -7,6 +7,7 @@ import optax
 import tensorflow as tf
 from tiny import SIZE, tiny_model
 
+from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.state import ema_decay, init_state, update_ema
 
 
@@ -30,13 +31,10 @@ def test_ema_decay_warms_up_to_its_limit():
 
 
 def test_ema_starts_at_the_initial_weights_in_its_own_buffers():
-    make = jax.jit(lambda key: init_state(tiny_model(), optax.sgd(0.1), key=key, image_size=SIZE, ema=True))
-    state = make(jax.random.key(0))
-    for average, weight in zip(
-        jax.tree.leaves(state.ema), jax.tree.leaves(state.eval_variables | {}), strict=True
-    ):
-        np.testing.assert_array_equal(average, weight)
-    pairs = zip(jax.tree.leaves(state.ema["params"]), jax.tree.leaves(state.params), strict=True)
+    variables = initial_variables(tiny_model(), SIZE, seed=0)
+    state = jax.jit(lambda v: init_state(v, optax.sgd(0.1), ema=True))(variables)
+    assert state.eval_variables is state.ema
+    pairs = zip(jax.tree.leaves(state.ema), jax.tree.leaves(state.variables), strict=True)
     for average, weight in pairs:
         np.testing.assert_array_equal(average, weight)
         assert average.unsafe_buffer_pointer() != weight.unsafe_buffer_pointer()  # donation needs it

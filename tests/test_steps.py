@@ -13,6 +13,7 @@ from jax import lax
 from tiny import SIZE, batch, tiny_model
 
 from efficientnet_pod.metrics import cross_entropy
+from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.state import init_state
 from efficientnet_pod.steps import TrainStep, compile_train_step
@@ -23,8 +24,7 @@ SGD = optax.sgd(LR, momentum=0.9)
 
 @functools.cache
 def _initial():
-    make = jax.jit(lambda key: init_state(tiny_model(), SGD, key=key, image_size=SIZE, ema=False))
-    return jax.device_get(make(jax.random.key(0)))
+    return jax.device_get(init_state(initial_variables(tiny_model(), SIZE, seed=0), SGD, ema=False))
 
 
 def initial_state():

@@ -1,7 +1,6 @@
 """The layers of EfficientNet: convolutions, squeeze-excite, stochastic depth; TensorFlow's initialisers."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,32 +9,43 @@ from flax import linen as nn
 
 from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
 
-Initializer = Callable[..., jax.Array]
+
+def conv_std(shape: tuple[int, ...]) -> float:
+    """Returns √(2 / (height · width · outputs)) of a dense kernel (height, width, inputs, outputs).
+
+    An (inputs, outputs) kernel counts as 1×1. Source: tensorflow/tpu efficientnet,
+    ``conv_kernel_initializer``.
+    """
+    return math.sqrt(2 / (math.prod(shape[:-2]) * shape[-1]))
+
+
+def depthwise_std(shape: tuple[int, ...]) -> float:
+    """Returns √(2 / (height · width)), the spread of a depthwise kernel (height, width, 1, channels).
+
+    The published code counts the channel multiplier, 1, as the outputs: √(2/9) for 3×3. Fan-out of the
+    grouped kernel would be 22 times smaller at 512 channels.
+    """
+    return math.sqrt(2 / math.prod(shape[:2]))
+
+
+def classifier_limit(shape: tuple[int, ...]) -> float:
+    """Returns 1/√classes, the bound of an (inputs, classes) kernel. Source: ``dense_kernel_initializer``."""
+    return 1 / math.sqrt(shape[-1])
 
 
 def conv_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns a kernel from N(0, 2 / (height · width · outputs per input group)), not truncated.
-
-    For a depthwise kernel (height, width, 1, channels) the published code counts the channel multiplier, 1,
-    as the outputs: std √(2/9) for 3×3. Fan-out of the grouped kernel would be 22 times smaller at 512
-    channels. Source: tensorflow/tpu efficientnet, ``conv_kernel_initializer``.
-    """
-    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / (shape[0] * shape[1] * shape[3]))
+    """Returns a dense kernel from N(0, conv_std²), not truncated."""
+    return jax.random.normal(key, shape, dtype) * conv_std(shape)
 
 
 def depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns a depthwise kernel from N(0, 2 / (height · width)); see :func:`conv_init`."""
-    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / (shape[0] * shape[1]))
+    """Returns a depthwise kernel from N(0, depthwise_std²), not truncated."""
+    return jax.random.normal(key, shape, dtype) * depthwise_std(shape)
 
 
-def dense_conv_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns an (inputs, outputs) kernel from N(0, 2 / outputs): :func:`conv_init` of a 1×1 kernel."""
-    return jax.random.normal(key, shape, dtype) * math.sqrt(2 / shape[1])
-
-
-def classifier_init(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns an (inputs, classes) kernel from U(±1/√classes). Source: ``dense_kernel_initializer``."""
-    limit = 1 / math.sqrt(shape[1])
+def classifier_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Returns a classifier's kernel from U(±classifier_limit)."""
+    limit = classifier_limit(shape)
     return jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
@@ -77,8 +87,8 @@ def squeeze_excite(x: jax.Array, *, features: int, dtype: Any) -> jax.Array:
     ``features`` is a quarter of the *block's input* filters, not of the expanded ones (tensorflow/tpu#616).
     """
     means = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # (batch, channels)
-    reduce = nn.Dense(features, dtype=dtype, kernel_init=dense_conv_init, name="se_reduce")
-    expand = nn.Dense(x.shape[-1], dtype=dtype, kernel_init=dense_conv_init, name="se_expand")
+    reduce = nn.Dense(features, dtype=dtype, kernel_init=conv_init, name="se_reduce")
+    expand = nn.Dense(x.shape[-1], dtype=dtype, kernel_init=conv_init, name="se_expand")
     gate = nn.sigmoid(expand(nn.swish(reduce(means))))
     return x * gate[:, None, None, :].astype(x.dtype)
 

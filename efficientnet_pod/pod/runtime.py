@@ -58,6 +58,8 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
     if platform in ("cpu", "tpu"):
         # Named, a TPU that fails says why (another process holds it); JAX has no such name for every GPU.
         jax.config.update("jax_platforms", {"cpu": "cpu", "tpu": "tpu,cpu"}[platform])
+    if platform == "cpu" or (platform == "any" and not accelerators_present()):
+        keep_freed_memory()
     backend = _start_backend(platform)
     if platform == "any" and backend == "cpu":
         _refuse_silent_fallback()
@@ -68,8 +70,6 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
             f"{cpu_replicas} CPU replicas were asked for, but JAX already runs with "
             f"{jax.local_device_count()}; their number must be set before anything else starts JAX"
         )
-    if backend == "cpu":
-        keep_freed_memory()
     return Runtime(
         platform=backend,
         devices=tuple(jax.devices()),
