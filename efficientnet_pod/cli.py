@@ -129,9 +129,9 @@ def _flags(
         define(values)
     try:
         stray = values([command, *arguments])[1:]
-        given = config and values.config is not None
-        if given:
-            values.config.to_dict()  # config_flags reports a file it could not load at its first use
+        given = values.config if config else None
+        if given is not None:
+            given.to_dict()  # config_flags reports a file it could not load at its first use
     except Exception as error:  # what a config file raises is anything
         raise UserError(_unknown_field(arguments) or _one_line(error)) from error
     if values.help:
@@ -139,7 +139,7 @@ def _flags(
         raise SystemExit(0)
     if stray:
         raise UserError(f"'{stray[0]}' is not a flag; flags look like --workdir=PATH")
-    if config and not given:
+    if config and given is None:
         raise UserError(f"{command} needs --config, e.g. --config=configs/digits.py")
     if workdir and values.workdir is None:
         raise UserError(f"{command} needs --workdir, e.g. --workdir=runs/digits")
@@ -162,7 +162,8 @@ def _unknown_field(arguments: Sequence[str]) -> str | None:
     _define_config(values, files)
     try:
         values(["efficientnet-pod", *files])
-        config: dict[str, Any] = values.config.to_dict()  # pyright: ignore[reportOptionalMemberAccess]
+        config: Any = values.config  # typed as possibly None
+        config = config.to_dict()
     except Exception:  # reported by the caller, which met it too
         return None
     for word in arguments:
