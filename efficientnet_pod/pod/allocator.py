@@ -11,8 +11,10 @@ def keep_freed_memory() -> bool:
 
     XLA's CPU backend asks for all of a step's scratch memory at its start, gigabytes for B0 at 224 pixels,
     and frees it at its end. By default the GNU C library hands such a block back to the system, so that
-    every step pays anew for each of its pages: a fifth of its time or more. Call it before the backend starts,
-    since a thread keeps the arena it began with; the process then stays as large as its largest step.
+    every step pays anew for each of its pages: a fifth of its time or more.
+
+    Call it before the backend starts, since a thread keeps the arena it began with. The process then stays
+    as large as its largest step.
     """
     if not sys.platform.startswith("linux"):
         return False
