@@ -87,7 +87,7 @@ def test_impossible_numbers_are_refused_with_the_remedy(fields, words):
         (("model", "survival_probability", 0.0), r"model\.survival_probability=0\.0 must be"),
         (("optimizer", "name", "larz"), r"optimizer\.name='larz' is unknown; did you mean 'lars'"),
         (("schedule", "name", "polynomal"), r"did you mean 'polynomial'"),
-        (("data", "size", 3), r"config\.data has no field 'size'.*did you mean 'image_size'"),
+        (("data", "imagesize", 3), r"config\.data has no field 'imagesize'.*did you mean 'image_size'"),
     ],
 )
 def test_impossible_recipes_are_refused(change, words):
