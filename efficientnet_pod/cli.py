@@ -60,7 +60,7 @@ def _train(arguments: Sequence[str]) -> None:
     values = _flags("train", arguments, workdir=True, config=True)
     from efficientnet_pod.train import train_and_evaluate
 
-    summary = train_and_evaluate(values.config.to_dict(), values.workdir)
+    summary = train_and_evaluate(values.config.to_dict(), values.workdir, compile_apart=True)
     final, best = summary["final"], summary["best"]
     hits = round(final["top1"] * final["images"])
     rate = summary["images_per_second"]

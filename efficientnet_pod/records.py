@@ -24,6 +24,11 @@ class Workdir:
         """Where the checkpoints are."""
         return self.path / "checkpoints"
 
+    @property
+    def programs(self) -> epath.Path:
+        """Where the compiled programs are."""
+        return self.path / "programs"
+
     def claim(self, config: dict[str, Any]) -> None:
         """Makes the folder and stores the config, or checks that the one stored is the same.
 

@@ -2,9 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -12,11 +11,12 @@ from clu import parameter_overview
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.describe import describe_devices, plan_table
 from efficientnet_pod.errors import RunError
-from efficientnet_pod.evaluate import EvalStep, evaluate
+from efficientnet_pod.evaluate import evaluate
 from efficientnet_pod.metrics import Counts, Rates, rates
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.mesh import prefetch_to_devices, replicated
 from efficientnet_pod.pod.topology import describe_bn_groups
+from efficientnet_pod.programs import Programs, get_programs
 from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import MetricsLog, Workdir
@@ -24,19 +24,17 @@ from efficientnet_pod.run import Run, open_run
 from efficientnet_pod.state import TrainState
 
 
-class Programs(NamedTuple):
-    """The compiled steps and the wall seconds it took to compile them side by side."""
-
-    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Counts]]
-    eval_step: EvalStep
-    init: Callable[[dict[str, Any]], TrainState] | None
-    seconds: float
-
-
-def train_and_evaluate(config: dict[str, Any], workdir_path: str) -> dict[str, Any]:
+def train_and_evaluate(
+    config: dict[str, Any], workdir_path: str, *, compile_apart: bool = False
+) -> dict[str, Any]:
     """Trains the config's recipe to its end and returns the summary that ``summary.json`` holds.
 
     A workdir with checkpoints of the same config is resumed from the newest one, a finished one left alone.
+
+    Args:
+      config: a recipe as plain nested tables.
+      workdir_path: of the run's records.
+      compile_apart: see :func:`get_programs`.
 
     Raises:
       UserError: something asked for is impossible; nothing has been compiled.
@@ -55,7 +53,7 @@ def train_and_evaluate(config: dict[str, Any], workdir_path: str) -> dict[str, A
         with Display(total_steps=plan.total_steps, done=start, silent=not is_writer) as display:
             display.print(plan_table(plan, devices=describe_devices(run), bn_groups=groups), "")
             with display.phase("compiling"):
-                programs = compile_programs(run, resumed=start > 0)
+                programs = get_programs(run, workdir, resumed=start > 0, apart=compile_apart)
             display.print(f"compiled in {programs.seconds:.0f} s")
             if programs.init is None:
                 state = checkpoints.restore(start, run.abstract_state(), sharding=replicated(run.mesh))
@@ -89,17 +87,6 @@ def _loop(
             log.evaluation(step, result, seconds=time.monotonic() - began)
             checkpoints.save(step, state, metrics={"top1": result.top1, "loss": result.loss})
             log.last_checkpoint = step
-
-
-def compile_programs(run: Run, *, resumed: bool) -> Programs:
-    """Returns the steps, compiled in parallel; the initial state's program only where it is needed."""
-    began = time.monotonic()
-    lower = [run.lower_train_step, run.lower_eval_step] + ([] if resumed else [run.lower_init])
-    # Tracing holds the interpreter; the compiler does not.
-    lowered = [make() for make in lower]
-    with ThreadPoolExecutor() as pool:
-        train_step, eval_step, *init = pool.map(lambda program: program.compile(), lowered)
-    return Programs(train_step, eval_step, init[0] if init else None, time.monotonic() - began)
 
 
 def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:

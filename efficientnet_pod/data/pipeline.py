@@ -189,6 +189,9 @@ def _map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
 def _batched(images: tf.data.Dataset, host: _Host) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    # As many calls at once as there are cores. The tuner would change that number, grow its buffers, and hold
+    # up the end of a run for as long as it sleeps between two looks, up to a minute.
+    options.autotune.enabled = False
     # Two batches ahead, not as many as fit: 512 images of 456 pixels are 1.3 GB.
     batches = images.batch(host.batch, drop_remainder=True).prefetch(2)
     return batches.with_options(options)

@@ -6,6 +6,7 @@ import dataclasses
 import optax
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.optim import masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Hyperparameters(abc.ABC):
     def decayed(self, params: optax.Params) -> optax.Params:
         """Returns a tree of bool, True at the tensors whose weights are pulled towards zero."""
 
-    @abc.abstractmethod
     def adapted(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, True at the tensors whose step is scaled by the trust ratio."""
+        """Returns a tree of bool, True at the tensors whose step is scaled by the trust ratio; none here."""
+        return masks.nothing(params)
 
     @abc.abstractmethod
     def transformation(

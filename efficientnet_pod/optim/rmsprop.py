@@ -32,10 +32,6 @@ class RmsProp(Hyperparameters):
         """Returns a tree of bool, True everywhere but at batch norm, unless there is no decay."""
         return masks.kernels_and_biases(params) if self.l2 else masks.nothing(params)
 
-    def adapted(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, False everywhere: RMSProp has no trust ratio."""
-        return masks.nothing(params)
-
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params
     ) -> optax.GradientTransformation:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 import efficientnet_pod
 from efficientnet_pod.errors import UserError, did_you_mean
@@ -96,11 +97,12 @@ def accelerators_present() -> list[str]:
 
 
 def enable_compilation_cache(directory: str | PathLike[str]) -> None:
-    """Keeps compiled programs in `directory`, for this and later processes.
+    """Keeps what is compiled from now on in `directory`, for this and later processes.
 
-    Call it before the first compilation. JAX stores those that took a second or more to compile.
+    JAX stores the programs that took a second or more to compile.
     """
     jax.config.update("jax_compilation_cache_dir", str(directory))
+    compilation_cache.reset_cache()  # JAX opens the first directory it is given, and no other
 
 
 def default_compute_dtype(platform: str) -> str:
