@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -38,19 +39,30 @@ def get_programs(run: Run, workdir: Workdir, *, resumed: bool, apart: bool = Fal
         and eight replicas, which share one heap, train half as fast in it as in a fresh one.
     """
     began = time.monotonic()
-    if apart and run.runtime.platform == "cpu" and run.runtime.host_count == 1:
-        if not workdir.programs.exists():
-            # Were it to fail, this process would meet the same error below, and report it.
-            subprocess.run([sys.executable, "-m", __name__, str(workdir.path)], capture_output=True)
-    enable_compilation_cache(workdir.programs)
-    lower = [run.lower_train_step, run.lower_eval_step] + ([] if resumed else [run.lower_init])
+    apart = apart and run.runtime.platform == "cpu" and run.runtime.host_count == 1
+    compiler = _start_compiler(workdir) if apart and not workdir.programs.exists() else None
     # Tracing holds the interpreter; the compiler does not.
+    lower = [run.lower_train_step, run.lower_eval_step] + ([] if resumed else [run.lower_init])
     lowered = [make() for make in lower]
+    if compiler:
+        compiler.wait()  # were it to fail, this process would meet the same error below, and report it
+    enable_compilation_cache(workdir.programs)
     with ThreadPoolExecutor() as pool:
         train_step, eval_step, *init = pool.map(lambda program: program.compile(), lowered)
     return Programs(train_step, eval_step, init[0] if init else None, time.monotonic() - began)
 
 
+def _start_compiler(workdir: Workdir) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", __name__, str(workdir.path)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _compile_for(workdir: Workdir) -> None:
+    plan = workdir.read("plan.json")
+    numbers = SimpleNamespace(**{name: plan[name] for name in ("num_train", "num_eval", "num_classes")})
+    run = open_run(read_recipe(workdir.read("config.json")), numbers)
+    get_programs(run, workdir, resumed=True)
+
+
 if __name__ == "__main__":
-    mine = Workdir(sys.argv[1])
-    get_programs(open_run(read_recipe(mine.read("config.json"))), mine, resumed=True)
+    _compile_for(Workdir(sys.argv[1]))

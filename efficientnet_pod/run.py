@@ -90,14 +90,18 @@ class Run:
         return compile_eval_step(self.model, self.mesh).lower(variables, batch)
 
 
-def open_run(recipe: Recipe) -> Run:
+def open_run(recipe: Recipe, source: Any = None) -> Run:
     """Returns the run on the devices that are there; nothing is compiled.
+
+    Args:
+      recipe: what to run.
+      source: stands in for the recipe's images; only their numbers are read here.
 
     Raises:
       UserError: the devices, the images or the numbers of the recipe are not possible.
     """
     runtime = pod_runtime.start(recipe.platform, recipe.cpu_replicas)
-    source = open_images(recipe)
+    source = source or open_images(recipe)
     plan = resolve(
         recipe,
         num_train=source.num_train,

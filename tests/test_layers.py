@@ -17,6 +17,7 @@ LAYERS = [
     {"steps", "data.pipeline"},
     {"run"},
     {"checkpoint", "records", "progress", "describe", "evaluate"},
+    {"programs"},
     {"train"},
     {"cli"},
 ]
