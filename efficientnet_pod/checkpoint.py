@@ -32,7 +32,9 @@ class Checkpoints:
           directory: local or remote (``gs://``).
           keep: newest checkpoints kept, beside the one with the highest top-1.
         """
-        self._directory = epath.Path(directory)
+        path = epath.Path(directory)
+        # Orbax refuses a relative folder at the first save; `absolute` would mistake gs:// for one.
+        self._directory = path if path.is_absolute() else path.absolute()
         newest_and_best = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(keep),

@@ -58,8 +58,10 @@ def uninterrupted(tmp_path_factory):
             dropout=dropout, survival_probability=survival_probability, **options
         ),
     )
-    workdir = tmp_path_factory.mktemp("run")
-    summary = train_and_evaluate(config(), str(workdir))
+    folder = tmp_path_factory.mktemp("runs")
+    patch.chdir(folder)
+    workdir = folder / "digits"
+    summary = train_and_evaluate(config(), "digits")  # a relative path, as people type it
     patch.undo()
     return workdir, summary
 
