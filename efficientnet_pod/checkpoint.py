@@ -29,12 +29,10 @@ class Checkpoints:
         """Opens or creates the directory.
 
         Args:
-          directory: local or remote (``gs://``).
+          directory: absolute, local or remote (``gs://``).
           keep: newest checkpoints kept, beside the one with the highest top-1.
         """
-        path = epath.Path(directory)
-        # Orbax refuses a relative folder at the first save; `absolute` would mistake gs:// for one.
-        self._directory = path if path.is_absolute() else path.absolute()
+        self._directory = epath.Path(directory)
         newest_and_best = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(keep),

@@ -9,6 +9,7 @@ from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.metrics import Counts, Rates, rates
 from efficientnet_pod.pod.mesh import prefetch_to_devices, replicated
+from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import Run
 
@@ -73,5 +74,6 @@ def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) ->
         if step is None:
             raise UserError(f"no checkpoint in '{workdir.checkpoints}' yet; train first")
         state = checkpoints.restore(step, run.abstract_state(), sharding=replicated(run.mesh))
-    eval_step = run.lower_eval_step().compile()
+    with compilation_cache(workdir.programs):
+        eval_step = run.lower_eval_step().compile()
     return step, evaluate(run, eval_step, state.variables if raw else state.eval_variables)

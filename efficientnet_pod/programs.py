@@ -12,7 +12,7 @@ import jax
 
 from efficientnet_pod.evaluate import EvalStep
 from efficientnet_pod.metrics import Counts
-from efficientnet_pod.pod.runtime import enable_compilation_cache
+from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import Run, open_run
@@ -46,8 +46,7 @@ def get_programs(run: Run, workdir: Workdir, *, resumed: bool, apart: bool = Fal
     lowered = [make() for make in lower]
     if compiler:
         compiler.wait()  # were it to fail, this process would meet the same error below, and report it
-    enable_compilation_cache(workdir.programs)
-    with ThreadPoolExecutor() as pool:
+    with compilation_cache(workdir.programs), ThreadPoolExecutor() as pool:
         train_step, eval_step, *init = pool.map(lambda program: program.compile(), lowered)
     return Programs(train_step, eval_step, init[0] if init else None, time.monotonic() - began)
 

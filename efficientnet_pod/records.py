@@ -17,7 +17,9 @@ class Workdir:
 
     def __init__(self, path: epath.PathLike):
         """Names the folder; nothing is touched."""
-        self.path = epath.Path(path)
+        given = epath.Path(path)
+        # Orbax refuses a relative folder; `absolute` would take gs:// for one.
+        self.path = given if given.is_absolute() else given.absolute()
 
     @property
     def checkpoints(self) -> epath.Path:

@@ -178,9 +178,9 @@ def test_a_new_process_gets_the_replicas_it_asks_for_and_caches_what_it_compiles
         "import json\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge.backends_are_initialized(), 'the import started a backend'\n"
-        f"runtime.enable_compilation_cache({str(tmp_path / 'cache')!r})\n"
         "started = runtime.start('cpu', 3)\n"
-        "jax.jit(lambda x: x + 1)(1.0).block_until_ready()\n"
+        f"with runtime.compilation_cache({str(tmp_path / 'cache')!r}):\n"
+        "    jax.jit(lambda x: x + 1)(1.0).block_until_ready()\n"
         "print(json.dumps([started.platform, len(started.devices)]))",
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )

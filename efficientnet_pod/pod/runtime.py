@@ -3,6 +3,8 @@
 import platform as host_platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob
 from importlib import metadata
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
+from jax.experimental.compilation_cache import compilation_cache as jax_compilation_cache
 
 import efficientnet_pod
 from efficientnet_pod.errors import UserError, did_you_mean
@@ -96,13 +98,17 @@ def accelerators_present() -> list[str]:
     return sorted(signs)
 
 
-def enable_compilation_cache(directory: str | PathLike[str]) -> None:
-    """Keeps what is compiled from now on in `directory`, for this and later processes.
+@contextmanager
+def compilation_cache(directory: PathLike[str]) -> Iterator[None]:
+    """Keeps what is compiled inside the context in `directory`, and loads from there what is in it already.
 
     JAX stores the programs that took a second or more to compile.
     """
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    compilation_cache.reset_cache()  # JAX opens the first directory it is given, and no other
+    _set_cache(str(directory))
+    try:
+        yield
+    finally:
+        _set_cache(None)
 
 
 def default_compute_dtype(platform: str) -> str:
@@ -150,6 +156,11 @@ def _ask_for_cpu_replicas(cpu_replicas: int) -> None:
             jax.config.update("jax_num_cpu_devices", cpu_replicas)
         except RuntimeError:
             pass  # The backend runs already. `start` compares the numbers, if it is the CPU's.
+
+
+def _set_cache(directory: str | None) -> None:
+    jax.config.update("jax_compilation_cache_dir", directory)
+    jax_compilation_cache.reset_cache()  # JAX opens the first directory it is given, and no other
 
 
 def _start_backend(platform: str) -> str:
