@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.optim import Treatment, treatment
 from efficientnet_pod.plan import Plan, optimizer_name, resolve
 from efficientnet_pod.pod import runtime
@@ -33,7 +32,7 @@ def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None 
     console = console or Console(highlight=False, soft_wrap=True)
     if replicas is None:
         run = open_run(recipe)
-        plan, model = run.plan, run.model
+        plan, model, variables = run.plan, run.model, run.variables
         devices, groups = describe_devices(run), describe_bn_groups(run.runtime.devices, recipe.bn_group_size)
     else:
         runtime.start("cpu", None)  # only to count FLOPs
@@ -44,10 +43,9 @@ def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None 
             num_hosts=1,
             default_dtype=runtime.default_compute_dtype(recipe.platform),
         )
-        model, _, _ = build(plan)
+        model, variables, _, _ = build(plan)
         devices = f"{replicas:,} (not here)"
         groups = f"{replicas // recipe.bn_group_size:,} groups of {recipe.bn_group_size:,} replicas"
-    variables = abstract_variables(model, plan.image_size)
     console.print(plan_table(plan, devices=devices, bn_groups=groups), "")
     console.print(model_table(model, variables, plan.image_size), "")
     console.print(treatment_table(treatment(recipe.optimizer, variables["params"])))

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 
 from efficientnet_pod.evaluate import EvalStep
 from efficientnet_pod.metrics import Counts
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
-from efficientnet_pod.run import Run, open_run
+from efficientnet_pod.run import IMAGE_NUMBERS, Run, open_run
 from efficientnet_pod.state import TrainState
 
 
@@ -40,7 +41,7 @@ def get_programs(run: Run, workdir: Workdir, *, resumed: bool, apart: bool = Fal
     """
     began = time.monotonic()
     apart = apart and run.runtime.platform == "cpu" and run.runtime.host_count == 1
-    compiler = _start_compiler(workdir) if apart and not workdir.programs.exists() else None
+    compiler = _start_compiler(workdir) if apart and not _complete(workdir).exists() else None
     # Tracing holds the interpreter; the compiler does not.
     lower = [run.lower_train_step, run.lower_eval_step] + ([] if resumed else [run.lower_init])
     lowered = [make() for make in lower]
@@ -56,11 +57,17 @@ def _start_compiler(workdir: Workdir) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def _complete(workdir: Workdir) -> epath.Path:
+    """The sign that the other process came to its end: an interrupted one leaves a part of the programs."""
+    return workdir.programs / "complete"
+
+
 def _compile_for(workdir: Workdir) -> None:
     plan = workdir.read("plan.json")
-    numbers = SimpleNamespace(**{name: plan[name] for name in ("num_train", "num_eval", "num_classes")})
+    numbers = SimpleNamespace(**{name: plan[name] for name in IMAGE_NUMBERS})
     run = open_run(read_recipe(workdir.read("config.json")), numbers)
     get_programs(run, workdir, resumed=True)
+    _complete(workdir).touch()
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class Run:
       plan: every derived number.
       mesh: BN groups × members.
       model: the network.
+      variables: shapes and dtypes of its parameters and BN statistics.
       optimizer: with its learning rate inside.
       learning_rate: function of the step, for the records.
     """
@@ -44,6 +45,7 @@ class Run:
     plan: Plan
     mesh: Mesh
     model: EfficientNet
+    variables: dict[str, Any]
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
 
@@ -57,7 +59,7 @@ class Run:
 
     def abstract_state(self) -> TrainState:
         """Returns the state's shapes and dtypes, replicated over the mesh."""
-        shapes = jax.eval_shape(self.init, abstract_variables(self.model, self.plan.image_size))
+        shapes = jax.eval_shape(self.init, self.variables)
         return jax.tree.map(partial(_replicated_shape, mesh=self.mesh), shapes)
 
     def abstract_batch(self, global_batch: int, *, mask: bool) -> dict[str, jax.ShapeDtypeStruct]:
@@ -72,8 +74,7 @@ class Run:
 
     def lower_init(self) -> jax.stages.Lowered:
         """Returns the program of the initial state, from the initial variables."""
-        variables = abstract_variables(self.model, self.plan.image_size)
-        return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(variables)
+        return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(self.variables)
 
     def lower_train_step(self) -> jax.stages.Lowered:
         """Returns the program of one optimizer step."""
@@ -111,9 +112,9 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
         num_hosts=runtime.host_count,
         default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
     )
-    model, optimizer, learning_rate = build(plan)
+    model, variables, optimizer, learning_rate = build(plan)
     mesh = create_mesh(runtime.devices, recipe.bn_group_size)
-    return Run(runtime, source, plan, mesh, model, optimizer, learning_rate)
+    return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate)
 
 
 def open_images(recipe: Recipe) -> Any:
@@ -126,7 +127,8 @@ def open_images(recipe: Recipe) -> Any:
     )
 
 
-# Train and evaluation images, and classes, as published: to plan for data that is not on this machine.
+IMAGE_NUMBERS = ("num_train", "num_eval", "num_classes")
+# The same as published: to plan for data that is not on this machine.
 PUBLISHED_NUMBERS = {"imagenet2012": (1_281_167, 50_000, 1000), "cifar10": (50_000, 10_000, 10)}
 
 
@@ -136,18 +138,19 @@ def image_numbers(recipe: Recipe) -> dict[str, int]:
     Raises:
       UserError: the data is not here and nothing is known of it.
     """
-    names = ("num_train", "num_eval", "num_classes")
     try:
         source = open_images(recipe)
     except UserError:
         if recipe.data.name not in PUBLISHED_NUMBERS:
             raise
-        return dict(zip(names, PUBLISHED_NUMBERS[recipe.data.name], strict=True))
-    return {name: getattr(source, name) for name in names}
+        return dict(zip(IMAGE_NUMBERS, PUBLISHED_NUMBERS[recipe.data.name], strict=True))
+    return {name: getattr(source, name) for name in IMAGE_NUMBERS}
 
 
-def build(plan: Plan) -> tuple[EfficientNet, optax.GradientTransformation, LearningRate]:
-    """Returns the network, the optimizer and its learning rate."""
+def build(
+    plan: Plan,
+) -> tuple[EfficientNet, dict[str, Any], optax.GradientTransformation, LearningRate]:
+    """Returns the network, its variables as shapes and dtypes, the optimizer and its learning rate."""
     recipe = plan.recipe
     model = efficientnet(
         recipe.model.name,
@@ -165,8 +168,9 @@ def build(plan: Plan) -> tuple[EfficientNet, optax.GradientTransformation, Learn
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.total_steps,
     )
-    params = abstract_variables(model, plan.image_size)["params"]
-    return model, create_optimizer(recipe.optimizer, learning_rate, params), learning_rate
+    variables = abstract_variables(model, plan.image_size)
+    optimizer = create_optimizer(recipe.optimizer, learning_rate, variables["params"])
+    return model, variables, optimizer, learning_rate
 
 
 def _replicated_shape(leaf: jax.ShapeDtypeStruct, *, mesh: Mesh) -> jax.ShapeDtypeStruct:

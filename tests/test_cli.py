@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from recipes import CONFIGS
 
 from efficientnet_pod.cli import main
 
@@ -30,7 +31,7 @@ def _in_the_repository(monkeypatch, pytestconfig):
         (["plan", DIGITS, "--replica=3"], "replicas"),
         (["plan", DIGITS, "digits"], "'digits' is not a flag"),
         (["plan", "--config=configs/supercomputer.py:b5"], "e.g. b5,65536"),
-        (["evaluate", "--workdir=configs"], "configs'; --workdir must name"),
+        (["evaluate", "--workdir=configs"], f"no config.json in '{CONFIGS}'; --workdir must name"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, words):

@@ -4,9 +4,8 @@ import jax
 import numpy as np
 import pytest
 from recipes import load
-from tiny import CLASSES, SIZE, tiny_model
+from tiny import CLASSES, SIZE, build_tiny_networks
 
-from efficientnet_pod import run as run_module
 from efficientnet_pod.data.sources import Source, _in_memory
 from efficientnet_pod.evaluate import eval_batches, evaluate
 from efficientnet_pod.recipe import read_recipe
@@ -23,15 +22,10 @@ def open_with(monkeypatch):
     labels = rng.integers(0, CLASSES, IMAGES).astype(np.int32)
     images = _in_memory(pixels, labels)
     source = Source("random", tuple(map(str, range(CLASSES))), train=images, eval=images)
-    monkeypatch.setattr(run_module, "open_images", lambda recipe: source)
-    monkeypatch.setattr(
-        run_module,
-        "efficientnet",
-        lambda name, **options: tiny_model(num_classes=CLASSES, dtype=options["dtype"]),
-    )
+    build_tiny_networks(monkeypatch)
 
     def make(**fields):
-        return open_run(read_recipe(load("digits.py") | fields)), labels
+        return open_run(read_recipe(load("digits.py") | fields), source), labels
 
     return make
 
@@ -58,5 +52,5 @@ def test_lost_images_are_an_error(open_with, monkeypatch):
     run, _ = open_with(global_batch=512)
     monkeypatch.setattr("efficientnet_pod.evaluate.eval_batches", lambda r: eval_batches(r).take(1))
     variables = run.initial_variables()
-    with pytest.raises(RuntimeError, match="504 images were counted in an evaluation of 1003|512 images"):
+    with pytest.raises(RuntimeError, match="512 images were counted in an evaluation of 1003"):
         evaluate(run, run.lower_eval_step().compile(), variables)

@@ -3,10 +3,9 @@
 import jax
 import pytest
 from recipes import load
-from tiny import tiny_model
+from tiny import build_tiny_networks
 
 from efficientnet_pod import programs
-from efficientnet_pod import run as run_module
 from efficientnet_pod.programs import get_programs
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
@@ -16,9 +15,7 @@ from efficientnet_pod.run import open_run
 @pytest.fixture
 def tiny_run(tmp_path, monkeypatch):
     """The digits recipe on a tiny network, as `train` leaves it before it compiles."""
-    monkeypatch.setattr(
-        run_module, "efficientnet", lambda name, num_classes, **_: tiny_model(bn_axis="bn_member")
-    )
+    build_tiny_networks(monkeypatch)
     config = load("digits.py")
     run, workdir = open_run(read_recipe(config)), Workdir(tmp_path)
     workdir.claim(config)
@@ -30,12 +27,13 @@ def tiny_run(tmp_path, monkeypatch):
     jax.config.update(seconds, kept)
 
 
-def test_what_the_other_process_compiles_is_what_this_one_needs(tiny_run):
+def test_what_the_other_process_compiles_is_what_this_one_needs(tiny_run, monkeypatch):
     run, workdir = tiny_run
     programs._compile_for(workdir)
     left = {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")}
     assert len(left) >= 2
-    get_programs(run, workdir, resumed=True)
+    monkeypatch.setattr(programs, "_start_compiler", pytest.fail)
+    get_programs(run, workdir, resumed=True, apart=True)
     assert {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")} == left
 
 
@@ -49,6 +47,7 @@ def test_compiles_itself_where_the_other_process_fails(tiny_run, monkeypatch):
         exit_codes.append(child.wait())
         return child
 
+    workdir.programs.mkdir()  # what an interrupted start leaves does not count
     start_compiler = programs._start_compiler
     monkeypatch.setattr(programs, "_start_compiler", start)
     made = get_programs(run, workdir, resumed=True, apart=True)

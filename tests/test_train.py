@@ -6,9 +6,8 @@ import jax
 import numpy as np
 import pytest
 from recipes import load
-from tiny import tiny_model
+from tiny import build_tiny_networks
 
-from efficientnet_pod import run as run_module
 from efficientnet_pod import train
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.errors import RunError, UserError
@@ -24,10 +23,7 @@ ROW = set("step epoch split loss top1 top5 images learning_rate images_per_secon
 
 @pytest.fixture(autouse=True)
 def _tiny_network(monkeypatch):
-    def tiny(name, *, dropout, survival_probability, **options):
-        return tiny_model(dropout=dropout, survival_probability=survival_probability, **options)
-
-    monkeypatch.setattr(run_module, "efficientnet", tiny)
+    build_tiny_networks(monkeypatch)
 
 
 def config(**fields):
@@ -51,13 +47,7 @@ def final_state(cfg, workdir):
 def uninterrupted(tmp_path_factory):
     """One finished run, shared by the tests that only read it."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(
-        run_module,
-        "efficientnet",
-        lambda name, *, dropout, survival_probability, **options: tiny_model(
-            dropout=dropout, survival_probability=survival_probability, **options
-        ),
-    )
+    build_tiny_networks(patch)
     folder = tmp_path_factory.mktemp("runs")
     patch.chdir(folder)
     workdir = folder / "digits"

@@ -1,7 +1,9 @@
 """A three-block EfficientNet that compiles in seconds, and batches for it."""
 
 import numpy as np
+import pytest
 
+from efficientnet_pod import run
 from efficientnet_pod.models.efficientnet import EfficientNet, Stage, Variant, efficientnet
 
 CLASSES = 10
@@ -14,6 +16,11 @@ def tiny_model(**options) -> EfficientNet:
     """Both kinds of block and a shortcut; dropout and stochastic depth only if asked for."""
     options = {"dropout": 0.0, "survival_probability": 1.0, "num_classes": CLASSES, **options}
     return efficientnet("b0", **options).clone(variant=VARIANT, stages=STAGES)
+
+
+def build_tiny_networks(patch: pytest.MonkeyPatch) -> None:
+    """Makes every run build the tiny network, with the options its recipe gives the real one."""
+    patch.setattr(run, "efficientnet", lambda name, **options: tiny_model(**options))
 
 
 def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:
