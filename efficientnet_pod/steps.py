@@ -10,6 +10,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from efficientnet_pod.images import normalise
 from efficientnet_pod.metrics import Counts, count, cross_entropy
 from efficientnet_pod.pod.mesh import BN_GROUP, REPLICAS
 from efficientnet_pod.state import PyTree, TrainState, update_ema
@@ -39,11 +40,12 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Counts]:
         """Returns the next state and the counts of the global batch (with the smoothed loss)."""
         key = jax.random.fold_in(jax.random.fold_in(self.key, state.step), lax.axis_index(REPLICAS))
+        images = normalise(batch["image"])
 
         def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
             logits, updated = self.model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
-                batch["image"],
+                images,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
@@ -68,7 +70,7 @@ class TrainStep:
 
 def eval_step(variables: dict[str, PyTree], batch: Batch, *, model: Any) -> Counts:
     """Returns the counts of the global batch's real images, seen by one replica; the loss is not smoothed."""
-    logits = model.apply(variables, batch["image"], train=False)
+    logits = model.apply(variables, normalise(batch["image"]), train=False)
     losses = cross_entropy(logits, batch["label"])
     return lax.psum(count(logits, batch["label"], losses, batch["mask"] > 0), REPLICAS)
 

@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 from tiny import SIZE, batch, tiny_model
 
+from efficientnet_pod.images import normalise
 from efficientnet_pod.metrics import cross_entropy
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
@@ -67,7 +68,7 @@ def train_one_device(group_size: int, batches):
     state = initial_state()
     params, batch_stats, opt_state = state.params, state.batch_stats, state.opt_state
     for b in batches:
-        images = b["image"].reshape(groups, -1, SIZE, SIZE, 3)
+        images = normalise(b["image"]).reshape(groups, -1, SIZE, SIZE, 3)
         params, batch_stats, opt_state = step(
             params, batch_stats, opt_state, images, b["label"].reshape(groups, -1)
         )
