@@ -93,7 +93,15 @@ class Run:
         """Returns the program of one optimizer step."""
         recipe = self.plan.recipe
         key = jax.random.key(recipe.seed)
-        step = TrainStep(self.model, self.optimizer, recipe.label_smoothing, recipe.ema_decay, key)
+        step = TrainStep(
+            self.model,
+            self.optimizer,
+            recipe.label_smoothing,
+            recipe.ema_decay,
+            key,
+            mixup=recipe.data.mixup,
+            cutmix=recipe.data.cutmix,
+        )
         batch = self.abstract_batch(recipe.global_batch, mask=False)
         return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch)
 
