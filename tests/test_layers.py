@@ -11,7 +11,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology"},
+    {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology", "rectangles"},
     {"recipe", "plan", "pod.runtime"},
     {"state", "pod.mesh", "data.sources", "data.preprocess", "data"},
     {"steps", "data.pipeline"},
