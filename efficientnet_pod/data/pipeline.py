@@ -118,7 +118,7 @@ def aspect_ratios(source: Source) -> np.ndarray:
     if not isinstance(source.eval, Indexed):
         raise UserError(
             f"config.data.eval_crop=rectangular sorts the images, which '{source.name}' does not "
-            "allow, read from the front; write one that does: efficientnet-pod data prepare --help"
+            "allow, read from the front; write a copy that does: efficientnet-pod data prepare --help"
         )
     fetch = source.eval.fetch
     sizes = _map(tf.data.Dataset.range(source.num_eval), lambda i: size_of(fetch(i)["image"])).batch(1024)
