@@ -43,12 +43,10 @@ def eval_batches(run: Run) -> Any:
 
     return pipeline.eval_batches(
         run.source,
-        image_size=run.plan.image_size,
+        run.preprocessing(),
         global_batch=run.plan.eval_batch,
-        augment=run.plan.recipe.data.augment,
         host_index=run.runtime.host_index,
         host_count=run.runtime.host_count,
-        dtype=run.plan.compute_dtype,
     )
 
 

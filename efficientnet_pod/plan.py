@@ -24,6 +24,7 @@ class Plan:
       image_size: pixels.
       dropout: before the classifier.
       compute_dtype: of convolutions and activations.
+      link_dtype: of images on their way to the devices.
       host_batch: training images per host and step.
       per_replica_batch: training images per replica and step.
       bn_batch: images that normalise together.
@@ -46,6 +47,7 @@ class Plan:
     image_size: int
     dropout: float
     compute_dtype: str
+    link_dtype: str
     host_batch: int
     per_replica_batch: int
     bn_batch: int
@@ -122,6 +124,7 @@ def resolve(
         warnings.append(
             f"{bn_batch} images normalise together; below 16 accuracy suffers: raise bn_group_size"
         )
+    compute_dtype = default_dtype if model.dtype == "auto" else model.dtype
     return Plan(
         recipe=recipe,
         num_train=num_train,
@@ -131,7 +134,8 @@ def resolve(
         num_hosts=num_hosts,
         image_size=recipe.data.image_size or variant.image_size,
         dropout=variant.dropout if model.dropout < 0 else model.dropout,
-        compute_dtype=default_dtype if model.dtype == "auto" else model.dtype,
+        compute_dtype=compute_dtype,
+        link_dtype=compute_dtype if recipe.data.link_dtype == "auto" else recipe.data.link_dtype,
         host_batch=recipe.global_batch // num_hosts,
         per_replica_batch=per_replica_batch,
         bn_batch=bn_batch,
@@ -150,9 +154,16 @@ def _check(recipe: Recipe, num_replicas: int) -> None:
     model = recipe.model
     if model.name not in VARIANTS:
         raise UserError(f"config.model.name='{model.name}' is unknown{did_you_mean(model.name, VARIANTS)}")
-    dtypes = ("auto", "bfloat16", "float32")
-    if model.dtype not in dtypes:
-        raise UserError(f"config.model.dtype='{model.dtype}' is unknown{did_you_mean(model.dtype, dtypes)}")
+    named = {
+        "model.dtype": ("auto", "bfloat16", "float32"),
+        "data.link_dtype": ("auto", "uint8", "bfloat16", "float32"),
+        "data.resize": ("reference", "fast"),
+        "data.policy": ("none", "autoaugment", "randaugment"),
+        "data.eval_crop": ("square", "rectangular"),
+    }
+    for field, known in named.items():
+        if (name := _field(recipe, field)) not in known:
+            raise UserError(f"config.{field}='{name}' is unknown{did_you_mean(name, known)}")
     rules = {
         "epochs": (recipe.epochs > 0, "above 0"),
         "eval_epochs": (recipe.eval_epochs > 0, "above 0"),
@@ -165,14 +176,24 @@ def _check(recipe: Recipe, num_replicas: int) -> None:
         "model.bn_momentum": (0 <= model.bn_momentum < 1, "at least 0 and below 1"),
         "model.bn_epsilon": (model.bn_epsilon > 0, "above 0"),
         "data.image_size": (recipe.data.image_size >= 0, "at least 0"),
+        "data.policy_layers": (recipe.data.policy_layers >= 1, "at least 1"),
+        "data.policy_magnitude": (0 <= recipe.data.policy_magnitude <= 30, "0 to 30"),
+        "data.cutout": (recipe.data.cutout >= 0, "at least 0"),
+        "data.mixup": (recipe.data.mixup >= 0, "at least 0"),
+        "data.cutmix": (recipe.data.cutmix >= 0, "at least 0"),
+        "data.skip_corrupt": (recipe.data.skip_corrupt >= 0, "at least 0"),
     }
     for field, (holds, rule) in rules.items():
         if not holds:
-            value: Any = recipe
-            for name in field.split("."):
-                value = getattr(value, name)
-            raise UserError(f"config.{field}={value} must be {rule}; set --config.{field}")
+            raise UserError(f"config.{field}={_field(recipe, field)} must be {rule}; set --config.{field}")
     _check_batches(recipe.global_batch, recipe.bn_group_size, num_replicas)
+
+
+def _field(recipe: Recipe, dotted: str) -> Any:
+    value: Any = recipe
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
 
 
 def _check_batches(global_batch: int, bn_group_size: int, num_replicas: int) -> None:

@@ -53,6 +53,19 @@ class Run:
         """Returns the weights and BN statistics of the recipe's seed, as numpy arrays."""
         return initial_variables(self.model, self.plan.image_size, seed=self.plan.recipe.seed)
 
+    def preprocessing(self) -> Any:
+        """Returns what happens to images on the host, as a ``data.preprocess.Preprocessing``."""
+        from efficientnet_pod.data.preprocess import Preprocessing  # TensorFlow takes seconds to import
+
+        data = self.plan.recipe.data
+        return Preprocessing(
+            image_size=self.plan.image_size,
+            augment=data.augment,
+            max_shift=data.max_shift,
+            min_crop_area=data.min_crop_area,
+            dtype=self.plan.link_dtype,
+        )
+
     def init(self, variables: dict[str, Any]) -> TrainState:
         """Returns the state before the first step, not jitted."""
         return init_state(variables, self.optimizer, ema=self.plan.recipe.ema_decay > 0)
@@ -67,7 +80,7 @@ class Run:
         shape = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(self.mesh))
         size = self.plan.image_size
         batch = {
-            "image": shape((global_batch, size, size, 3), jnp.dtype(self.plan.compute_dtype)),
+            "image": shape((global_batch, size, size, 3), jnp.dtype(self.plan.link_dtype)),
             "label": shape((global_batch,), jnp.dtype("int32")),
         }
         return batch | ({"mask": shape((global_batch,), jnp.dtype("float32"))} if mask else {})
@@ -80,7 +93,15 @@ class Run:
         """Returns the program of one optimizer step."""
         recipe = self.plan.recipe
         key = jax.random.key(recipe.seed)
-        step = TrainStep(self.model, self.optimizer, recipe.label_smoothing, recipe.ema_decay, key)
+        step = TrainStep(
+            self.model,
+            self.optimizer,
+            recipe.label_smoothing,
+            recipe.ema_decay,
+            key,
+            mixup=recipe.data.mixup,
+            cutmix=recipe.data.cutmix,
+        )
         batch = self.abstract_batch(recipe.global_batch, mask=False)
         return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch)
 

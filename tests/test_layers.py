@@ -11,9 +11,9 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "metrics", "optim", "models", "pod", "pod.topology"},
+    {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology"},
     {"recipe", "plan", "pod.runtime", "progress"},
-    {"state", "pod.mesh", "data"},  # sources and preprocessing
+    {"state", "pod.mesh", "data"},
     {"steps", "data.pipeline"},
     {"run"},
     {"checkpoint", "records", "describe", "evaluate"},
