@@ -130,6 +130,6 @@ def test_streams_and_whole_images_are_refused(source):
     digits["data"]["eval_crop"] = "rectangular"
     with pytest.raises(UserError, match="config.data.augment=shift evaluates whole images; use square"):
         open_run(read_recipe(digits))
-    streamed = dataclasses.replace(source, eval=Records(45, None, "validation"))  # type: ignore[arg-type]
+    streamed = dataclasses.replace(source, eval=Records((), lambda record, place: {}))
     with pytest.raises(UserError, match="which 'folder:.*' does not allow, read from the front"):
         aspect_ratios(streamed)

@@ -188,8 +188,8 @@ def _shuffled(examples: Records, host: _Host, seed: int) -> tf.data.Dataset:
 
 
 def _fingerprint(name: tf.Tensor) -> tf.Tensor:
-    """Returns 63 bits of the name's FarmHash fingerprint, the same on every machine."""
-    return tf.strings.to_hash_bucket_fast(name, sys.maxsize)
+    """Returns 63 bits of the FarmHash fingerprint of the name less its folder: the same on every machine."""
+    return tf.strings.to_hash_bucket_fast(tf.strings.regex_replace(name, ".*/", ""), sys.maxsize)
 
 
 def _in_order(
