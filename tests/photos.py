@@ -83,9 +83,9 @@ class NumberedPhotos(tfds.core.GeneratorBasedBuilder):
             yield i, {"image": np.full((8, 8, 3), i, np.uint8), "label": i if labelled else -1}
 
 
-def prepare_numbered_photos(root: Path) -> Path:
-    """Writes numbered_photos as record files, the training split in four shards; returns the data_dir."""
-    builder = NumberedPhotos(data_dir=root)
+def prepare_numbered_photos(root: Path, file_format: str = "tfrecord") -> Path:
+    """Writes numbered_photos, the training split in four shards; returns the data_dir."""
+    builder = NumberedPhotos(data_dir=root, file_format=file_format)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
     return root
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -29,14 +30,14 @@ def indexed(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], 
             f"'{files[0].path}' is an ArrayRecord file, and the package array_record is not installed, which "
             "exists for Linux and macOS; use record files (tfrecord) here"
         ) from None
-    for file in files:
-        if not tf.io.gfile.exists(file.path):
-            raise UserError(f"file '{file.path}' is missing; a split needs all its files; copy it there")
     if "://" in files[0].path:
         raise UserError(
             f"'{files[0].path}' is an ArrayRecord file in an object store, which can be read from a mounted "
             "file system only; mount or copy the folder, or use record files (tfrecord)"
         )
+    for file in files:
+        if not os.path.exists(file.path):
+            raise UserError(f"file '{file.path}' is missing; a split needs all its files; copy it there")
     _allow_open_files(len(files) + _OTHER_FILES)
     # Each file is opened at its first record and stays open.
     source = ArrayRecordDataSource([f"{file.path}[{file.start}:{file.stop}]" for file in files])
@@ -54,7 +55,7 @@ def indexed(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], 
             raise RuntimeError(f"record '{place}' cannot be read: {error}; copy the file anew") from error
 
     def fetch(index: tf.Tensor) -> Example:
-        # One call a record: Python's part is a tenth of a millisecond, of the one or two that decoding takes.
+        # One call a record: 0.3 to 0.5 ms for 110 kB, where decoding takes one to two.
         record = tf.numpy_function(read, [index], tf.string)
         number = tf.searchsorted(tf.constant(starts), index[None], side="right")[0] - 1
         path = tf.gather(tf.constant(paths), number)
