@@ -1,7 +1,7 @@
-"""The sixteen image operations of AutoAugment and RandAugment: uint8 images to uint8 images, as Pillow has them.
+"""The sixteen image operations of AutoAugment and RandAugment, pixel for pixel as Pillow has them.
 
-Each function takes an image (height, width, 3), uint8 with a static shape, and returns one like it. Arguments may
-be Python numbers or scalar tensors. Called eagerly they are plain TensorFlow; policies.py compiles them with XLA,
+Each function takes an image (height, width, 3), uint8 with a static shape, and returns one like it. Arguments
+may be Python numbers or scalar tensors. The functions are plain TensorFlow; policies.py has XLA compile them,
 which makes one loop of what would be up to ten passes over the image, and gives the same pixels.
 """
 
@@ -31,7 +31,7 @@ def equalize(image: tf.Tensor) -> tf.Tensor:
     """Returns each channel with a flat histogram. Source: Pillow, ``ImageOps.equalize``."""
     channel = tf.constant([0, 256, 512])
     bins = tf.reshape(tf.cast(image, tf.int32) + channel, [-1])
-    # The raw kernel, because tf.math.bincount first searches the bins for their extremes, at thrice the price.
+    # The raw kernel: tf.math.bincount first searches the bins for their extremes, and takes thrice as long.
     no_weights = tf.constant([], tf.int32)
     histogram = tf.reshape(tf.raw_ops.DenseBincount(input=bins, size=768, weights=no_weights), [3, 256])
     levels = tf.range(256)
@@ -50,8 +50,8 @@ def invert(image: tf.Tensor) -> tf.Tensor:
 def posterize(image: tf.Tensor, bits: Number) -> tf.Tensor:
     """Returns the image with all but its ``bits`` highest bits zero; ``bits`` is limited to 1..8.
 
-    TensorFlow's kernels limit shifts likewise, so that the released code, too, keeps one bit where it asks for
-    none; Pillow would return black.
+    TensorFlow's kernels limit shifts likewise, so that the released code, too, keeps one bit where it asks
+    for none; Pillow would return black.
     """
     low_bits = 8 - tf.clip_by_value(tf.cast(bits, tf.int32), 1, 8)
     mask = tf.cast(256 - tf.bitwise.left_shift(1, low_bits), tf.uint8)
@@ -99,9 +99,7 @@ def sharpness(image: tf.Tensor, factor: Number) -> tf.Tensor:
     rows = tf.reshape(image, [height, 3 * width])  # neighbours are three columns apart
     values = tf.cast(rows, tf.int32)
     centre = values[1:-1, 3:-3]
-    windows = [
-        values[y : y + height - 2, 3 * x : 3 * (x + width - 2)] for y in range(3) for x in range(3)
-    ]
+    windows = [values[y : y + height - 2, 3 * x : 3 * (x + width - 2)] for y in range(3) for x in range(3)]
     smooth = (2 * (tf.add_n(windows) + 4 * centre) + 13) // 26
     inner = _blend(smooth, centre, factor)
     middle = tf.concat([rows[1:-1, :3], inner, rows[1:-1, -3:]], axis=1)
@@ -139,7 +137,7 @@ def translate_y(image: tf.Tensor, pixels: Number) -> tf.Tensor:
 def cutout_at(image: tf.Tensor, row: tf.Tensor, column: tf.Tensor, size: Number) -> tf.Tensor:
     """Returns the image with a grey square of side 2 * int(size / 2) around (row, column), int32 scalars.
 
-    The square's rows are row - side / 2 to row + side / 2 - 1, cut off at the border, and its columns likewise.
+    Its rows are row - side / 2 to row + side / 2 - 1, cut off at the border, and its columns likewise.
     """
     half = tf.cast(tf.cast(size, tf.float32) / 2, tf.int32)
     y, x = tf.range(image.shape[0]) - row, tf.range(image.shape[1]) - column
@@ -161,8 +159,8 @@ def _grey(image: tf.Tensor) -> tf.Tensor:
 def _blend(origin: tf.Tensor, image: tf.Tensor, factor: Number) -> tf.Tensor:
     """Returns origin + factor * (image - origin), limited to 0..255 and truncated, as uint8.
 
-    Limiting the difference rather than the sum gives the same, and keeps the compiler from making one rounding
-    of product and sum (a fused multiply-add), which gives another level than Pillow in one of 2,000 cases.
+    Limiting the difference rather than the sum gives the same, and keeps the compiler from making one
+    rounding of product and sum (a fused multiply-add), which gives another level than Pillow now and then.
     """
     origin, image = tf.cast(origin, tf.float32), tf.cast(image, tf.float32)
     change = tf.cast(factor, tf.float32) * (image - origin)
@@ -178,9 +176,7 @@ def _affine(image: tf.Tensor, x_row: tuple, y_row: tuple) -> tf.Tensor:
     height, width, channels = image.shape
     x = tf.range(width, dtype=tf.float32)[None, :]
     y = tf.range(height, dtype=tf.float32)[:, None]
-    source_x, source_y = (
-        tf.cast(tf.floor(a * x + b * y + c + 0.5), tf.int32) for a, b, c in (x_row, y_row)
-    )
+    source_x, source_y = (tf.cast(tf.floor(a * x + b * y + c + 0.5), tf.int32) for a, b, c in (x_row, y_row))
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
     nearest = tf.clip_by_value(source_y, 0, height - 1) * width + tf.clip_by_value(source_x, 0, width - 1)
     moved = tf.gather(tf.reshape(image, [-1, channels]), nearest)

@@ -1,7 +1,7 @@
-"""Which operations an image gets, how often and how strongly: AutoAugment v0 and RandAugment, from one seed each.
+"""AutoAugment v0, RandAugment and Cutout: which operations an image gets, and how strongly, from its seed.
 
-Source of table, arguments and constants: tensorflow/tpu, models/official/efficientnet/autoaugment.py. Its faults
-are mended unless ``reference_bugs`` asks for what was released:
+Source of table, arguments and constants: tensorflow/tpu, models/official/efficientnet/autoaugment.py. Its
+faults are mended unless ``reference_bugs`` asks for what was released:
 
 * Contrast blends with pixels / 256 instead of the mean level (image_ops.contrast).
 * Posterize keeps 0 to 4 bits, so that AutoAugment makes images black and white (``_argument``).
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from efficientnet_pod.data import image_ops
+from efficientnet_pod.data.compiled import compiled
 from efficientnet_pod.errors import UserError, did_you_mean
 
 POLICIES = ("none", "autoaugment", "randaugment")
@@ -27,7 +28,7 @@ OPS = (
 )
 _IDENTITY = len(OPS)
 
-# One row per sub-policy: two operations, each with its probability and its level of 0..10, one after the other.
+# One row per sub-policy: two operations in order, each with its probability and its level of 0..10.
 # Source: Cubuk et al., AutoAugment (arXiv:1805.09501), as released with EfficientNet under the name "v0".
 AUTOAUGMENT_V0 = (
     (("Equalize", 0.8, 1), ("ShearY", 0.8, 4)),
@@ -70,20 +71,24 @@ class _Lengths(NamedTuple):
         return _Lengths(self.translate * scale, self.cutout * scale, image_size)
 
 
-# 331 pixels, because 150 pixels, in the paper's table, were meant for it (tensorflow/tpu#637). 224 pixels are the
-# smallest that the released RandAugment was used for.
+# 331 pixels: what readers take the paper's limit of 150 pixels to refer to (tensorflow/tpu#637); the code says
+# 250 and no size. 224 pixels: the smallest network's, where RandAugment's 100 are those 150 in proportion.
 _AUTOAUGMENT_LENGTHS = _Lengths(translate=250, cutout=100, image_size=331)
 _RANDAUGMENT_LENGTHS = _Lengths(translate=100, cutout=40, image_size=224)
 
 
 def check_policy(name: str, *, layers: int, magnitude: float) -> None:
-    """Raises UserError unless the policy exists and, for RandAugment, its layers and magnitude are possible."""
+    """Raises UserError unless the policy exists and, for RandAugment, has possible layers and magnitude."""
     if name not in POLICIES:
         raise UserError(f"unknown policy '{name}'{did_you_mean(name, POLICIES)}")
     if name == "randaugment" and layers < 1:
-        raise UserError(f"RandAugment has {layers} layers; it must have 1 or more; use policy 'none' for none")
+        raise UserError(
+            f"RandAugment has {layers} layers; it must have 1 or more; use policy 'none' for none"
+        )
     if name == "randaugment" and not 0 <= magnitude <= 30:
-        raise UserError(f"RandAugment's magnitude is {magnitude}; it must be 0..30; published runs used 5..28")
+        raise UserError(
+            f"RandAugment's magnitude is {magnitude}; it must be 0..30; published runs used 5..28"
+        )
 
 
 def apply_policy(
@@ -91,8 +96,8 @@ def apply_policy(
 ) -> tf.Tensor:
     """Returns the image after the operations that the policy draws for ``seed``; uint8, of the same shape.
 
-    ``image`` is uint8 (height, width, 3) with a static shape; equal ``seed`` pairs (int64, shape (2,)) give equal
-    results. The policies:
+    ``image`` is uint8 (height, width, 3) with a static shape; equal ``seed`` pairs (int64, shape (2,)) give
+    equal results. The policies:
 
     * ``none``: the image itself.
     * ``autoaugment``: one of the 25 rows of AUTOAUGMENT_V0. ``layers`` and ``magnitude`` mean nothing to it.
@@ -113,17 +118,19 @@ def apply_policy(
 
 
 def cutout(image: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:
-    """Returns the image with a grey (128) square of ``size`` pixels a side, an even number, cut off at the border.
+    """Returns the image with a grey (128) square of ``size`` pixels a side, which ends at the border.
 
-    Its centre is uniform over the pixels of the image, so on average less than ``size`` squared is covered. The
-    released code gives half the side, and its square reaches from centre - size / 2 to centre + size / 2 - 1.
+    It reaches from centre - size / 2 to centre + size / 2 - 1; the centre is uniform over the pixels of the
+    image, so that on average less than a whole square is covered. The released code asks for half the side.
     ``image`` is uint8 (height, width, 3) with a static shape. Equal ``seed`` pairs give equal results.
 
     Raises UserError unless ``size`` is even and positive.
     """
     if size < 2 or size % 2:
         raise UserError(f"the side of Cutout's square is {size} pixels; it must be a positive even number")
-    return tf.ensure_shape(_cutout(image, tf.random.stateless_uniform([2], seed), tf.constant(size)), image.shape)
+    return tf.ensure_shape(
+        _cutout(image, tf.random.stateless_uniform([2], seed), tf.constant(size)), image.shape
+    )
 
 
 # Of each layer: which operation, whether it is applied, and two for what the operation itself draws.
@@ -141,7 +148,6 @@ def _program(name: str, magnitude: float, shape: tuple[int, ...], reference_bugs
         lengths = _RANDAUGMENT_LENGTHS.at(size, reference_bugs)
         choose = _randaugment_choice(magnitude, lengths, reference_bugs)
 
-    @tf.function(jit_compile=True, autograph=False)
     def program(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         ops, arguments = choose(draws)
 
@@ -155,24 +161,27 @@ def _program(name: str, magnitude: float, shape: tuple[int, ...], reference_bugs
         # A loop, although its length is known, has each operation once in the program.
         return tf.while_loop(lambda number, _: number < draws.shape[0], layer, (tf.constant(0), image))[1]
 
-    return program
+    return compiled(program)
 
 
 Choice = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def _autoaugment_choice(lengths: _Lengths, reference_bugs: bool) -> Choice:
-    """Returns the function from draws to the operations' numbers in OPS and their arguments, one per layer."""
+    """Returns a function from draws to the operations' numbers in OPS and their arguments, by layer."""
     numbers, probabilities, arguments = [], [], []
     for row in AUTOAUGMENT_V0:
         numbers.append([OPS.index(op) for op, _, _ in row])
         probabilities.append([probability for _, probability, _ in row])
         arguments.append(
-            [_argument(op, level, lengths, harder=False, reference_bugs=reference_bugs) for op, _, level in row]
+            [
+                _argument(op, level, lengths, harder=False, reference_bugs=reference_bugs)
+                for op, _, level in row
+            ]
         )
 
     def choose(draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # Gathered, not sliced: a slice at a drawn place would have the compiler make a program for each place.
+        # Gathered, not sliced: for a slice at a drawn place the compiler makes a program for each place.
         row = tf.cast(draws[0, 0] * len(AUTOAUGMENT_V0), tf.int32)
         applied = draws[:, 1] < tf.gather(tf.constant(probabilities, tf.float32), row)
         ops = tf.where(applied, tf.gather(tf.constant(numbers), row), _IDENTITY)
@@ -182,10 +191,8 @@ def _autoaugment_choice(lengths: _Lengths, reference_bugs: bool) -> Choice:
 
 
 def _randaugment_choice(magnitude: float, lengths: _Lengths, reference_bugs: bool) -> Choice:
-    """Returns the function from draws to the operations' numbers in OPS and their arguments, one per layer."""
-    arguments = [
-        _argument(op, magnitude, lengths, harder=True, reference_bugs=reference_bugs) for op in OPS
-    ]
+    """Returns a function from draws to the operations' numbers in OPS and their arguments, by layer."""
+    arguments = [_argument(op, magnitude, lengths, harder=True, reference_bugs=reference_bugs) for op in OPS]
 
     def choose(draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ops = tf.cast(draws[:, 0] * len(OPS), tf.int32)
@@ -223,7 +230,7 @@ def _argument(op: str, level: float, lengths: _Lengths, *, harder: bool, referen
 def _apply_op(
     image: tf.Tensor, op: tf.Tensor, argument: tf.Tensor, draws: tf.Tensor, reference_bugs: bool
 ) -> tf.Tensor:
-    """Returns the image after operation number ``op`` alone; ``draws`` are the two of the operation itself."""
+    """Returns the image after operation number ``op`` alone; ``draws`` are its own two."""
     signed = tf.where(draws[0] < 0.5, argument, -argument)
     functions = {
         "AutoContrast": lambda: image_ops.autocontrast(image),
@@ -252,6 +259,6 @@ def _cutout_by_draws(image: tf.Tensor, draws: tf.Tensor, size: tf.Tensor) -> tf.
     return image_ops.cutout_at(image, row, column, size)
 
 
-@tf.function(jit_compile=True, autograph=False)
+@compiled
 def _cutout(image: tf.Tensor, draws: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return _cutout_by_draws(image, draws, size)
