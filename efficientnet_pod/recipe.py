@@ -38,8 +38,21 @@ class DataSettings:
       train_split: trained on.
       eval_split: evaluated on.
       image_size: height and width in pixels; 0 takes the variant's.
-      augment: of the training images, by name.
+      link_dtype: of images on their way to the devices, which normalise them: ``uint8``, ``bfloat16``,
+        ``float32``, or ``auto``: the compute dtype.
+      resize: ``reference`` or ``fast``.
+      augment: geometry of the training images, by name.
       max_shift: of the augmentations that shift, in pixels of the output.
+      min_crop_area: of ``inception_crop``, as a share of the image.
+      policy: ``none``, ``autoaugment`` or ``randaugment``.
+      policy_layers: operations in a row, of ``randaugment``.
+      policy_magnitude: their strength, 0 to 30.
+      policy_bugs: repeat the faults of the released policies.
+      cutout: side of the grey square, in pixels of the output; 0 for none.
+      mixup: α of the Beta distribution of the shares; 0 for none.
+      cutmix: likewise; with both, each image draws one of them.
+      eval_crop: ``square`` or ``rectangular``.
+      skip_corrupt: training images a host may skip because they cannot be decoded, before it stops.
     """
 
     name: str
@@ -47,8 +60,20 @@ class DataSettings:
     train_split: str
     eval_split: str
     image_size: int
+    link_dtype: str
+    resize: str
     augment: str
     max_shift: int
+    min_crop_area: float
+    policy: str
+    policy_layers: int
+    policy_magnitude: float
+    policy_bugs: bool
+    cutout: int
+    mixup: float
+    cutmix: float
+    eval_crop: str
+    skip_corrupt: int
 
 
 @dataclasses.dataclass(frozen=True)

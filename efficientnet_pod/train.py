@@ -93,18 +93,15 @@ def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:
     """Yields this host's training batches from ``start_step`` on, without end."""
     from efficientnet_pod.data import pipeline
 
-    plan, data = run.plan, run.plan.recipe.data
+    plan = run.plan
     return pipeline.train_batches(
         run.source,
-        image_size=plan.image_size,
+        run.preprocessing(),
         global_batch=plan.recipe.global_batch,
-        start_step=start_step,
+        first_image=start_step * plan.recipe.global_batch,
         seed=plan.recipe.seed,
-        augment=data.augment,
-        max_shift=data.max_shift,
         host_index=run.runtime.host_index,
         host_count=run.runtime.host_count,
-        dtype=plan.compute_dtype,
     ).as_numpy_iterator()
 
 

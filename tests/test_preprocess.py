@@ -9,16 +9,13 @@ from photos import encoded, photo
 from PIL import Image
 
 from efficientnet_pod.data.preprocess import (
-    check_augmentation,
+    Preprocessing,
     eval_image,
     eval_padding,
     require_image,
     train_image,
 )
 from efficientnet_pod.errors import UserError
-
-MEAN = 255 * np.array([0.485, 0.456, 0.406])
-STDDEV = 255 * np.array([0.229, 0.224, 0.225])
 
 
 def cubic(distance):
@@ -44,15 +41,13 @@ def resized(pixels, size):
     return np.einsum("yh,xw,hwc->yxc", rows, columns, pixels.astype(np.float64))
 
 
-def unnormalised(image):
-    return np.asarray(image) * STDDEV + MEAN
-
-
 def draws(image, count, **options):
     """Returns ``count`` random augmentations of one image, (count, size, size, 3), in levels of 0..255."""
     seeds = tf.data.Dataset.from_tensor_slices([(17, i) for i in range(count)])
-    images = seeds.map(lambda seed: train_image(tf.constant(image), tf.cast(seed, tf.int64), **options))
-    return unnormalised(np.stack(list(images.as_numpy_iterator())))
+    images = seeds.map(
+        lambda seed: train_image(tf.constant(image), tf.cast(seed, tf.int64), Preprocessing(**options))
+    )
+    return np.stack(list(images.as_numpy_iterator()))
 
 
 @pytest.mark.parametrize(
@@ -65,9 +60,9 @@ def test_evaluation_padding_of_each_variant(image_size, padding):
 @pytest.mark.parametrize("shape", [(8, 8), (64, 64), (61, 97), (33, 20)])
 def test_the_whole_image_is_resized_by_the_unfiltered_cubic_kernel(shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    image = eval_image(tf.constant(pixels), image_size=32, augment="shift")
+    image = eval_image(tf.constant(pixels), Preprocessing(image_size=32, augment="shift"))
     # TensorFlow looks its weights up in a table of 1,024 steps: up to 0.3 of 255 on noise.
-    np.testing.assert_allclose(unnormalised(image), resized(pixels, 32), atol=0.5)
+    np.testing.assert_allclose(image, resized(pixels, 32), atol=0.5)
 
 
 @pytest.mark.parametrize("shape", [(100, 100), (101, 160), (160, 101), (45, 250)])
@@ -78,13 +73,15 @@ def test_evaluation_resizes_the_central_square(shape, image_size):
     top, left = ((extent - side + 1) // 2 for extent in shape)
     expected = resized(pixels[top : top + side, left : left + side], image_size)
     for image in (pixels, encoded(pixels, "PNG")):
-        cropped = eval_image(tf.constant(image), image_size=image_size, augment="inception_crop")
+        cropped = eval_image(
+            tf.constant(image), Preprocessing(image_size=image_size, augment="inception_crop")
+        )
         assert cropped.dtype == tf.float32
-        np.testing.assert_allclose(unnormalised(cropped), expected, atol=0.5)
+        np.testing.assert_allclose(cropped, expected, atol=0.5)
     jpeg = encoded(pixels, "JPEG")
     decoded = np.asarray(Image.open(io.BytesIO(jpeg)))[top : top + side, left : left + side]
-    cropped = eval_image(tf.constant(jpeg), image_size=image_size, augment="inception_crop")
-    np.testing.assert_allclose(unnormalised(cropped), resized(decoded, image_size), atol=0.5)
+    cropped = eval_image(tf.constant(jpeg), Preprocessing(image_size=image_size, augment="inception_crop"))
+    np.testing.assert_allclose(cropped, resized(decoded, image_size), atol=0.5)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +102,11 @@ def test_every_colour_model_becomes_rgb(kind, mode, channels, augment):
     # Transparency is dropped, not blended; Pillow's convert does the same.
     expected = tf.constant(np.asarray(colours.convert("RGB")))
     ours, theirs = (
-        unnormalised(eval_image(i, image_size=32, augment=augment)) for i in (tf.constant(data), expected)
+        eval_image(i, Preprocessing(image_size=32, augment=augment)) for i in (tf.constant(data), expected)
     )
     # Pillow multiplies ink and paper with a rounding of its own; all else is the same to the bit.
     np.testing.assert_allclose(ours, theirs, atol=2.5 if mode == "CMYK" else 1e-4)
-    train_image(tf.constant(data), tf.constant([0, 0], tf.int64), image_size=32, augment=augment, max_shift=2)
+    train_image(tf.constant(data), tf.constant([0, 0], tf.int64), Preprocessing(32, augment, 2))
 
 
 def crop_geometry(image):
@@ -139,14 +136,14 @@ def test_training_crops_have_the_published_area_and_aspect_ratio_and_half_are_mi
 
 def test_where_no_crop_fits_the_central_square_is_taken():
     pixels = photo(3, 400, 6)  # the smallest crop allowed is 12 pixels wide
-    centre = unnormalised(eval_image(tf.constant(pixels), image_size=32, augment="inception_crop"))
+    centre = eval_image(tf.constant(pixels), Preprocessing(image_size=32, augment="inception_crop"))
     for image in draws(pixels, 8, image_size=32, augment="inception_crop", max_shift=0):
         assert min(np.abs(image - centre).max(), np.abs(image - centre[:, ::-1]).max()) < 1e-3
 
 
 def test_shift_moves_the_resized_image_over_black_by_each_offset():
     pixels = photo(4, 8, 8)
-    still = unnormalised(eval_image(tf.constant(pixels), image_size=32, augment="shift"))
+    still = eval_image(tf.constant(pixels), Preprocessing(image_size=32, augment="shift"))
     black = np.pad(still, ((2, 2), (2, 2), (0, 0)))
     moved = np.stack([black[y : y + 32, x : x + 32] for y in range(5) for x in range(5)])
     seen = set()
@@ -160,7 +157,7 @@ def test_shift_moves_the_resized_image_over_black_by_each_offset():
 def test_no_shift_leaves_the_image_as_evaluation_sees_it():
     pixels = photo(5, 8, 8)
     image = draws(pixels, 1, image_size=32, augment="shift", max_shift=0)[0]
-    still = unnormalised(eval_image(tf.constant(pixels), image_size=32, augment="shift"))
+    still = eval_image(tf.constant(pixels), Preprocessing(image_size=32, augment="shift"))
     np.testing.assert_allclose(image, still, atol=1e-3)
 
 
@@ -182,7 +179,7 @@ def test_pad_crop_flip_reflects_at_the_border_and_mirrors_half():
 def test_equal_seeds_give_equal_images_and_others_do_not(augment):
     def draw(*seed):
         key = tf.constant(seed, tf.int64)
-        return train_image(tf.constant(photo(8)), key, image_size=32, augment=augment, max_shift=4).numpy()
+        return train_image(tf.constant(photo(8)), key, Preprocessing(32, augment, 4)).numpy()
 
     np.testing.assert_array_equal(draw(3, 5), draw(3, 5))
     for other in ((3, 6), (4, 5), (5, 3), (3 + 2**32, 5)):
@@ -217,4 +214,4 @@ def test_intact_files_pass_and_damaged_ones_are_named():
 )
 def test_impossible_augmentations_are_refused(augment, max_shift, message):
     with pytest.raises(UserError, match=message):
-        check_augmentation(augment, image_size=32, max_shift=max_shift)
+        Preprocessing(32, augment, max_shift)
