@@ -1,9 +1,9 @@
-"""Owns the JPEG files of the input benchmarks: photo-like, about 110 kB at 500 x 375 pixels, in class folders.
+"""Owns the JPEG files of the input benchmarks: photo-like, about 110 kB at 500 x 375, in class folders.
 
-ImageNet cannot be shipped, and noise alone or smooth gradients alone would flatter one decoder over another. A
-file here is a mixture: a lit background, overlapping shapes with hard edges, textures whose spectrum falls as
-1/frequency, and a lens blur; or a window of one of scikit-learn's two photographs. Its JPEG quality is the one
-that brings it nearest to a size drawn from ImageNet's range.
+ImageNet cannot be shipped, and noise or smooth gradients alone would flatter one decoder over another. A
+file here is a mixture: a lit background, overlapping shapes with hard edges, textures whose spectrum falls
+with frequency, and a lens blur; or a window of one of scikit-learn's two photographs. Its JPEG quality is the
+one that brings it nearest to a size drawn around ImageNet's.
 """
 
 import argparse
