@@ -86,11 +86,29 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
                           f"({schedule.warmup_epochs:g} epochs); then {decay}"),
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}"),
     ]  # fmt: skip
-    for name, value in rows:
+    for name, value in rows + _phase_rows(plan):
         table.add_row(name, value)
     for warning in plan.warnings:
         table.add_row("[yellow]warning[/]", warning)
     return table
+
+
+def _phase_rows(plan: Plan) -> list[tuple[str, str]]:
+    """Returns a row for each phase of the training, if the recipe names any."""
+    rows = []
+    for phase, settings in zip(
+        plan.phases, plan.recipe.phases, strict=False
+    ):  # without any, one stands for all
+        batch = phase.recipe.global_batch
+        others = {k: v for k, v in settings.overrides.items() if k not in ("image_size", "global_batch")}
+        epochs = [f"{plan.epoch(step):.2f}" for step in (phase.first_step, phase.last_step)]
+        value = (
+            f"epoch {epochs[0]} to {epochs[1]}, step {phase.first_step + 1:,} to {phase.last_step:,}: "
+            f"{phase.image_size} px; {batch:,} global, {phase.per_replica_batch:,} per replica, "
+            f"{phase.bn_batch:,} together; learning rate × {batch / plan.recipe.global_batch:g}"
+        )
+        rows.append((f"phase {phase.name}", value + "".join(f"; {k} {v:g}" for k, v in others.items())))
+    return rows
 
 
 def model_table(model: Any, variables: Any, image_size: int) -> Table:

@@ -68,6 +68,10 @@ class Plan:
         """Returns the phase whose update makes step ``step``, from 1 to ``total_steps``."""
         return next(phase for phase in self.phases if step <= phase.last_step)
 
+    def phases_after(self, step: int) -> tuple[Phase, ...]:
+        """Returns the phases still to be trained after ``step`` steps, at least the last one."""
+        return tuple(phase for phase in self.phases if step < phase.last_step) or self.phases[-1:]
+
     def images_seen(self, step: int) -> int:
         """Returns the training images that ``step`` steps have seen, from 0 to ``total_steps``."""
         return self.phase_of(step).images_seen(step)

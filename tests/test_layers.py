@@ -16,7 +16,7 @@ LAYERS = [
     {"state", "pod.mesh", "data.sources", "data.preprocess", "data"},
     {"steps", "data.pipeline"},
     {"run"},
-    {"checkpoint", "records", "progress", "describe", "evaluate"},
+    {"checkpoint", "records", "progress", "describe", "evaluate", "feed"},
     {"programs"},
     {"train"},
     {"cli"},

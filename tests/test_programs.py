@@ -33,7 +33,7 @@ def test_what_the_other_process_compiles_is_what_this_one_needs(tiny_run, monkey
     left = {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")}
     assert len(left) >= 2
     monkeypatch.setattr(programs, "_start_compiler", pytest.fail)
-    get_programs(run, workdir, resumed=True, apart=True)
+    get_programs(run, workdir, start_step=1, apart=True)
     assert {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")} == left
 
 
@@ -50,6 +50,6 @@ def test_compiles_itself_where_the_other_process_fails(tiny_run, monkeypatch):
     workdir.programs.mkdir()  # what an interrupted start leaves does not count
     start_compiler = programs._start_compiler
     monkeypatch.setattr(programs, "_start_compiler", start)
-    made = get_programs(run, workdir, resumed=True, apart=True)
+    made = get_programs(run, workdir, start_step=1, apart=True)
     assert exit_codes == [1]
-    assert callable(made.train_step) and callable(made.eval_step)
+    assert callable(made.train_step(run.plan.phases[0])) and callable(made.eval_step)
