@@ -73,6 +73,7 @@ class Run:
             policy_magnitude=data.policy_magnitude,
             policy_bugs=data.policy_bugs,
             cutout=data.cutout,
+            resize=data.resize,
             dtype=self.plan.link_dtype,
         )
 
