@@ -24,6 +24,7 @@ from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import MetricsLog, Workdir
 from efficientnet_pod.run import Run, open_run
 from efficientnet_pod.state import TrainState
+from efficientnet_pod.waiting import InputWait
 
 
 def train_and_evaluate(
@@ -81,7 +82,8 @@ def _loop(
     for phase in plan.phases_after(start):
         train_step = _enter(phase, programs, log)
         for step in range(max(start, phase.first_step) + 1, phase.last_step + 1):
-            state, counts = train_step(state, next(batches))
+            state, counts = train_step(state, log.input_wait.next(batches))
+            log.input_wait.dispatched(counts)
             log.train_step(step, counts)  # reads the step before: this one is running
             if plan.is_eval_due(step):
                 log.flush()
@@ -119,6 +121,7 @@ class TrainingLog:
         self._window: list[Counts] = []
         self._window_began = time.monotonic()
         self._trained_images, self._trained_seconds = 0, 0.0
+        self.input_wait, self._waited_before = InputWait(), 0.0
 
     @property
     def seconds(self) -> float:
@@ -143,7 +146,7 @@ class TrainingLog:
                 f"phase '{phase.name}' from epoch {plan.epoch(phase.first_step):.2f}: {phase.image_size} px, "
                 f"{phase.recipe.global_batch:,} images a step; waited {waited:.1f} s for its program"
             )
-        self._window_began = time.monotonic()
+        self._restart_window()
 
     def train_step(self, step: int, counts: Counts) -> None:
         """Takes the counts of a step just dispatched and reads those of the one before."""
@@ -164,7 +167,7 @@ class TrainingLog:
             f"epoch {row['epoch']:6.2f}  step {step:,}  eval   loss {result.loss:.4f}  "
             f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}  of {result.images:,} images"
         )
-        self._window_began = time.monotonic()
+        self._restart_window()
 
     def summary(self, *, compile_seconds: float, total_seconds: float) -> dict[str, Any]:
         """Returns what ``summary.json`` holds."""
@@ -180,9 +183,15 @@ class TrainingLog:
             "compile_seconds": compile_seconds,
             "total_seconds": total_seconds,
             "images_per_second": rate,
+            "input_wait": self.input_wait.seconds / self._trained_seconds if self._trained_seconds else None,
             "devices": {"count": len(self._run.runtime.devices), "kind": self._run.runtime.device_kind},
             "versions": pod_runtime.versions(),
         }
+
+    def _restart_window(self) -> None:
+        """Leaves out what was done since the last step, which is no training."""
+        self._window_began = time.monotonic()
+        self.input_wait.forget()
 
     def _read_pending(self) -> None:
         if self._pending is None:
@@ -205,9 +214,14 @@ class TrainingLog:
             return
         now = time.monotonic()
         result, elapsed = rates(self._window), now - self._window_began
+        waited, self._waited_before = (
+            self.input_wait.seconds - self._waited_before,
+            self.input_wait.seconds,
+        )
         self._trained_images += result.images
         self._trained_seconds += elapsed
         row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
+        row["input_wait"] = waited / elapsed
         plan = self._run.plan
         if plan.recipe.phases:
             phase = plan.phase_of(self._last_read)
@@ -219,7 +233,8 @@ class TrainingLog:
             self.display.print(
                 f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
                 f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
-                f"{row['images_per_second']:,.0f} images/s  {left:.0f} s left"
+                f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
+                f"{left:.0f} s left"
             )
         self._window, self._window_began = [], now
 
