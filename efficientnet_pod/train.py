@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -37,7 +37,7 @@ def train_and_evaluate(
       compile_apart: see :func:`get_programs`.
 
     Raises:
-      UserError: something asked for is impossible; nothing has been compiled.
+      UserError: something asked for is impossible, and nothing has been compiled; or an image cannot be used.
       RunError: the loss is not finite.
     """
     run, workdir = open_run(read_recipe(config)), Workdir(workdir_path)
@@ -74,7 +74,8 @@ def _loop(
 ) -> None:
     """Runs steps ``start + 1`` to the last."""
     plan = run.plan
-    batches = prefetch_to_devices(train_batches(run, start_step=start), run.mesh)
+    log.skips = allowed_skips(run, log.display.warn)
+    batches = prefetch_to_devices(train_batches(run, start_step=start, skips=log.skips), run.mesh)
     for step in range(start + 1, plan.total_steps + 1):
         state, counts = programs.train_step(state, next(batches))
         log.train_step(step, counts)  # reads the step before: this one is running
@@ -89,7 +90,14 @@ def _loop(
             log.last_checkpoint = step
 
 
-def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:
+def allowed_skips(run: Run, report: Callable[[str], None]) -> Any:
+    """Returns the bad images this process may skip (``data.faults.Skips``); ``report`` gets a line on each."""
+    from efficientnet_pod.data.faults import Skips
+
+    return Skips(run.plan.recipe.data.skip_corrupt, report)
+
+
+def train_batches(run: Run, *, start_step: int, skips: Any) -> Iterator[Any]:
     """Yields this host's training batches from ``start_step`` on, without end."""
     from efficientnet_pod.data import pipeline
 
@@ -102,6 +110,7 @@ def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:
         seed=plan.recipe.seed,
         host_index=run.runtime.host_index,
         host_count=run.runtime.host_count,
+        skips=skips,
     ).as_numpy_iterator()
 
 
@@ -116,6 +125,7 @@ class TrainingLog:
         rows = self._rows
         self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
         self.last_checkpoint = resumed_step
+        self.skips: Any = None
         self._pending: tuple[int, Counts] | None = None
         self._window: list[Counts] = []
         self._window_began = time.monotonic()
@@ -199,6 +209,8 @@ class TrainingLog:
         self._trained_images += result.images
         self._trained_seconds += elapsed
         row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
+        if self.skips and self.skips.allowed:
+            row["skipped"] = len(self.skips.names)  # images that host 0 has skipped since it started
         self._write(row)
         if not self.display.is_bar_shown:
             left = (self._run.plan.total_steps - row["step"]) * elapsed / len(self._window)
