@@ -91,7 +91,7 @@ def _loop(
 
 
 def allowed_skips(run: Run, report: Callable[[str], None]) -> Any:
-    """Returns the bad images this process may skip (``data.faults.Skips``); ``report`` gets a line on each."""
+    """Returns the bad images a process may skip, a ``data.faults.Skips``; ``report`` gets a line on each."""
     from efficientnet_pod.data.faults import Skips
 
     return Skips(run.plan.recipe.data.skip_corrupt, report)

@@ -48,9 +48,11 @@ def png(width, height, depth, colour, rows):
     return PNG[:8] + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+SIZE = JPEG.index(b"\xff\xc0") + 5  # of height and width, two bytes each
+
+
 def jpeg_claiming(width, height):
-    at = JPEG.index(b"\xff\xc0") + 5
-    return JPEG[:at] + struct.pack(">HH", height, width) + JPEG[at + 4 :]
+    return JPEG[:SIZE] + struct.pack(">HH", height, width) + JPEG[SIZE + 4 :]
 
 
 def flipped(data, at):
@@ -65,7 +67,8 @@ REFUSED = {
     "three bytes": (JPEG[:3], "truncated JPEG, its end marker is missing"),
     "progressive, half missing": (PROGRESSIVE[: len(PROGRESSIVE) // 2], "truncated JPEG"),
     "with a preview, half missing": (PREVIEW[: -len(JPEG) // 2], "truncated JPEG, its end marker is missing"),
-    "JPEG with a damaged header": (JPEG[:4] + b"\0\0" + JPEG[6:], "damaged JPEG"),
+    "JPEG with a damaged header": (JPEG[:SIZE] + bytes(4) + JPEG[SIZE + 4 :], "damaged JPEG, its header"),
+    "JPEG without quantisation": (JPEG.replace(b"\xff\xdb", b"\xff\xfe"), "damaged JPEG"),
     "JPEG of 60,000 squared": (
         jpeg_claiming(60000, 60000),
         "60,000 by 60,000 pixels, more than the 89,478,485",
@@ -351,8 +354,8 @@ def test_one_image_more_than_allowed_stops(folder):
     with pytest.raises(UserError) as stopped:
         training(opened(folder), skips=Skips(1, lambda line: None))
     assert str(stopped.value).endswith(
-        "cannot be used: truncated JPEG, its end marker is missing; it is number 2 of the images that this host "
-        "cannot use, and --config.data.skip_corrupt=1; replace or remove them, or let more be skipped"
+        "cannot be used: truncated JPEG, its end marker is missing; it is number 2 of the images that this "
+        "host cannot use, and --config.data.skip_corrupt=1; replace or remove them, or let more be skipped"
     )
 
 

@@ -130,8 +130,8 @@ class Skips:
         self.names.add(name)
         if len(self.names) > self.allowed:
             raise UserError(
-                f"{what} cannot be used: {reason}; it is number {len(self.names)} of the images that this host "
-                f"cannot use, and {_SKIP}={self.allowed}; replace or remove them, or let more be skipped"
+                f"{what} cannot be used: {reason}; it is number {len(self.names)} of the images that this "
+                f"host cannot use, and {_SKIP}={self.allowed}; replace or remove them, or let more be skipped"
             )
         self.report(f"skipped {what}: {reason} ({len(self.names)} of {self.allowed} that may be skipped)")
 
@@ -183,10 +183,10 @@ class Batches:
           RunError: an error that does not happen again when looked into.
         """
         number = 0
-        stream: Iterator[Any] = self.open(0).as_numpy_iterator()
+        stream: Any = self.open(0).as_numpy_iterator()  # its stubs promise bare arrays
         while True:
             try:
-                batch: Batch = next(stream)
+                batch = next(stream)
             except StopIteration:
                 return
             except tf.errors.OpError as error:
