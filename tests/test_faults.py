@@ -1,7 +1,9 @@
 """Bad input: what is refused, what is accepted and looks as Pillow shows it, and the line the user reads."""
 
+import dataclasses
 import io
 import itertools
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -203,9 +205,9 @@ def folder(tmp_path):
     return write_folder(tmp_path, {"train/cat": 6, "train/dog": 6, "val/cat": 3, "val/dog": 3})
 
 
-def training(source, *, batches=6, skips=None, first_image=0, **host):
+def training(source, *, batches=6, skips=None, first_image=0, how=CROP, **host):
     ours = pipeline.train_batches(
-        source, CROP, global_batch=4, first_image=first_image, seed=3, skips=skips, **host
+        source, how, global_batch=4, first_image=first_image, seed=3, skips=skips, **host
     )
     return list(itertools.islice(ours.as_numpy_iterator(), batches))
 
@@ -268,6 +270,14 @@ def test_a_file_that_vanished_or_is_a_folder_is_named(folder):
     assert not skips.names
 
 
+def test_sizes_read_for_rectangular_crops_name_what_is_no_image(folder):
+    (folder / "val/dog/001.jpg").write_bytes(b"GIF89a")
+    with pytest.raises(
+        UserError, match=r"val/dog/001\.jpg' \(number 4 of the evaluation split\) .*b'GIF89a'; repl"
+    ):
+        pipeline.aspect_ratios(opened(folder))
+
+
 def test_a_jpeg_named_png_is_decided_by_content(folder):
     (folder / "train/cat/000.jpg").rename(folder / "train/cat/000.png")
     (folder / "val/cat/000.jpg").write_bytes(PNG)
@@ -314,14 +324,15 @@ def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(
 # Skipping
 
 
-def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder):
-    whole = training(opened(folder), batches=9)
+@pytest.mark.parametrize("how", [CROP, dataclasses.replace(CROP, policy="randaugment", dtype="uint8")])
+def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder, how):
+    whole = training(opened(folder), batches=9, how=how)
     names = [f"{folder}/train/{name}.jpg" for name in ("cat/004", "dog/002")]
     for name in names:
         damage(Path(name))
     lines = []
     skips = Skips(2, lines.append)
-    mended = training(opened(folder), batches=9, skips=skips)
+    mended = training(opened(folder), batches=9, skips=skips, how=how)
     assert skips.names == set(names)
     reason = "truncated JPEG, its end marker is missing"
     assert lines[0].startswith("skipped image ") and lines[0].endswith(
@@ -343,7 +354,7 @@ def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder)
             assert ours["label"][place] == theirs["label"][source]
             replaced += 1
     assert replaced == 6  # two images in three epochs
-    later = training(opened(folder), batches=4, skips=Skips(2, lines.append), first_image=20)
+    later = training(opened(folder), batches=4, skips=Skips(2, lines.append), first_image=20, how=how)
     for ours, theirs in zip(later, mended[5:], strict=True):
         np.testing.assert_array_equal(ours["image"], theirs["image"])
 
@@ -409,9 +420,13 @@ def test_a_record_with_a_wrong_checksum_stops_and_is_located(tmp_path):
     data = file.read_bytes()
     source = open_source("numbered_photos", data_dir=str(root))
     file.write_bytes(flipped(data, len(data) // 2))
-    with pytest.raises(UserError, match=r"the training split.*(record|truncated).* at \d+") as stopped:
+    expected = (
+        rf"the training split is damaged at {file}, record \d+, byte \d+: its checksum is wrong; records "
+        r"behind it in that file cannot be read either, so that nothing is skipped; copy the file anew"
+    )
+    with pytest.raises(UserError) as stopped:
         training(source, batches=30, skips=Skips(10))
-    assert "\n" not in str(stopped.value)
+    assert re.fullmatch(expected, str(stopped.value))
 
 
 # The command line

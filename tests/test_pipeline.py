@@ -152,6 +152,17 @@ def test_records_are_shuffled_by_the_seed(records):
     assert not np.array_equal(first, labels(train(records, seed=2), 5))
 
 
+def test_records_in_another_folder_are_the_same_stream(tmp_path):
+    batches = []
+    for place in ("here", "there/deeper"):
+        (tmp_path / place).mkdir(parents=True)
+        root = prepare_numbered_photos(tmp_path / place)
+        source = open_source("numbered_photos", data_dir=str(root))
+        options = {"augment": "shift", "max_shift": 3, "image_size": 8}
+        batches.append(list(itertools.islice(train(source, **options).as_numpy_iterator(), 2)))
+    assert_equal_batches(*batches)
+
+
 # Evaluation
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from efficientnet_pod.data.preprocess import JPEG_END, JPEG_MAGIC, MAX_PIXELS, PNG_MAGIC
-from efficientnet_pod.data.sources import Example
+from efficientnet_pod.data.record_files import reason_of
 from efficientnet_pod.errors import RunError, UserError
 
 Batch = dict[str, np.ndarray]
@@ -30,12 +29,6 @@ def find_fault(example: Any, num_classes: int) -> str | None:
     which loses detail instead, it is not found.
     """
     return _label_fault(example, num_classes) or _image_fault(example["image"])
-
-
-def first_line(error: tf.errors.OpError) -> str:
-    """Returns TensorFlow's message without the nodes of its graph, on one line."""
-    text = re.sub(r"\{\{[^}]*\}\}|\[Op:.*|\[\[.*", " ", error.message.strip().split("\n")[0])
-    return " ".join(text.split())
 
 
 def _label_fault(example: Any, num_classes: int) -> str | None:
@@ -153,7 +146,7 @@ class Batches:
       num_classes: labels are below.
       open: returns the tf.data data set of the batches from batch ``number`` on.
       look: returns the examples of batch ``number``, undecoded, as arguments of ``finish``: example first.
-      finish: makes a row of a batch of them.
+      finish: returns what makes a row of batch ``number`` of them.
       locate: returns where the first record that cannot be read is, None where all can.
       skips: of training images that cannot be decoded; None where each of them stops.
     """
@@ -162,7 +155,7 @@ class Batches:
     num_classes: int
     open: Callable[[int], tf.data.Dataset]
     look: Callable[[int], Iterator[Undecoded]]
-    finish: Callable[..., Example]
+    finish: Callable[[int], Callable[..., Any]]
     locate: Callable[[], str | None]
     skips: Skips | None = None
 
@@ -198,15 +191,15 @@ class Batches:
 
     def _mended(self, number: int, error: tf.errors.OpError) -> Batch:
         """Returns the batch that failed, made one by one, without its bad images."""
-        rows: list[Example | None] = []
+        rows: list[Any] = []
         for undecoded, arguments in self._read(number):
-            reason = self._fault_in(arguments, rows)
+            reason = self._fault_in(number, arguments, rows)
             if reason:
                 name = arguments[0]["name"].numpy().decode()
                 self._skip(name, undecoded.number, reason, arguments[0])
         if None not in rows:
             raise RunError(
-                f"the {self.split} images could not be read: {first_line(error)}; a second look at the same "
+                f"the {self.split} images could not be read: {reason_of(error)}; a second look at the same "
                 "images found nothing wrong; start the same command again, which resumes"
             )
         good = [place for place, row in enumerate(rows) if row is not None]
@@ -233,17 +226,17 @@ class Batches:
                 ) from None
             what = "an image" if at is None else f"image number {at}"
             raise UserError(
-                f"{what} of the {self.split} split cannot be read: {first_line(error)}; make it readable or "
+                f"{what} of the {self.split} split cannot be read: {reason_of(error)}; make it readable or "
                 "remove it"
             ) from None
 
-    def _fault_in(self, arguments: tuple[Any, ...], rows: list[Example | None]) -> str | None:
+    def _fault_in(self, number: int, arguments: tuple[Any, ...], rows: list[Any]) -> str | None:
         """Returns why an example stops the stream, and appends its row, None where it has none."""
         try:
-            rows.append(self.finish(*arguments))
+            rows.append(self.finish(number)(*arguments))
         except tf.errors.OpError as error:
             rows.append(None)
-            return find_fault(arguments[0], self.num_classes) or first_line(error)
+            return find_fault(arguments[0], self.num_classes) or reason_of(error)
         return None
 
     def _skip(self, name: str, number: int | None, reason: str, example: Any) -> None:

@@ -1,20 +1,26 @@
 """From a source to host batches: order, host shares, padding and masks, as deterministic tf.data datasets."""
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from efficientnet_pod.data.faults import Batches, Skips, Undecoded
-from efficientnet_pod.data.preprocess import Preprocessing, eval_image, train_image
+from efficientnet_pod.data.preprocess import Preprocessing, eval_image, size_of, train_image
+from efficientnet_pod.data.record_files import locate_corruption
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.rectangles import Shapes
 
 # Undecoded examples, about 110 kB each for ImageNet: 0.5 GB a host. TFDS writes its records in random order;
 # each epoch shuffles the files, and this buffer the records that come out of them.
 SHUFFLE_BUFFER = 4096
+
+_HEADERS = 1024  # read at once for their sizes
 
 
 def train_batches(
@@ -61,52 +67,108 @@ def train_batches(
         at = host.later(number)
         if isinstance(source.train, Indexed):
             turns = tf.data.Dataset.range(host.batch)
-            return _fetched(source.train, turns.map(_permutation(source.train, at, seed)))
+            return _fetched(source.train.fetch, turns.map(_permutation(source.train, at, seed)))
         return _read(_shuffled(source.train, at, seed).take(host.batch))
 
     return Batches(
-        "training", source.num_classes, open_at, look, finish, _locate(source.train), skips or Skips(0)
+        split="training",
+        num_classes=source.num_classes,
+        open=open_at,
+        look=look,
+        finish=lambda number: finish,
+        locate=_locate(source.train, host),
+        skips=skips or Skips(0),
     )
 
 
 def eval_batches(
-    source: Source, how: Preprocessing, *, global_batch: int, host_index: int = 0, host_count: int = 1
+    source: Source,
+    how: Preprocessing,
+    *,
+    global_batch: int,
+    shapes: Shapes | None = None,
+    order: np.ndarray | None = None,
+    host_index: int = 0,
+    host_count: int = 1,
 ) -> Batches:
     """Returns one host's ceil(num_eval / global_batch) batches; all hosts together hold each image once.
 
     Elements are those of train_batches and ``"mask": (host_batch,) float32``, 1 for an image, 0 for padding.
     Every host has as many batches, so that collectives match; some may be padding only. ``how`` is that of
     training, which decides the crop. Raises UserError for impossible arguments.
+
+    ``shapes`` are (height, width, batches) in turn; None is the square throughout. Images come in the
+    ``order`` of these places, which only an Indexed source can follow, or as they are stored.
     """
     host = _host(global_batch, host_index, host_count)
-
-    def finish(example: Example) -> Example:
-        image, label = _checked(example, source.num_classes)
-        return {"image": eval_image(image, how), "label": label, "mask": tf.ones((), tf.float32)}
-
-    nothing = {
-        "image": tf.zeros((how.image_size, how.image_size, 3), how.dtype),
-        "label": tf.zeros((), tf.int32),
-        "mask": tf.zeros((), tf.float32),
-    }
     num_batches = -(-source.num_eval // global_batch)
+    shapes = shapes or ((how.image_size, how.image_size, num_batches),)
+    shape_of = [(height, width) for height, width, batches in shapes for _ in range(batches)]
 
-    def open_at(number: int) -> tf.data.Dataset:
-        examples, count = _in_order(source.eval, host)
-        padding = tf.data.Dataset.from_tensors(nothing).repeat(num_batches * host.batch - count)
-        images = padding if examples is None else _map(examples, finish).concatenate(padding)
-        return _batched(images.skip(number * host.batch), host)
+    def finish(shape: tuple[int, int]) -> Callable[[Example], Example]:
+        def make(example: Example) -> Example:
+            image, label = _checked(example, source.num_classes)
+            return {"image": eval_image(image, how, shape), "label": label, "mask": tf.ones((), tf.float32)}
+
+        return make
 
     def look(number: int) -> Iterator[Undecoded]:
-        first = number * host.batch
+        turns = range(number * host.batch, (number + 1) * host.batch)
         if isinstance(source.eval, Indexed):
-            turns = tf.data.Dataset.range(first, min(first + host.batch, _eval_count(source.eval, host)))
-            return _fetched(source.eval, turns.map(lambda turn: (host.place(turn),)))
-        examples, _ = _in_order(source.eval, host)
-        kept = examples.skip(first).take(host.batch) if examples is not None else tf.data.Dataset.range(0)
-        return _read(kept.map(lambda example: (example,)))
+            places, _ = _places(source.eval, host, turns, order)
+            return _fetched(source.eval.fetch, places.map(lambda place: (place,)))
+        return _read(_in_order(source.eval, host, turns, None)[0].map(lambda example: (example,)))
 
-    return Batches("evaluation", source.num_classes, open_at, look, finish, _locate(source.eval))
+    parts, first = [], 0
+    for height, width, batches in shapes:
+        turns = range(first, first + batches * host.batch)
+        examples, count = _in_order(source.eval, host, turns, order)
+        nothing = {
+            "image": tf.zeros((height, width, 3), how.dtype),
+            "label": tf.zeros((), tf.int32),
+            "mask": tf.zeros((), tf.float32),
+        }
+        padding = tf.data.Dataset.from_tensors(nothing).repeat(len(turns) - count)
+        images = _map(examples, finish((height, width))).concatenate(padding) if count else padding
+        parts.append(_batched(images, host))
+        first = turns.stop
+    dataset = functools.reduce(lambda batches, part: batches.concatenate(part), parts)
+    return Batches(
+        split="evaluation",
+        num_classes=source.num_classes,
+        open=dataset.skip,
+        look=look,
+        finish=lambda number: finish(shape_of[number]),
+        locate=_locate(source.eval, host),
+    )
+
+
+def aspect_ratios(source: Source) -> np.ndarray:
+    """Returns width / height of each evaluation image, float64; reads the headers, decodes nothing.
+
+    Raises UserError for a source that is read from the front, and for what is no image.
+    """
+    if not isinstance(source.eval, Indexed):
+        raise UserError(
+            f"config.data.eval_crop=rectangular sorts the images, which '{source.name}' does not "
+            "allow, read from the front; write a copy that does: efficientnet-pod data prepare --help"
+        )
+    fetch, numbers = source.eval.fetch, tf.data.Dataset.range(source.num_eval)
+
+    def look(number: int) -> Iterator[Undecoded]:
+        examples = numbers.skip(number * _HEADERS).take(_HEADERS)
+        return _fetched(fetch, examples.map(lambda i: (i,)))
+
+    headers = Batches(
+        split="evaluation",
+        num_classes=source.num_classes,
+        open=_map(numbers, lambda i: size_of(fetch(i)["image"])).batch(_HEADERS).skip,
+        look=look,
+        finish=lambda number: lambda example: size_of(example["image"]),
+        locate=lambda: None,
+    )
+    height, width = (np.concatenate(side) for side in zip(*headers.as_numpy_iterator(), strict=True))
+    return width / height
 
 
 @dataclass(frozen=True)
@@ -191,30 +253,40 @@ def _shuffled(examples: Records, host: _Host, seed: int) -> tf.data.Dataset:
 
 
 def _fingerprint(name: tf.Tensor) -> tf.Tensor:
-    """Returns 63 bits of the name's FarmHash fingerprint, the same on every machine."""
-    return tf.strings.to_hash_bucket_fast(name, sys.maxsize)
+    """Returns 63 bits of the FarmHash fingerprint of the name less its folder: the same on every machine."""
+    return tf.strings.to_hash_bucket_fast(tf.strings.regex_replace(name, ".*/", ""), sys.maxsize)
 
 
-def _in_order(examples: Indexed | Records, host: _Host) -> tuple[tf.data.Dataset | None, int]:
-    """Returns the host's examples in stored order, None where it has none, and their number."""
+def _in_order(
+    examples: Indexed | Records, host: _Host, turns: range, order: np.ndarray | None
+) -> tuple[tf.data.Dataset, int]:
+    """Returns the host's examples of these turns, in that order or as stored, and their number."""
     if isinstance(examples, Records):
         share = examples.share(host.index, host.count)
-        return (share.read(None) if share.num_examples else None), share.num_examples
-    count = _eval_count(examples, host)
-    turns = tf.data.Dataset.range(count)
-    return _map(turns, lambda turn: examples.fetch(host.place(turn))), count
+        count = min(len(turns), max(share.num_examples - turns.start, 0))
+        return (share.read(None) if count else tf.data.Dataset.range(0)).skip(turns.start).take(count), count
+    places, count = _places(examples, host, turns, order)
+    return _map(places, examples.fetch), count
 
 
-def _eval_count(examples: Indexed, host: _Host) -> int:
-    """Returns how many images of an evaluation are this host's."""
+def _places(
+    examples: Indexed, host: _Host, turns: range, order: np.ndarray | None
+) -> tuple[tf.data.Dataset, int]:
+    """Returns the numbers of the host's examples of these turns, and how many they are."""
     full, rest = divmod(examples.num_examples, host.batch * host.count)
-    return full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
+    own = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
+    count = min(len(turns), max(own - turns.start, 0))
+    places = tf.data.Dataset.range(turns.start, turns.start + count).map(host.place)
+    if order is not None:
+        table = tf.constant(order, tf.int64)
+        places = places.map(lambda place: tf.gather(table, place))
+    return places, count
 
 
-def _fetched(examples: Indexed, order: tf.data.Dataset) -> Iterator[Undecoded]:
+def _fetched(fetch: Callable[[tf.Tensor], Example], order: tf.data.Dataset) -> Iterator[Undecoded]:
     """Yields the examples of which ``order`` has the number, and what else ``finish`` takes."""
     for index, *rest in order:
-        yield Undecoded(int(index), lambda index=index, rest=rest: (examples.fetch(index), *rest))
+        yield Undecoded(int(index), lambda index=index, rest=rest: (fetch(index), *rest))
 
 
 def _read(examples: tf.data.Dataset) -> Iterator[Undecoded]:
@@ -223,10 +295,11 @@ def _read(examples: tf.data.Dataset) -> Iterator[Undecoded]:
         yield Undecoded(None, lambda arguments=arguments: arguments)
 
 
-def _locate(examples: Indexed | Records) -> Callable[[], str | None]:
-    """Returns a function that finds the first record that cannot be read; None where there is none."""
-    del examples
-    return lambda: None
+def _locate(examples: Indexed | Records, host: _Host) -> Callable[[], str | None]:
+    """Returns a function that finds the first of the host's records that cannot be read; None without any."""
+    if isinstance(examples, Indexed):
+        return lambda: None
+    return lambda: locate_corruption(examples.share(host.index, host.count))
 
 
 def _key(seed: int, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:

@@ -64,28 +64,31 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Ten
     pairs (int64, shape (2,)) give equal results. An image that cannot be used raises InvalidArgumentError.
     """
     geometry_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    shape = (how.image_size, how.image_size)
     if how.augment == "inception_crop":
         image = _random_crop(image, geometry_seed, how)
     else:
-        image = _resize(_decode(image), how.image_size)
+        image = _resize(_decode(image), shape)
         border = "CONSTANT" if how.augment == "shift" else "REFLECT"
         image = _shift(image, geometry_seed, how.max_shift, border)
     if how.augment != "shift":
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
-    return _finish(image, how)
+    return _finish(image, how, shape)
 
 
-def eval_image(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
-    """Returns the image (image_size, image_size, 3) of ``how.dtype`` that suits the training augmentation.
+def eval_image(image: tf.Tensor, how: Preprocessing, shape: tuple[int, int] | None = None) -> tf.Tensor:
+    """Returns the image (height, width, 3) of ``how.dtype`` that suits the training augmentation.
 
-    That is the central square of the released evaluation for ``inception_crop`` and the whole image, resized,
-    for the other two, which train on whole images.
+    That is the centre of the released evaluation for ``inception_crop`` and the whole image, resized, for the
+    other two, which train on whole images. ``shape`` is (height, width); None: ``image_size`` squared.
     """
+    shape = shape or (how.image_size, how.image_size)
     if how.augment == "inception_crop":
-        image = _centre_crop(image, how.image_size)
+        box = _centre_box(*size_of(image), how.image_size, shape)
+        image = _resize(_decode_crop(image, box), shape)
     else:
-        image = _resize(_decode(image), how.image_size)
-    return _finish(image, how)
+        image = _resize(_decode(image), shape)
+    return _finish(image, how, shape)
 
 
 def eval_padding(image_size: int) -> int:
@@ -97,7 +100,8 @@ def eval_padding(image_size: int) -> int:
 
 
 def _random_crop(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Tensor:
-    height, width = _size(image)
+    height, width = size_of(image)
+    shape = (how.image_size, how.image_size)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.stack([height, width, 3]),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -110,27 +114,34 @@ def _random_crop(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Te
     )
     # The sampler returns the whole image when all attempts fail.
     failed = tf.reduce_all(size[:2] == tf.stack([height, width]))
-    box = tf.where(failed, _centre_box(height, width, how.image_size), tf.concat([begin[:2], size[:2]], 0))
-    return _resize(_decode_crop(image, box), how.image_size)
+    box = tf.where(
+        failed, _centre_box(height, width, how.image_size, shape), tf.concat([begin[:2], size[:2]], 0)
+    )
+    return _resize(_decode_crop(image, box), shape)
 
 
-def _centre_crop(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    return _resize(_decode_crop(image, _centre_box(*_size(image), image_size)), image_size)
+def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int, shape: tuple[int, int]) -> tf.Tensor:
+    """Returns (top, left, height, width), int32: the largest centred box of the shape's proportions, less the
+    padding.
 
-
-def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Returns (top, left, side, side) of the central square, int32, rounded as the released code rounds."""
+    A square is rounded as the released code rounds it.
+    """
     fraction = image_size / (image_size + eval_padding(image_size))
-    side = tf.cast(fraction * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)
-    side = tf.maximum(side, 1)
-    return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
+    scale = tf.minimum(tf.cast(height, tf.float32) / shape[0], tf.cast(width, tf.float32) / shape[1])
+    if shape[0] == shape[1]:  # dividing and multiplying again would round
+        sides = [tf.cast(fraction * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)] * 2
+    else:
+        sides = [tf.cast(fraction * scale * side, tf.int32) for side in shape]
+    sides = [tf.maximum(side, 1) for side in sides]
+    begin = [(extent - side + 1) // 2 for extent, side in zip((height, width), sides, strict=True)]
+    return tf.stack([*begin, *sides])
 
 
 def _is_png(image: tf.Tensor) -> tf.Tensor:
     return tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC)
 
 
-def _size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (height, width), int32 scalars, of an encoded image or an array, without decoding it.
 
     Raises InvalidArgumentError for what is neither JPEG nor PNG, and beyond MAX_PIXELS.
@@ -161,16 +172,16 @@ def _decode(image: tf.Tensor) -> tf.Tensor:
     """
     if image.dtype != tf.string:
         return image
-    with tf.control_dependencies(_size(image)):  # refused before memory is taken
+    with tf.control_dependencies(size_of(image)):  # refused before memory is taken
         return tf.image.decode_jpeg(image, channels=3, dct_method=_DCT)  # a PNG too, decided by content
 
 
 def _decode_crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     """Returns uint8 (height, width, 3) of the box (top, left, height, width), decoding no more of a JPEG.
 
-    The box must come from ``_size``, which refuses what is no image. A decoder that is asked for a crop does
-    not notice that the rows below are missing. A JPEG whose last bytes are not the end marker is therefore
-    decoded whole: it either has bytes after the marker, or it is truncated, which raises
+    The box must come from ``size_of``, which refuses what is no image. A decoder that is asked for a crop
+    does not notice that the rows below are missing. A JPEG whose last bytes are not the end marker is
+    therefore decoded whole: it either has bytes after the marker, or it is truncated, which raises
     InvalidArgumentError.
     """
 
@@ -188,14 +199,13 @@ def _decode_crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Returns float32 (image_size, image_size, 3), by the bicubic kernel of the released training code.
+def _resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Returns float32 (height, width, 3) of that size, by the bicubic kernel of the released training code.
 
     That is TensorFlow 1's ``resize_bicubic``: cubic coefficient -0.75, output pixel i sampled at i times the
     scale (no half-pixel centres), no antialiasing, overshoot not clipped. TensorFlow 2's ``tf.image.resize``
     has half-pixel centres and -0.5.
     """
-    size = (image_size, image_size)
     return tf.raw_ops.ResizeBicubic(
         images=image[None], size=size, align_corners=False, half_pixel_centers=False
     )[0]
@@ -210,8 +220,8 @@ def _shift(
     return tf.slice(padded, [top, left, 0], tf.shape(image))
 
 
-def _finish(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
-    image = tf.ensure_shape(image, (how.image_size, how.image_size, 3))
+def _finish(image: tf.Tensor, how: Preprocessing, shape: tuple[int, int]) -> tf.Tensor:
+    image = tf.ensure_shape(image, (*shape, 3))
     if how.dtype == "uint8" and image.dtype != tf.uint8:
         image = tf.round(tf.clip_by_value(image, 0.0, 255.0))
     return tf.cast(image, how.dtype)
