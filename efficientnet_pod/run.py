@@ -67,6 +67,11 @@ class Run:
             augment=data.augment,
             max_shift=data.max_shift,
             min_crop_area=data.min_crop_area,
+            policy=data.policy,
+            policy_layers=data.policy_layers,
+            policy_magnitude=data.policy_magnitude,
+            policy_bugs=data.policy_bugs,
+            cutout=data.cutout,
             dtype=self.plan.link_dtype,
         )
 

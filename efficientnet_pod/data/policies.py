@@ -71,8 +71,8 @@ class _Lengths(NamedTuple):
         return _Lengths(self.translate * scale, self.cutout * scale, image_size)
 
 
-# 331 pixels: what readers take the paper's limit of 150 pixels to refer to (tensorflow/tpu#637); the code says
-# 250 and no size. 224 pixels: the smallest network's, where RandAugment's 100 are those 150 in proportion.
+# 331 pixels: what readers take the paper's limit of 150 pixels to refer to (tensorflow/tpu#637); the code
+# says 250 and no size. 224 pixels: the smallest network's, where RandAugment's 100 are those 150 in proportion.
 _AUTOAUGMENT_LENGTHS = _Lengths(translate=250, cutout=100, image_size=331)
 _RANDAUGMENT_LENGTHS = _Lengths(translate=100, cutout=40, image_size=224)
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import tensorflow as tf
 
+from efficientnet_pod.data.policies import apply_policy, check_policy, cutout
 from efficientnet_pod.errors import UserError, did_you_mean
 
 AUGMENTATIONS = ("inception_crop", "pad_crop_flip", "shift")
@@ -33,6 +34,11 @@ class Preprocessing:
         mirrored in half the cases: with a shift of 4 at 32 pixels, the usual one of CIFAR.
       max_shift: in pixels of the result.
       min_crop_area: as a share of the image's.
+      policy: ``none``, ``autoaugment`` or ``randaugment``, applied after the geometry to rounded levels.
+      policy_layers: of ``randaugment``.
+      policy_magnitude: of ``randaugment``.
+      policy_bugs: repeat the faults of the released policies; see :mod:`policies`.
+      cutout: side of a grey square over a random place, in pixels; 0 for none.
       dtype: of the result, ``uint8``, ``bfloat16`` or ``float32``; levels of 0..255 in each. The resizing
         overshoots, which uint8 clips and the others keep, as the released code does.
     """
@@ -41,6 +47,11 @@ class Preprocessing:
     augment: str = "inception_crop"
     max_shift: int = 0
     min_crop_area: float = 0.08
+    policy: str = "none"
+    policy_layers: int = 2
+    policy_magnitude: float = 10.0
+    policy_bugs: bool = False
+    cutout: int = 0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -55,6 +66,9 @@ class Preprocessing:
             )
         if not 0 < self.min_crop_area <= 1:
             raise UserError(f"min_crop_area is {self.min_crop_area}; it must be above 0 and at most 1")
+        check_policy(self.policy, layers=self.policy_layers, magnitude=self.policy_magnitude)
+        if self.cutout < 0 or self.cutout % 2:
+            raise UserError(f"cutout is {self.cutout} pixels; it must be 0 or a positive even number")
 
 
 def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Tensor:
@@ -63,7 +77,7 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Ten
     ``image`` is an encoded JPEG or PNG (string scalar) or a uint8 array (height, width, 3); equal ``seed``
     pairs (int64, shape (2,)) give equal results. An image that cannot be used raises InvalidArgumentError.
     """
-    geometry_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    geometry_seed, flip_seed, policy_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
     shape = (how.image_size, how.image_size)
     if how.augment == "inception_crop":
         image = _random_crop(image, geometry_seed, how)
@@ -73,6 +87,17 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Ten
         image = _shift(image, geometry_seed, how.max_shift, border)
     if how.augment != "shift":
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
+    if how.policy != "none" or how.cutout:
+        image = _in_levels(tf.ensure_shape(image, (*shape, 3)))
+        image = apply_policy(
+            image,
+            policy_seed,
+            name=how.policy,
+            layers=how.policy_layers,
+            magnitude=how.policy_magnitude,
+            reference_bugs=how.policy_bugs,
+        )
+        image = cutout(image, cutout_seed, size=how.cutout) if how.cutout else image
     return _finish(image, how, shape)
 
 
@@ -222,6 +247,11 @@ def _shift(
 
 def _finish(image: tf.Tensor, how: Preprocessing, shape: tuple[int, int]) -> tf.Tensor:
     image = tf.ensure_shape(image, (*shape, 3))
-    if how.dtype == "uint8" and image.dtype != tf.uint8:
-        image = tf.round(tf.clip_by_value(image, 0.0, 255.0))
-    return tf.cast(image, how.dtype)
+    return tf.cast(_in_levels(image) if how.dtype == "uint8" else image, how.dtype)
+
+
+def _in_levels(image: tf.Tensor) -> tf.Tensor:
+    """Returns uint8, rounded to the nearest level."""
+    if image.dtype == tf.uint8:
+        return image
+    return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
