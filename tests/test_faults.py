@@ -324,15 +324,15 @@ def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(
 # Skipping
 
 
-@pytest.mark.parametrize("how", [CROP, dataclasses.replace(CROP, policy="randaugment", dtype="uint8")])
-def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder, how):
-    whole = training(opened(folder), batches=9, how=how)
+def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder):
+    how = dataclasses.replace(CROP, policy="randaugment", dtype="uint8")
+    whole = training(opened(folder), batches=6, how=how)
     names = [f"{folder}/train/{name}.jpg" for name in ("cat/004", "dog/002")]
     for name in names:
         damage(Path(name))
     lines = []
     skips = Skips(2, lines.append)
-    mended = training(opened(folder), batches=9, skips=skips, how=how)
+    mended = training(opened(folder), batches=6, skips=skips, how=how)
     assert skips.names == set(names)
     reason = "truncated JPEG, its end marker is missing"
     assert lines[0].startswith("skipped image ") and lines[0].endswith(
@@ -342,7 +342,7 @@ def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder,
         f": {reason} (2 of 2 that may be skipped)"
     )
     assert f"'{names[0]}' (number 4 of the training split)" in sorted(lines)[0]
-    assert len(lines) == 2  # though each was met in each of three epochs
+    assert len(lines) == 2  # though each was met in both epochs
     replaced = 0
     for ours, theirs in zip(mended, whole, strict=True):
         assert ours["image"].dtype == theirs["image"].dtype and ours["label"].dtype == theirs["label"].dtype
@@ -353,9 +353,9 @@ def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder,
             np.testing.assert_array_equal(ours["image"][place], theirs["image"][source])
             assert ours["label"][place] == theirs["label"][source]
             replaced += 1
-    assert replaced == 6  # two images in three epochs
-    later = training(opened(folder), batches=4, skips=Skips(2, lines.append), first_image=20, how=how)
-    for ours, theirs in zip(later, mended[5:], strict=True):
+    assert replaced == 4  # two images in two epochs
+    later = training(opened(folder), batches=2, skips=Skips(2, lines.append), first_image=16, how=how)
+    for ours, theirs in zip(later, mended[4:], strict=True):
         np.testing.assert_array_equal(ours["image"], theirs["image"])
 
 

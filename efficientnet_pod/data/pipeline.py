@@ -57,6 +57,8 @@ def train_batches(
         image, label = _checked(example, source.num_classes)
         return {"image": train_image(image, key, how), "label": label}
 
+    finish_one = tf.function(finish, autograph=False, reduce_retracing=True)  # traced when first called
+
     def open_at(number: int) -> tf.data.Dataset:
         at = host.later(number)
         if isinstance(source.train, Indexed):
@@ -75,7 +77,7 @@ def train_batches(
         num_classes=source.num_classes,
         open=open_at,
         look=look,
-        finish=lambda number: finish,
+        finish=lambda number: finish_one,
         locate=_locate(source.train, host),
         skips=skips or Skips(0),
     )
