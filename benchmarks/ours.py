@@ -35,7 +35,7 @@ def prepare(
     if parameters != 5_288_548:
         raise AssertionError(f"EfficientNet-B0 has 5,288,548 parameters; ours has {parameters:,}")
     state = jax.device_put(state, replicated(mesh))
-    images = np.random.default_rng(0).standard_normal((batch, image_size, image_size, 3), np.float32)
+    images = 255 * np.random.default_rng(0).random((batch, image_size, image_size, 3), np.float32)
     data = to_global({"image": images, "label": np.arange(batch, dtype=np.int32) % 1000}, mesh)
     train_step = compile_train_step(
         TrainStep(model=model, optimizer=optimizer, label_smoothing=0.0, ema_decay=0.0, key=key), mesh

@@ -40,8 +40,20 @@ def get_config(model: str = "b0") -> ConfigDict:
     config.data.train_split = "train"
     config.data.eval_split = "validation"
     config.data.image_size = 0  # the variant's
+    config.data.link_dtype = "auto"
+    config.data.resize = "reference"
     config.data.augment = "inception_crop"
     config.data.max_shift = 0
+    config.data.min_crop_area = 0.08
+    config.data.policy = "none"
+    config.data.policy_layers = 2
+    config.data.policy_magnitude = 10.0
+    config.data.policy_bugs = False
+    config.data.cutout = 0
+    config.data.mixup = 0.0
+    config.data.cutmix = 0.0
+    config.data.eval_crop = "square"
+    config.data.skip_corrupt = 0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "rmsprop"
@@ -60,4 +72,6 @@ def get_config(model: str = "b0") -> ConfigDict:
     config.schedule.end_lr = 0.0
     config.schedule.decay_rate = 0.97
     config.schedule.decay_epochs = 2.4
+
+    config.phases = ConfigDict()
     return config

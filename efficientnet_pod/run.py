@@ -1,28 +1,28 @@
 """What a recipe becomes on the machine at hand: backend, images, plan, mesh, network and optimizer."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.efficientnet import EfficientNet, efficientnet
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
-from efficientnet_pod.optim import create_optimizer, create_schedule
+from efficientnet_pod.optim import LearningRate, Stretch, create_optimizer, create_schedule, in_phases
+from efficientnet_pod.phases import Phase
 from efficientnet_pod.plan import Plan, resolve
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe import Recipe
+from efficientnet_pod.rectangles import order_of
 from efficientnet_pod.state import TrainState, init_state
 from efficientnet_pod.steps import TrainStep, compile_eval_step, compile_train_step
-
-LearningRate = Callable[[Any], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Run:
       model: the network.
       variables: shapes and dtypes of its parameters and BN statistics.
       optimizer: with its learning rate inside.
-      learning_rate: function of the step, for the records.
+      learning_rate: function of the step, all phases together, for the records.
+      eval_order: places of the evaluation images in the order they are evaluated; None: as stored.
     """
 
     runtime: Runtime
@@ -48,10 +49,33 @@ class Run:
     variables: dict[str, Any]
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
+    eval_order: np.ndarray | None = None
 
     def initial_variables(self) -> dict[str, Any]:
         """Returns the weights and BN statistics of the recipe's seed, as numpy arrays."""
         return initial_variables(self.model, self.plan.image_size, seed=self.plan.recipe.seed)
+
+    def preprocessing(self, phase: Phase | None = None) -> Any:
+        """Returns what happens on the host to images of a phase of training, or else to those of evaluation.
+
+        It is a ``data.preprocess.Preprocessing``.
+        """
+        from efficientnet_pod.data.preprocess import Preprocessing  # TensorFlow takes seconds to import
+
+        data = (phase or self.plan).recipe.data
+        return Preprocessing(
+            image_size=(phase or self.plan).image_size,
+            augment=data.augment,
+            max_shift=data.max_shift,
+            min_crop_area=data.min_crop_area,
+            policy=data.policy,
+            policy_layers=data.policy_layers,
+            policy_magnitude=data.policy_magnitude,
+            policy_bugs=data.policy_bugs,
+            cutout=data.cutout,
+            resize=data.resize,
+            dtype=self.plan.link_dtype,
+        )
 
     def init(self, variables: dict[str, Any]) -> TrainState:
         """Returns the state before the first step, not jitted."""
@@ -62,12 +86,13 @@ class Run:
         shapes = jax.eval_shape(self.init, self.variables)
         return jax.tree.map(partial(_replicated_shape, mesh=self.mesh), shapes)
 
-    def abstract_batch(self, global_batch: int, *, mask: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    def abstract_batch(
+        self, global_batch: int, height: int, width: int, *, mask: bool
+    ) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes, dtypes and sharding of a global batch, as the data pipeline makes it."""
         shape = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(self.mesh))
-        size = self.plan.image_size
         batch = {
-            "image": shape((global_batch, size, size, 3), jnp.dtype(self.plan.compute_dtype)),
+            "image": shape((global_batch, height, width, 3), jnp.dtype(self.plan.link_dtype)),
             "label": shape((global_batch,), jnp.dtype("int32")),
         }
         return batch | ({"mask": shape((global_batch,), jnp.dtype("float32"))} if mask else {})
@@ -76,19 +101,33 @@ class Run:
         """Returns the program of the initial state, from the initial variables."""
         return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(self.variables)
 
-    def lower_train_step(self) -> jax.stages.Lowered:
-        """Returns the program of one optimizer step."""
-        recipe = self.plan.recipe
+    def lower_train_step(self, phase: Phase) -> jax.stages.Lowered:
+        """Returns the program of one optimizer step of a phase."""
+        recipe = phase.recipe
         key = jax.random.key(recipe.seed)
-        step = TrainStep(self.model, self.optimizer, recipe.label_smoothing, recipe.ema_decay, key)
-        batch = self.abstract_batch(recipe.global_batch, mask=False)
+        model = self.model.clone(
+            dropout=phase.dropout, survival_probability=recipe.model.survival_probability
+        )
+        step = TrainStep(
+            model,
+            self.optimizer,
+            recipe.label_smoothing,
+            recipe.ema_decay,
+            key,
+            mixup=recipe.data.mixup,
+            cutmix=recipe.data.cutmix,
+        )
+        size = phase.image_size
+        batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
         return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch)
 
-    def lower_eval_step(self) -> jax.stages.Lowered:
-        """Returns the program that counts one batch of evaluation."""
-        variables = self.abstract_state().variables
-        batch = self.abstract_batch(self.plan.eval_batch, mask=True)
-        return compile_eval_step(self.model, self.mesh).lower(variables, batch)
+    def lower_eval_steps(self) -> list[jax.stages.Lowered]:
+        """Returns the programs that count one batch of evaluation, one for each of the plan's shapes."""
+        variables, step = self.abstract_state().variables, compile_eval_step(self.model, self.mesh)
+        shapes = [(height, width) for height, width, _ in self.plan.eval_shapes]
+        return [
+            step.lower(variables, self.abstract_batch(self.plan.eval_batch, *s, mask=True)) for s in shapes
+        ]
 
 
 def open_run(recipe: Recipe, source: Any = None) -> Run:
@@ -103,6 +142,7 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
     """
     runtime = pod_runtime.start(recipe.platform, recipe.cpu_replicas)
     source = source or open_images(recipe)
+    ratios = _eval_ratios(recipe, source)
     plan = resolve(
         recipe,
         num_train=source.num_train,
@@ -111,10 +151,20 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
         num_replicas=len(runtime.devices),
         num_hosts=runtime.host_count,
         default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
+        eval_ratios=ratios,
     )
+    eval_order = None if ratios is None else order_of(ratios)
     model, variables, optimizer, learning_rate = build(plan)
     mesh = create_mesh(runtime.devices, recipe.bn_group_size)
-    return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate)
+    return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate, eval_order)
+
+
+def _eval_ratios(recipe: Recipe, source: Any) -> np.ndarray | None:
+    if recipe.data.eval_crop != "rectangular" or not hasattr(source, "eval"):
+        return None
+    from efficientnet_pod.data.pipeline import aspect_ratios
+
+    return aspect_ratios(source)
 
 
 def open_images(recipe: Recipe) -> Any:
@@ -162,11 +212,18 @@ def build(
         dropout=plan.dropout,
         survival_probability=recipe.model.survival_probability,
     )
-    learning_rate = create_schedule(
+    schedule = create_schedule(
         recipe.schedule,
         peak_lr=plan.peak_lr,
         steps_per_epoch=plan.steps_per_epoch,
-        total_steps=plan.total_steps,
+        total_steps=plan.clock(plan.total_steps),
+    )
+    learning_rate = in_phases(
+        schedule,
+        [
+            Stretch(p.first_step, plan.clock(p.first_step), p.recipe.global_batch / recipe.global_batch)
+            for p in plan.phases
+        ],
     )
     variables = abstract_variables(model, plan.image_size)
     optimizer = create_optimizer(recipe.optimizer, learning_rate, variables["params"])

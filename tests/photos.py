@@ -1,13 +1,16 @@
-"""Images on disk for the tests of data/: encoded arrays, class folders, TFDS data sets real and mocked."""
+"""Images on disk for the tests of data/: encoded arrays, class folders, TFDS data sets."""
 
 import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core import constants
 
 
 def photo(seed: int, height: int = 48, width: int = 64, channels: int = 3) -> np.ndarray:
@@ -41,16 +44,22 @@ def write_folder(root: Path, counts: dict[str, int]) -> Path:
 def mocked_tfds(
     name: str, num_examples: int, root: Path, splits: tuple[str, ...] = ("train", "validation")
 ) -> Iterator:
-    """Makes TFDS produce ``num_examples`` random examples in each split of a data set that looks prepared."""
+    """Makes TFDS find record files of ``num_examples`` photos in each split of a data set it knows."""
     builder = tfds.builder(name, data_dir=root)
-    builder.info.set_splits(
-        tfds.core.splits.SplitDict(
-            [tfds.core.SplitInfo(name=s, shard_lengths=[num_examples], num_bytes=1) for s in splits]
-        )
-    )
+    features = builder.info.features
+    size = [side or default for side, default in zip(features["image"].shape[:2], (48, 64), strict=True)]
     builder.data_path.mkdir(parents=True)
+    for split in splits:
+        file = builder.data_path / f"{builder.name}-{split}.tfrecord-00000-of-00001"
+        with tf.io.TFRecordWriter(str(file)) as writer:
+            for i in range(num_examples):
+                example = {key: f"{split}{i}" for key in features if key not in ("image", "label")}
+                example |= {"image": photo(i, *size), "label": (7 * i) % features["label"].num_classes}
+                writer.write(features.serialize_example(features.encode_example(example)))
+    infos = [tfds.core.SplitInfo(name=s, shard_lengths=[num_examples], num_bytes=1) for s in splits]
+    builder.info.set_splits(tfds.core.splits.SplitDict(infos))
     builder.info.write_to_directory(builder.data_path)
-    with tfds.testing.mock_data(num_examples=num_examples, data_dir=str(root)):
+    with mock.patch.object(constants, "DATA_DIR", str(root)):
         yield
 
 
@@ -74,8 +83,40 @@ class NumberedPhotos(tfds.core.GeneratorBasedBuilder):
             yield i, {"image": np.full((8, 8, 3), i, np.uint8), "label": i if labelled else -1}
 
 
-def prepare_numbered_photos(root: Path) -> Path:
-    """Writes numbered_photos as record files, the training split in four shards; returns the data_dir."""
-    builder = NumberedPhotos(data_dir=root)
+def prepare_numbered_photos(root: Path, file_format: str = "tfrecord") -> Path:
+    """Writes numbered_photos, the training split in four shards; returns the data_dir."""
+    builder = NumberedPhotos(data_dir=root, file_format=file_format)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=4))
     return root
+
+
+def imagenet_example(number: int, *, label: int | None = None, synset: str | None = None) -> bytes:
+    """Returns record ``number`` in the layout of tensorflow/tpu, labelled ``number`` + 1 if not otherwise."""
+
+    def feature(value: bytes | int) -> tf.train.Feature:
+        if isinstance(value, int):
+            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    values = {
+        "image/encoded": encoded(photo(number), "JPEG"),
+        "image/class/label": number + 1 if label is None else label,
+        "image/filename": f"n{number}.JPEG".encode(),
+        "image/height": 48,
+    }
+    values |= {"image/class/synset": synset.encode()} if synset else {}
+    features = tf.train.Features(feature={key: feature(value) for key, value in values.items()})
+    return tf.train.Example(features=features).SerializeToString()
+
+
+def write_records(folder: Path, split: str, counts: list[int], **options) -> list[Path]:
+    """Writes split-00000-of-0000N and so on, ``imagenet_example``s numbered through; returns the files."""
+    folder.mkdir(exist_ok=True)
+    files, number = [], 0
+    for shard, count in enumerate(counts):
+        files.append(folder / f"{split}-{shard:05}-of-{len(counts):05}")
+        with tf.io.TFRecordWriter(str(files[-1])) as writer:
+            for _ in range(count):
+                writer.write(imagenet_example(number, **options))
+                number += 1
+    return files

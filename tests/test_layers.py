@@ -11,12 +11,12 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "metrics", "optim", "models", "pod", "pod.topology"},
-    {"recipe", "plan", "pod.runtime"},
-    {"state", "pod.mesh", "data.sources", "data.preprocess", "data"},
+    {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology", "rectangles"},
+    {"recipe", "phases", "plan", "pod.runtime", "progress", "waiting"},
+    {"state", "pod.mesh", "data"},
     {"steps", "data.pipeline"},
     {"run"},
-    {"checkpoint", "records", "progress", "describe", "evaluate"},
+    {"checkpoint", "records", "describe", "evaluate", "feed"},
     {"programs"},
     {"train"},
     {"cli"},

@@ -114,6 +114,45 @@ def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, counts, message
     assert str(root) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_classes_that_differ_by_case_only_are_refused(tmp_path):
+    root = write_folder(tmp_path / "one", {"cat": 2, "Dog": 2, "dog": 2})
+    with pytest.raises(UserError, match=f"classes 'Dog' and 'dog' in '{root}' differ by case only"):
+        open_source(f"folder:{root}")
+    root = write_folder(tmp_path / "two", {"train/cat": 2, "train/dog": 2, "validation/Dog": 2})
+    with pytest.raises(UserError, match=f"classes 'dog' and 'Dog' in '{root}' differ by case only"):
+        open_source(f"folder:{root}")
+
+
+def test_what_is_left_out_of_class_folders_is_said(tmp_path):
+    root = write_folder(tmp_path, {"train/cat": 2, "train/dog": 2, "validation/dog": 1})
+    assert open_source(f"folder:{root}").warnings == ()
+    (root / "train/cat/notes.txt").write_text("not an image")
+    (root / "train/cat/.hidden").write_text("of a file manager")
+    one_file = f"1 file in the class folders is not .jpg, .jpeg or .png and is left out, first: {root}"
+    assert open_source(f"folder:{root}").warnings == (f"{one_file}/train/cat/notes.txt",)
+    (root / "validation/dog/photo.tiff").write_text("")
+    (root / "train/dog/more").mkdir()
+    assert open_source(f"folder:{root}").warnings == (
+        "2 files in class folders are not .jpg, .jpeg or .png and are left out, "
+        f"first: {root}/train/cat/notes.txt",
+        f"1 folder inside the class folders is left out, first: {root}/train/dog/more",
+    )
+    assert open_source(f"folder:{root}").num_train == 4
+
+
+def test_an_entry_that_cannot_be_an_image_is_refused_by_name(tmp_path):
+    root = write_folder(tmp_path, {"cat": 2, "dog": 2})
+    (root / "cat/more.jpg").mkdir()
+    with pytest.raises(UserError, match=f"'{root}/cat/more.jpg' is a folder, and is named like an image"):
+        open_source(f"folder:{root}")
+    (root / "cat/more.jpg").rmdir()
+    (root / "cat/linked.jpg").symlink_to(root / "dog/000.jpg")
+    assert open_source(f"folder:{root}").num_train == 3
+    (root / "dog/000.jpg").unlink()
+    with pytest.raises(UserError, match=f"'{root}/cat/linked.jpg' is a link to a file that does not exist"):
+        open_source(f"folder:{root}")
+
+
 @pytest.mark.parametrize("name", ["folder:/nowhere/at/all", "folder:"])
 def test_a_missing_folder_is_refused(name):
     with pytest.raises(UserError, match=f"folder '{name[7:]}' does not exist.*folder:/path"):
@@ -167,7 +206,7 @@ def test_damaged_record_files_stop_the_reading(tmp_path):
         ("cifar100O", "unknown data set 'cifar100O'; did you mean 'cifar100'"),
         ("digit", "did you mean 'digits'"),
         ("folder", "did you mean 'folder:/path'"),
-        ("qqqqqqqqqq", "unknown data set 'qqqqqqqqqq'; use digits, folder:/path, or a name from"),
+        ("qqqqqqqqqq", "unknown data set 'qqqqqqqqqq'; use digits, folder:/path, .*, or a name from"),
         ("cifar10:1.2.3", "only: 3.0.2"),
         ("cifar10/large", "'cifar10/large' cannot be opened"),
         ("imdb_reviews", "must hold an 8-bit 'image' and a class 'label', and are text, label"),

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
-from tiny import SIZE, batch, tiny_model
+from tiny import CLASSES, SIZE, batch, tiny_model
 
+from efficientnet_pod.images import mix, normalise
 from efficientnet_pod.metrics import cross_entropy
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
@@ -67,7 +68,7 @@ def train_one_device(group_size: int, batches):
     state = initial_state()
     params, batch_stats, opt_state = state.params, state.batch_stats, state.opt_state
     for b in batches:
-        images = b["image"].reshape(groups, -1, SIZE, SIZE, 3)
+        images = normalise(b["image"]).reshape(groups, -1, SIZE, SIZE, 3)
         params, batch_stats, opt_state = step(
             params, batch_stats, opt_state, images, b["label"].reshape(groups, -1)
         )
@@ -124,3 +125,34 @@ def test_bfloat16_step_moves_float32_weights_like_float32():
     norm = lambda tree: np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))  # noqa: E731
     assert 0 < norm(error) < 0.1 * norm(moved)
     assert int(counts.images) == 64
+
+
+def test_a_mixed_batch_is_learnt_by_the_mixed_targets():
+    """The step with Mixup equals one gradient of the loss against soft targets, on each replica's images."""
+    b = batch(16)
+    mesh, key = create_mesh(jax.devices()[:2], 2), jax.random.key(1)
+    step = TrainStep(tiny_model(bn_axis=BN_MEMBER), SGD, SMOOTHING, 0.0, key, mixup=0.4, cutmix=1.0)
+    state, counts = compile_train_step(step, mesh)(initial_state(), to_global(b, mesh))
+
+    def replica(index):
+        own = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, 0), index), 1)
+        half = slice(8 * index, 8 * index + 8)
+        return mix(normalise(b["image"][half]), jnp.asarray(b["label"][half]), own, mixup=0.4, cutmix=1.0)
+
+    one, two = (replica(index) for index in range(2))
+    images, label, partner, share = (jnp.concatenate(pair) for pair in zip(one, two, strict=True))
+    onehot = partial(jax.nn.one_hot, num_classes=CLASSES)
+    soft = share[:, None] * onehot(label) + (1 - share)[:, None] * onehot(partner)
+    soft = soft * (1 - SMOOTHING) + SMOOTHING / CLASSES
+    start = initial_state()
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": start.batch_stats}
+        logits, _ = tiny_model().apply(variables, images, train=True, mutable=["batch_stats"])
+        return jnp.mean(optax.softmax_cross_entropy(logits, soft))
+
+    loss, gradients = jax.value_and_grad(loss_fn)(start.params)
+    updates, _ = SGD.update(gradients, start.opt_state, start.params)
+    expected = optax.apply_updates(start.params, updates)
+    assert largest_difference(jax.device_get(state.params), jax.device_get(expected)) < 1e-6
+    assert float(counts.loss) / 16 == pytest.approx(float(loss), rel=1e-5)

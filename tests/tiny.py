@@ -24,9 +24,9 @@ def build_tiny_networks(patch: pytest.MonkeyPatch) -> None:
 
 
 def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:
-    """Normal noise with random labels."""
+    """Noise, in levels of 0..255, with random labels."""
     rng = np.random.default_rng(seed)
     return {
-        "image": rng.normal(size=(images, size, size, 3)).astype(np.float32),
+        "image": rng.normal(120, 57, (images, size, size, 3)).astype(np.float32),
         "label": rng.integers(0, CLASSES, images, dtype=np.int32),
     }

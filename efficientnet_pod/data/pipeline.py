@@ -1,15 +1,18 @@
 """From a source to host batches: order, host shares, padding and masks, as deterministic tf.data datasets."""
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from efficientnet_pod.data.preprocess import check_augmentation, eval_image, require_image, train_image
+from efficientnet_pod.data.preprocess import Preprocessing, eval_image, require_image, size_of, train_image
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.rectangles import Shapes
 
 # Undecoded examples, about 110 kB each for ImageNet: 0.5 GB a host. TFDS writes its records in random order;
 # each epoch shuffles the files, and this buffer the records that come out of them.
@@ -18,96 +21,127 @@ SHUFFLE_BUFFER = 4096
 
 def train_batches(
     source: Source,
+    how: Preprocessing,
     *,
-    image_size: int,
     global_batch: int,
-    start_step: int,
+    first_image: int,
     seed: int,
-    augment: str,
-    max_shift: int = 0,
     host_index: int = 0,
     host_count: int = 1,
-    dtype: str = "float32",
 ) -> tf.data.Dataset:
-    """Returns the endless training batches of one host from ``start_step`` on.
+    """Returns the endless training batches of one host, from the image at place ``first_image`` on.
 
-    Elements are ``{"image": (host_batch, image_size, image_size, 3) dtype, "label": (host_batch,) int32}``,
-    host_batch = global_batch / host_count. ``augment`` and ``max_shift`` (output pixels) are explained at
-    preprocess.train_image. The stream is a function of the arguments alone: a run that enters at step k sees
-    what the uninterrupted run sees from step k on.
+    Elements are ``{"image": (host_batch, image_size, image_size, 3), "label": (host_batch,) int32}``,
+    host_batch = global_batch / host_count. Places count the images of all hosts since the start of the run; a
+    run that enters at any of them sees what the uninterrupted run sees from there on.
 
     Indexed sources: each epoch is one permutation of all images, each host takes its slice of every global
-    batch, and batches straddle epochs, so the global batches do not depend on the number of hosts. TFDS
-    records: each host has a fixed share, permuted each epoch through a buffer; entering within an epoch reads
-    past the undecoded examples before it.
+    batch, and batches straddle epochs, so the global batches do not depend on the number of hosts. Record
+    files: each host has a fixed share, permuted each epoch through a buffer; entering within an epoch reads
+    past the undecoded examples before it. The crop and all else that is random about an image is a function
+    of (seed, epoch, image).
 
     Raises UserError for impossible arguments.
     """
-    check_augmentation(augment, image_size=image_size, max_shift=max_shift)
-    host = _host(global_batch, host_index, host_count)
+    host = _host(global_batch, host_index, host_count, first_image)
     if isinstance(source.train, Indexed):
-        examples = _permuted(source.train, host, start_step, seed)
+        examples = _permuted(source.train, host, seed)
     else:
-        examples = _shuffled(source.train, host, start_step, seed)
+        examples = _shuffled(source.train, host, seed)
 
     def finish(example: Example, key: tf.Tensor) -> Example:
         image, label = _checked(example, source.num_classes)
-        image = train_image(image, key, image_size=image_size, augment=augment, max_shift=max_shift)
-        return {"image": tf.cast(image, dtype), "label": label}
+        return {"image": train_image(image, key, how), "label": label}
 
     return _batched(_map(examples, finish), host)
 
 
 def eval_batches(
     source: Source,
+    how: Preprocessing,
     *,
-    image_size: int,
     global_batch: int,
-    augment: str,
+    shapes: Shapes | None = None,
+    order: np.ndarray | None = None,
     host_index: int = 0,
     host_count: int = 1,
-    dtype: str = "float32",
 ) -> tf.data.Dataset:
     """Returns one host's ceil(num_eval / global_batch) batches; all hosts together hold each image once.
 
     Elements are those of train_batches and ``"mask": (host_batch,) float32``, 1 for an image, 0 for padding.
-    Every host has as many batches, so that collectives match; some may be padding only. ``augment`` is the
-    training augmentation, which decides the crop. Raises UserError for impossible arguments.
+    Every host has as many batches, so that collectives match; some may be padding only. ``how`` is that of
+    training, which decides the crop. Raises UserError for impossible arguments.
+
+    ``shapes`` are (height, width, batches) in turn; None is the square throughout. Images come in the
+    ``order`` of these places, which only an Indexed source can follow, or as they are stored.
     """
-    check_augmentation(augment, image_size=image_size, max_shift=0)
     host = _host(global_batch, host_index, host_count)
+    num_batches = -(-source.num_eval // global_batch)
+    shapes = shapes or ((how.image_size, how.image_size, num_batches),)
+    parts, first = [], 0
+    for height, width, batches in shapes:
+        turns = range(first, first + batches * host.batch)
+        parts.append(_eval_part(source, how, (height, width), turns, order, host))
+        first = turns.stop
+    return functools.reduce(lambda batches, part: batches.concatenate(part), parts)
+
+
+def _eval_part(
+    source: Source,
+    how: Preprocessing,
+    shape: tuple[int, int],
+    turns: range,
+    order: np.ndarray | None,
+    host: "_Host",
+) -> tf.data.Dataset:
+    """Returns the batches of one shape: the host's images of these turns, then padding."""
+    examples, count = _in_order(source.eval, host, turns, order)
 
     def finish(example: Example) -> Example:
         image, label = _checked(example, source.num_classes)
-        image = eval_image(image, image_size=image_size, augment=augment)
-        return {"image": tf.cast(image, dtype), "label": label, "mask": tf.ones((), tf.float32)}
+        return {"image": eval_image(image, how, shape), "label": label, "mask": tf.ones((), tf.float32)}
 
     nothing = {
-        "image": tf.zeros((image_size, image_size, 3), dtype),
+        "image": tf.zeros((*shape, 3), how.dtype),
         "label": tf.zeros((), tf.int32),
         "mask": tf.zeros((), tf.float32),
     }
-    examples, count = _in_order(source.eval, host)
-    num_batches = -(-source.num_eval // global_batch)
-    padding = tf.data.Dataset.from_tensors(nothing).repeat(num_batches * host.batch - count)
-    return _batched(_map(examples, finish).concatenate(padding) if examples is not None else padding, host)
+    padding = tf.data.Dataset.from_tensors(nothing).repeat(len(turns) - count)
+    return _batched(_map(examples, finish).concatenate(padding) if count else padding, host)
+
+
+def aspect_ratios(source: Source) -> np.ndarray:
+    """Returns width / height of each evaluation image, float64; reads the headers, decodes nothing.
+
+    Raises UserError for a source that is read from the front.
+    """
+    if not isinstance(source.eval, Indexed):
+        raise UserError(
+            f"config.data.eval_crop=rectangular sorts the images, which '{source.name}' does not "
+            "allow, read from the front; write a copy that does: efficientnet-pod data prepare --help"
+        )
+    fetch = source.eval.fetch
+    sizes = _map(tf.data.Dataset.range(source.num_eval), lambda i: size_of(fetch(i)["image"])).batch(1024)
+    height, width = (np.concatenate(side) for side in zip(*sizes.as_numpy_iterator(), strict=True))
+    return width / height
 
 
 @dataclass(frozen=True)
 class _Host:
-    """One of ``count`` hosts, which takes ``batch`` neighbours out of every global batch."""
+    """One of ``count`` hosts, which takes ``batch`` neighbours of every global batch from ``first`` on."""
 
     index: int
     count: int
     batch: int
+    first: int
 
-    def position(self, turn: tf.Tensor) -> tf.Tensor:
-        """Returns the place in the stream of all hosts of this host's image number ``turn``."""
+    def place(self, turn: tf.Tensor) -> tf.Tensor:
+        """Returns the place in the stream of all hosts of this host's ``turn``-th image."""
         step = tf.math.floordiv(turn, self.batch)
-        return (step * self.count + self.index) * self.batch + tf.math.floormod(turn, self.batch)
+        return self.first + (step * self.count + self.index) * self.batch + tf.math.floormod(turn, self.batch)
 
 
-def _host(global_batch: int, host_index: int, host_count: int) -> _Host:
+def _host(global_batch: int, host_index: int, host_count: int, first_image: int = 0) -> _Host:
     if not 0 <= host_index < host_count:
         raise UserError(f"host index is {host_index}; it must be 0..{host_count - 1}; set it for each host")
     if global_batch < 1 or global_batch % host_count:
@@ -116,61 +150,69 @@ def _host(global_batch: int, host_index: int, host_count: int) -> _Host:
             f"global batch is {global_batch}; it must be a positive multiple of the {host_count} hosts; "
             f"use {above}"
         )
-    return _Host(host_index, host_count, global_batch // host_count)
+    return _Host(host_index, host_count, global_batch // host_count, first_image)
 
 
-def _permuted(examples: Indexed, host: _Host, start_step: int, seed: int) -> tf.data.Dataset:
+def _permuted(examples: Indexed, host: _Host, seed: int) -> tf.data.Dataset:
     """Returns (example, key) pairs by arithmetic: no buffer, no state, entered anywhere at no cost."""
     count = examples.num_examples
 
     def example(turn: tf.Tensor) -> tuple[Example, tf.Tensor]:
-        position = host.position(turn)
-        epoch, rank = tf.math.floordiv(position, count), tf.math.floormod(position, count)
+        place = host.place(turn)
+        epoch, rank = tf.math.floordiv(place, count), tf.math.floormod(place, count)
         index = tf.random.experimental.index_shuffle(  # type: ignore[attr-defined]
             rank, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=count - 1
         )
         return examples.fetch(index), _key(seed, epoch, index)
 
-    return _map(tf.data.Dataset.range(start_step * host.batch, sys.maxsize), example)
+    return _map(tf.data.Dataset.range(sys.maxsize), example)
 
 
-def _shuffled(examples: Records, host: _Host, start_step: int, seed: int) -> tf.data.Dataset:
+def _shuffled(examples: Records, host: _Host, seed: int) -> tf.data.Dataset:
     """Returns (example, key) pairs of the host's share, shuffled anew each epoch."""
     share = examples.share(host.index, host.count)
     if not share.num_examples:
         raise UserError(
             f"{examples.num_examples} training images for {host.count} hosts; each needs one; use fewer hosts"
         )
-    start = start_step * host.batch
-    first_epoch, seen = divmod(start, share.num_examples)
+    first_epoch, seen = divmod(host.first // host.count, share.num_examples)
 
     @tf.autograph.experimental.do_not_convert
     def epoch_examples(epoch: tf.Tensor) -> tf.data.Dataset:
         order: Any = seed * 2**32 + epoch  # a tensor, which the stubs of tf.data do not expect
         shuffled = share.read(order).shuffle(SHUFFLE_BUFFER, seed=order, reshuffle_each_iteration=False)
-        return shuffled.skip(tf.where(epoch == first_epoch, tf.constant(seen, tf.int64), 0))
+        entered = shuffled.skip(tf.where(epoch == first_epoch, tf.constant(seen, tf.int64), 0))
+        return entered.map(lambda example: (example, _key(seed, epoch, _fingerprint(example["name"]))))
 
-    stream = tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_examples)
-    turns = tf.data.Dataset.range(start, sys.maxsize)
-    return tf.data.Dataset.zip(stream, turns).map(
-        lambda example, turn: (example, _key(seed, host.index, turn))
-    )
+    return tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_examples)
 
 
-def _in_order(examples: Indexed | Records, host: _Host) -> tuple[tf.data.Dataset | None, int]:
-    """Returns the host's examples in stored order, None where it has none, and their number."""
+def _fingerprint(name: tf.Tensor) -> tf.Tensor:
+    """Returns 63 bits of the FarmHash fingerprint of the name less its folder: the same on every machine."""
+    return tf.strings.to_hash_bucket_fast(tf.strings.regex_replace(name, ".*/", ""), sys.maxsize)
+
+
+def _in_order(
+    examples: Indexed | Records, host: _Host, turns: range, order: np.ndarray | None
+) -> tuple[tf.data.Dataset, int]:
+    """Returns the host's examples of these turns, in that order or as stored, and their number."""
     if isinstance(examples, Records):
         share = examples.share(host.index, host.count)
-        return (share.read(None) if share.num_examples else None), share.num_examples
+        count = min(len(turns), max(share.num_examples - turns.start, 0))
+        return (share.read(None) if count else tf.data.Dataset.range(0)).skip(turns.start).take(count), count
     full, rest = divmod(examples.num_examples, host.batch * host.count)
-    count = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
-    turns = tf.data.Dataset.range(count)
-    return _map(turns, lambda turn: examples.fetch(host.position(turn))), count
+    own = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
+    count = min(len(turns), max(own - turns.start, 0))
+    places = tf.data.Dataset.range(turns.start, turns.start + count).map(host.place)
+    if order is not None:
+        table = tf.constant(order, tf.int64)
+        places = places.map(lambda place: tf.gather(table, place))
+    return _map(places, examples.fetch), count
 
 
-def _key(seed: int, stream: tf.Tensor | int, number: tf.Tensor) -> tf.Tensor:
-    """Returns the seed pair of one image, unique over (seed, stream, number), int64."""
-    return tf.stack([tf.cast(stream, tf.int64) + seed * 2**32, number])
+def _key(seed: int, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """Returns the seed pair of one image, unique over (seed, epoch, image), int64."""
+    return tf.stack([epoch + seed * 2**32, image])
 
 
 def _checked(example: Example, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -192,6 +234,8 @@ def _batched(images: tf.data.Dataset, host: _Host) -> tf.data.Dataset:
     # As many calls at once as there are cores. The tuner would change that number, grow its buffers, and hold
     # up the end of a run for as long as it sleeps between two looks, up to a minute.
     options.autotune.enabled = False
+    # The first batches are in the making as soon as there is an iterator, before any is asked for.
+    options.experimental_warm_start = True  # type: ignore[attr-defined]
     # Two batches ahead, not as many as fit: 512 images of 456 pixels are 1.3 GB.
     batches = images.batch(host.batch, drop_remainder=True).prefetch(2)
     return batches.with_options(options)
