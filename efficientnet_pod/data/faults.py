@@ -165,7 +165,7 @@ class Batches:
         return self.open(0)
 
     def as_numpy_iterator(self) -> Iterator[Batch]:
-        """Yields the batches.
+        """Returns an iterator over the batches.
 
         Where skipping is allowed, an image that cannot be decoded is replaced by the nearest good one before
         it in its batch (before the first comes the last), with its label; all other images stay in their
@@ -175,8 +175,10 @@ class Batches:
           UserError: an image or a record file that cannot be used, or one image more than may be skipped.
           RunError: an error that does not happen again when looked into.
         """
+        return self._batches_of(self.open(0).as_numpy_iterator())  # opened now: it begins to read ahead
+
+    def _batches_of(self, stream: Any) -> Iterator[Batch]:
         number = 0
-        stream: Any = self.open(0).as_numpy_iterator()  # its stubs promise bare arrays
         while True:
             try:
                 batch = next(stream)
