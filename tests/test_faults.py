@@ -76,7 +76,7 @@ REFUSED = {
         "60,000 by 60,000 pixels, more than the 89,478,485",
     ),
     "PNG of 60,000 squared": (png(60000, 60000, 8, 2, b""), "60,000 by 60,000 pixels, more than"),
-    "PNG of 12,000 by 8,000": (png(12000, 8000, 8, 2, b""), "12,000 by 8,000 pixels, more than"),
+    "PNG of 12,000 by 8,000, 12 kB": (png(12000, 8000, 1, 0, bytes(1501 * 8000)), "12,000 by 8,000 pixels"),
     "PNG of 2^31 squared": (png(2**31 - 1, 2**31 - 1, 8, 2, b""), "2,147,483,647 by 2,147,483,647 pixels"),
     "PNG with a flipped byte": (flipped(PNG, 60), "damaged PNG"),
     "PNG cut": (PNG[:-30], "truncated PNG, its end is missing"),
@@ -307,6 +307,27 @@ def test_a_label_outside_the_classes_is_never_skipped(label):
         training(source, skips=Skips(10))
     with pytest.raises(UserError, match=rf"evaluation split\) .* its label {label} is outside 0\.\.1"):
         evaluation(source)
+
+
+def test_what_a_reader_written_in_python_says_is_told_on_one_line():
+    def read(index):
+        if index == 2:
+            raise RuntimeError("record '/a/b.array_record#2' cannot be read: bad chunk; copy the file anew")
+        return JPEG
+
+    def fetch(index):
+        image = tf.ensure_shape(tf.numpy_function(read, [index], tf.string), ())
+        return {"image": image, "label": tf.constant(0), "name": tf.strings.as_string(index)}
+
+    source = Source("table", ("a", "b"), Indexed(3, fetch), Indexed(3, fetch))
+    for batches in (training, evaluation):
+        with pytest.raises(UserError) as stopped:
+            batches(source)
+        assert re.fullmatch(
+            r"image number 2 of the (training|evaluation) split cannot be read: record '/a/b.array_record#2' "
+            "cannot be read: bad chunk; copy the file anew; make it readable or remove it",
+            str(stopped.value),
+        )
 
 
 def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(folder, monkeypatch):
