@@ -68,7 +68,11 @@ def _train(arguments: Sequence[str]) -> None:
         f"\ntop-1 {final['top1']:.2%} ({hits:,} of {final['images']:,} images), top-5 {final['top5']:.2%}; "
         f"best top-1 {best['top1']:.2%} at step {best['step']:,}\n"
         f"{summary['total_seconds']:.0f} s after {summary['compile_seconds']:.0f} s of compilation"
-        + (f", {rate:,.0f} images/s in training" if rate else "")
+        + (
+            f", {rate:,.0f} images/s in training, {summary['input_wait']:.0%} of it without input"
+            if rate
+            else ""
+        )
         + f"\nrecords in {values.workdir}: metrics.jsonl, summary.json, tensorboard/, checkpoints/"
     )
 
@@ -98,12 +102,20 @@ def _plan(arguments: Sequence[str]) -> None:
         flags.DEFINE_integer(
             "replicas", None, "Plan for so many replicas instead of the devices here.", 1, flag_values=values
         )
+        about = "Images/s that one replica trains, to say how many host cores must feed it."
+        flags.DEFINE_float("replica_rate", None, about, 0.0, flag_values=values)
+        flags.DEFINE_integer("replicas_per_host", 8, "Replicas that one host feeds.", 1, flag_values=values)
 
     values = _flags("plan", arguments, define, config=True)
     from efficientnet_pod.describe import print_plan
     from efficientnet_pod.recipe import read_recipe
 
-    print_plan(read_recipe(values.config.to_dict()), replicas=values.replicas)
+    print_plan(
+        read_recipe(values.config.to_dict()),
+        replicas=values.replicas,
+        replica_rate=values.replica_rate,
+        replicas_per_host=values.replicas_per_host,
+    )
 
 
 def _flags(

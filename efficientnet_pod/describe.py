@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from efficientnet_pod.host_cores import describe_input
 from efficientnet_pod.optim import Treatment, treatment
 from efficientnet_pod.plan import Plan, optimizer_name, resolve
 from efficientnet_pod.pod import runtime
@@ -19,12 +20,21 @@ from efficientnet_pod.rectangles import describe as describe_shapes
 from efficientnet_pod.run import Run, build, image_numbers, open_run
 
 
-def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None = None) -> None:
+def print_plan(
+    recipe: Recipe,
+    *,
+    replicas: int | None,
+    replica_rate: float | None = None,
+    replicas_per_host: int = 8,
+    console: Console | None = None,
+) -> None:
     """Prints the plan, the network and what the optimizer does to each kind of tensor; runs nothing.
 
     Args:
       recipe: what to plan.
       replicas: of a machine that need not be here; None plans for the devices that are.
+      replica_rate: images/s that one replica trains, for the host cores its input needs; None: not known.
+      replicas_per_host: that one host feeds.
       console: where to print; standard output by default.
 
     Raises:
@@ -48,7 +58,10 @@ def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None 
         model, variables, _, _ = build(plan)
         devices = f"{replicas:,} (not here)"
         groups = f"{replicas // recipe.bn_group_size:,} groups of {recipe.bn_group_size:,} replicas"
-    console.print(plan_table(plan, devices=devices, bn_groups=groups), "")
+    table = plan_table(plan, devices=devices, bn_groups=groups)
+    if text := describe_input(plan, replica_rate=replica_rate, replicas_per_host=replicas_per_host):
+        table.add_row("input", text)
+    console.print(table, "")
     console.print(model_table(model, variables, plan.image_size), "")
     console.print(treatment_table(treatment(recipe.optimizer, variables["params"])))
 
@@ -75,6 +88,9 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         "cosine": f"half a cosine, to {schedule.end_lr:g}",
         "constant": "constant",
     }[schedule.name]
+    changes = any(phase.recipe.global_batch != recipe.global_batch for phase in plan.phases)
+    of_steps = "" if changes else f" of {plan.steps_per_epoch:,.2f}"
+    of_batch = f", at {recipe.global_batch:,} images a step" if changes else ""
     table = Table.grid(padding=(0, 2))
     rows = [
         ("model", f"{model}, {plan.image_size} px, {plan.compute_dtype} convolutions"),
@@ -82,18 +98,35 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("replicas", devices),
         ("batch", f"{recipe.global_batch:,} global, {plan.per_replica_batch:,} per replica"),
         ("batch norm", f"{plan.bn_batch:,} images together; {bn_groups}"),
-        ("steps", f"{plan.total_steps:,} = {recipe.epochs:g} epochs of {plan.steps_per_epoch:,.2f}"),
+        ("steps", f"{plan.total_steps:,} = {recipe.epochs:g} epochs{of_steps}"),
         ("optimizer", f"{optimizer_name(recipe)}, {recipe.optimizer.lr_per_256:g} per 256 images"),
         ("learning rate", f"0 to {plan.peak_lr:g} in {plan.warmup_steps:,} steps "
-                          f"({schedule.warmup_epochs:g} epochs); then {decay}"),
+                          f"({schedule.warmup_epochs:g} epochs{of_batch}); then {decay}"),
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
                        f"{describe_shapes(plan.eval_shapes)} px"),
     ]  # fmt: skip
-    for name, value in rows:
+    for name, value in rows + _phase_rows(plan):
         table.add_row(name, value)
     for warning in plan.warnings:
         table.add_row("[yellow]warning[/]", warning)
     return table
+
+
+def _phase_rows(plan: Plan) -> list[tuple[str, str]]:
+    """Returns a row for each phase of the training, if the recipe names any."""
+    rows = []
+    named = plan.phases if plan.recipe.phases else ()
+    for phase, settings in zip(named, plan.recipe.phases, strict=True):
+        batch = phase.recipe.global_batch
+        others = {k: v for k, v in settings.overrides.items() if k not in ("image_size", "global_batch")}
+        epochs = [f"{plan.epoch(step):.2f}" for step in (phase.first_step, phase.last_step)]
+        value = (
+            f"epoch {epochs[0]} to {epochs[1]}, step {phase.first_step + 1:,} to {phase.last_step:,}: "
+            f"{phase.image_size} px; {batch:,} global, {phase.per_replica_batch:,} per replica, "
+            f"{phase.bn_batch:,} together; learning rate × {batch / plan.recipe.global_batch:g}"
+        )
+        rows.append((f"phase {phase.name}", value + "".join(f"; {k} {v:g}" for k, v in others.items())))
+    return rows
 
 
 def model_table(model: Any, variables: Any, image_size: int) -> Table:
