@@ -220,16 +220,16 @@ class Batches:
             for undecoded in self.look(number):
                 at = undecoded.number
                 yield undecoded, undecoded.read()
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, RuntimeError) as error:  # the latter of a reader written in Python
             if where := self.locate():
                 raise UserError(
                     f"the {self.split} split is damaged at {where}; records behind it in that file cannot be "
                     "read either, so that nothing is skipped; copy the file anew"
                 ) from None
             what = "an image" if at is None else f"image number {at}"
+            reason = reason_of(error) if isinstance(error, tf.errors.OpError) else str(error)
             raise UserError(
-                f"{what} of the {self.split} split cannot be read: {reason_of(error)}; make it readable or "
-                "remove it"
+                f"{what} of the {self.split} split cannot be read: {reason}; make it readable or remove it"
             ) from None
 
     def _fault_in(self, number: int, arguments: tuple[Any, ...], rows: list[Any]) -> str | None:
