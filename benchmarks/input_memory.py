@@ -31,15 +31,14 @@ def main() -> None:
             samples.append((seen, _resident()))
     later = np.array([sample for sample in samples if sample[0] >= seen / 4], np.float64)
     slope, _ = np.polyfit(*later.T, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     print("images seen: resident MB")
     for images, megabytes in samples[:: max(1, len(samples) // 10)]:
         print(f"{images:>7,}: {megabytes:,.0f}")
     print(f"{flags.task}, {description}: {seen:,} images in {time.perf_counter() - start:.0f} s")
-    print(f"peak {peak:,.0f} MB; over the last three quarters ({len(later)} samples) ", end="")
-    print(
-        f"{later[:, 1].min():,.0f} to {later[:, 1].max():,.0f} MB, slope {slope * 1e4:+.1f} MB per 10,000 images"
-    )
+    low, high = later[:, 1].min(), later[:, 1].max()
+    print(f"peak {peak:,.0f} MB; over the last three quarters, n = {len(later)}: ", end="")
+    print(f"{low:,.0f} to {high:,.0f} MB, slope {slope * 1e4:+.1f} MB per 10,000 images")
 
 
 def _resident() -> float:

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientnet_pod.data import preprocess
-from efficientnet_pod.data.fast_decode import fast_resize
 from efficientnet_pod.data.pipeline import eval_batches, train_batches
 from efficientnet_pod.data.preprocess import Preprocessing
 from efficientnet_pod.data.sources import open_source
@@ -16,20 +14,18 @@ IMAGE_SIZE = 224
 POLICIES = {"RandAugment": "randaugment", "AutoAugment": "autoaugment"}
 
 
-def prepare(photos: Path, task: str, batch: int, *, fast: bool, dtype: str) -> tuple[Iterator, str]:
+def prepare(photos: Path, task: str, batch: int, *, resize: str, dtype: str) -> tuple[Iterator, str]:
     """Returns the endless batches of images, as numpy arrays, and a description of them."""
     kept = keep_freed_memory()  # as the command line does before training
-    if fast:
-        preprocess._resize = fast_resize  # pyright: ignore[reportAttributeAccessIssue]
     source = open_source(f"folder:{photos}")
     policy = POLICIES.get(task, "none")
-    how = Preprocessing(image_size=IMAGE_SIZE, dtype=dtype, policy=policy)
+    how = Preprocessing(image_size=IMAGE_SIZE, dtype=dtype, policy=policy, resize=resize)
     if task == "eval":
         data = eval_batches(source, how, global_batch=batch).repeat()
     else:
         data = train_batches(source, how, global_batch=batch, first_image=0, seed=0)
-    description = f"{dtype}, {'fast' if fast else 'bicubic as released'}"
-    return map(_image, data.as_numpy_iterator()), description + ("" if kept else ", default malloc")
+    memory = "freed memory kept" if kept else "default malloc"
+    return map(_image, data.as_numpy_iterator()), f"{dtype}, resize={resize}, {memory}"
 
 
 def _image(batch: dict[str, np.ndarray]) -> np.ndarray:

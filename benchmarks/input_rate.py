@@ -23,9 +23,9 @@ TASKS = ("crop+flip", "RandAugment", "AutoAugment", "eval")
 CROPS = ("crop+flip", "eval")
 # Name → (module, its settings, its tasks). Modules are imported in the worker only.
 CONTENDERS: dict[str, tuple[str, dict[str, str | bool], Sequence[str]]] = {
-    "ours, fast": ("input_ours", {"fast": True, "dtype": "uint8"}, TASKS),
-    "ours": ("input_ours", {"fast": False, "dtype": "uint8"}, TASKS),
-    "ours, float32": ("input_ours", {"fast": False, "dtype": "float32"}, CROPS),
+    "ours, fast": ("input_ours", {"resize": "fast", "dtype": "uint8"}, TASKS),
+    "ours": ("input_ours", {"resize": "reference", "dtype": "uint8"}, TASKS),
+    "ours, float32": ("input_ours", {"resize": "reference", "dtype": "float32"}, CROPS),
     "Flax example": ("input_flax", {}, CROPS),
     "PyTorch": ("input_pytorch", {}, TASKS),
     "Keras": ("input_keras", {}, ("crop+flip", "RandAugment", "eval")),
