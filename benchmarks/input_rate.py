@@ -34,6 +34,7 @@ CONTENDERS: dict[str, tuple[str, dict[str, str | bool], Sequence[str]]] = {
 }
 NEED_CORES = ("input_pytorch", "input_ffcv")
 UNTIMED = 3  # batches at the start of a turn
+LONGEST_TURN = 15.0  # seconds, after which no further batch is taken; Keras's RandAugment makes 20 images/s
 CLOCKS = ("wall", "cpu")
 
 
@@ -56,9 +57,9 @@ class Worker:
         self._signal(signal.SIGCONT)
         self._process.stdin.write(f"{batches}\n")
         self._process.stdin.flush()
-        seconds = self._read()
+        turn = self._read()
         self._signal(signal.SIGSTOP)
-        return {clock: batches * BATCH / seconds[clock] for clock in CLOCKS}
+        return {clock: turn["batches"] * BATCH / turn[clock] for clock in CLOCKS}
 
     def close(self) -> None:
         """Ends the process and its own workers."""
@@ -92,10 +93,12 @@ def work(name: str, task: str, photos: Path, cores: int) -> None:
     for line in sys.stdin:
         for _ in range(UNTIMED):
             next(batches)
-        wall, cpu = time.perf_counter(), _cpu_seconds()
-        for _ in range(int(line)):
+        wall, cpu, taken = time.perf_counter(), _cpu_seconds(), 0
+        while taken < int(line) and time.perf_counter() - wall < LONGEST_TURN:
             next(batches)
-        print(json.dumps({"wall": time.perf_counter() - wall, "cpu": _cpu_seconds() - cpu}), flush=True)
+            taken += 1
+        clocks = {"wall": time.perf_counter() - wall, "cpu": _cpu_seconds() - cpu}
+        print(json.dumps({"batches": taken, **clocks}), flush=True)
 
 
 def _cpu_seconds() -> float:
@@ -124,7 +127,7 @@ def measure(names: Sequence[str], task: str, flags: argparse.Namespace) -> dict[
     finally:  # stopped processes would stay for ever
         for worker in workers.values():
             worker.close()
-    print(f"\n{task}: {flags.rounds} turns of {flags.batches * BATCH:,} images, {flags.cores} core(s)\n")
+    print(f"\n{task}: {flags.rounds} turns of {flags.batches * BATCH:,} images each, {flags.cores} core(s)\n")
     print("| pipeline | images/s a core | x best peer | images/CPU s | x best peer | what |")
     print("|---|---|---|---|---|---|")
     for name in names:
@@ -158,8 +161,8 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path(".cache/benchmark_photos"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=4, help="turns of each contender")
-    parser.add_argument("--batches", type=int, default=16, help="timed batches of a turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
+    parser.add_argument("--batches", type=int, default=16, help="timed batches of a turn, at most")
     parser.add_argument("--cores", type=int, default=1, help="cores that each contender is pinned to")
     parser.add_argument("--ffcv-python", help="the Python that has FFCV; without it FFCV is left out")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
