@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology"},
     {"recipe", "plan", "pod.runtime", "progress"},
     {"state", "pod.mesh", "data"},
-    {"steps", "data.pipeline"},
+    {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
     {"checkpoint", "records", "describe", "evaluate"},
     {"programs"},
