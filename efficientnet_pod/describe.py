@@ -15,6 +15,7 @@ from efficientnet_pod.plan import Plan, optimizer_name, resolve
 from efficientnet_pod.pod import runtime
 from efficientnet_pod.pod.topology import describe_bn_groups
 from efficientnet_pod.recipe import Recipe
+from efficientnet_pod.rectangles import describe as describe_shapes
 from efficientnet_pod.run import Run, build, image_numbers, open_run
 
 
@@ -39,6 +40,7 @@ def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None 
         plan = resolve(
             recipe,
             **image_numbers(recipe),
+            eval_ratios=None,
             num_replicas=replicas,
             num_hosts=1,
             default_dtype=runtime.default_compute_dtype(recipe.platform),
@@ -84,7 +86,8 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("optimizer", f"{optimizer_name(recipe)}, {recipe.optimizer.lr_per_256:g} per 256 images"),
         ("learning rate", f"0 to {plan.peak_lr:g} in {plan.warmup_steps:,} steps "
                           f"({schedule.warmup_epochs:g} epochs); then {decay}"),
-        ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}"),
+        ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
+                       f"{describe_shapes(plan.eval_shapes)} px"),
     ]  # fmt: skip
     for name, value in rows:
         table.add_row(name, value)

@@ -1,6 +1,6 @@
 """A whole evaluation set on all replicas, each image counted once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ def evaluate(run: Run, eval_step: EvalStep, variables: Any) -> Rates:
 
     Args:
       run: whose evaluation images are read.
-      eval_step: compiled, from ``run.lower_eval_step()``.
+      eval_step: from :func:`eval_step_of` the compiled ``run.lower_eval_steps()``.
       variables: parameters and BN statistics.
 
     Raises:
@@ -45,9 +45,19 @@ def eval_batches(run: Run) -> Any:
         run.source,
         run.preprocessing(),
         global_batch=run.plan.eval_batch,
+        shapes=run.plan.eval_shapes,
+        order=run.eval_order,
         host_index=run.runtime.host_index,
         host_count=run.runtime.host_count,
     )
+
+
+def eval_step_of(run: Run, compiled: Sequence[EvalStep]) -> EvalStep:
+    """Returns one evaluation step for batches of all the plan's shapes, given one for each."""
+    by_shape: dict[tuple[int, ...], EvalStep] = {
+        (h, w, 3): step for (h, w, _), step in zip(run.plan.eval_shapes, compiled, strict=True)
+    }
+    return lambda variables, batch: by_shape[batch["image"].shape[1:]](variables, batch)
 
 
 def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) -> tuple[int, Rates]:
@@ -73,5 +83,5 @@ def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) ->
             raise UserError(f"no checkpoint in '{workdir.checkpoints}' yet; train first")
         state = checkpoints.restore(step, run.abstract_state(), sharding=replicated(run.mesh))
     with compilation_cache(workdir.programs):
-        eval_step = run.lower_eval_step().compile()
+        eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
     return step, evaluate(run, eval_step, state.variables if raw else state.eval_variables)

@@ -4,10 +4,13 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.models.efficientnet import VARIANTS
 from efficientnet_pod.optim import OPTIMIZERS, peak_learning_rate, schedule_warnings
 from efficientnet_pod.recipe import Recipe
+from efficientnet_pod.rectangles import Shapes, eval_batch_of, shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Plan:
       bn_batch: images that normalise together.
       eval_batch: images per evaluation step, all replicas together.
       eval_steps: evaluation steps that cover every image once.
+      eval_shapes: (height, width, steps) of the evaluation images, in the order they are evaluated.
       steps_per_epoch: a fraction, never floored: 65,536 images a step are 19.55 steps an epoch of ImageNet.
       total_steps: optimizer steps of the run.
       warmup_steps: steps of linear warm-up.
@@ -53,6 +57,7 @@ class Plan:
     bn_batch: int
     eval_batch: int
     eval_steps: int
+    eval_shapes: Shapes
     steps_per_epoch: float
     total_steps: int
     warmup_steps: int
@@ -92,6 +97,7 @@ def resolve(
     num_replicas: int,
     num_hosts: int,
     default_dtype: str,
+    eval_ratios: np.ndarray | None = None,
 ) -> Plan:
     """Returns the plan.
 
@@ -103,6 +109,7 @@ def resolve(
       num_replicas: devices of all hosts.
       num_hosts: processes.
       default_dtype: compute dtype of this platform, where the recipe says ``auto``.
+      eval_ratios: width / height of each evaluation image; None where they are not known.
 
     Raises:
       UserError: a number is impossible; the message has its value, the rule and the remedy.
@@ -113,6 +120,13 @@ def resolve(
     per_replica_batch = recipe.global_batch // num_replicas
     # Not more than a full pass needs: 65,536 replicas' images would be padding for 50,000.
     eval_batch = num_replicas * min(per_replica_batch, math.ceil(num_eval / num_replicas))
+    image_size = recipe.data.image_size or variant.image_size
+    if recipe.data.eval_crop == "rectangular":
+        eval_batch = eval_batch_of(eval_batch, num_eval=num_eval, num_replicas=num_replicas)
+    eval_steps = math.ceil(num_eval / eval_batch)
+    eval_shapes: Shapes = ((image_size, image_size, eval_steps),)
+    if eval_ratios is not None:
+        eval_shapes = shapes_of(eval_ratios, image_size=image_size, eval_batch=eval_batch)
     steps_per_epoch = num_train / recipe.global_batch
     total_steps = max(1, round(recipe.epochs * steps_per_epoch))
     peak_lr = peak_learning_rate(recipe.optimizer.lr_per_256, recipe.global_batch)
@@ -132,7 +146,7 @@ def resolve(
         num_classes=num_classes,
         num_replicas=num_replicas,
         num_hosts=num_hosts,
-        image_size=recipe.data.image_size or variant.image_size,
+        image_size=image_size,
         dropout=variant.dropout if model.dropout < 0 else model.dropout,
         compute_dtype=compute_dtype,
         link_dtype=compute_dtype if recipe.data.link_dtype == "auto" else recipe.data.link_dtype,
@@ -140,7 +154,8 @@ def resolve(
         per_replica_batch=per_replica_batch,
         bn_batch=bn_batch,
         eval_batch=eval_batch,
-        eval_steps=math.ceil(num_eval / eval_batch),
+        eval_steps=eval_steps,
+        eval_shapes=eval_shapes,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         warmup_steps=recipe.schedule.warmup_steps(steps_per_epoch),
@@ -164,6 +179,11 @@ def _check(recipe: Recipe, num_replicas: int) -> None:
     for field, known in named.items():
         if (name := _field(recipe, field)) not in known:
             raise UserError(f"config.{field}='{name}' is unknown{did_you_mean(name, known)}")
+    if recipe.data.eval_crop == "rectangular" and recipe.data.augment != "inception_crop":
+        raise UserError(
+            f"config.data.eval_crop=rectangular is for crops; config.data.augment={recipe.data.augment} "
+            "evaluates whole images; use square, or --config.data.augment=inception_crop"
+        )
     rules = {
         "epochs": (recipe.epochs > 0, "above 0"),
         "eval_epochs": (recipe.eval_epochs > 0, "above 0"),

@@ -1,5 +1,6 @@
 """The compiled programs of a run: made side by side, kept in its workdir."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from efficientnet_pod.evaluate import EvalStep
+from efficientnet_pod.evaluate import EvalStep, eval_step_of
 from efficientnet_pod.metrics import Counts
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe import read_recipe
@@ -43,13 +44,13 @@ def get_programs(run: Run, workdir: Workdir, *, resumed: bool, apart: bool = Fal
     apart = apart and run.runtime.platform == "cpu" and run.runtime.host_count == 1
     compiler = _start_compiler(workdir) if apart and not _complete(workdir).exists() else None
     # Tracing holds the interpreter; the compiler does not.
-    lower = [run.lower_train_step, run.lower_eval_step] + ([] if resumed else [run.lower_init])
-    lowered = [make() for make in lower]
+    lowered = [run.lower_train_step(), *run.lower_eval_steps()] + ([] if resumed else [run.lower_init()])
     if compiler:
         compiler.wait()  # were it to fail, this process would meet the same error below, and report it
     with compilation_cache(workdir.programs), ThreadPoolExecutor() as pool:
-        train_step, eval_step, *init = pool.map(lambda program: program.compile(), lowered)
-    return Programs(train_step, eval_step, init[0] if init else None, time.monotonic() - began)
+        train_step, *others = pool.map(lambda program: program.compile(), lowered)
+    init = None if resumed else others.pop()
+    return Programs(train_step, eval_step_of(run, others), init, time.monotonic() - began)
 
 
 def _start_compiler(workdir: Workdir) -> subprocess.Popen[bytes]:
@@ -66,6 +67,8 @@ def _compile_for(workdir: Workdir) -> None:
     plan = workdir.read("plan.json")
     numbers = SimpleNamespace(**{name: plan[name] for name in IMAGE_NUMBERS})
     run = open_run(read_recipe(workdir.read("config.json")), numbers)
+    shapes = tuple(tuple(shape) for shape in plan["eval_shapes"])  # of the images, which are not read here
+    run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, eval_shapes=shapes))
     get_programs(run, workdir, resumed=True)
     _complete(workdir).touch()
 

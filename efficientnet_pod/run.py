@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -19,6 +20,7 @@ from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe import Recipe
+from efficientnet_pod.rectangles import order_of
 from efficientnet_pod.state import TrainState, init_state
 from efficientnet_pod.steps import TrainStep, compile_eval_step, compile_train_step
 
@@ -38,6 +40,7 @@ class Run:
       variables: shapes and dtypes of its parameters and BN statistics.
       optimizer: with its learning rate inside.
       learning_rate: function of the step, for the records.
+      eval_order: places of the evaluation images in the order they are evaluated; None: as stored.
     """
 
     runtime: Runtime
@@ -48,6 +51,7 @@ class Run:
     variables: dict[str, Any]
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
+    eval_order: np.ndarray | None = None
 
     def initial_variables(self) -> dict[str, Any]:
         """Returns the weights and BN statistics of the recipe's seed, as numpy arrays."""
@@ -63,6 +67,11 @@ class Run:
             augment=data.augment,
             max_shift=data.max_shift,
             min_crop_area=data.min_crop_area,
+            policy=data.policy,
+            policy_layers=data.policy_layers,
+            policy_magnitude=data.policy_magnitude,
+            policy_bugs=data.policy_bugs,
+            cutout=data.cutout,
             dtype=self.plan.link_dtype,
         )
 
@@ -75,12 +84,13 @@ class Run:
         shapes = jax.eval_shape(self.init, self.variables)
         return jax.tree.map(partial(_replicated_shape, mesh=self.mesh), shapes)
 
-    def abstract_batch(self, global_batch: int, *, mask: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    def abstract_batch(
+        self, global_batch: int, height: int, width: int, *, mask: bool
+    ) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes, dtypes and sharding of a global batch, as the data pipeline makes it."""
         shape = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(self.mesh))
-        size = self.plan.image_size
         batch = {
-            "image": shape((global_batch, size, size, 3), jnp.dtype(self.plan.link_dtype)),
+            "image": shape((global_batch, height, width, 3), jnp.dtype(self.plan.link_dtype)),
             "label": shape((global_batch,), jnp.dtype("int32")),
         }
         return batch | ({"mask": shape((global_batch,), jnp.dtype("float32"))} if mask else {})
@@ -102,14 +112,17 @@ class Run:
             mixup=recipe.data.mixup,
             cutmix=recipe.data.cutmix,
         )
-        batch = self.abstract_batch(recipe.global_batch, mask=False)
+        size = self.plan.image_size
+        batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
         return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch)
 
-    def lower_eval_step(self) -> jax.stages.Lowered:
-        """Returns the program that counts one batch of evaluation."""
-        variables = self.abstract_state().variables
-        batch = self.abstract_batch(self.plan.eval_batch, mask=True)
-        return compile_eval_step(self.model, self.mesh).lower(variables, batch)
+    def lower_eval_steps(self) -> list[jax.stages.Lowered]:
+        """Returns the programs that count one batch of evaluation, one for each of the plan's shapes."""
+        variables, step = self.abstract_state().variables, compile_eval_step(self.model, self.mesh)
+        shapes = [(height, width) for height, width, _ in self.plan.eval_shapes]
+        return [
+            step.lower(variables, self.abstract_batch(self.plan.eval_batch, *s, mask=True)) for s in shapes
+        ]
 
 
 def open_run(recipe: Recipe, source: Any = None) -> Run:
@@ -124,6 +137,7 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
     """
     runtime = pod_runtime.start(recipe.platform, recipe.cpu_replicas)
     source = source or open_images(recipe)
+    ratios = _eval_ratios(recipe, source)
     plan = resolve(
         recipe,
         num_train=source.num_train,
@@ -132,10 +146,20 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
         num_replicas=len(runtime.devices),
         num_hosts=runtime.host_count,
         default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
+        eval_ratios=ratios,
     )
+    eval_order = None if ratios is None else order_of(ratios)
     model, variables, optimizer, learning_rate = build(plan)
     mesh = create_mesh(runtime.devices, recipe.bn_group_size)
-    return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate)
+    return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate, eval_order)
+
+
+def _eval_ratios(recipe: Recipe, source: Any) -> np.ndarray | None:
+    if recipe.data.eval_crop != "rectangular" or not hasattr(source, "eval"):
+        return None
+    from efficientnet_pod.data.pipeline import aspect_ratios
+
+    return aspect_ratios(source)
 
 
 def open_images(recipe: Recipe) -> Any:

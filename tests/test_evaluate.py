@@ -7,11 +7,16 @@ from recipes import load
 from tiny import CLASSES, SIZE, build_tiny_networks
 
 from efficientnet_pod.data.sources import Source, _in_memory
-from efficientnet_pod.evaluate import eval_batches, evaluate
+from efficientnet_pod.evaluate import eval_batches, eval_step_of, evaluate
+from efficientnet_pod.images import normalise
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.run import open_run
 
 IMAGES = 1003
+
+
+def compiled(run):
+    return eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
 
 
 @pytest.fixture
@@ -34,14 +39,14 @@ def open_with(monkeypatch):
 def test_each_image_is_counted_once_and_top1_is_numpys(open_with, global_batch):
     run, labels = open_with(global_batch=global_batch)
     variables = run.initial_variables()
-    apply = jax.jit(lambda variables, image: run.model.apply(variables, image, train=False))
+    apply = jax.jit(lambda variables, image: run.model.apply(variables, normalise(image), train=False))
     batches = list(eval_batches(run).as_numpy_iterator())
     # A bias against the mean logits spreads the predictions; the initial network knows one class only.
     logits = [apply(variables, batch["image"]) for batch in batches]
     variables["params"]["classifier"]["bias"] = -np.mean(np.concatenate(logits), axis=0)
     predicted = [np.argmax(apply(variables, batch["image"]), 1)[batch["mask"] > 0] for batch in batches]
     expected = np.mean(np.concatenate(predicted) == labels)
-    result = evaluate(run, run.lower_eval_step().compile(), variables)
+    result = evaluate(run, compiled(run), variables)
     assert len(np.unique(np.concatenate(predicted))) > 3
     assert (result.images, result.top1) == (IMAGES, pytest.approx(expected, abs=1e-12))
     assert result.top1 < result.top5 < 1
@@ -53,4 +58,4 @@ def test_lost_images_are_an_error(open_with, monkeypatch):
     monkeypatch.setattr("efficientnet_pod.evaluate.eval_batches", lambda r: eval_batches(r).take(1))
     variables = run.initial_variables()
     with pytest.raises(RuntimeError, match="512 images were counted in an evaluation of 1003"):
-        evaluate(run, run.lower_eval_step().compile(), variables)
+        evaluate(run, compiled(run), variables)

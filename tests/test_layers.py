@@ -11,8 +11,8 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology"},
-    {"recipe", "plan", "pod.runtime", "progress"},
+    {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology", "rectangles"},
+    {"recipe", "plan", "pod.runtime", "progress", "waiting"},
     {"state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},

@@ -109,15 +109,18 @@ def test_an_image_is_augmented_anew_in_each_epoch():
     assert 15 < len({image.tobytes() for image in images}) <= 25
 
 
-@pytest.mark.parametrize("threads", [1, 5])
-def test_the_stream_does_not_depend_on_the_threads(threads, tmp_path):
+@pytest.mark.parametrize("policy", ["autoaugment", "randaugment"])
+def test_the_first_thousand_images_do_not_depend_on_the_threads(policy, tmp_path):
     source = open_source(f"folder:{write_folder(tmp_path, {'cat': 12, 'dog': 9})}")
-    options = {"augment": "inception_crop", "image_size": 32}
-    expected = list(itertools.islice(train(source, **options).as_numpy_iterator(), 5))
-    pool = tf.data.Options()
-    pool.threading.private_threadpool_size = threads
-    pooled = train(source, **options).with_options(pool).as_numpy_iterator()
-    assert_equal_batches(expected, itertools.islice(pooled, 5))
+    options = {"augment": "inception_crop", "image_size": 32, "policy": policy, "cutout": 8, "dtype": "uint8"}
+    streams = []
+    for threads in (1, 7):
+        pool = tf.data.Options()
+        pool.threading.private_threadpool_size = threads
+        dataset = train(source, global_batch=125, **options).with_options(pool)
+        streams.append(list(itertools.islice(dataset.as_numpy_iterator(), 8)))
+    assert_equal_batches(*streams)
+    assert len({image.tobytes() for batch in streams[0] for image in batch["image"]}) > 990
 
 
 # Training, records

@@ -1,5 +1,6 @@
 """Crops, resizing and colour against Pillow and numpy transcriptions written here."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from photos import encoded, photo
 from PIL import Image
 
+from efficientnet_pod.data.policies import apply_policy, cutout
 from efficientnet_pod.data.preprocess import (
     Preprocessing,
     eval_image,
@@ -215,3 +217,42 @@ def test_intact_files_pass_and_damaged_ones_are_named():
 def test_impossible_augmentations_are_refused(augment, max_shift, message):
     with pytest.raises(UserError, match=message):
         Preprocessing(32, augment, max_shift)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16", "float32"])
+def test_the_link_carries_levels_which_uint8_alone_rounds_and_clips(dtype):
+    pixels = np.random.default_rng(1).integers(0, 2, (24, 24, 3), dtype=np.uint8) * 255
+    exact = eval_image(tf.constant(pixels), Preprocessing(32, "shift")).numpy()
+    image = eval_image(tf.constant(pixels), Preprocessing(32, "shift", dtype=dtype))
+    assert exact.min() < -10 and exact.max() > 265  # the cubic kernel overshoots
+    expected = np.rint(np.clip(exact, 0, 255)) if dtype == "uint8" else exact
+    assert image.dtype == dtype
+    np.testing.assert_allclose(tf.cast(image, tf.float32), expected, rtol=2**-8 if dtype == "bfloat16" else 0)
+
+
+@pytest.mark.parametrize("policy", ["autoaugment", "randaugment", "none"])
+def test_policy_and_cutout_follow_the_geometry_with_seeds_of_their_own(policy):
+    key = tf.constant([3, 4], tf.int64)
+    geometry = Preprocessing(64, dtype="uint8")
+    how = dataclasses.replace(
+        geometry, policy=policy, policy_layers=1, policy_magnitude=7.0, policy_bugs=True, cutout=16
+    )
+    image = train_image(tf.constant(photo(3)), key, geometry)
+    seeds = tf.unstack(tf.random.split(key, 4))
+    options = {"layers": 1, "magnitude": 7.0, "reference_bugs": True}
+    expected = cutout(apply_policy(image, seeds[2], name=policy, **options), seeds[3], size=16)
+    augmented = train_image(tf.constant(photo(3)), key, how)
+    assert not np.array_equal(augmented, image)
+    np.testing.assert_array_equal(augmented, expected)
+    np.testing.assert_array_equal(
+        eval_image(tf.constant(photo(3)), how), eval_image(tf.constant(photo(3)), geometry)
+    )
+
+
+def test_impossible_cutouts_and_policies_are_refused():
+    with pytest.raises(UserError, match="cutout is 7 pixels; it must be 0 or a positive even number"):
+        Preprocessing(32, cutout=7)
+    with pytest.raises(UserError, match="unknown policy 'autoaugmnet'; did you mean 'autoaugment'"):
+        Preprocessing(32, policy="autoaugmnet")
+    with pytest.raises(UserError, match="min_crop_area is 0; it must be above 0 and at most 1"):
+        Preprocessing(32, min_crop_area=0)

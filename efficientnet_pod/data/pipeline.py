@@ -1,15 +1,18 @@
 """From a source to host batches: order, host shares, padding and masks, as deterministic tf.data datasets."""
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from efficientnet_pod.data.preprocess import Preprocessing, eval_image, require_image, train_image
+from efficientnet_pod.data.preprocess import Preprocessing, eval_image, require_image, size_of, train_image
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.rectangles import Shapes
 
 # Undecoded examples, about 110 kB each for ImageNet: 0.5 GB a host. TFDS writes its records in random order;
 # each epoch shuffles the files, and this buffer the records that come out of them.
@@ -54,29 +57,73 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source, how: Preprocessing, *, global_batch: int, host_index: int = 0, host_count: int = 1
+    source: Source,
+    how: Preprocessing,
+    *,
+    global_batch: int,
+    shapes: Shapes | None = None,
+    order: np.ndarray | None = None,
+    host_index: int = 0,
+    host_count: int = 1,
 ) -> tf.data.Dataset:
     """Returns one host's ceil(num_eval / global_batch) batches; all hosts together hold each image once.
 
     Elements are those of train_batches and ``"mask": (host_batch,) float32``, 1 for an image, 0 for padding.
     Every host has as many batches, so that collectives match; some may be padding only. ``how`` is that of
     training, which decides the crop. Raises UserError for impossible arguments.
+
+    ``shapes`` are (height, width, batches) in turn; None is the square throughout. Images come in the
+    ``order`` of these places, which only an Indexed source can follow, or as they are stored.
     """
     host = _host(global_batch, host_index, host_count)
+    num_batches = -(-source.num_eval // global_batch)
+    shapes = shapes or ((how.image_size, how.image_size, num_batches),)
+    parts, first = [], 0
+    for height, width, batches in shapes:
+        turns = range(first, first + batches * host.batch)
+        parts.append(_eval_part(source, how, (height, width), turns, order, host))
+        first = turns.stop
+    return functools.reduce(lambda batches, part: batches.concatenate(part), parts)
+
+
+def _eval_part(
+    source: Source,
+    how: Preprocessing,
+    shape: tuple[int, int],
+    turns: range,
+    order: np.ndarray | None,
+    host: "_Host",
+) -> tf.data.Dataset:
+    """Returns the batches of one shape: the host's images of these turns, then padding."""
+    examples, count = _in_order(source.eval, host, turns, order)
 
     def finish(example: Example) -> Example:
         image, label = _checked(example, source.num_classes)
-        return {"image": eval_image(image, how), "label": label, "mask": tf.ones((), tf.float32)}
+        return {"image": eval_image(image, how, shape), "label": label, "mask": tf.ones((), tf.float32)}
 
     nothing = {
-        "image": tf.zeros((how.image_size, how.image_size, 3), how.dtype),
+        "image": tf.zeros((*shape, 3), how.dtype),
         "label": tf.zeros((), tf.int32),
         "mask": tf.zeros((), tf.float32),
     }
-    examples, count = _in_order(source.eval, host)
-    num_batches = -(-source.num_eval // global_batch)
-    padding = tf.data.Dataset.from_tensors(nothing).repeat(num_batches * host.batch - count)
-    return _batched(_map(examples, finish).concatenate(padding) if examples is not None else padding, host)
+    padding = tf.data.Dataset.from_tensors(nothing).repeat(len(turns) - count)
+    return _batched(_map(examples, finish).concatenate(padding) if count else padding, host)
+
+
+def aspect_ratios(source: Source) -> np.ndarray:
+    """Returns width / height of each evaluation image, float64; reads the headers, decodes nothing.
+
+    Raises UserError for a source that is read from the front.
+    """
+    if not isinstance(source.eval, Indexed):
+        raise UserError(
+            f"config.data.eval_crop=rectangular sorts the images, which '{source.name}' does not "
+            "allow, read from the front; write a copy that does: efficientnet-pod data prepare --help"
+        )
+    fetch = source.eval.fetch
+    sizes = _map(tf.data.Dataset.range(source.num_eval), lambda i: size_of(fetch(i)["image"])).batch(1024)
+    height, width = (np.concatenate(side) for side in zip(*sizes.as_numpy_iterator(), strict=True))
+    return width / height
 
 
 @dataclass(frozen=True)
@@ -145,15 +192,22 @@ def _fingerprint(name: tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(tf.strings.regex_replace(name, ".*/", ""), sys.maxsize)
 
 
-def _in_order(examples: Indexed | Records, host: _Host) -> tuple[tf.data.Dataset | None, int]:
-    """Returns the host's examples in stored order, None where it has none, and their number."""
+def _in_order(
+    examples: Indexed | Records, host: _Host, turns: range, order: np.ndarray | None
+) -> tuple[tf.data.Dataset, int]:
+    """Returns the host's examples of these turns, in that order or as stored, and their number."""
     if isinstance(examples, Records):
         share = examples.share(host.index, host.count)
-        return (share.read(None) if share.num_examples else None), share.num_examples
+        count = min(len(turns), max(share.num_examples - turns.start, 0))
+        return (share.read(None) if count else tf.data.Dataset.range(0)).skip(turns.start).take(count), count
     full, rest = divmod(examples.num_examples, host.batch * host.count)
-    count = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
-    turns = tf.data.Dataset.range(count)
-    return _map(turns, lambda turn: examples.fetch(host.place(turn))), count
+    own = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
+    count = min(len(turns), max(own - turns.start, 0))
+    places = tf.data.Dataset.range(turns.start, turns.start + count).map(host.place)
+    if order is not None:
+        table = tf.constant(order, tf.int64)
+        places = places.map(lambda place: tf.gather(table, place))
+    return _map(places, examples.fetch), count
 
 
 def _key(seed: int, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:

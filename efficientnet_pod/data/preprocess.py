@@ -5,6 +5,7 @@ from typing import Literal
 
 import tensorflow as tf
 
+from efficientnet_pod.data.policies import apply_policy, check_policy, cutout
 from efficientnet_pod.errors import UserError, did_you_mean
 
 AUGMENTATIONS = ("inception_crop", "pad_crop_flip", "shift")
@@ -30,6 +31,11 @@ class Preprocessing:
         mirrored in half the cases: with a shift of 4 at 32 pixels, the usual one of CIFAR.
       max_shift: in pixels of the result.
       min_crop_area: as a share of the image's.
+      policy: ``none``, ``autoaugment`` or ``randaugment``, applied after the geometry to rounded levels.
+      policy_layers: of ``randaugment``.
+      policy_magnitude: of ``randaugment``.
+      policy_bugs: repeat the faults of the released policies; see :mod:`policies`.
+      cutout: side of a grey square over a random place, in pixels; 0 for none.
       dtype: of the result, ``uint8``, ``bfloat16`` or ``float32``; levels of 0..255 in each. The resizing
         overshoots, which uint8 clips and the others keep, as the released code does.
     """
@@ -38,6 +44,11 @@ class Preprocessing:
     augment: str = "inception_crop"
     max_shift: int = 0
     min_crop_area: float = 0.08
+    policy: str = "none"
+    policy_layers: int = 2
+    policy_magnitude: float = 10.0
+    policy_bugs: bool = False
+    cutout: int = 0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -52,6 +63,9 @@ class Preprocessing:
             )
         if not 0 < self.min_crop_area <= 1:
             raise UserError(f"min_crop_area is {self.min_crop_area}; it must be above 0 and at most 1")
+        check_policy(self.policy, layers=self.policy_layers, magnitude=self.policy_magnitude)
+        if self.cutout < 0 or self.cutout % 2:
+            raise UserError(f"cutout is {self.cutout} pixels; it must be 0 or a positive even number")
 
 
 def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Tensor:
@@ -60,29 +74,43 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Ten
     ``image`` is an encoded JPEG or PNG (string scalar) or a uint8 array (height, width, 3); equal ``seed``
     pairs (int64, shape (2,)) give equal results.
     """
-    geometry_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
+    geometry_seed, flip_seed, policy_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
+    shape = (how.image_size, how.image_size)
     if how.augment == "inception_crop":
         image = _random_crop(image, geometry_seed, how)
     else:
-        image = _resize(_decode(image), how.image_size)
+        image = _resize(_decode(image), shape)
         border = "CONSTANT" if how.augment == "shift" else "REFLECT"
         image = _shift(image, geometry_seed, how.max_shift, border)
     if how.augment != "shift":
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
-    return _finish(image, how)
+    if how.policy != "none" or how.cutout:
+        image = _in_levels(tf.ensure_shape(image, (*shape, 3)))
+        image = apply_policy(
+            image,
+            policy_seed,
+            name=how.policy,
+            layers=how.policy_layers,
+            magnitude=how.policy_magnitude,
+            reference_bugs=how.policy_bugs,
+        )
+        image = cutout(image, cutout_seed, size=how.cutout) if how.cutout else image
+    return _finish(image, how, shape)
 
 
-def eval_image(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
-    """Returns the image (image_size, image_size, 3) of ``how.dtype`` that suits the training augmentation.
+def eval_image(image: tf.Tensor, how: Preprocessing, shape: tuple[int, int] | None = None) -> tf.Tensor:
+    """Returns the image (height, width, 3) of ``how.dtype`` that suits the training augmentation.
 
-    That is the central square of the released evaluation for ``inception_crop`` and the whole image, resized,
-    for the other two, which train on whole images.
+    That is the centre of the released evaluation for ``inception_crop`` and the whole image, resized, for the
+    other two, which train on whole images. ``shape`` is (height, width); None: ``image_size`` squared.
     """
+    shape = shape or (how.image_size, how.image_size)
     if how.augment == "inception_crop":
-        image = _centre_crop(image, how.image_size)
+        box = _centre_box(*size_of(image), how.image_size, shape)
+        image = _resize(_decode_crop(image, box), shape)
     else:
-        image = _resize(_decode(image), how.image_size)
-    return _finish(image, how)
+        image = _resize(_decode(image), shape)
+    return _finish(image, how, shape)
 
 
 def eval_padding(image_size: int) -> int:
@@ -120,7 +148,8 @@ def require_image(image: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
 
 
 def _random_crop(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Tensor:
-    height, width = _size(image)
+    height, width = size_of(image)
+    shape = (how.image_size, how.image_size)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.stack([height, width, 3]),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -133,27 +162,34 @@ def _random_crop(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Te
     )
     # The sampler returns the whole image when all attempts fail.
     failed = tf.reduce_all(size[:2] == tf.stack([height, width]))
-    box = tf.where(failed, _centre_box(height, width, how.image_size), tf.concat([begin[:2], size[:2]], 0))
-    return _resize(_decode_crop(image, box), how.image_size)
+    box = tf.where(
+        failed, _centre_box(height, width, how.image_size, shape), tf.concat([begin[:2], size[:2]], 0)
+    )
+    return _resize(_decode_crop(image, box), shape)
 
 
-def _centre_crop(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    return _resize(_decode_crop(image, _centre_box(*_size(image), image_size)), image_size)
+def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int, shape: tuple[int, int]) -> tf.Tensor:
+    """Returns (top, left, height, width), int32: the largest centred box of the shape's proportions, less the
+    padding.
 
-
-def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Returns (top, left, side, side) of the central square, int32, rounded as the released code rounds."""
+    A square is rounded as the released code rounds it.
+    """
     fraction = image_size / (image_size + eval_padding(image_size))
-    side = tf.cast(fraction * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)
-    side = tf.maximum(side, 1)
-    return tf.stack([(height - side + 1) // 2, (width - side + 1) // 2, side, side])
+    scale = tf.minimum(tf.cast(height, tf.float32) / shape[0], tf.cast(width, tf.float32) / shape[1])
+    if shape[0] == shape[1]:  # dividing and multiplying again would round
+        sides = [tf.cast(fraction * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)] * 2
+    else:
+        sides = [tf.cast(fraction * scale * side, tf.int32) for side in shape]
+    sides = [tf.maximum(side, 1) for side in sides]
+    begin = [(extent - side + 1) // 2 for extent, side in zip((height, width), sides, strict=True)]
+    return tf.stack([*begin, *sides])
 
 
 def _is_png(image: tf.Tensor) -> tf.Tensor:
     return tf.equal(tf.strings.substr(image, 0, len(_PNG_MAGIC)), _PNG_MAGIC)
 
 
-def _size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (height, width), int32 scalars, of an encoded image or an array, without decoding it."""
     if image.dtype != tf.string:
         size = tf.shape(image)
@@ -194,14 +230,13 @@ def _decode_crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _resize(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Returns float32 (image_size, image_size, 3), by the bicubic kernel of the released training code.
+def _resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """Returns float32 (height, width, 3) of that size, by the bicubic kernel of the released training code.
 
     That is TensorFlow 1's ``resize_bicubic``: cubic coefficient -0.75, output pixel i sampled at i times the
     scale (no half-pixel centres), no antialiasing, overshoot not clipped. TensorFlow 2's ``tf.image.resize``
     has half-pixel centres and -0.5.
     """
-    size = (image_size, image_size)
     return tf.raw_ops.ResizeBicubic(
         images=image[None], size=size, align_corners=False, half_pixel_centers=False
     )[0]
@@ -216,8 +251,13 @@ def _shift(
     return tf.slice(padded, [top, left, 0], tf.shape(image))
 
 
-def _finish(image: tf.Tensor, how: Preprocessing) -> tf.Tensor:
-    image = tf.ensure_shape(image, (how.image_size, how.image_size, 3))
-    if how.dtype == "uint8" and image.dtype != tf.uint8:
-        image = tf.round(tf.clip_by_value(image, 0.0, 255.0))
-    return tf.cast(image, how.dtype)
+def _finish(image: tf.Tensor, how: Preprocessing, shape: tuple[int, int]) -> tf.Tensor:
+    image = tf.ensure_shape(image, (*shape, 3))
+    return tf.cast(_in_levels(image) if how.dtype == "uint8" else image, how.dtype)
+
+
+def _in_levels(image: tf.Tensor) -> tf.Tensor:
+    """Returns uint8, rounded to the nearest level."""
+    if image.dtype == tf.uint8:
+        return image
+    return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
