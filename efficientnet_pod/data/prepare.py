@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ _NAME = "prepared"  # of the data set in the copy's metadata
 
 @dataclass(frozen=True)
 class Summary:
-    """What a copy holds: images, and their bytes before and after."""
+    """What a copy holds: images, their bytes before and after; how many of them one call wrote."""
 
     images: int
     bytes_before: int
     bytes_after: int
+    written: int
 
 
 def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) -> Summary:
@@ -58,6 +59,7 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
     }
     folder = _claim(output, wanted)
     manifest = _read(folder) or {**wanted, "shards": {}, "complete": False}
+    written = 0
     if not manifest["complete"]:
         features = tfds.features.FeaturesDict(
             {
@@ -66,11 +68,11 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
             }
         )
         _write(folder, manifest)
-        _write_shards(folder, manifest, splits, features)
+        written = _write_shards(folder, manifest, splits, features)
         _write_metadata(folder, manifest, features)
         manifest["complete"] = True
         _write(folder, manifest)
-    return Summary(*(sum(s[key] for s in manifest["shards"].values()) for key in Summary.__annotations__))
+    return Summary(*_totals(manifest), written)
 
 
 def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tensor:
@@ -154,14 +156,22 @@ def _claim(output: str, wanted: dict[str, Any]) -> Path:
     return folder
 
 
+def _totals(manifest: dict[str, Any]) -> tuple[int, int, int]:
+    """Returns images, bytes before and bytes after of the shards that are written."""
+    shards = manifest["shards"].values()
+    images, before, after = (sum(s[key] for s in shards) for key in ("images", "bytes_before", "bytes_after"))
+    return images, before, after
+
+
 def _write_shards(
     folder: Path,
     manifest: dict[str, Any],
     splits: dict[str, Indexed | Records],
     features: tfds.features.FeaturesDict,
-) -> None:
-    """Writes the shards that are not there yet, each under another name until it is whole."""
+) -> int:
+    """Writes the shards that are not there yet, each under another name until it is whole; returns images."""
 
+    @tf.function  # traced once, not for each shard
     def smaller(example: Example) -> Example:
         image = example["image"]
         size = tf.strings.length(image) if image.dtype == tf.string else tf.size(image)
@@ -170,10 +180,9 @@ def _write_shards(
 
     shards = list(_shards(manifest["images"]))
     is_done = {file: file in manifest["shards"] and (folder / file).exists() for file, *_ in shards}
+    total = sum(manifest["images"].values())
     done = sum(stop - start for file, _, start, stop in shards if is_done[file])
-    with progress_bar(
-        "preparing", total=sum(manifest["images"].values()), unit="images", done=done
-    ) as advance:
+    with progress_bar("preparing", total=total, unit="images", done=done) as advance:
         for file, split, start, stop in shards:
             if not is_done[file]:
                 examples = splits[split]
@@ -186,8 +195,9 @@ def _write_shards(
                         f"{_first_fault(examples, start, stop, smaller) or reason_of(error)}; "
                         "replace or remove it and run the same command again"
                     ) from None
-                manifest["shards"][file] = asdict(written)
+                manifest["shards"][file] = written
                 _write(folder, manifest)
+    return total - done
 
 
 def _shards(images: dict[str, int]) -> Iterator[tuple[str, str, int, int]]:
@@ -212,7 +222,8 @@ def _stream(
 
 def _write_shard(
     path: Path, stream: tf.data.Dataset, features: tfds.features.FeaturesDict, advance: Callable[[int], None]
-) -> Summary:
+) -> dict[str, int]:
+    """Writes one file whole or not at all; returns its images and their bytes before and after."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     label_feature: Any = features["label"]
@@ -240,7 +251,7 @@ def _write_shard(
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)
-    return Summary(images, before, after)
+    return {"images": images, "bytes_before": before, "bytes_after": after}
 
 
 def _first_fault(
