@@ -72,4 +72,6 @@ def get_config(model: str = "b0") -> ConfigDict:
     config.schedule.end_lr = 0.0
     config.schedule.decay_rate = 0.97
     config.schedule.decay_epochs = 2.4
+
+    config.phases = ConfigDict()
     return config

@@ -89,4 +89,6 @@ def get_config(model_and_batch: str = "b5,65536") -> ConfigDict:
     config.schedule.end_lr = 0.1  # absolute, the authors' default
     config.schedule.decay_rate = 0.97
     config.schedule.decay_epochs = 2.4
+
+    config.phases = ConfigDict()
     return config

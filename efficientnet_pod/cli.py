@@ -77,7 +77,11 @@ def _train(arguments: Sequence[str]) -> None:
         f"\ntop-1 {final['top1']:.2%} ({hits:,} of {final['images']:,} images), top-5 {final['top5']:.2%}; "
         f"best top-1 {best['top1']:.2%} at step {best['step']:,}\n"
         f"{summary['total_seconds']:.0f} s after {summary['compile_seconds']:.0f} s of compilation"
-        + (f", {rate:,.0f} images/s in training" if rate else "")
+        + (
+            f", {rate:,.0f} images/s in training, {summary['input_wait']:.0%} of it without input"
+            if rate
+            else ""
+        )
         + f"\nrecords in {values.workdir}: metrics.jsonl, summary.json, tensorboard/, checkpoints/"
     )
 

@@ -75,6 +75,9 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         "cosine": f"half a cosine, to {schedule.end_lr:g}",
         "constant": "constant",
     }[schedule.name]
+    changes = any(phase.recipe.global_batch != recipe.global_batch for phase in plan.phases)
+    of_steps = "" if changes else f" of {plan.steps_per_epoch:,.2f}"
+    of_batch = f", at {recipe.global_batch:,} images a step" if changes else ""
     table = Table.grid(padding=(0, 2))
     rows = [
         ("model", f"{model}, {plan.image_size} px, {plan.compute_dtype} convolutions"),
@@ -82,18 +85,35 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("replicas", devices),
         ("batch", f"{recipe.global_batch:,} global, {plan.per_replica_batch:,} per replica"),
         ("batch norm", f"{plan.bn_batch:,} images together; {bn_groups}"),
-        ("steps", f"{plan.total_steps:,} = {recipe.epochs:g} epochs of {plan.steps_per_epoch:,.2f}"),
+        ("steps", f"{plan.total_steps:,} = {recipe.epochs:g} epochs{of_steps}"),
         ("optimizer", f"{optimizer_name(recipe)}, {recipe.optimizer.lr_per_256:g} per 256 images"),
         ("learning rate", f"0 to {plan.peak_lr:g} in {plan.warmup_steps:,} steps "
-                          f"({schedule.warmup_epochs:g} epochs); then {decay}"),
+                          f"({schedule.warmup_epochs:g} epochs{of_batch}); then {decay}"),
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
                        f"{describe_shapes(plan.eval_shapes)} px"),
     ]  # fmt: skip
-    for name, value in rows:
+    for name, value in rows + _phase_rows(plan):
         table.add_row(name, value)
     for warning in plan.warnings:
         table.add_row("[yellow]warning[/]", warning)
     return table
+
+
+def _phase_rows(plan: Plan) -> list[tuple[str, str]]:
+    """Returns a row for each phase of the training, if the recipe names any."""
+    rows = []
+    named = plan.phases if plan.recipe.phases else ()
+    for phase, settings in zip(named, plan.recipe.phases, strict=True):
+        batch = phase.recipe.global_batch
+        others = {k: v for k, v in settings.overrides.items() if k not in ("image_size", "global_batch")}
+        epochs = [f"{plan.epoch(step):.2f}" for step in (phase.first_step, phase.last_step)]
+        value = (
+            f"epoch {epochs[0]} to {epochs[1]}, step {phase.first_step + 1:,} to {phase.last_step:,}: "
+            f"{phase.image_size} px; {batch:,} global, {phase.per_replica_batch:,} per replica, "
+            f"{phase.bn_batch:,} together; learning rate × {batch / plan.recipe.global_batch:g}"
+        )
+        rows.append((f"phase {phase.name}", value + "".join(f"; {k} {v:g}" for k, v in others.items())))
+    return rows
 
 
 def model_table(model: Any, variables: Any, image_size: int) -> Table:

@@ -9,6 +9,7 @@ import numpy as np
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.models.efficientnet import VARIANTS
 from efficientnet_pod.optim import OPTIMIZERS, peak_learning_rate, schedule_warnings
+from efficientnet_pod.phases import Phase, resolve_phases
 from efficientnet_pod.recipe import Recipe
 from efficientnet_pod.rectangles import Shapes, eval_batch_of, shapes_of
 
@@ -24,21 +25,23 @@ class Plan:
       num_classes: size of the logits.
       num_replicas: devices.
       num_hosts: processes.
-      image_size: pixels.
+      image_size: of evaluation, and of training where no phase has its own; pixels.
       dropout: before the classifier.
       compute_dtype: of convolutions and activations.
       link_dtype: of images on their way to the devices.
-      host_batch: training images per host and step.
-      per_replica_batch: training images per replica and step.
-      bn_batch: images that normalise together.
+      host_batch: training images per host and step, where no phase has its own global batch.
+      per_replica_batch: likewise per replica.
+      bn_batch: likewise those that normalise together.
       eval_batch: images per evaluation step, all replicas together.
       eval_steps: evaluation steps that cover every image once.
       eval_shapes: (height, width, steps) of the evaluation images, in the order they are evaluated.
-      steps_per_epoch: a fraction, never floored: 65,536 images a step are 19.55 steps an epoch of ImageNet.
-      total_steps: optimizer steps of the run.
-      warmup_steps: steps of linear warm-up.
-      steps_between_evals: a fraction.
-      peak_lr: learning rate at the end of warm-up.
+      steps_per_epoch: of the recipe's global batch. A fraction, never floored: 65,536 images a step are 19.55
+        steps an epoch of ImageNet.
+      total_steps: optimizer steps of the run, all phases together.
+      warmup_steps: steps of linear warm-up, of the recipe's global batch.
+      steps_between_evals: a fraction, of the recipe's global batch.
+      peak_lr: learning rate at the end of warm-up, for the recipe's global batch.
+      phases: of the training, in order, without a gap; one where the recipe names none.
       warnings: of what is allowed and probably not meant.
     """
 
@@ -63,23 +66,42 @@ class Plan:
     warmup_steps: int
     steps_between_evals: float
     peak_lr: float
+    phases: tuple[Phase, ...]
     warnings: tuple[str, ...]
+
+    def phase_of(self, step: int) -> Phase:
+        """Returns the phase whose update makes step ``step``, from 1 to ``total_steps``."""
+        return next(phase for phase in self.phases if step <= phase.last_step)
+
+    def phases_after(self, step: int) -> tuple[Phase, ...]:
+        """Returns the phases still to be trained after ``step`` steps, at least the last one."""
+        return tuple(phase for phase in self.phases if step < phase.last_step) or self.phases[-1:]
+
+    def images_seen(self, step: int) -> int:
+        """Returns the training images that ``step`` steps have seen, from 0 to ``total_steps``."""
+        return self.phase_of(step).images_seen(step)
 
     def epoch(self, step: int) -> float:
         """Returns the passes over the training images after ``step`` steps."""
-        return step / self.steps_per_epoch
+        return self.images_seen(step) / self.num_train
+
+    def clock(self, step: int) -> float:
+        """Returns the images seen after ``step`` steps in units of the recipe's global batch."""
+        return self.images_seen(step) / self.recipe.global_batch
 
     def is_eval_due(self, step: int) -> bool:
         """Returns whether to evaluate after ``step`` steps: at multiples of the interval and at the end."""
         interval = self.steps_between_evals
         # A ten-thousandth of a step of slack, since 0.1 epochs of 10 steps are 0.9999999999999999 steps.
-        passed = [math.floor((s + 1e-4) / interval) for s in (step - 1, step)]
+        passed = [math.floor((self.clock(s) + 1e-4) / interval) for s in (step - 1, step)]
         return step == self.total_steps or passed[0] < passed[1]
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         plain = dataclasses.asdict(self)
         plain["recipe"]["optimizer"]["name"] = optimizer_name(self.recipe)
+        for phase in plain["phases"]:
+            del phase["recipe"]  # the run's with what plain["recipe"]["phases"] changes
         return plain
 
 
@@ -128,12 +150,16 @@ def resolve(
     if eval_ratios is not None:
         eval_shapes = shapes_of(eval_ratios, image_size=image_size, eval_batch=eval_batch)
     steps_per_epoch = num_train / recipe.global_batch
-    total_steps = max(1, round(recipe.epochs * steps_per_epoch))
+    for settings in recipe.phases:
+        _check(recipe.in_phase(settings), num_replicas, phase=settings.name)
+    phases = resolve_phases(recipe, num_train=num_train, num_replicas=num_replicas, num_hosts=num_hosts)
+    total_steps = phases[-1].last_step
     peak_lr = peak_learning_rate(recipe.optimizer.lr_per_256, recipe.global_batch)
-    bn_batch = per_replica_batch * recipe.bn_group_size
+    clock_steps = round(phases[-1].images_seen(total_steps) / recipe.global_batch)
     warnings = schedule_warnings(
-        recipe.schedule, peak_lr=peak_lr, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+        recipe.schedule, peak_lr=peak_lr, steps_per_epoch=steps_per_epoch, total_steps=clock_steps
     )
+    bn_batch = min(phase.bn_batch for phase in phases)
     if bn_batch < 16:
         warnings.append(
             f"{bn_batch} images normalise together; below 16 accuracy suffers: raise bn_group_size"
@@ -152,7 +178,7 @@ def resolve(
         link_dtype=compute_dtype if recipe.data.link_dtype == "auto" else recipe.data.link_dtype,
         host_batch=recipe.global_batch // num_hosts,
         per_replica_batch=per_replica_batch,
-        bn_batch=bn_batch,
+        bn_batch=per_replica_batch * recipe.bn_group_size,
         eval_batch=eval_batch,
         eval_steps=eval_steps,
         eval_shapes=eval_shapes,
@@ -161,12 +187,18 @@ def resolve(
         warmup_steps=recipe.schedule.warmup_steps(steps_per_epoch),
         steps_between_evals=recipe.eval_epochs * steps_per_epoch,
         peak_lr=peak_lr,
+        phases=phases,
         warnings=tuple(warnings),
     )
 
 
-def _check(recipe: Recipe, num_replicas: int) -> None:
+def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> None:
+    """Refuses what is impossible in a recipe, or in what a phase makes of one that is possible."""
     model = recipe.model
+
+    def full(field: str) -> str:
+        return f"config.phases.{phase}.{field.rpartition('.')[2]}" if phase else f"config.{field}"
+
     if model.name not in VARIANTS:
         raise UserError(f"config.model.name='{model.name}' is unknown{did_you_mean(model.name, VARIANTS)}")
     named = {
@@ -196,6 +228,7 @@ def _check(recipe: Recipe, num_replicas: int) -> None:
         "model.bn_momentum": (0 <= model.bn_momentum < 1, "at least 0 and below 1"),
         "model.bn_epsilon": (model.bn_epsilon > 0, "above 0"),
         "data.image_size": (recipe.data.image_size >= 0, "at least 0"),
+        "data.min_crop_area": (0 < recipe.data.min_crop_area <= 1, "above 0 and at most 1"),
         "data.policy_layers": (recipe.data.policy_layers >= 1, "at least 1"),
         "data.policy_magnitude": (0 <= recipe.data.policy_magnitude <= 30, "0 to 30"),
         "data.cutout": (recipe.data.cutout >= 0, "at least 0"),
@@ -205,8 +238,14 @@ def _check(recipe: Recipe, num_replicas: int) -> None:
     }
     for field, (holds, rule) in rules.items():
         if not holds:
-            raise UserError(f"config.{field}={_field(recipe, field)} must be {rule}; set --config.{field}")
-    _check_batches(recipe.global_batch, recipe.bn_group_size, num_replicas)
+            raise UserError(f"{full(field)}={_field(recipe, field)} must be {rule}; set --{full(field)}")
+    size = recipe.data.image_size or VARIANTS[model.name].image_size
+    if not 0 <= recipe.data.max_shift < size:
+        raise UserError(
+            f"{full('data.image_size')}={size} pixels must be above config.data.max_shift="
+            f"{recipe.data.max_shift}; lower --config.data.max_shift"
+        )
+    _check_batches(recipe.global_batch, full("global_batch"), recipe.bn_group_size, num_replicas)
 
 
 def _field(recipe: Recipe, dotted: str) -> Any:
@@ -216,14 +255,14 @@ def _field(recipe: Recipe, dotted: str) -> Any:
     return value
 
 
-def _check_batches(global_batch: int, bn_group_size: int, num_replicas: int) -> None:
+def _check_batches(global_batch: int, field: str, bn_group_size: int, num_replicas: int) -> None:
     if global_batch < 1 or global_batch % num_replicas:
         below = global_batch // num_replicas * num_replicas
         near = [n for n in (below, below + num_replicas) if n > 0]
         nearest = min(near, key=lambda n: abs(n - global_batch))
         raise UserError(
-            f"config.global_batch={global_batch} is not a multiple of the {num_replicas} replicas; "
-            f"the nearest that is: --config.global_batch={nearest}"
+            f"{field}={global_batch} is not a multiple of the {num_replicas} replicas; "
+            f"the nearest that is: --{field}={nearest}"
         )
     if bn_group_size < 1 or num_replicas % bn_group_size:
         divisors = [n for n in range(1, num_replicas + 1) if num_replicas % n == 0]

@@ -5,52 +5,91 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from etils import epath
 
 from efficientnet_pod.evaluate import EvalStep, eval_step_of
 from efficientnet_pod.metrics import Counts
+from efficientnet_pod.phases import Phase
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import IMAGE_NUMBERS, Run, open_run
 from efficientnet_pod.state import TrainState
 
+TrainProgram = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Counts]]
 
-class Programs(NamedTuple):
-    """The compiled steps and the wall seconds it took to get them."""
 
-    train_step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Counts]]
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """The compiled steps.
+
+    Attributes:
+      eval_step: of every phase.
+      init: the program of the initial state, None in a resumed run.
+      seconds: wall time until the training could begin.
+    """
+
     eval_step: EvalStep
     init: Callable[[dict[str, Any]], TrainState] | None
     seconds: float
+    _train_steps: dict[str, Future[TrainProgram]]
+    _compiler: Executor
+
+    def train_step(self, phase: Phase) -> TrainProgram:
+        """Returns the program of a phase still to be trained; waits for it."""
+        return self._train_steps[phase.name].result()
+
+    def close(self) -> None:
+        """Leaves out what has not begun to be compiled, and waits for what has."""
+        self._compiler.shutdown(cancel_futures=True)
 
 
-def get_programs(run: Run, workdir: Workdir, *, resumed: bool, apart: bool = False) -> Programs:
+def get_programs(run: Run, workdir: Workdir, *, start_step: int, apart: bool = False) -> Programs:
     """Returns the programs, from the workdir if an earlier start left them there.
+
+    Those of later phases follow in a thread, while the first one trains.
 
     Args:
       run: what to compile.
       workdir: claimed by the run.
-      resumed: whether the initial state's program can be left out.
-      apart: on a CPU, let another process compile. The compiler leaves the heap it worked in full of holes,
-        and eight replicas, which share one heap, train half as fast in it as in a fresh one.
+      start_step: steps done; what only earlier ones need is left out.
+      apart: on a CPU, let another process compile, all phases before the first step. The compiler leaves the
+        heap it worked in full of holes, and eight replicas, which share one heap, train half as fast in it as
+        in a fresh one.
     """
     began = time.monotonic()
     apart = apart and run.runtime.platform == "cpu" and run.runtime.host_count == 1
     compiler = _start_compiler(workdir) if apart and not _complete(workdir).exists() else None
+    first, *later = run.plan.phases_after(start_step)
     # Tracing holds the interpreter; the compiler does not.
-    lowered = [run.lower_train_step(), *run.lower_eval_steps()] + ([] if resumed else [run.lower_init()])
+    lowered = [run.lower_train_step(first), *run.lower_eval_steps()]
+    lowered += [] if start_step else [run.lower_init()]
     if compiler:
         compiler.wait()  # were it to fail, this process would meet the same error below, and report it
+    train_step, *others = _compile(lowered, workdir)
+    init = None if start_step else others.pop()
+    ready: Future[TrainProgram] = Future()
+    ready.set_result(train_step)
+    background = ThreadPoolExecutor(max_workers=1)
+    following = {p.name: background.submit(_compile_train_step, run, p, workdir) for p in later}
+    seconds = time.monotonic() - began
+    eval_step = eval_step_of(run, others)
+    return Programs(eval_step, init, seconds, {first.name: ready} | following, background)
+
+
+def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:
     with compilation_cache(workdir.programs), ThreadPoolExecutor() as pool:
-        train_step, *others = pool.map(lambda program: program.compile(), lowered)
-    init = None if resumed else others.pop()
-    return Programs(train_step, eval_step_of(run, others), init, time.monotonic() - began)
+        return list(pool.map(lambda program: program.compile(), lowered))
+
+
+def _compile_train_step(run: Run, phase: Phase, workdir: Workdir) -> TrainProgram:
+    (program,) = _compile([run.lower_train_step(phase)], workdir)
+    return program
 
 
 def _start_compiler(workdir: Workdir) -> subprocess.Popen[bytes]:
@@ -69,7 +108,7 @@ def _compile_for(workdir: Workdir) -> None:
     run = open_run(read_recipe(workdir.read("config.json")), numbers)
     shapes = tuple(tuple(shape) for shape in plan["eval_shapes"])  # of the images, which are not read here
     run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, eval_shapes=shapes))
-    get_programs(run, workdir, resumed=True)
+    _compile([*map(run.lower_train_step, run.plan.phases), *run.lower_eval_steps()], workdir)
     _complete(workdir).touch()
 
 

@@ -77,6 +77,47 @@ class DataSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class PhaseSettings:
+    """A part of the training that differs from the rest; what is None is the recipe's.
+
+    Attributes:
+      name: as the config and the records call it.
+      from_epoch: where it begins, in passes over the training images; it lasts until the next one.
+      global_batch: images per optimizer step; the learning rate follows it linearly.
+      label_smoothing: see :class:`Recipe`, and so on.
+      dropout: see :class:`ModelSettings`, and so on.
+      survival_probability: of stochastic depth.
+      image_size: see :class:`DataSettings`, and so on. Evaluation stays at the recipe's.
+      min_crop_area: as a share of the image.
+      policy_layers: of ``randaugment``.
+      policy_magnitude: of ``randaugment``.
+      cutout: side of the square.
+      mixup: α.
+      cutmix: α.
+    """
+
+    name: str
+    from_epoch: float
+    global_batch: int | None = None
+    label_smoothing: float | None = None
+    dropout: float | None = None
+    survival_probability: float | None = None
+    image_size: int | None = None
+    min_crop_area: float | None = None
+    policy_layers: int | None = None
+    policy_magnitude: float | None = None
+    cutout: int | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What this phase sets, by the names of its fields."""
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if k not in ("name", "from_epoch") and v is not None}
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """One published or intended result, whatever machine it runs on.
 
@@ -95,6 +136,7 @@ class Recipe:
       keep_checkpoints: newest checkpoints kept, beside the best one.
       optimizer: hyper-parameters of the chosen optimizer.
       schedule: of the learning rate.
+      phases: of the training, by ``from_epoch``; none where all of it is alike.
     """
 
     platform: str
@@ -113,6 +155,18 @@ class Recipe:
     data: DataSettings
     optimizer: Hyperparameters
     schedule: Schedule
+    phases: tuple[PhaseSettings, ...]
+
+    def in_phase(self, settings: PhaseSettings) -> "Recipe":
+        """Returns the recipe of one phase alone."""
+        overrides = settings.overrides
+
+        def overridden(part: Any) -> dict[str, Any]:
+            return {f.name: overrides[f.name] for f in dataclasses.fields(part) if f.name in overrides}
+
+        model = dataclasses.replace(self.model, **overridden(self.model))
+        data = dataclasses.replace(self.data, **overridden(self.data))
+        return dataclasses.replace(self, model=model, data=data, phases=(), **overridden(self))
 
 
 def read_recipe(config: dict[str, Any]) -> Recipe:
@@ -129,19 +183,39 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     fields["data"] = DataSettings(**_checked(fields["data"], DataSettings, "config.data"))
     fields["optimizer"] = _optimizer(fields["optimizer"])
     fields["schedule"] = Schedule(**_checked(fields["schedule"], Schedule, "config.schedule"))
+    phases = [_phase(name, table) for name, table in fields["phases"].items()]
+    fields["phases"] = tuple(sorted(phases, key=lambda phase: phase.from_epoch))
     return Recipe(**fields)
 
 
 def _checked(table: dict[str, Any], into: type, where: str) -> dict[str, Any]:
     """Returns a copy of the table, whose names are those of the fields of ``into``."""
     names = [field.name for field in dataclasses.fields(into)]
-    for name in table:
-        if name not in names:
-            raise UserError(f"{where} has no field '{name}'{did_you_mean(name, names)}")
+    _require_known(table, names, where)
     for name in names:
         if name not in table:
             raise UserError(f"{where}.{name} is missing; add it to the config file")
     return dict(table)
+
+
+def _require_known(table: dict[str, Any], names: list[str], where: str) -> None:
+    for name in table:
+        if name not in names:
+            raise UserError(f"{where} has no field '{name}'{did_you_mean(name, names)}")
+
+
+def _phase(name: str, table: Any) -> PhaseSettings:
+    where = f"config.phases.{name}"
+    if not isinstance(table, dict):
+        raise UserError(
+            f"{where} is {table!r}; it must be a table with from_epoch and what the phase changes: "
+            "add one to the config file"
+        )
+    known = [field.name for field in dataclasses.fields(PhaseSettings) if field.name != "name"]
+    _require_known(table, known, where)
+    if table.get("from_epoch") is None:
+        raise UserError(f"{where}.from_epoch is missing; add it to the config file")
+    return PhaseSettings(name, **table)
 
 
 def _optimizer(table: dict[str, Any]) -> Hyperparameters:

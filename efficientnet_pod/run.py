@@ -1,7 +1,6 @@
 """What a recipe becomes on the machine at hand: backend, images, plan, mesh, network and optimizer."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,8 @@ from jax.sharding import Mesh
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.efficientnet import EfficientNet, efficientnet
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
-from efficientnet_pod.optim import create_optimizer, create_schedule
+from efficientnet_pod.optim import LearningRate, Stretch, create_optimizer, create_schedule, in_phases
+from efficientnet_pod.phases import Phase
 from efficientnet_pod.plan import Plan, resolve
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated
@@ -23,8 +23,6 @@ from efficientnet_pod.recipe import Recipe
 from efficientnet_pod.rectangles import order_of
 from efficientnet_pod.state import TrainState, init_state
 from efficientnet_pod.steps import TrainStep, compile_eval_step, compile_train_step
-
-LearningRate = Callable[[Any], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Run:
       model: the network.
       variables: shapes and dtypes of its parameters and BN statistics.
       optimizer: with its learning rate inside.
-      learning_rate: function of the step, for the records.
+      learning_rate: function of the step, all phases together, for the records.
       eval_order: places of the evaluation images in the order they are evaluated; None: as stored.
     """
 
@@ -57,13 +55,16 @@ class Run:
         """Returns the weights and BN statistics of the recipe's seed, as numpy arrays."""
         return initial_variables(self.model, self.plan.image_size, seed=self.plan.recipe.seed)
 
-    def preprocessing(self) -> Any:
-        """Returns what happens to images on the host, as a ``data.preprocess.Preprocessing``."""
+    def preprocessing(self, phase: Phase | None = None) -> Any:
+        """Returns what happens on the host to images of a phase of training, or else to those of evaluation.
+
+        It is a ``data.preprocess.Preprocessing``.
+        """
         from efficientnet_pod.data.preprocess import Preprocessing  # TensorFlow takes seconds to import
 
-        data = self.plan.recipe.data
+        data = (phase or self.plan).recipe.data
         return Preprocessing(
-            image_size=self.plan.image_size,
+            image_size=(phase or self.plan).image_size,
             augment=data.augment,
             max_shift=data.max_shift,
             min_crop_area=data.min_crop_area,
@@ -72,6 +73,7 @@ class Run:
             policy_magnitude=data.policy_magnitude,
             policy_bugs=data.policy_bugs,
             cutout=data.cutout,
+            resize=data.resize,
             dtype=self.plan.link_dtype,
         )
 
@@ -99,12 +101,15 @@ class Run:
         """Returns the program of the initial state, from the initial variables."""
         return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(self.variables)
 
-    def lower_train_step(self) -> jax.stages.Lowered:
-        """Returns the program of one optimizer step."""
-        recipe = self.plan.recipe
+    def lower_train_step(self, phase: Phase) -> jax.stages.Lowered:
+        """Returns the program of one optimizer step of a phase."""
+        recipe = phase.recipe
         key = jax.random.key(recipe.seed)
+        model = self.model.clone(
+            dropout=phase.dropout, survival_probability=recipe.model.survival_probability
+        )
         step = TrainStep(
-            self.model,
+            model,
             self.optimizer,
             recipe.label_smoothing,
             recipe.ema_decay,
@@ -112,7 +117,7 @@ class Run:
             mixup=recipe.data.mixup,
             cutmix=recipe.data.cutmix,
         )
-        size = self.plan.image_size
+        size = phase.image_size
         batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
         return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch)
 
@@ -207,11 +212,18 @@ def build(
         dropout=plan.dropout,
         survival_probability=recipe.model.survival_probability,
     )
-    learning_rate = create_schedule(
+    schedule = create_schedule(
         recipe.schedule,
         peak_lr=plan.peak_lr,
         steps_per_epoch=plan.steps_per_epoch,
-        total_steps=plan.total_steps,
+        total_steps=plan.clock(plan.total_steps),
+    )
+    learning_rate = in_phases(
+        schedule,
+        [
+            Stretch(p.first_step, plan.clock(p.first_step), p.recipe.global_batch / recipe.global_batch)
+            for p in plan.phases
+        ],
     )
     variables = abstract_variables(model, plan.image_size)
     optimizer = create_optimizer(recipe.optimizer, learning_rate, variables["params"])

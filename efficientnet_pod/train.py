@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -12,16 +12,19 @@ from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.describe import describe_devices, plan_table
 from efficientnet_pod.errors import RunError
 from efficientnet_pod.evaluate import evaluate
+from efficientnet_pod.feed import train_batches
 from efficientnet_pod.metrics import Counts, Rates, rates
+from efficientnet_pod.phases import Phase
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.mesh import prefetch_to_devices, replicated
 from efficientnet_pod.pod.topology import describe_bn_groups
-from efficientnet_pod.programs import Programs, get_programs
+from efficientnet_pod.programs import Programs, TrainProgram, get_programs
 from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import MetricsLog, Workdir
 from efficientnet_pod.run import Run, open_run
 from efficientnet_pod.state import TrainState
+from efficientnet_pod.waiting import InputWait
 
 
 def train_and_evaluate(
@@ -53,7 +56,7 @@ def train_and_evaluate(
         with Display(total_steps=plan.total_steps, done=start, silent=not is_writer) as display:
             display.print(plan_table(plan, devices=describe_devices(run), bn_groups=groups), "")
             with display.phase("compiling"):
-                programs = get_programs(run, workdir, resumed=start > 0, apart=compile_apart)
+                programs = get_programs(run, workdir, start_step=start, apart=compile_apart)
             display.print(f"compiled in {programs.seconds:.0f} s")
             if programs.init is None:
                 state = checkpoints.restore(start, run.abstract_state(), sharding=replicated(run.mesh))
@@ -62,7 +65,8 @@ def train_and_evaluate(
                 state = programs.init(run.initial_variables())
             log = TrainingLog(run, workdir, display, resumed_step=start)
             log.write_overview(state)
-            _loop(run, programs, state, start, checkpoints, log)
+            with closing(programs):
+                _loop(run, programs, state, start, checkpoints, log)
     summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
     if is_writer:
         workdir.write("summary.json", summary)
@@ -75,34 +79,31 @@ def _loop(
     """Runs steps ``start + 1`` to the last."""
     plan = run.plan
     batches = prefetch_to_devices(train_batches(run, start_step=start), run.mesh)
-    for step in range(start + 1, plan.total_steps + 1):
-        state, counts = programs.train_step(state, next(batches))
-        log.train_step(step, counts)  # reads the step before: this one is running
-        if plan.is_eval_due(step):
-            log.flush()
-            variables = state.variables if plan.recipe.eval_raw else state.eval_variables
-            with log.display.phase("evaluating"):
-                began = time.monotonic()
-                result = evaluate(run, programs.eval_step, variables)
-            log.evaluation(step, result, seconds=time.monotonic() - began)
-            checkpoints.save(step, state, metrics={"top1": result.top1, "loss": result.loss})
-            log.last_checkpoint = step
+    for phase in plan.phases_after(start):
+        train_step = _enter(phase, programs, log)
+        for step in range(max(start, phase.first_step) + 1, phase.last_step + 1):
+            state, counts = train_step(state, log.input_wait.next(batches))
+            log.input_wait.dispatched(counts)
+            log.train_step(step, counts)  # reads the step before: this one is running
+            if plan.is_eval_due(step):
+                log.flush()
+                variables = state.variables if plan.recipe.eval_raw else state.eval_variables
+                with log.display.phase("evaluating"):
+                    began = time.monotonic()
+                    result = evaluate(run, programs.eval_step, variables)
+                log.evaluation(step, result, seconds=time.monotonic() - began)
+                checkpoints.save(step, state, metrics={"top1": result.top1, "loss": result.loss})
+                log.last_checkpoint = step
 
 
-def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:
-    """Yields this host's training batches from ``start_step`` on, without end."""
-    from efficientnet_pod.data import pipeline
-
-    plan = run.plan
-    return pipeline.train_batches(
-        run.source,
-        run.preprocessing(),
-        global_batch=plan.recipe.global_batch,
-        first_image=start_step * plan.recipe.global_batch,
-        seed=plan.recipe.seed,
-        host_index=run.runtime.host_index,
-        host_count=run.runtime.host_count,
-    ).as_numpy_iterator()
+def _enter(phase: Phase, programs: Programs, log: "TrainingLog") -> TrainProgram:
+    """Returns the program of a phase, and says how long the training has waited for it."""
+    log.flush()
+    began = time.monotonic()
+    with log.display.phase("compiling"):
+        train_step = programs.train_step(phase)
+    log.phase(phase, waited=time.monotonic() - began)
+    return train_step
 
 
 class TrainingLog:
@@ -120,6 +121,7 @@ class TrainingLog:
         self._window: list[Counts] = []
         self._window_began = time.monotonic()
         self._trained_images, self._trained_seconds = 0, 0.0
+        self.input_wait, self._waited_before = InputWait(), 0.0
 
     @property
     def seconds(self) -> float:
@@ -135,6 +137,16 @@ class TrainingLog:
         if self._is_writer:
             text = parameter_overview.get_parameter_overview(state.params)
             (self._workdir.path / "parameters.txt").write_text(text + "\n")
+
+    def phase(self, phase: Phase, *, waited: float) -> None:
+        """Says which phase begins, if there are any, and leaves the wait for its program out of the rates."""
+        plan = self._run.plan
+        if plan.recipe.phases:
+            self.display.print(
+                f"phase '{phase.name}' from epoch {plan.epoch(phase.first_step):.2f}: {phase.image_size} px, "
+                f"{phase.recipe.global_batch:,} images a step; waited {waited:.1f} s for its program"
+            )
+        self._restart_window()
 
     def train_step(self, step: int, counts: Counts) -> None:
         """Takes the counts of a step just dispatched and reads those of the one before."""
@@ -155,7 +167,7 @@ class TrainingLog:
             f"epoch {row['epoch']:6.2f}  step {step:,}  eval   loss {result.loss:.4f}  "
             f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}  of {result.images:,} images"
         )
-        self._window_began = time.monotonic()
+        self._restart_window()
 
     def summary(self, *, compile_seconds: float, total_seconds: float) -> dict[str, Any]:
         """Returns what ``summary.json`` holds."""
@@ -171,9 +183,15 @@ class TrainingLog:
             "compile_seconds": compile_seconds,
             "total_seconds": total_seconds,
             "images_per_second": rate,
+            "input_wait": self.input_wait.seconds / self._trained_seconds if self._trained_seconds else None,
             "devices": {"count": len(self._run.runtime.devices), "kind": self._run.runtime.device_kind},
             "versions": pod_runtime.versions(),
         }
+
+    def _restart_window(self) -> None:
+        """Leaves out what was done since the last step, which is no training."""
+        self._window_began = time.monotonic()
+        self.input_wait.forget()
 
     def _read_pending(self) -> None:
         if self._pending is None:
@@ -196,16 +214,27 @@ class TrainingLog:
             return
         now = time.monotonic()
         result, elapsed = rates(self._window), now - self._window_began
+        waited, self._waited_before = (
+            self.input_wait.seconds - self._waited_before,
+            self.input_wait.seconds,
+        )
         self._trained_images += result.images
         self._trained_seconds += elapsed
         row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
+        row["input_wait"] = waited / elapsed
+        plan = self._run.plan
+        if plan.recipe.phases:
+            phase = plan.phase_of(self._last_read)
+            row |= {"image_size": phase.image_size, "global_batch": phase.recipe.global_batch}
         self._write(row)
         if not self.display.is_bar_shown:
-            left = (self._run.plan.total_steps - row["step"]) * elapsed / len(self._window)
+            images_left = plan.images_seen(plan.total_steps) - plan.images_seen(self._last_read)
+            left = images_left * elapsed / result.images
             self.display.print(
                 f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
                 f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
-                f"{row['images_per_second']:,.0f} images/s  {left:.0f} s left"
+                f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
+                f"{left:.0f} s left"
             )
         self._window, self._window_began = [], now
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from recipes import load
 
@@ -103,6 +104,111 @@ def test_missing_fields_are_named():
     del config["seed"]
     with pytest.raises(UserError, match=r"config\.seed is missing"):
         read_recipe(config)
+
+
+SMALL = {"from_epoch": 0.0, "image_size": 16, "global_batch": 128, "dropout": 0.1}
+LARGE = {"from_epoch": 10.5, "label_smoothing": 0.2, "mixup": 0.2}
+
+
+def phased(phases, path="digits.py", numbers=DIGITS, **fields):
+    config = load(path) | fields
+    config["phases"] = phases
+    return resolve(read_recipe(config), **numbers, num_replicas=8, num_hosts=2, default_dtype="float32")
+
+
+def test_phases_cover_every_step_and_count_images():
+    """By hand: 10.5 epochs of 1,437 images are 117.9 steps of 128; 28 less 118 such, 98.2 of 256."""
+    digits = phased({"large": LARGE, "small": SMALL})  # in the order of their epochs, not of their names
+    small, large = digits.phases
+    assert (small.name, small.first_step, small.last_step, small.first_image) == ("small", 0, 118, 0)
+    assert (large.name, large.first_step, large.last_step) == ("large", 118, 216)
+    assert large.first_image == 118 * 128 and digits.total_steps == 216
+    assert (small.image_size, small.host_batch, small.per_replica_batch, small.bn_batch) == (16, 64, 16, 64)
+    assert (large.image_size, large.host_batch, large.per_replica_batch, large.bn_batch) == (32, 128, 32, 128)
+    assert (small.dropout, large.dropout) == (0.1, 0.2)
+    assert (small.recipe.label_smoothing, large.recipe.label_smoothing, large.recipe.data.mixup) == (
+        0.1,
+        0.2,
+        0.2,
+    )
+    assert (digits.image_size, digits.eval_batch) == (32, 256)  # one evaluation for all phases
+    seen = np.cumsum([0] + [128] * 118 + [256] * 98)
+    assert [digits.images_seen(step) for step in range(217)] == seen.tolist()
+    assert digits.epoch(217 - 1) == seen[-1] / 1437
+    assert [digits.phase_of(step).name for step in (1, 118, 119, 216)] == ["small", "small", "large", "large"]
+
+
+def test_evaluation_is_due_by_images_in_every_phase():
+    digits = phased({"small": SMALL, "large": LARGE}, eval_epochs=7.0)
+    seen = np.cumsum([0] + [128] * 118 + [256] * 98)
+    due = [int(np.argmax(seen >= epoch * 1437)) for epoch in (7, 14, 21)] + [216]
+    assert [step for step in range(1, 217) if digits.is_eval_due(step)] == due
+
+
+def test_a_run_without_phases_has_one():
+    (only,) = plan("digits.py", DIGITS, 8).phases
+    assert (only.first_step, only.last_step, only.image_size, only.bn_batch) == (0, 157, 32, 128)
+    assert only.recipe == read_recipe(load("digits.py"))
+
+
+def test_plan_with_phases_is_json():
+    written = json.loads(json.dumps(phased({"small": SMALL, "large": LARGE}).as_dict()))
+    assert [phase["last_step"] for phase in written["phases"]] == [118, 216]
+
+
+@pytest.mark.parametrize(
+    "small, large, words",
+    [
+        (
+            {"from_epoch": 1.0},
+            {},
+            r"phases\.small\.from_epoch=1 .* must be 0: --config\.phases\.small\.from_epoch=0",
+        ),
+        ({}, {"from_epoch": 28.0}, r"phases\.large\.from_epoch=28 .*below config\.epochs=28"),
+        ({}, {"from_epoch": 0.0}, r"phases\.large\.from_epoch=0 is where phase 'small' begins too"),
+        (
+            {},
+            {"from_epoch": 27.95},
+            r"phases\.large lasts from epoch 27\.95 to 28, which is no whole step of 256",
+        ),
+        (
+            {"global_batch": 100},
+            {},
+            r"phases\.small\.global_batch=100 .*--config\.phases\.small\.global_batch=(96|104)",
+        ),
+        (
+            {"survival_probability": 0.0},
+            {},
+            r"config\.phases\.small\.survival_probability=0\.0 must be above 0",
+        ),
+        (
+            {"min_crop_area": 2.0},
+            {},
+            r"config\.phases\.small\.min_crop_area=2\.0 must be above 0 and at most 1",
+        ),
+        (
+            {"image_size": 2},
+            {},
+            r"config\.phases\.small\.image_size=2 pixels must be above config\.data\.max_shift=2",
+        ),
+        ({"imagesize": 2}, {}, r"config\.phases\.small has no field 'imagesize'; did you mean 'image_size'"),
+        ({"from_epoch": None}, {}, r"config\.phases\.small\.from_epoch is missing"),
+    ],
+)
+def test_impossible_phases_are_refused(small, large, words):
+    with pytest.raises(UserError, match=words) as refused:
+        phased({"small": SMALL | small, "large": LARGE | large})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_phase_must_be_a_table():
+    with pytest.raises(UserError, match=r"config\.phases\.image_size is 16; it must be a table"):
+        phased({"image_size": 16})
+
+
+def test_the_smallest_bn_batch_of_the_phases_is_warned_of():
+    warned = phased({"small": SMALL | {"global_batch": 24}, "large": LARGE}).warnings
+    assert warned[0].startswith("12 images normalise together")
 
 
 def test_small_bn_batches_are_warned_of():

@@ -56,7 +56,7 @@ def published():
 
 
 def over_seeds(image, count=NUM_SEEDS, *, parallel=2, keep=lambda image: image, **policy):
-    """Returns ``keep`` of the image after the policy for the seeds (17, 0), (17, 1) …: (count, ...)."""
+    """Returns ``keep`` of the image after the policy for seeds (17, 0), (17, 1) and so on: (count, ...)."""
     seeds = tf.data.Dataset.range(count).map(lambda i: tf.stack([tf.constant(17, tf.int64), i]))
     augmented = seeds.map(
         lambda seed: keep(apply_policy(tf.constant(image), seed, **policy)), num_parallel_calls=parallel

@@ -256,3 +256,21 @@ def test_impossible_cutouts_and_policies_are_refused():
         Preprocessing(32, policy="autoaugmnet")
     with pytest.raises(UserError, match="min_crop_area is 0; it must be above 0 and at most 1"):
         Preprocessing(32, min_crop_area=0)
+
+
+def test_the_fast_variant_crops_what_the_reference_crops_in_other_pixels():
+    jpeg = encoded(photo(7, 146, 190), "JPEG")
+    same, fast = Preprocessing(64, dtype="uint8"), Preprocessing(64, resize="fast", dtype="uint8")
+    for number in range(20):
+        key = tf.constant([number, 0], tf.int64)
+        ours, reference = (train_image(tf.constant(jpeg), key, how).numpy() for how in (fast, same))
+        error = np.abs(ours.astype(int) - reference).mean()
+        mirrored = np.abs(ours[:, ::-1].astype(int) - reference).mean()
+        assert 0 < error < 20 and error < mirrored
+    box = 2 * 64
+    top, left = (146 - box + 1) // 2, (190 - box + 1) // 2
+    pillow = Image.open(io.BytesIO(jpeg)).crop((left, top, left + box, top + box))
+    expected = np.asarray(pillow.resize((64, 64), Image.Resampling.BOX)).astype(int)
+    np.testing.assert_allclose(eval_image(tf.constant(jpeg), fast), expected, atol=1.01)
+    with pytest.raises(UserError, match="unknown resize 'fats'; did you mean 'fast'"):
+        Preprocessing(64, resize="fats")

@@ -10,7 +10,15 @@ import tensorflow as tf
 from jax.sharding import PartitionSpec as P
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.optim import SCHEDULES, Schedule, create_schedule, peak_learning_rate, schedule_warnings
+from efficientnet_pod.optim import (
+    SCHEDULES,
+    Schedule,
+    Stretch,
+    create_schedule,
+    in_phases,
+    peak_learning_rate,
+    schedule_warnings,
+)
 
 IMAGENET = 1_281_167
 EPOCHS = 350
@@ -221,3 +229,37 @@ def test_warnings_name_a_rising_rate_and_an_endless_warmup():
     (endless,) = warn(total_steps=52)
     assert endless.startswith("warm-up takes 52 steps and the run has 52")
     assert len(warn(peak_lr=0.05, total_steps=52)) == 2
+
+
+# 40 steps of 128 images, 40 of 256 and 20 of 512, in a run planned for 256: 20, 40 and 40 steps of that.
+STRETCHES = (Stretch(0, 0.0, 0.5), Stretch(40, 20.0, 1.0), Stretch(80, 60.0, 2.0))
+BATCHES = np.array([128] * 40 + [256] * 40 + [512] * 20)
+
+
+def by_hand(name, images):
+    """The published formulas at ``images / 256`` steps of 256 images, of which 10 are warm-up and 100 all."""
+    clock = images / 256
+    decayed = {
+        "constant": np.full(clock.shape, 0.8),
+        "cosine": 0.8 * (1 + np.cos(np.pi * (clock - 10) / 90)) / 2,
+        "exponential": 0.8 * 0.97 ** np.floor(clock / 24),
+        "polynomial": 0.8 * (1 - np.maximum(clock - 10, 1) / 91) ** 2,
+    }[name]
+    return np.where(clock < 10, 0.8 * clock / 10, decayed)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_where_the_batch_changes_the_clock_counts_images_and_the_rate_follows_the_batch(name):
+    base = create_schedule(
+        Schedule(name, warmup_epochs=1.0), peak_lr=0.8, steps_per_epoch=10.0, total_steps=100.0
+    )
+    steps = jnp.arange(100, dtype=jnp.int32)
+    ours = np.asarray(jax.jit(in_phases(base, STRETCHES))(steps))
+    images = np.cumsum(BATCHES) - BATCHES
+    np.testing.assert_allclose(ours, by_hand(name, images) * BATCHES / 256, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(ours, [in_phases(base, STRETCHES)(int(step)) for step in steps], rtol=1e-6)
+
+
+def test_where_the_batch_never_changes_nothing_does():
+    base = create_schedule(Schedule("cosine", 1.0), peak_lr=0.8, steps_per_epoch=10.0, total_steps=100)
+    assert in_phases(base, (Stretch(0, 0.0, 1.0), Stretch(40, 40.0, 1.0))) is base

@@ -1,6 +1,7 @@
 """Whole runs of a tiny network on the digits: records, resume, best checkpoint, and how a run fails."""
 
 import json
+import time
 
 import jax
 import numpy as np
@@ -56,10 +57,26 @@ def uninterrupted(tmp_path_factory):
     return workdir, summary
 
 
+def test_a_run_that_waits_for_its_input_says_so(tmp_path, monkeypatch, capsys):
+    def slow(run, **start):
+        for batch in batches(run, **start):
+            time.sleep(0.4)
+            yield batch
+
+    batches = train.train_batches
+    monkeypatch.setattr(train, "train_batches", slow)
+    summary = train_and_evaluate(config(epochs=0.5), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    waits = [row["input_wait"] for row in rows if row["split"] == "train"]
+    assert all(0 <= wait <= 1 for wait in waits)
+    assert 0.3 < summary["input_wait"] < 1
+    assert f"input wait {waits[0]:.0%}" in capsys.readouterr().out
+
+
 def test_workdir_holds_what_it_promises(uninterrupted):
     workdir, summary = uninterrupted
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert all(set(row) == ROW for row in rows)
+    assert all(set(row) == ROW | ({"input_wait"} if row["split"] == "train" else set()) for row in rows)
     evals = [row for row in rows if row["split"] == "eval"]
     trained = [row for row in rows if row["split"] == "train"]
     assert [row["step"] for row in evals] == [6, 12, 18, 24]

@@ -16,8 +16,8 @@ FILL = 128  # of pixels from outside the image, and of Cutout's square: the rele
 
 def autocontrast(image: tf.Tensor) -> tf.Tensor:
     """Returns each channel stretched linearly to 0..255. Source: Pillow, ``ImageOps.autocontrast``."""
-    low, high = tf.reduce_min(image, [0, 1])[:, None], tf.reduce_max(image, [0, 1])[:, None]
-    low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
+    extremes = tf.reduce_min(image, [0, 1]), tf.reduce_max(image, [0, 1])
+    low, high = (tf.reshape(tf.cast(extreme, tf.float64), [3, 1]) for extreme in extremes)
     levels = tf.range(256, dtype=tf.float64)
     # Pillow's arithmetic, to the bit: double precision, two roundings. The bound never binds; without it the
     # compiler makes one rounding of product and sum (a fused multiply-add), which misses whole numbers.
@@ -71,12 +71,13 @@ def solarize_add(image: tf.Tensor, addition: Number) -> tf.Tensor:
 
 def color(image: tf.Tensor, factor: Number) -> tf.Tensor:
     """Returns the image blended with its grey version; factor 0 is grey. Source: ``ImageEnhance.Color``."""
-    return _blend(_grey(image)[..., None], image, factor)
+    return _blend(tf.expand_dims(_grey(image), -1), image, factor)
 
 
 def contrast(image: tf.Tensor, factor: Number, *, reference_bugs: bool = False) -> tf.Tensor:
     """Returns the image blended with its mean grey; factor 0 is flat. Source: ``ImageEnhance.Contrast``."""
-    pixels = image.shape[0] * image.shape[1]
+    height, width = _extent(image)
+    pixels = height * width
     if reference_bugs:  # the sum of the histogram over 256 is not the mean level but the pixels / 256
         mean = tf.constant(min(pixels // 256, 255))
     else:
@@ -95,7 +96,7 @@ def sharpness(image: tf.Tensor, factor: Number) -> tf.Tensor:
     The filter has weights of 1 and 5 at its centre, over 13; the outermost pixels stay. Pillow rounds what it
     returns, the released code truncated it.
     """
-    height, width, _ = image.shape
+    height, width = _extent(image)
     rows = tf.reshape(image, [height, 3 * width])  # neighbours are three columns apart
     values = tf.cast(rows, tf.int32)
     centre = values[1:-1, 3:-3]
@@ -110,7 +111,8 @@ def rotate(image: tf.Tensor, degrees: Number) -> tf.Tensor:
     """Returns the image rotated about its centre, counter-clockwise for positive ``degrees``."""
     radians = tf.cast(degrees, tf.float32) * (math.pi / 180)
     cos, sin = tf.cos(radians), tf.sin(radians)
-    x, y = (image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2
+    height, width = _extent(image)
+    x, y = (width - 1) / 2, (height - 1) / 2
     return _affine(image, (cos, -sin, x - cos * x + sin * y), (sin, cos, y - sin * x - cos * y))
 
 
@@ -140,9 +142,16 @@ def cutout_at(image: tf.Tensor, row: tf.Tensor, column: tf.Tensor, size: Number)
     Its rows are row - side / 2 to row + side / 2 - 1, cut off at the border, and its columns likewise.
     """
     half = tf.cast(tf.cast(size, tf.float32) / 2, tf.int32)
-    y, x = tf.range(image.shape[0]) - row, tf.range(image.shape[1]) - column
+    height, width = _extent(image)
+    y, x = tf.range(height) - row, tf.range(width) - column
     inside = ((y >= -half) & (y < half))[:, None] & ((x >= -half) & (x < half))
     return tf.where(inside[..., None], tf.constant(FILL, tf.uint8), image)
+
+
+def _extent(image: tf.Tensor) -> tuple[int, int]:
+    height, width = image.shape[:2]
+    assert height is not None and width is not None, "an image of static shape"
+    return height, width
 
 
 def _look_up(tables: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
@@ -173,11 +182,11 @@ def _affine(image: tf.Tensor, x_row: tuple, y_row: tuple) -> tf.Tensor:
     Coordinates are of pixel centres counted from 0, as in TensorFlow's ImageProjectiveTransform and so in the
     released code; Pillow counts pixel corners. Only shears differ by it, by half their slope in pixels.
     """
-    height, width, channels = image.shape
+    height, width = _extent(image)
     x = tf.range(width, dtype=tf.float32)[None, :]
     y = tf.range(height, dtype=tf.float32)[:, None]
     source_x, source_y = (tf.cast(tf.floor(a * x + b * y + c + 0.5), tf.int32) for a, b, c in (x_row, y_row))
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
     nearest = tf.clip_by_value(source_y, 0, height - 1) * width + tf.clip_by_value(source_x, 0, width - 1)
-    moved = tf.gather(tf.reshape(image, [-1, channels]), nearest)
+    moved = tf.gather(tf.reshape(image, [-1, 3]), nearest)
     return tf.where(inside[..., None], moved, tf.constant(FILL, tf.uint8))

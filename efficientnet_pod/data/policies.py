@@ -62,8 +62,8 @@ AUTOAUGMENT_V0 = (
 class _Lengths(NamedTuple):
     """What level 10 means in pixels, at images of ``image_size`` pixels and more; in proportion below."""
 
-    translate: int
-    cutout: int  # half of the square's side
+    translate: float
+    cutout: float  # half of the square's side
     image_size: int
 
     def at(self, image_size: int, reference_bugs: bool) -> "_Lengths":
@@ -71,8 +71,8 @@ class _Lengths(NamedTuple):
         return _Lengths(self.translate * scale, self.cutout * scale, image_size)
 
 
-# 331 pixels: what readers take the paper's limit of 150 pixels to refer to (tensorflow/tpu#637); the code
-# says 250 and no size. 224 pixels: the smallest network's, where RandAugment's 100 are those 150 in proportion.
+# 331 pixels: what readers take the paper's limit of 150 pixels to refer to (tensorflow/tpu#637); the code has
+# 250 and no size. 224 pixels: the smallest network's, where RandAugment's 100 are those 150 in proportion.
 _AUTOAUGMENT_LENGTHS = _Lengths(translate=250, cutout=100, image_size=331)
 _RANDAUGMENT_LENGTHS = _Lengths(translate=100, cutout=40, image_size=224)
 
@@ -255,7 +255,8 @@ def _apply_op(
 
 
 def _cutout_by_draws(image: tf.Tensor, draws: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    row, column = tf.unstack(tf.cast(draws * tf.cast(image.shape[:2], tf.float32), tf.int32))
+    extent = tf.cast(tf.shape(image)[:2], tf.float32)
+    row, column = tf.unstack(tf.cast(draws * extent, tf.int32))
     return image_ops.cutout_at(image, row, column, size)
 
 

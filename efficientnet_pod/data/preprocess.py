@@ -5,9 +5,11 @@ from typing import Literal
 
 import tensorflow as tf
 
+from efficientnet_pod.data.fast_decode import fast_crop, fast_resize
 from efficientnet_pod.data.policies import apply_policy, check_policy, cutout
 from efficientnet_pod.errors import UserError, did_you_mean
 
+RESIZES = ("reference", "fast")
 AUGMENTATIONS = ("inception_crop", "pad_crop_flip", "shift")
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -36,8 +38,10 @@ class Preprocessing:
       policy_magnitude: of ``randaugment``.
       policy_bugs: repeat the faults of the released policies; see :mod:`policies`.
       cutout: side of a grey square over a random place, in pixels; 0 for none.
-      dtype: of the result, ``uint8``, ``bfloat16`` or ``float32``; levels of 0..255 in each. The resizing
-        overshoots, which uint8 clips and the others keep, as the released code does.
+      resize: ``reference``, the bicubic kernel of the released code, or ``fast``, averaged where the image
+        shrinks and linear where it grows, in whole levels; see :mod:`fast_decode`.
+      dtype: of the result, ``uint8``, ``bfloat16`` or ``float32``; levels of 0..255 in each. The bicubic
+        kernel overshoots, which uint8 clips and the others keep, as the released code does.
     """
 
     image_size: int
@@ -49,6 +53,7 @@ class Preprocessing:
     policy_magnitude: float = 10.0
     policy_bugs: bool = False
     cutout: int = 0
+    resize: str = "reference"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -57,6 +62,8 @@ class Preprocessing:
             raise UserError(
                 f"unknown augmentation '{self.augment}'{did_you_mean(self.augment, AUGMENTATIONS)}"
             )
+        if self.resize not in RESIZES:
+            raise UserError(f"unknown resize '{self.resize}'{did_you_mean(self.resize, RESIZES)}")
         if not 0 <= self.max_shift < self.image_size:
             raise UserError(
                 f"max_shift is {self.max_shift} pixels; it must be 0..{self.image_size - 1}, within the image"
@@ -79,7 +86,7 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Ten
     if how.augment == "inception_crop":
         image = _random_crop(image, geometry_seed, how)
     else:
-        image = _resize(_decode(image), shape)
+        image = _resize(_decode(image), shape, how)
         border = "CONSTANT" if how.augment == "shift" else "REFLECT"
         image = _shift(image, geometry_seed, how.max_shift, border)
     if how.augment != "shift":
@@ -107,9 +114,9 @@ def eval_image(image: tf.Tensor, how: Preprocessing, shape: tuple[int, int] | No
     shape = shape or (how.image_size, how.image_size)
     if how.augment == "inception_crop":
         box = _centre_box(*size_of(image), how.image_size, shape)
-        image = _resize(_decode_crop(image, box), shape)
+        image = _decode_crop_resize(image, box, shape, how)
     else:
-        image = _resize(_decode(image), shape)
+        image = _resize(_decode(image), shape, how)
     return _finish(image, how, shape)
 
 
@@ -165,7 +172,7 @@ def _random_crop(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Te
     box = tf.where(
         failed, _centre_box(height, width, how.image_size, shape), tf.concat([begin[:2], size[:2]], 0)
     )
-    return _resize(_decode_crop(image, box), shape)
+    return _decode_crop_resize(image, box, shape, how)
 
 
 def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int, shape: tuple[int, int]) -> tf.Tensor:
@@ -215,28 +222,35 @@ def _decode(image: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _decode_crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """Returns uint8 (height, width, 3) of the box (top, left, height, width), decoding no more of a JPEG."""
+def _decode_crop_resize(
+    image: tf.Tensor, box: tf.Tensor, size: tuple[int, int], how: Preprocessing
+) -> tf.Tensor:
+    """Returns the box (top, left, height, width) of the image, resized, decoding no more of a JPEG."""
 
     def crop(pixels: tf.Tensor) -> tf.Tensor:
-        return tf.slice(pixels, [box[0], box[1], 0], [box[2], box[3], 3])
+        return _resize(tf.slice(pixels, [box[0], box[1], 0], [box[2], box[3], 3]), size, how)
+
+    def crop_jpeg() -> tf.Tensor:
+        if how.resize == "fast":
+            return fast_crop(image, box, size)
+        pixels = tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=_DCT)
+        return _resize(pixels, size, how)
 
     if image.dtype != tf.string:
         return crop(image)
-    return tf.cond(  # ImageNet has one PNG among its JPEGs, and the JPEG crop rejects it
-        _is_png(image),
-        lambda: crop(tf.image.decode_png(image, channels=3)),
-        lambda: tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=_DCT),
-    )
+    # ImageNet has one PNG among its JPEGs, and the JPEG crop rejects it.
+    return tf.cond(_is_png(image), lambda: crop(tf.image.decode_png(image, channels=3)), crop_jpeg)
 
 
-def _resize(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Returns float32 (height, width, 3) of that size, by the bicubic kernel of the released training code.
+def _resize(image: tf.Tensor, size: tuple[int, int], how: Preprocessing) -> tf.Tensor:
+    """Returns (height, width, 3) of that size: uint8 if ``fast``, else float32 by the released kernel.
 
     That is TensorFlow 1's ``resize_bicubic``: cubic coefficient -0.75, output pixel i sampled at i times the
     scale (no half-pixel centres), no antialiasing, overshoot not clipped. TensorFlow 2's ``tf.image.resize``
     has half-pixel centres and -0.5.
     """
+    if how.resize == "fast":
+        return fast_resize(image, size)
     return tf.raw_ops.ResizeBicubic(
         images=image[None], size=size, align_corners=False, half_pixel_centers=False
     )[0]

@@ -11,8 +11,11 @@ from efficientnet_pod.optim.masks import path_name
 from efficientnet_pod.optim.rmsprop import RmsProp
 from efficientnet_pod.optim.schedules import (
     SCHEDULES,
+    LearningRate,
     Schedule,
+    Stretch,
     create_schedule,
+    in_phases,
     peak_learning_rate,
     schedule_warnings,
 )
@@ -23,12 +26,15 @@ __all__ = [
     "SCHEDULES",
     "Hyperparameters",
     "Lars",
+    "LearningRate",
     "RmsProp",
     "Schedule",
     "Sgd",
+    "Stretch",
     "Treatment",
     "create_optimizer",
     "create_schedule",
+    "in_phases",
     "peak_learning_rate",
     "schedule_warnings",
     "treatment",
