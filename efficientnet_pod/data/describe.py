@@ -70,10 +70,12 @@ def describe(
     looks: dict[str, list[Look]] = {}
     with progress_bar("checking", total=sum(wanted.values()), unit="images") as advance:
         for name, split in splits.items():
-            looks[name] = []
-            for look in _examine(split, wanted[name], source.num_classes):
-                keep = len(looks[name]) < _SHEET_ROWS
-                looks[name].append(look if keep else dataclasses.replace(look, image=None))
+            looks[name], kept = [], 0
+            for number, look in enumerate(_examine(split, wanted[name], source.num_classes)):
+                # Of the images shown, a folder's come from classes far apart.
+                is_shown = not look.fault and number * _SHEET_ROWS >= kept * wanted[name]
+                kept += is_shown
+                looks[name].append(look if is_shown else dataclasses.replace(look, image=None))
                 advance(1)
     console.print(_table(source, splits, looks))
     for warning in source.warnings:
@@ -82,7 +84,7 @@ def describe(
     for name, look in faults:
         console.print(f"[red]bad image[/]  {escape(f'{name}: {look.name}: {look.fault}')}")
     if sheet:
-        shown = [look.image for look in looks[data.train_split][:_SHEET_ROWS] if not look.fault]
+        shown = [look.image for look in looks[data.train_split] if look.image is not None]
         write_sheet(sheet, shown, _preprocessing(data, image_size))
         console.print(
             f"sheet {escape(sheet)}: a row for each of {len(shown)} training images, as it would be "
