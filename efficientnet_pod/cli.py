@@ -111,12 +111,20 @@ def _plan(arguments: Sequence[str]) -> None:
         flags.DEFINE_integer(
             "replicas", None, "Plan for so many replicas instead of the devices here.", 1, flag_values=values
         )
+        about = "Images/s that one replica trains, to say how many host cores must feed it."
+        flags.DEFINE_float("replica_rate", None, about, 0.0, flag_values=values)
+        flags.DEFINE_integer("replicas_per_host", 8, "Replicas that one host feeds.", 1, flag_values=values)
 
     values = _flags("plan", arguments, define, config=True)
     from efficientnet_pod.describe import print_plan
     from efficientnet_pod.recipe import read_recipe
 
-    print_plan(read_recipe(values.config.to_dict()), replicas=values.replicas)
+    print_plan(
+        read_recipe(values.config.to_dict()),
+        replicas=values.replicas,
+        replica_rate=values.replica_rate,
+        replicas_per_host=values.replicas_per_host,
+    )
 
 
 def _data(arguments: Sequence[str]) -> None:

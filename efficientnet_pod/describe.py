@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from efficientnet_pod.host_cores import describe_input
 from efficientnet_pod.optim import Treatment, treatment
 from efficientnet_pod.plan import Plan, optimizer_name, resolve
 from efficientnet_pod.pod import runtime
@@ -19,12 +20,21 @@ from efficientnet_pod.rectangles import describe as describe_shapes
 from efficientnet_pod.run import Run, build, image_numbers, open_run
 
 
-def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None = None) -> None:
+def print_plan(
+    recipe: Recipe,
+    *,
+    replicas: int | None,
+    replica_rate: float | None = None,
+    replicas_per_host: int = 8,
+    console: Console | None = None,
+) -> None:
     """Prints the plan, the network and what the optimizer does to each kind of tensor; runs nothing.
 
     Args:
       recipe: what to plan.
       replicas: of a machine that need not be here; None plans for the devices that are.
+      replica_rate: images/s that one replica trains, for the host cores its input needs; None: not known.
+      replicas_per_host: that one host feeds.
       console: where to print; standard output by default.
 
     Raises:
@@ -48,7 +58,10 @@ def print_plan(recipe: Recipe, *, replicas: int | None, console: Console | None 
         model, variables, _, _ = build(plan)
         devices = f"{replicas:,} (not here)"
         groups = f"{replicas // recipe.bn_group_size:,} groups of {recipe.bn_group_size:,} replicas"
-    console.print(plan_table(plan, devices=devices, bn_groups=groups), "")
+    table = plan_table(plan, devices=devices, bn_groups=groups)
+    if text := describe_input(plan, replica_rate=replica_rate, replicas_per_host=replicas_per_host):
+        table.add_row("input", text)
+    console.print(table, "")
     console.print(model_table(model, variables, plan.image_size), "")
     console.print(treatment_table(treatment(recipe.optimizer, variables["params"])))
 

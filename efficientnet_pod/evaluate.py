@@ -1,6 +1,6 @@
 """A whole evaluation set on all replicas, each image counted once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,17 +28,18 @@ def evaluate(run: Run, eval_step: EvalStep, variables: Any) -> Rates:
       variables: parameters and BN statistics.
 
     Raises:
+      UserError: an image cannot be used.
       RuntimeError: not every image was counted once.
     """
-    batches = prefetch_to_devices(eval_batches(run).as_numpy_iterator(), run.mesh)
+    batches = prefetch_to_devices(eval_batches(run), run.mesh)
     result = rates(jax.device_get([eval_step(variables, batch) for batch in batches]))
     if result.images != run.plan.num_eval:
         raise RuntimeError(f"{result.images} images were counted in an evaluation of {run.plan.num_eval}")
     return result
 
 
-def eval_batches(run: Run) -> Any:
-    """Returns this host's evaluation batches as a tf.data data set."""
+def eval_batches(run: Run) -> Iterator[Any]:
+    """Yields this host's evaluation batches."""
     from efficientnet_pod.data import pipeline
 
     return pipeline.eval_batches(
@@ -49,7 +50,7 @@ def eval_batches(run: Run) -> Any:
         order=run.eval_order,
         host_index=run.runtime.host_index,
         host_count=run.runtime.host_count,
-    )
+    ).as_numpy_iterator()
 
 
 def eval_step_of(run: Run, compiled: Sequence[EvalStep]) -> EvalStep:

@@ -12,11 +12,11 @@ from efficientnet_pod.run import Run
 STEPS_AHEAD = 16
 
 
-def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:
+def train_batches(run: Run, *, start_step: int, skips: Any = None) -> Iterator[Any]:
     """Yields this host's training batches as numpy arrays, of step ``start_step`` + 1 to the last.
 
     Every phase goes on at the image where the one before ends. Its input is opened some steps earlier, and
-    three of its batches wait in memory.
+    three of its batches wait in memory. ``skips`` (``data.faults.Skips``) are bad images it may leave out.
     """
     from efficientnet_pod.data.sources import Records  # TensorFlow takes seconds to import
 
@@ -25,7 +25,7 @@ def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:
     # Record files are entered by reading past the examples before, up to an epoch of them.
     by_reading = isinstance(run.source.train, Records)
     # All of them before the first step: TensorFlow traces the functions of an input for up to seconds.
-    inputs = deque(_input(run, phase, start_step=start_step) for phase in phases)
+    inputs = deque(_input(run, phase, start_step=start_step, skips=skips) for phase in phases)
     opened = deque([inputs.popleft().as_numpy_iterator()])
     for phase in phases:
         batches = opened.popleft()
@@ -37,7 +37,7 @@ def train_batches(run: Run, *, start_step: int) -> Iterator[Any]:
             yield next(batches)
 
 
-def _input(run: Run, phase: Phase, *, start_step: int) -> Any:
+def _input(run: Run, phase: Phase, *, start_step: int, skips: Any) -> Any:
     """Returns the endless batches of a phase, from where the run enters it, as a tf.data data set."""
     from efficientnet_pod.data import pipeline
 
@@ -49,4 +49,5 @@ def _input(run: Run, phase: Phase, *, start_step: int) -> Any:
         seed=phase.recipe.seed,
         host_index=run.runtime.host_index,
         host_count=run.runtime.host_count,
+        skips=skips,
     )

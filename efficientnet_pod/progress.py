@@ -1,5 +1,6 @@
 """What a person sees while a run runs: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,13 @@ class Display:
     def print(self, *what: RenderableType) -> None:
         """Prints above the bar."""
         self.console.print(*what)
+
+    def warn(self, line: str) -> None:
+        """Prints a line above the bar, on the host it concerns; standard error where this host is silent."""
+        if self.console.quiet:
+            print(line, file=sys.stderr)
+        else:
+            self.console.print(line, style="yellow", markup=False)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

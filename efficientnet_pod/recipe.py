@@ -52,7 +52,8 @@ class DataSettings:
       mixup: α of the Beta distribution of the shares; 0 for none.
       cutmix: likewise; with both, each image draws one of them.
       eval_crop: ``square`` or ``rectangular``.
-      skip_corrupt: training images a host may skip because they cannot be decoded, before it stops.
+      skip_corrupt: training images that a host may skip because they cannot be decoded, each counted once
+        from the start of its process on; one more stops it.
     """
 
     name: str

@@ -9,7 +9,7 @@ from etils import epath
 from efficientnet_pod.errors import UserError
 
 # What may change between two starts of one run without changing its numbers.
-FREE_FIELDS = frozenset({"platform", "log_steps", "keep_checkpoints", "data.data_dir"})
+FREE_FIELDS = frozenset({"platform", "log_steps", "keep_checkpoints", "data.data_dir", "data.skip_corrupt"})
 
 
 class Workdir:

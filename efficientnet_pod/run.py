@@ -153,6 +153,7 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
         default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
         eval_ratios=ratios,
     )
+    plan = dataclasses.replace(plan, warnings=plan.warnings + getattr(source, "warnings", ()))
     eval_order = None if ratios is None else order_of(ratios)
     model, variables, optimizer, learning_rate = build(plan)
     mesh = create_mesh(runtime.devices, recipe.bn_group_size)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
@@ -40,7 +41,7 @@ def train_and_evaluate(
       compile_apart: see :func:`get_programs`.
 
     Raises:
-      UserError: something asked for is impossible; nothing has been compiled.
+      UserError: something asked for is impossible, and nothing has been compiled; or an image cannot be used.
       RunError: the loss is not finite.
     """
     run, workdir = open_run(read_recipe(config)), Workdir(workdir_path)
@@ -78,7 +79,8 @@ def _loop(
 ) -> None:
     """Runs steps ``start + 1`` to the last."""
     plan = run.plan
-    batches = prefetch_to_devices(train_batches(run, start_step=start), run.mesh)
+    log.skips = allowed_skips(run, log.display.warn)
+    batches = prefetch_to_devices(train_batches(run, start_step=start, skips=log.skips), run.mesh)
     for phase in plan.phases_after(start):
         train_step = _enter(phase, programs, log)
         for step in range(max(start, phase.first_step) + 1, phase.last_step + 1):
@@ -106,6 +108,13 @@ def _enter(phase: Phase, programs: Programs, log: "TrainingLog") -> TrainProgram
     return train_step
 
 
+def allowed_skips(run: Run, report: Callable[[str], None]) -> Any:
+    """Returns the bad images a process may skip, a ``data.faults.Skips``; ``report`` gets a line on each."""
+    from efficientnet_pod.data.faults import Skips
+
+    return Skips(run.plan.recipe.data.skip_corrupt, report)
+
+
 class TrainingLog:
     """Turns counts into rows of metrics, one step behind the device, and stops a run that went wrong."""
 
@@ -117,6 +126,7 @@ class TrainingLog:
         rows = self._rows
         self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
         self.last_checkpoint = resumed_step
+        self.skips: Any = None
         self._pending: tuple[int, Counts] | None = None
         self._window: list[Counts] = []
         self._window_began = time.monotonic()
@@ -222,6 +232,8 @@ class TrainingLog:
         self._trained_seconds += elapsed
         row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
         row["input_wait"] = waited / elapsed
+        if self.skips and self.skips.allowed:
+            row["skipped"] = len(self.skips.names)  # images that host 0 has skipped since it started
         plan = self._run.plan
         if plan.recipe.phases:
             phase = plan.phase_of(self._last_read)

@@ -14,7 +14,6 @@ from efficientnet_pod.data.preprocess import (
     Preprocessing,
     eval_image,
     eval_padding,
-    require_image,
     train_image,
 )
 from efficientnet_pod.errors import UserError
@@ -186,24 +185,6 @@ def test_equal_seeds_give_equal_images_and_others_do_not(augment):
     np.testing.assert_array_equal(draw(3, 5), draw(3, 5))
     for other in ((3, 6), (4, 5), (5, 3), (3 + 2**32, 5)):
         assert not np.array_equal(draw(3, 5), draw(*other))
-
-
-def checked(data):
-    return require_image(tf.constant(data), tf.constant("dog/17.jpg")).numpy()
-
-
-def test_intact_files_pass_and_damaged_ones_are_named():
-    jpeg, png = encoded(photo(9), "JPEG"), encoded(photo(9), "PNG")
-    for intact in (jpeg, png, jpeg + b"\n" * 100):
-        assert checked(intact) == intact
-    for damaged, reason in (
-        (jpeg[:-2], "truncated JPEG"),
-        (jpeg[: len(jpeg) // 2], "truncated JPEG"),
-        (b"", "neither a JPEG nor a PNG"),
-        (b"GIF89a" + jpeg, "neither a JPEG nor a PNG"),
-    ):
-        with pytest.raises(tf.errors.InvalidArgumentError, match=f"{reason}.*\\n?.*dog/17.jpg"):
-            checked(damaged)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,16 @@
 
 import functools
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from efficientnet_pod.data.preprocess import Preprocessing, eval_image, require_image, size_of, train_image
+from efficientnet_pod.data.faults import Batches, Skips, Undecoded
+from efficientnet_pod.data.preprocess import Preprocessing, eval_image, size_of, train_image
+from efficientnet_pod.data.record_files import locate_corruption
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.rectangles import Shapes
@@ -17,6 +19,8 @@ from efficientnet_pod.rectangles import Shapes
 # Undecoded examples, about 110 kB each for ImageNet: 0.5 GB a host. TFDS writes its records in random order;
 # each epoch shuffles the files, and this buffer the records that come out of them.
 SHUFFLE_BUFFER = 4096
+
+_HEADERS = 1024  # read at once for their sizes
 
 
 def train_batches(
@@ -28,7 +32,8 @@ def train_batches(
     seed: int,
     host_index: int = 0,
     host_count: int = 1,
-) -> tf.data.Dataset:
+    skips: Skips | None = None,
+) -> Batches:
     """Returns the endless training batches of one host, from the image at place ``first_image`` on.
 
     Elements are ``{"image": (host_batch, image_size, image_size, 3), "label": (host_batch,) int32}``,
@@ -41,19 +46,41 @@ def train_batches(
     past the undecoded examples before it. The crop and all else that is random about an image is a function
     of (seed, epoch, image).
 
-    Raises UserError for impossible arguments.
+    ``skips`` counts the images that cannot be decoded and are left out; by default the first of them stops
+    the stream. Raises UserError for impossible arguments.
     """
     host = _host(global_batch, host_index, host_count, first_image)
-    if isinstance(source.train, Indexed):
-        examples = _permuted(source.train, host, seed)
-    else:
-        examples = _shuffled(source.train, host, seed)
+    if isinstance(source.train, Records):
+        _require_share(source.train, host)
 
     def finish(example: Example, key: tf.Tensor) -> Example:
         image, label = _checked(example, source.num_classes)
         return {"image": train_image(image, key, how), "label": label}
 
-    return _batched(_map(examples, finish), host)
+    finish_one = tf.function(finish, autograph=False, reduce_retracing=True)  # traced when first called
+
+    def open_at(number: int) -> tf.data.Dataset:
+        at = host.later(number)
+        if isinstance(source.train, Indexed):
+            return _batched(_map(_permuted(source.train, at, seed), finish), host)
+        return _batched(_map(_shuffled(source.train, at, seed), finish), host)
+
+    def look(number: int) -> Iterator[Undecoded]:
+        at = host.later(number)
+        if isinstance(source.train, Indexed):
+            turns = tf.data.Dataset.range(host.batch)
+            return _fetched(source.train.fetch, turns.map(_permutation(source.train, at, seed)))
+        return _read(_shuffled(source.train, at, seed).take(host.batch))
+
+    return Batches(
+        split="training",
+        num_classes=source.num_classes,
+        open=open_at,
+        look=look,
+        finish=lambda number: finish_one,
+        locate=_locate(source.train, host),
+        skips=skips or Skips(0),
+    )
 
 
 def eval_batches(
@@ -65,7 +92,7 @@ def eval_batches(
     order: np.ndarray | None = None,
     host_index: int = 0,
     host_count: int = 1,
-) -> tf.data.Dataset:
+) -> Batches:
     """Returns one host's ceil(num_eval / global_batch) batches; all hosts together hold each image once.
 
     Elements are those of train_batches and ``"mask": (host_batch,) float32``, 1 for an image, 0 for padding.
@@ -78,51 +105,71 @@ def eval_batches(
     host = _host(global_batch, host_index, host_count)
     num_batches = -(-source.num_eval // global_batch)
     shapes = shapes or ((how.image_size, how.image_size, num_batches),)
+    shape_of = [(height, width) for height, width, batches in shapes for _ in range(batches)]
+
+    def finish(shape: tuple[int, int]) -> Callable[[Example], Example]:
+        def make(example: Example) -> Example:
+            image, label = _checked(example, source.num_classes)
+            return {"image": eval_image(image, how, shape), "label": label, "mask": tf.ones((), tf.float32)}
+
+        return make
+
+    def look(number: int) -> Iterator[Undecoded]:
+        turns = range(number * host.batch, (number + 1) * host.batch)
+        if isinstance(source.eval, Indexed):
+            places, _ = _places(source.eval, host, turns, order)
+            return _fetched(source.eval.fetch, places.map(lambda place: (place,)))
+        return _read(_in_order(source.eval, host, turns, None)[0].map(lambda example: (example,)))
+
     parts, first = [], 0
     for height, width, batches in shapes:
         turns = range(first, first + batches * host.batch)
-        parts.append(_eval_part(source, how, (height, width), turns, order, host))
+        examples, count = _in_order(source.eval, host, turns, order)
+        nothing = {
+            "image": tf.zeros((height, width, 3), how.dtype),
+            "label": tf.zeros((), tf.int32),
+            "mask": tf.zeros((), tf.float32),
+        }
+        padding = tf.data.Dataset.from_tensors(nothing).repeat(len(turns) - count)
+        images = _map(examples, finish((height, width))).concatenate(padding) if count else padding
+        parts.append(_batched(images, host))
         first = turns.stop
-    return functools.reduce(lambda batches, part: batches.concatenate(part), parts)
-
-
-def _eval_part(
-    source: Source,
-    how: Preprocessing,
-    shape: tuple[int, int],
-    turns: range,
-    order: np.ndarray | None,
-    host: "_Host",
-) -> tf.data.Dataset:
-    """Returns the batches of one shape: the host's images of these turns, then padding."""
-    examples, count = _in_order(source.eval, host, turns, order)
-
-    def finish(example: Example) -> Example:
-        image, label = _checked(example, source.num_classes)
-        return {"image": eval_image(image, how, shape), "label": label, "mask": tf.ones((), tf.float32)}
-
-    nothing = {
-        "image": tf.zeros((*shape, 3), how.dtype),
-        "label": tf.zeros((), tf.int32),
-        "mask": tf.zeros((), tf.float32),
-    }
-    padding = tf.data.Dataset.from_tensors(nothing).repeat(len(turns) - count)
-    return _batched(_map(examples, finish).concatenate(padding) if count else padding, host)
+    dataset = functools.reduce(lambda batches, part: batches.concatenate(part), parts)
+    return Batches(
+        split="evaluation",
+        num_classes=source.num_classes,
+        open=dataset.skip,
+        look=look,
+        finish=lambda number: finish(shape_of[number]),
+        locate=_locate(source.eval, host),
+    )
 
 
 def aspect_ratios(source: Source) -> np.ndarray:
     """Returns width / height of each evaluation image, float64; reads the headers, decodes nothing.
 
-    Raises UserError for a source that is read from the front.
+    Raises UserError for a source that is read from the front, and for what is no image.
     """
     if not isinstance(source.eval, Indexed):
         raise UserError(
             f"config.data.eval_crop=rectangular sorts the images, which '{source.name}' does not "
             "allow, read from the front; write a copy that does: efficientnet-pod data prepare --help"
         )
-    fetch = source.eval.fetch
-    sizes = _map(tf.data.Dataset.range(source.num_eval), lambda i: size_of(fetch(i)["image"])).batch(1024)
-    height, width = (np.concatenate(side) for side in zip(*sizes.as_numpy_iterator(), strict=True))
+    fetch, numbers = source.eval.fetch, tf.data.Dataset.range(source.num_eval)
+
+    def look(number: int) -> Iterator[Undecoded]:
+        examples = numbers.skip(number * _HEADERS).take(_HEADERS)
+        return _fetched(fetch, examples.map(lambda i: (i,)))
+
+    headers = Batches(
+        split="evaluation",
+        num_classes=source.num_classes,
+        open=_map(numbers, lambda i: size_of(fetch(i)["image"])).batch(_HEADERS).skip,
+        look=look,
+        finish=lambda number: lambda example: size_of(example["image"]),
+        locate=lambda: None,
+    )
+    height, width = (np.concatenate(side) for side in zip(*headers.as_numpy_iterator(), strict=True))
     return width / height
 
 
@@ -134,6 +181,10 @@ class _Host:
     count: int
     batch: int
     first: int
+
+    def later(self, batches: int) -> "_Host":
+        """Returns the same host so many batches further on."""
+        return replace(self, first=self.first + batches * self.batch * self.count)
 
     def place(self, turn: tf.Tensor) -> tf.Tensor:
         """Returns the place in the stream of all hosts of this host's ``turn``-th image."""
@@ -155,26 +206,42 @@ def _host(global_batch: int, host_index: int, host_count: int, first_image: int 
 
 def _permuted(examples: Indexed, host: _Host, seed: int) -> tf.data.Dataset:
     """Returns (example, key) pairs by arithmetic: no buffer, no state, entered anywhere at no cost."""
-    count = examples.num_examples
+    number = _permutation(examples, host, seed)
 
     def example(turn: tf.Tensor) -> tuple[Example, tf.Tensor]:
+        index, key = number(turn)
+        return examples.fetch(index), key
+
+    return _map(tf.data.Dataset.range(sys.maxsize), example)
+
+
+def _permutation(
+    examples: Indexed, host: _Host, seed: int
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns a function from the host's turn to the image's number and key."""
+    count = examples.num_examples
+
+    def number(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         place = host.place(turn)
         epoch, rank = tf.math.floordiv(place, count), tf.math.floormod(place, count)
         index = tf.random.experimental.index_shuffle(  # type: ignore[attr-defined]
             rank, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=count - 1
         )
-        return examples.fetch(index), _key(seed, epoch, index)
+        return index, _key(seed, epoch, index)
 
-    return _map(tf.data.Dataset.range(sys.maxsize), example)
+    return number
+
+
+def _require_share(examples: Records, host: _Host) -> None:
+    if not examples.share(host.index, host.count).num_examples:
+        raise UserError(
+            f"{examples.num_examples} training images for {host.count} hosts; each needs one; use fewer hosts"
+        )
 
 
 def _shuffled(examples: Records, host: _Host, seed: int) -> tf.data.Dataset:
     """Returns (example, key) pairs of the host's share, shuffled anew each epoch."""
     share = examples.share(host.index, host.count)
-    if not share.num_examples:
-        raise UserError(
-            f"{examples.num_examples} training images for {host.count} hosts; each needs one; use fewer hosts"
-        )
     first_epoch, seen = divmod(host.first // host.count, share.num_examples)
 
     @tf.autograph.experimental.do_not_convert
@@ -200,6 +267,14 @@ def _in_order(
         share = examples.share(host.index, host.count)
         count = min(len(turns), max(share.num_examples - turns.start, 0))
         return (share.read(None) if count else tf.data.Dataset.range(0)).skip(turns.start).take(count), count
+    places, count = _places(examples, host, turns, order)
+    return _map(places, examples.fetch), count
+
+
+def _places(
+    examples: Indexed, host: _Host, turns: range, order: np.ndarray | None
+) -> tuple[tf.data.Dataset, int]:
+    """Returns the numbers of the host's examples of these turns, and how many they are."""
     full, rest = divmod(examples.num_examples, host.batch * host.count)
     own = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
     count = min(len(turns), max(own - turns.start, 0))
@@ -207,7 +282,26 @@ def _in_order(
     if order is not None:
         table = tf.constant(order, tf.int64)
         places = places.map(lambda place: tf.gather(table, place))
-    return _map(places, examples.fetch), count
+    return places, count
+
+
+def _fetched(fetch: Callable[[tf.Tensor], Example], order: tf.data.Dataset) -> Iterator[Undecoded]:
+    """Yields the examples of which ``order`` has the number, and what else ``finish`` takes."""
+    for index, *rest in order:
+        yield Undecoded(int(index), lambda index=index, rest=rest: (fetch(index), *rest))
+
+
+def _read(examples: tf.data.Dataset) -> Iterator[Undecoded]:
+    """Yields examples that are read from the front, so that only their names say where they are."""
+    for arguments in examples:
+        yield Undecoded(None, lambda arguments=arguments: arguments)
+
+
+def _locate(examples: Indexed | Records, host: _Host) -> Callable[[], str | None]:
+    """Returns a function that finds the first of the host's records that cannot be read; None without any."""
+    if isinstance(examples, Indexed):
+        return lambda: None
+    return lambda: locate_corruption(examples.share(host.index, host.count))
 
 
 def _key(seed: int, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
@@ -216,12 +310,16 @@ def _key(seed: int, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
 
 
 def _checked(example: Example, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns image and label; the dataset raises, naming the example, where either is impossible."""
-    label, name = example["label"], example["name"]
-    in_range = (label >= 0) & (label < num_classes)
-    message = f"label outside 0..{num_classes - 1}; correct or remove it"
-    with tf.control_dependencies([tf.debugging.Assert(in_range, [message, label, name])]):
-        return require_image(example["image"], name), tf.identity(label)
+    """Returns image and label; the dataset raises where the label is impossible."""
+    label = example["label"]
+    # The op itself: tf.debugging.Assert wraps it in a conditional, which costs more than the comparison.
+    in_range = tf.raw_ops.Assert(
+        condition=(label >= 0) & (label < num_classes),
+        data=[f"label outside 0..{num_classes - 1}"],
+        summarize=3,
+    )
+    with tf.control_dependencies([in_range]):
+        return tf.identity(example["image"]), tf.identity(label)
 
 
 def _map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:

@@ -12,8 +12,11 @@ from efficientnet_pod.errors import UserError, did_you_mean
 RESIZES = ("reference", "fast")
 AUGMENTATIONS = ("inception_crop", "pad_crop_flip", "shift")
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+
+# A few kilobytes can claim any size. Pillow warns from here on: a quarter of a gigabyte, three bytes a pixel.
+MAX_PIXELS = 89_478_485
 
 # The released code used TensorFlow's default, the fast transform: up to 4 levels of 255 off, no faster with
 # today's decoder (1.10 to 1.15 ms for a 500x375 photo either way). This one gives Pillow's pixels.
@@ -79,7 +82,7 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Ten
     """Returns a randomly augmented image (image_size, image_size, 3) of ``how.dtype``.
 
     ``image`` is an encoded JPEG or PNG (string scalar) or a uint8 array (height, width, 3); equal ``seed``
-    pairs (int64, shape (2,)) give equal results.
+    pairs (int64, shape (2,)) give equal results. An image that cannot be used raises InvalidArgumentError.
     """
     geometry_seed, flip_seed, policy_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
     shape = (how.image_size, how.image_size)
@@ -128,32 +131,6 @@ def eval_padding(image_size: int) -> int:
     return round(image_size * (1 / 0.875 - 1))
 
 
-def require_image(image: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
-    """Returns an encoded image that begins as a JPEG or PNG does and, if a JPEG, also ends as one does.
-
-    Otherwise the dataset raises InvalidArgumentError with ``name``. Decoding a crop would accept a truncated
-    JPEG as long as the crop lies above the missing part. Arrays are returned as they are.
-    """
-    if image.dtype != tf.string:
-        return image
-    is_jpeg = tf.equal(tf.strings.substr(image, 0, 3), _JPEG_MAGIC)
-    # Some encoders append a few bytes to the end-of-image marker 0xFFD9, which never occurs in pixel data.
-    tail = tf.strings.substr(image, tf.maximum(tf.strings.length(image) - 1024, 0), 1024)
-    tail = tf.io.decode_raw(tail, tf.uint8)
-    ends = tf.reduce_any((tail[:-1] == 0xFF) & (tail[1:] == 0xD9))
-    checks = [
-        tf.debugging.Assert(
-            is_jpeg | _is_png(image), ["neither a JPEG nor a PNG image; replace or remove it", name]
-        ),
-        tf.debugging.Assert(
-            ends | tf.logical_not(is_jpeg),
-            ["truncated JPEG, its end marker is missing; replace or remove it", name],
-        ),
-    ]
-    with tf.control_dependencies(checks):
-        return tf.identity(image)
-
-
 def _random_crop(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Tensor:
     height, width = size_of(image)
     shape = (how.image_size, how.image_size)
@@ -193,11 +170,14 @@ def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int, shape: tup
 
 
 def _is_png(image: tf.Tensor) -> tf.Tensor:
-    return tf.equal(tf.strings.substr(image, 0, len(_PNG_MAGIC)), _PNG_MAGIC)
+    return tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC)
 
 
 def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (height, width), int32 scalars, of an encoded image or an array, without decoding it."""
+    """Returns (height, width), int32 scalars, of an encoded image or an array, without decoding it.
+
+    Raises InvalidArgumentError for what is neither JPEG nor PNG, and beyond MAX_PIXELS.
+    """
     if image.dtype != tf.string:
         size = tf.shape(image)
         return size[0], size[1]
@@ -208,24 +188,36 @@ def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         )
 
     size = tf.cond(_is_png(image), png_size, lambda: tf.image.extract_jpeg_shape(image)[:2])
-    return size[0], size[1]
+    height, width = tf.unstack(tf.ensure_shape(size, [2]))
+    # The op itself: tf.debugging.Assert wraps it in a conditional, which costs more than the comparison.
+    message = f"an image of more than {MAX_PIXELS:,} pixels"
+    is_small = tf.raw_ops.Assert(condition=height <= MAX_PIXELS // width, data=[message], summarize=3)
+    with tf.control_dependencies([is_small]):
+        return tf.identity(height), tf.identity(width)
 
 
 def _decode(image: tf.Tensor) -> tf.Tensor:
-    """Returns uint8 (height, width, 3): grey and CMYK become RGB, transparency is dropped."""
+    """Returns uint8 (height, width, 3): grey and CMYK become RGB, transparency is dropped.
+
+    Of 16 bits a channel the upper 8 are kept. The orientation that a camera notes in EXIF is ignored, as the
+    released code and TFDS ignore it.
+    """
     if image.dtype != tf.string:
         return image
-    return tf.cond(
-        _is_png(image),
-        lambda: tf.image.decode_png(image, channels=3),
-        lambda: tf.image.decode_jpeg(image, channels=3, dct_method=_DCT),
-    )
+    with tf.control_dependencies(size_of(image)):  # refused before memory is taken
+        return tf.image.decode_jpeg(image, channels=3, dct_method=_DCT)  # a PNG too, decided by content
 
 
 def _decode_crop_resize(
     image: tf.Tensor, box: tf.Tensor, size: tuple[int, int], how: Preprocessing
 ) -> tf.Tensor:
-    """Returns the box (top, left, height, width) of the image, resized, decoding no more of a JPEG."""
+    """Returns the box (top, left, height, width) of the image, resized, decoding no more of a JPEG.
+
+    The box must come from ``size_of``, which refuses what is no image. A decoder that is asked for a crop
+    does not notice that the rows below are missing. A JPEG whose last bytes are not the end marker is
+    therefore decoded whole: it either has bytes after the marker, or it is truncated, which raises
+    InvalidArgumentError.
+    """
 
     def crop(pixels: tf.Tensor) -> tf.Tensor:
         return _resize(tf.slice(pixels, [box[0], box[1], 0], [box[2], box[3], 3]), size, how)
@@ -238,8 +230,13 @@ def _decode_crop_resize(
 
     if image.dtype != tf.string:
         return crop(image)
-    # ImageNet has one PNG among its JPEGs, and the JPEG crop rejects it.
-    return tf.cond(_is_png(image), lambda: crop(tf.image.decode_png(image, channels=3)), crop_jpeg)
+    is_jpeg = tf.equal(tf.strings.substr(image, 0, len(JPEG_MAGIC)), JPEG_MAGIC)
+    is_complete = is_jpeg & tf.equal(tf.strings.substr(image, -len(JPEG_END), len(JPEG_END)), JPEG_END)
+    return tf.cond(  # ImageNet has one PNG among its JPEGs, and the JPEG crop rejects it
+        is_complete,
+        crop_jpeg,
+        lambda: crop(tf.image.decode_jpeg(image, channels=3, dct_method=_DCT)),
+    )
 
 
 def _resize(image: tf.Tensor, size: tuple[int, int], how: Preprocessing) -> tf.Tensor:
