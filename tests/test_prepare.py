@@ -256,6 +256,16 @@ def test_an_image_that_cannot_be_decoded_is_named_and_nothing_half_written(folde
     assert contents(tmp_path / "copy") == contents(tmp_path / "whole")
 
 
+def test_an_image_that_claims_to_be_huge_is_not_decoded(folder, tmp_path):
+    huge = bytearray(encoded(photo(1), "PNG"))
+    huge[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height: 11 GB of pixels
+    (tmp_path / "photos/val/dog/000.png").write_bytes(huge)
+    with pytest.raises(
+        UserError, match="val/dog/000.png' cannot be decoded: 60,000 by 60,000 pixels, more than"
+    ):
+        prepare(folder, resize=24, output=str(tmp_path / "copy"))
+
+
 def test_a_damaged_record_is_named(tmp_path):
     train, *_ = write_records(tmp_path / "records", "train", [5])
     write_records(tmp_path / "records", "validation", [1])

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from efficientnet_pod.data.faults import find_fault
 from efficientnet_pod.data.preprocess import Preprocessing, eval_image, size_of, train_image
 from efficientnet_pod.data.record_files import locate_corruption, reason_of
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source
@@ -26,7 +27,7 @@ _SHEET_ROWS, _SHEET_COLUMNS, _GAP = 8, 8, 4
 _THREADS = 8  # each in a decoder of TensorFlow, which lets the others run
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Look:
     """One example as it was found; ``height`` and ``width`` in pixels are 0 where ``fault`` hides them."""
 
@@ -170,28 +171,13 @@ def _look(read: Callable[[], Example], num_classes: int) -> Look:
         return Look("", -1, 0, 0, 0, reason_of(error))
     except OSError as error:
         return Look("", -1, 0, 0, 0, str(error))
-    image, label, name = (
-        example["image"],
-        int(example["label"]),
-        example["name"].numpy().decode(errors="replace"),
-    )
+    image, label = example["image"], int(example["label"])
+    name = bytes(example["name"].numpy()).decode(errors="replace")
     num_bytes = len(image.numpy()) if image.dtype == tf.string else image.numpy().nbytes
     if fault := find_fault(example, num_classes):
         return Look(name, label, num_bytes, 0, 0, fault)
     height, width = (int(side) for side in size_of(image))
     return Look(name, label, num_bytes, height, width, None, image)
-
-
-def find_fault(example: Any, num_classes: int) -> str | None:
-    """Stand-in."""
-    if not 0 <= int(example["label"]) < num_classes:
-        return f"its label {int(example['label'])} is outside 0..{num_classes - 1}"
-    if example["image"].dtype == tf.string:
-        try:
-            tf.io.decode_image(example["image"], channels=3)
-        except tf.errors.OpError as error:
-            return reason_of(error)
-    return None
 
 
 def _table(source: Source, splits: dict[str, Indexed | Records], looks: dict[str, list[Look]]) -> Table:
@@ -214,7 +200,7 @@ def _table(source: Source, splits: dict[str, Indexed | Records], looks: dict[str
     for name, found in looks.items():
         sizes = [look.num_bytes for look in found if not look.fault]
         about = "about " if len(found) < splits[name].num_examples else ""
-        totals.append(f"{about}{_size(np.mean(sizes) * splits[name].num_examples)}" if sizes else "–")
+        totals.append(f"{about}{_size(float(np.mean(sizes)) * splits[name].num_examples)}" if sizes else "–")
     table.add_row("all images", *totals)
     table.add_row("images a class", *(_per_class(found, len(names)) for found in looks.values()))
     table.caption = "least, median and greatest of the images that were checked and are not bad"

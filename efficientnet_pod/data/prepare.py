@@ -13,6 +13,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from efficientnet_pod.data.faults import find_fault
+from efficientnet_pod.data.preprocess import PNG_MAGIC, size_of
 from efficientnet_pod.data.record_files import locate_corruption, reason_of
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source, open_source
 from efficientnet_pod.data.tfds_sources import MANIFEST, split_names
@@ -99,13 +101,15 @@ def shorten(pixels: tf.Tensor, resize: int) -> tf.Tensor:
 
 
 def _decode(image: tf.Tensor) -> tf.Tensor:
+    """Returns uint8 (height, width, 3), after a look at the size, which refuses what is no image or huge."""
     if image.dtype != tf.string:
         return image
-    return tf.cond(
-        tf.equal(tf.strings.substr(image, 0, 4), b"\x89PNG"),
-        lambda: tf.image.decode_png(image, channels=3),
-        lambda: tf.image.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE"),
-    )
+    with tf.control_dependencies(size_of(image)):
+        return tf.cond(
+            tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC),
+            lambda: tf.image.decode_png(image, channels=3),
+            lambda: tf.image.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE"),
+        )
 
 
 def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], tuple[str, ...]]:
@@ -270,7 +274,9 @@ def _first_fault(
         try:
             transform(example)
         except tf.errors.OpError as error:
-            return f"image '{example['name'].numpy().decode()}' cannot be decoded: {reason_of(error)}"
+            # The label is looked at where it is written.
+            reason = find_fault({**example, "label": 0}, 1) or reason_of(error)
+            return f"image '{example['name'].numpy().decode()}' cannot be decoded: {reason}"
 
 
 def _write_metadata(folder: Path, manifest: dict[str, Any], features: tfds.features.FeaturesDict) -> None:
