@@ -21,9 +21,20 @@ commands:
   train     train a recipe and evaluate it on the way; the same workdir resumes
   evaluate  evaluate a checkpoint of a workdir
   plan      print what a recipe would run, tensor by tensor; runs nothing
+  data      describe and check a recipe's images, or prepare a smaller copy of them
 
 efficientnet-pod COMMAND --help lists the flags.
 example: efficientnet-pod train --config=configs/digits.py --workdir=runs/digits --config.epochs=10
+"""
+
+DATA_USAGE = """usage: efficientnet-pod data COMMAND [FLAGS]
+
+commands:
+  describe  print counts, classes and sizes, check a sample of the images, write a contact sheet
+  prepare   write a copy with smaller images, which can be read in any order; the same command resumes
+
+efficientnet-pod data COMMAND --help lists the flags.
+example: efficientnet-pod data prepare --config=configs/imagenet.py:b0 --resize=256 --output=/data/small
 """
 
 
@@ -49,9 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"efficientnet-pod: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "efficientnet-pod: stopped; the same command resumes from the newest checkpoint", file=sys.stderr
-        )
+        print("efficientnet-pod: stopped; the same command goes on from what is saved", file=sys.stderr)
         return 130
     return 0
 
@@ -115,6 +124,78 @@ def _plan(arguments: Sequence[str]) -> None:
         replicas=values.replicas,
         replica_rate=values.replica_rate,
         replicas_per_host=values.replicas_per_host,
+    )
+
+
+def _data(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(DATA_USAGE, end="")
+        raise SystemExit(0 if arguments else 2)
+    name, *rest = arguments
+    if name not in DATA_COMMANDS:
+        raise UserError(f"unknown command 'data {name}'{did_you_mean(name, DATA_COMMANDS)}")
+    DATA_COMMANDS[name](rest)
+
+
+def _data_describe(arguments: Sequence[str]) -> None:
+    def define(values: flags.FlagValues) -> None:
+        about = "Images of each split to look at and decode: a number, or 'all'."
+        flags.DEFINE_string("check", "1000", about, flag_values=values)
+        flags.DEFINE_string(
+            "sheet", None, "PNG to write: eight images, evaluated and augmented.", flag_values=values
+        )
+
+    values = _flags("data describe", arguments, define, config=True)
+    check = values.check
+    if check != "all" and not (check.isdecimal() and int(check)):
+        raise UserError(f"--check={check} is not a number above 0; give the images of each split, or 'all'")
+    from efficientnet_pod.models.efficientnet import VARIANTS
+    from efficientnet_pod.recipe import read_recipe
+    from efficientnet_pod.run import open_images
+
+    recipe = read_recipe(values.config.to_dict())
+    model = recipe.model.name
+    if model not in VARIANTS:
+        raise UserError(f"config.model.name='{model}' is unknown{did_you_mean(model, VARIANTS)}")
+    source = open_images(recipe)
+    from efficientnet_pod.data.describe import describe
+
+    bad = describe(
+        source,
+        recipe.data,
+        image_size=recipe.data.image_size or VARIANTS[model].image_size,
+        check=None if check == "all" else int(check),
+        sheet=values.sheet,
+    )
+    if bad:
+        raise UserError(f"{bad:,} bad image{'s' * (bad > 1)} in '{source.name}'; replace or remove them")
+
+
+def _data_prepare(arguments: Sequence[str]) -> None:
+    def define(values: flags.FlagValues) -> None:
+        about = "Pixels of the short side that images keep at most."
+        flags.DEFINE_integer("resize", None, about, 1, flag_values=values)
+        flags.DEFINE_string("output", None, "Folder of the copy.", flag_values=values)
+        flags.DEFINE_integer("quality", 95, "Of the JPEGs that are written.", 1, 100, flag_values=values)
+
+    values = _flags("data prepare", arguments, define, config=True)
+    for name, example in (("resize", "256"), ("output", "/data/small")):
+        if values[name].value is None:
+            raise UserError(f"data prepare needs --{name}, e.g. --{name}={example}")
+    from efficientnet_pod.data.prepare import prepare
+    from efficientnet_pod.recipe import read_recipe
+
+    recipe = read_recipe(values.config.to_dict())
+    copy = prepare(recipe.data, resize=values.resize, output=values.output, quality=values.quality)
+    before, after = copy.bytes_before / 1e6, copy.bytes_after / 1e6
+    print(
+        f"{copy.images:,} images, {before:,.1f} MB before, {after:,.1f} MB now; "
+        + (
+            f"{copy.written:,} of them written by this start"
+            if copy.written
+            else "complete before this start"
+        )
+        + f"\nto use them: --config.data.name=prepared:{values.output}"
     )
 
 
@@ -198,4 +279,10 @@ def _one_line(error: Exception) -> str:
     return text
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": _train, "evaluate": _evaluate, "plan": _plan}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "plan": _plan,
+    "data": _data,
+}
+DATA_COMMANDS = {"describe": _data_describe, "prepare": _data_prepare}

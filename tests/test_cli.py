@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from photos import write_folder
 from recipes import CONFIGS
 
 from efficientnet_pod.cli import main
@@ -31,6 +32,18 @@ def _in_the_repository(monkeypatch, pytestconfig):
         (["plan", DIGITS, "--replica=3"], "replicas"),
         (["plan", DIGITS, "digits"], "'digits' is not a flag"),
         (["plan", "--config=configs/supercomputer.py:b5"], "e.g. b5,65536"),
+        (["data", "descirbe"], "unknown command 'data descirbe'; did you mean 'describe'?"),
+        (["data", "describe"], "data describe needs --config"),
+        (["data", "describe", DIGITS, "--check=none"], "--check=none is not a number above 0; give"),
+        (["data", "describe", DIGITS, "--check=0"], "--check=0 is not a number above 0"),
+        (
+            ["data", "describe", DIGITS, "--config.model.name=b9"],
+            "config.model.name='b9' is unknown; known: b0",
+        ),
+        (["data", "prepare", DIGITS, "--output=/tmp/x"], "data prepare needs --resize, e.g. --resize=256"),
+        (["data", "prepare", DIGITS, "--resize=32"], "data prepare needs --output"),
+        (["data", "prepare", DIGITS, "--resize=0", "--output=/tmp/x"], "resize"),
+        (["data", "prepare", DIGITS, "--resize=9", "--output=configs"], "output 'configs' is not empty"),
         (["evaluate", "--workdir=configs"], f"no config.json in '{CONFIGS}'; --workdir must name"),
     ],
 )
@@ -45,8 +58,14 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, words):
 def test_help_names_the_commands(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(command in printed for command in ("train", "evaluate", "plan"))
+    assert all(command in printed for command in ("train", "evaluate", "plan", "data"))
     assert main([]) == 2
+    for arguments, code in ((["data", "--help"], 0), (["data"], 2)):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == code
+        printed = capsys.readouterr().out
+        assert "describe" in printed and "prepare" in printed
 
 
 def test_overrides_and_arguments_reach_the_plan(capsys):
@@ -80,3 +99,29 @@ def test_workdir_of_another_config_is_one_line(capsys, tmp_path):
     assert main(["train", DIGITS, f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert "belongs to another config" in error and error.count("\n") == 1
+
+
+def test_data_is_described_checked_and_prepared(capsys, tmp_path):
+    sheet, copy = tmp_path / "sheet.png", tmp_path / "copy"
+    assert main(["data", "describe", DIGITS, "--check=20", f"--sheet={sheet}"]) == 0
+    printed = capsys.readouterr().out
+    assert "1,437" in printed and "by number" in printed and sheet.read_bytes().startswith(b"\x89PNG")
+
+    arguments = ["data", "prepare", DIGITS, "--resize=8", f"--output={copy}"]
+    for written in ("1,797 of them written by this start", "complete before this start"):
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("1,797 images, 0.3 MB before, ") and written in printed
+        assert printed.endswith(f"\nto use them: --config.data.name=prepared:{copy}\n")
+    described = ["data", "describe", DIGITS, f"--config.data.name=prepared:{copy}"]
+    assert main([*described, "--check=5"]) == 0
+    assert "1,437" in capsys.readouterr().out
+
+
+def test_bad_images_are_named_and_exit_with_2(capsys, tmp_path):
+    root = write_folder(tmp_path, {"train/cat": 2, "train/dog": 2, "validation/dog": 1})
+    (root / "train/cat/001.jpg").write_bytes(b"not an image")
+    assert main(["data", "describe", DIGITS, f"--config.data.name=folder:{root}"]) == 2
+    printed = capsys.readouterr()
+    assert f"train: {root}/train/cat/001.jpg: " in printed.out
+    assert printed.err == f"efficientnet-pod: 1 bad image in 'folder:{root}'; replace or remove them\n"

@@ -14,7 +14,7 @@ LAYERS = [
     {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology", "rectangles"},
     {"recipe", "phases", "plan", "pod.runtime", "progress", "waiting", "host_cores"},
     {"state", "pod.mesh", "data"},
-    {"steps", "data.pipeline"},
+    {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
     {"checkpoint", "records", "describe", "evaluate", "feed"},
     {"programs"},

@@ -67,6 +67,11 @@ def file_ranges(name: str, splits: SplitDict, split: str) -> tuple[FileRange, ..
     return ranges
 
 
+def split_names(split: str) -> list[str]:
+    """Returns the names in ``"train[:99%]+extra"``: train, extra."""
+    return [part.partition("[")[0].strip() for part in split.split("+")]
+
+
 def _source(name: str, builder: tfds.core.DatasetBuilder, train_split: str, eval_split: str) -> Source:
     features: Any = builder.info.features
     label = features["label"]

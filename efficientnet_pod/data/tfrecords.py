@@ -16,7 +16,7 @@ from tensorflow_datasets.core.splits import SplitDict
 
 from efficientnet_pod.data.record_files import count_records, reason_of
 from efficientnet_pod.data.splits import Example, FileRange, Records, Source
-from efficientnet_pod.data.tfds_sources import file_ranges
+from efficientnet_pod.data.tfds_sources import file_ranges, split_names
 from efficientnet_pod.errors import UserError
 
 NUM_CLASSES = 1000
@@ -39,7 +39,7 @@ def open_tfrecords(name: str, path: str, train_split: str, eval_split: str) -> S
 
     Splits may be slices. The files are counted at the first start (``count_records``). Raises UserError.
     """
-    files = _list_shards(path, [*_split_names(train_split), *_split_names(eval_split)])
+    files = _list_shards(path, [*split_names(train_split), *split_names(eval_split)])
     counts = count_records([file for shards in files.values() for file in shards])
     infos = []
     for split, shards in files.items():
@@ -59,11 +59,6 @@ def open_tfrecords(name: str, path: str, train_split: str, eval_split: str) -> S
     )
     names = _class_names([*_first_records(train), *_first_records(held_out)])
     return Source(name, names, train, held_out)
-
-
-def _split_names(split: str) -> list[str]:
-    """Returns the names in ``"train[:99%]+extra"``: train, extra."""
-    return [part.partition("[")[0].strip() for part in split.split("+")]
 
 
 def _list_shards(path: str, splits: Sequence[str]) -> dict[str, list[str]]:
