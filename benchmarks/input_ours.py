@@ -21,11 +21,11 @@ def prepare(photos: Path, task: str, batch: int, *, resize: str, dtype: str) -> 
     policy = POLICIES.get(task, "none")
     how = Preprocessing(image_size=IMAGE_SIZE, dtype=dtype, policy=policy, resize=resize)
     if task == "eval":
-        data = eval_batches(source, how, global_batch=batch).repeat()
+        batches = eval_batches(source, how, global_batch=batch).dataset.repeat().as_numpy_iterator()
     else:
-        data = train_batches(source, how, global_batch=batch, first_image=0, seed=0)
+        batches = train_batches(source, how, global_batch=batch, first_image=0, seed=0).as_numpy_iterator()
     memory = "freed memory kept" if kept else "default malloc"
-    return map(_image, data.as_numpy_iterator()), f"{dtype}, resize={resize}, {memory}"
+    return map(_image, batches), f"{dtype}, resize={resize}, {memory}"
 
 
 def _image(batch: dict[str, np.ndarray]) -> np.ndarray:
