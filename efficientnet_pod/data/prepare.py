@@ -28,12 +28,16 @@ _NAME = "prepared"  # of the data set in the copy's metadata
 
 @dataclass(frozen=True)
 class Summary:
-    """What a copy holds: images, their bytes before and after; how many of them one call wrote."""
+    """What a copy holds: images, their bytes before and after; how many of them one call wrote.
+
+    ``warnings`` are those of the source.
+    """
 
     images: int
     bytes_before: int
     bytes_after: int
     written: int
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) -> Summary:
@@ -51,18 +55,18 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
         raise UserError(
             f"resize is {resize} pixels and quality {quality}; they must be above 0 and 1..100; correct them"
         )
-    splits, class_names = _open(data)
+    splits, source = _open(data)
     wanted = {
         "source": data.name,
         "resize": resize,
         "quality": quality,
         "images": {name: split.num_examples for name, split in splits.items()},
-        "class_names": list(class_names),
+        "class_names": list(source.class_names),
     }
     folder = _claim(output, wanted)
     manifest = _read(folder) or {**wanted, "shards": {}, "complete": False}
     written = 0
-    if not manifest["complete"]:
+    if not manifest["complete"] or not all((folder / file).exists() for file in manifest["shards"]):
         features = tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(shape=(None, None, 3)),
@@ -74,7 +78,7 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
         _write_metadata(folder, manifest, features)
         manifest["complete"] = True
         _write(folder, manifest)
-    return Summary(*_totals(manifest), written)
+    return Summary(*_totals(manifest), written, source.warnings)
 
 
 def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tensor:
@@ -112,8 +116,8 @@ def _decode(image: tf.Tensor) -> tf.Tensor:
         )
 
 
-def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], tuple[str, ...]]:
-    """Returns the splits that the recipe names or slices, each whole, and the class names."""
+def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], Source]:
+    """Returns the splits that the recipe names or slices, each whole, and a source with two of them."""
 
     def source(train: str, held_out: str) -> Source:
         return open_source(data.name, data_dir=data.data_dir or None, train_split=train, eval_split=held_out)
@@ -121,10 +125,10 @@ def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], tuple[str, 
     *trained, held_out = dict.fromkeys(split_names(data.train_split) + split_names(data.eval_split))
     if not trained:
         whole = source(held_out, held_out)
-        return {held_out: whole.train}, whole.class_names
+        return {held_out: whole.train}, whole
     sources = [source(name, held_out) for name in trained]
     splits = {name: found.train for name, found in zip(trained, sources, strict=True)}
-    return splits | {held_out: sources[0].eval}, sources[0].class_names
+    return splits | {held_out: sources[0].eval}, sources[0]
 
 
 def _claim(output: str, wanted: dict[str, Any]) -> Path:
