@@ -7,7 +7,7 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.11.txt" if sys.ve
 STAMP := $(VENV)/installed-$(PINS)
 RUN ?= runs/digits
 
-.PHONY: smoke test check format bench pins clean
+.PHONY: smoke test check format bench bench-input bench-ffcv pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
@@ -28,6 +28,20 @@ bench: $(STAMP)
 	$(BIN)/pip install -q -c $(PINS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.cpu_step
 
+# With FFCV among the peers once `make bench-ffcv` has built it.
+bench-input: $(STAMP)
+	$(BIN)/pip install -q -c $(PINS) -e '.[bench]'
+	$(BIN)/python -m benchmarks.input_rate $(addprefix --ffcv-python=,$(wildcard $(VENV)-ffcv/bin/python)) $(ARGS)
+	$(BIN)/python -m benchmarks.input_memory
+
+# FFCV is built from its source package, which needs a C++ compiler, pkg-config and the headers of OpenCV and
+# libturbojpeg (Debian: libopencv-dev libturbojpeg0-dev).
+bench-ffcv:
+	$(PYTHON) -m venv $(VENV)-ffcv
+	$(VENV)-ffcv/bin/pip install -q setuptools wheel assertpy fastargs numba opencv-python-headless pillow psutil terminaltables torch==2.13.0 tqdm
+	$(VENV)-ffcv/bin/pip install -q --no-deps pytorch-pfn-extras
+	$(VENV)-ffcv/bin/pip install -q --no-deps --no-build-isolation ffcv==1.0.2
+
 $(STAMP): pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "efficientnet-pod needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -39,4 +53,4 @@ pins:
 	for v in 3.11 3.12; do uv pip compile -q --no-header --no-annotate --no-emit-index-url --python-version $$v --extra dev --upgrade pyproject.toml -o constraints-$$v.txt; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-ffcv .cache .pytest_cache .ruff_cache

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
-from efficientnet_pod.data import pipeline
+from efficientnet_pod.data import order
 from efficientnet_pod.data.sources import Indexed, Records, open_source
 
 FLAGS = flags.FLAGS
@@ -40,12 +40,12 @@ def main(_: list[str]) -> None:
 
 
 def _report(name: str, examples: Records | Indexed, hosts: int) -> None:
-    host = pipeline._host(hosts, 0, hosts)
+    host = order.place_of_host(hosts, 0, hosts)
     if isinstance(examples, Records):
         count = examples.share(0, hosts).num_examples
-        stream = pipeline._shuffled(examples, host, 0)
+        stream = order.shuffled(examples, host, 0)
     else:
-        count, stream = examples.num_examples, pipeline._permuted(examples, host, 0)
+        count, stream = examples.num_examples, order.permuted(examples, host, 0)
     names = stream.map(lambda example, key: example["name"]).take(2 * count).batch(8192)
     stored = np.concatenate([_stored_place(batch) for batch in names.as_numpy_iterator()])
     ranks = np.unique(stored, return_inverse=True)[1]  # within the share

@@ -52,34 +52,38 @@ class Programs:
 def get_programs(run: Run, workdir: Workdir, *, start_step: int, apart: bool = False) -> Programs:
     """Returns the programs, from the workdir if an earlier start left them there.
 
-    Those of later phases follow in a thread, while the first one trains.
+    On an accelerator those of later phases follow in a thread, while the first one trains. Not on a CPU:
+    replicas and compiler would take each other's cores.
 
     Args:
       run: what to compile.
       workdir: claimed by the run.
       start_step: steps done; what only earlier ones need is left out.
-      apart: on a CPU, let another process compile, all phases before the first step. The compiler leaves the
-        heap it worked in full of holes, and eight replicas, which share one heap, train half as fast in it as
-        in a fresh one.
+      apart: on a CPU, let another process compile. The compiler leaves the heap it worked in full of holes,
+        and eight replicas, which share one heap, train half as fast in it as in a fresh one.
     """
     began = time.monotonic()
-    apart = apart and run.runtime.platform == "cpu" and run.runtime.host_count == 1
+    on_cpu = run.runtime.platform == "cpu"
+    apart = apart and on_cpu and run.runtime.host_count == 1
     compiler = _start_compiler(workdir) if apart and not _complete(workdir).exists() else None
-    first, *later = run.plan.phases_after(start_step)
+    phases = run.plan.phases_after(start_step)
+    first = phases if on_cpu else phases[:1]
     # Tracing holds the interpreter; the compiler does not.
-    lowered = [run.lower_train_step(first), *run.lower_eval_steps()]
+    lowered = [*map(run.lower_train_step, first), *run.lower_eval_steps()]
     lowered += [] if start_step else [run.lower_init()]
     if compiler:
         compiler.wait()  # were it to fail, this process would meet the same error below, and report it
-    train_step, *others = _compile(lowered, workdir)
-    init = None if start_step else others.pop()
-    ready: Future[TrainProgram] = Future()
-    ready.set_result(train_step)
+    made = _compile(lowered, workdir)
+    init = None if start_step else made.pop()
+    train_steps: dict[str, Future[TrainProgram]] = {phase.name: Future() for phase in first}
+    for future, program in zip(train_steps.values(), made, strict=False):
+        future.set_result(program)
     background = ThreadPoolExecutor(max_workers=1)
-    following = {p.name: background.submit(_compile_train_step, run, p, workdir) for p in later}
+    for phase in phases[len(first) :]:
+        train_steps[phase.name] = background.submit(_compile_train_step, run, phase, workdir)
     seconds = time.monotonic() - began
-    eval_step = eval_step_of(run, others)
-    return Programs(eval_step, init, seconds, {first.name: ready} | following, background)
+    eval_step = eval_step_of(run, made[len(first) :])
+    return Programs(eval_step, init, seconds, train_steps, background)
 
 
 def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:

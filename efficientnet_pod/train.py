@@ -59,14 +59,14 @@ def train_and_evaluate(
             with display.phase("compiling"):
                 programs = get_programs(run, workdir, start_step=start, apart=compile_apart)
             display.print(f"compiled in {programs.seconds:.0f} s")
-            if programs.init is None:
-                state = checkpoints.restore(start, run.abstract_state(), sharding=replicated(run.mesh))
-                display.print(f"resumed from step {start:,} in {workdir.checkpoints}")
-            else:
-                state = programs.init(run.initial_variables())
-            log = TrainingLog(run, workdir, display, resumed_step=start)
-            log.write_overview(state)
             with closing(programs):
+                if programs.init is None:
+                    state = checkpoints.restore(start, run.abstract_state(), sharding=replicated(run.mesh))
+                    display.print(f"resumed from step {start:,} in {workdir.checkpoints}")
+                else:
+                    state = programs.init(run.initial_variables())
+                log = TrainingLog(run, workdir, display, resumed_step=start)
+                log.write_overview(state)
                 _loop(run, programs, state, start, checkpoints, log)
     summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
     if is_writer:

@@ -76,6 +76,18 @@ def test_overrides_and_arguments_reach_the_plan(capsys):
     assert "rmsprop, 0.016 per 256 images" in capsys.readouterr().out
 
 
+def test_phases_are_planned_and_overridden(capsys):
+    progressive = ["plan", "--config=configs/progressive.py", "--replicas=32"]
+    assert main([*progressive, "--config.phases.stage1.global_batch=8192"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "phase stage1 epoch 0.00 to 87.50, step 1 to 13,684: 128 px; 8,192 global" in printed
+    assert "learning rate × 2; dropout 0.1; min_crop_area 0.35; policy_magnitude 5 phase stage2" in printed
+    assert main([*progressive, "--config.phases.stage1.imagesize=96"]) == 2
+    assert (
+        "config.phases.stage1 has no field 'imagesize'; did you mean 'image_size'" in capsys.readouterr().err
+    )
+
+
 def test_unwritable_workdir_is_one_line(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert main(["train", DIGITS, f"--workdir={tmp_path}/file/run"]) == 2

@@ -76,7 +76,7 @@ REFUSED = {
         "60,000 by 60,000 pixels, more than the 89,478,485",
     ),
     "PNG of 60,000 squared": (png(60000, 60000, 8, 2, b""), "60,000 by 60,000 pixels, more than"),
-    "PNG of 12,000 by 8,000": (png(12000, 8000, 8, 2, b""), "12,000 by 8,000 pixels, more than"),
+    "PNG of 12,000 by 8,000, 12 kB": (png(12000, 8000, 1, 0, bytes(1501 * 8000)), "12,000 by 8,000 pixels"),
     "PNG of 2^31 squared": (png(2**31 - 1, 2**31 - 1, 8, 2, b""), "2,147,483,647 by 2,147,483,647 pixels"),
     "PNG with a flipped byte": (flipped(PNG, 60), "damaged PNG"),
     "PNG cut": (PNG[:-30], "truncated PNG, its end is missing"),
@@ -205,9 +205,9 @@ def folder(tmp_path):
     return write_folder(tmp_path, {"train/cat": 6, "train/dog": 6, "val/cat": 3, "val/dog": 3})
 
 
-def training(source, *, batches=6, skips=None, first_image=0, how=CROP, **host):
+def training(source, *, batches=6, skips=None, first_image=0, how=CROP, global_batch=4, **host):
     ours = pipeline.train_batches(
-        source, how, global_batch=4, first_image=first_image, seed=3, skips=skips, **host
+        source, how, global_batch=global_batch, first_image=first_image, seed=3, skips=skips, **host
     )
     return list(itertools.islice(ours.as_numpy_iterator(), batches))
 
@@ -309,6 +309,27 @@ def test_a_label_outside_the_classes_is_never_skipped(label):
         evaluation(source)
 
 
+def test_what_a_reader_written_in_python_says_is_told_on_one_line():
+    def read(index):
+        if index == 2:
+            raise RuntimeError("record '/a/b.array_record#2' cannot be read: bad chunk; copy the file anew")
+        return JPEG
+
+    def fetch(index):
+        image = tf.ensure_shape(tf.numpy_function(read, [index], tf.string), ())
+        return {"image": image, "label": tf.constant(0), "name": tf.strings.as_string(index)}
+
+    source = Source("table", ("a", "b"), Indexed(3, fetch), Indexed(3, fetch))
+    for batches in (training, evaluation):
+        with pytest.raises(UserError) as stopped:
+            batches(source)
+        assert re.fullmatch(
+            r"image number 2 of the (training|evaluation) split cannot be read: record '/a/b.array_record#2' "
+            "cannot be read: bad chunk; copy the file anew; make it readable or remove it",
+            str(stopped.value),
+        )
+
+
 def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(folder, monkeypatch):
     file, intact = folder / "train/cat/000.jpg", (folder / "train/cat/000.jpg").read_bytes()
     damage(file)
@@ -326,13 +347,14 @@ def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(
 
 def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder):
     how = dataclasses.replace(CROP, policy="randaugment", dtype="uint8")
-    whole = training(opened(folder), batches=6, how=how)
+    epochs = {"global_batch": 12, "how": how}  # a batch is an epoch
+    whole = training(opened(folder), batches=3, **epochs)
     names = [f"{folder}/train/{name}.jpg" for name in ("cat/004", "dog/002")]
     for name in names:
         damage(Path(name))
     lines = []
     skips = Skips(2, lines.append)
-    mended = training(opened(folder), batches=6, skips=skips, how=how)
+    mended = training(opened(folder), batches=3, skips=skips, **epochs)
     assert skips.names == set(names)
     reason = "truncated JPEG, its end marker is missing"
     assert lines[0].startswith("skipped image ") and lines[0].endswith(
@@ -342,20 +364,20 @@ def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder)
         f": {reason} (2 of 2 that may be skipped)"
     )
     assert f"'{names[0]}' (number 4 of the training split)" in sorted(lines)[0]
-    assert len(lines) == 2  # though each was met in both epochs
+    assert len(lines) == 2  # though each was met in three epochs
     replaced = 0
     for ours, theirs in zip(mended, whole, strict=True):
         assert ours["image"].dtype == theirs["image"].dtype and ours["label"].dtype == theirs["label"].dtype
         same = (ours["image"] == theirs["image"]).all((1, 2, 3))
         np.testing.assert_array_equal(ours["label"][same], theirs["label"][same])
         for place in np.flatnonzero(~same):
-            source = next(i % 4 for i in range(place - 1, place - 4, -1) if same[i % 4])
+            source = next(i % 12 for i in range(place - 1, place - 12, -1) if same[i % 12])
             np.testing.assert_array_equal(ours["image"][place], theirs["image"][source])
             assert ours["label"][place] == theirs["label"][source]
             replaced += 1
-    assert replaced == 4  # two images in two epochs
-    later = training(opened(folder), batches=2, skips=Skips(2, lines.append), first_image=16, how=how)
-    for ours, theirs in zip(later, mended[4:], strict=True):
+    assert replaced == 6  # two images in three epochs
+    later = training(opened(folder), batches=1, skips=Skips(2, lines.append), first_image=24, **epochs)
+    for ours, theirs in zip(later, mended[2:], strict=True):
         np.testing.assert_array_equal(ours["image"], theirs["image"])
 
 

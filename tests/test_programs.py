@@ -64,9 +64,10 @@ def test_compiles_itself_where_the_other_process_fails(tiny_run, monkeypatch):
 
 @pytest.fixture
 def traced(tiny_run, monkeypatch):
-    """Programs that are traced and not compiled."""
+    """A run as on an accelerator, whose programs are traced and not compiled."""
     monkeypatch.setattr(programs, "_compile", lambda lowered, workdir: lowered)
-    return tiny_run
+    run, workdir = tiny_run
+    return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, platform="tpu")), workdir
 
 
 def test_the_first_phase_does_not_wait_for_the_next(traced, monkeypatch):

@@ -165,7 +165,7 @@ class Batches:
         return self.open(0)
 
     def as_numpy_iterator(self) -> Iterator[Batch]:
-        """Yields the batches.
+        """Returns an iterator over the batches.
 
         Where skipping is allowed, an image that cannot be decoded is replaced by the nearest good one before
         it in its batch (before the first comes the last), with its label; all other images stay in their
@@ -175,8 +175,10 @@ class Batches:
           UserError: an image or a record file that cannot be used, or one image more than may be skipped.
           RunError: an error that does not happen again when looked into.
         """
+        return self._batches_of(self.open(0).as_numpy_iterator())  # opened now: it begins to read ahead
+
+    def _batches_of(self, stream: Any) -> Iterator[Batch]:
         number = 0
-        stream: Any = self.open(0).as_numpy_iterator()  # its stubs promise bare arrays
         while True:
             try:
                 batch = next(stream)
@@ -218,16 +220,16 @@ class Batches:
             for undecoded in self.look(number):
                 at = undecoded.number
                 yield undecoded, undecoded.read()
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, RuntimeError) as error:  # the latter of a reader written in Python
             if where := self.locate():
                 raise UserError(
                     f"the {self.split} split is damaged at {where}; records behind it in that file cannot be "
                     "read either, so that nothing is skipped; copy the file anew"
                 ) from None
             what = "an image" if at is None else f"image number {at}"
+            reason = reason_of(error) if isinstance(error, tf.errors.OpError) else str(error)
             raise UserError(
-                f"{what} of the {self.split} split cannot be read: {reason_of(error)}; make it readable or "
-                "remove it"
+                f"{what} of the {self.split} split cannot be read: {reason}; make it readable or remove it"
             ) from None
 
     def _fault_in(self, number: int, arguments: tuple[Any, ...], rows: list[Any]) -> str | None:

@@ -1,24 +1,28 @@
-"""From a source to host batches: order, host shares, padding and masks, as deterministic tf.data datasets."""
+"""From a source to host batches: decoding, padding and masks, as deterministic tf.data data sets."""
 
 import functools
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from efficientnet_pod.data.faults import Batches, Skips, Undecoded
+from efficientnet_pod.data.order import (
+    Host,
+    in_order,
+    map_in_parallel,
+    permutation,
+    permuted,
+    place_of_host,
+    require_share,
+    shuffled,
+    stored_places,
+)
 from efficientnet_pod.data.preprocess import Preprocessing, eval_image, size_of, train_image
 from efficientnet_pod.data.record_files import locate_corruption
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.rectangles import Shapes
-
-# Undecoded examples, about 110 kB each for ImageNet: 0.5 GB a host. TFDS writes its records in random order;
-# each epoch shuffles the files, and this buffer the records that come out of them.
-SHUFFLE_BUFFER = 4096
 
 _HEADERS = 1024  # read at once for their sizes
 
@@ -49,9 +53,9 @@ def train_batches(
     ``skips`` counts the images that cannot be decoded and are left out; by default the first of them stops
     the stream. Raises UserError for impossible arguments.
     """
-    host = _host(global_batch, host_index, host_count, first_image)
+    host = place_of_host(global_batch, host_index, host_count, first_image)
     if isinstance(source.train, Records):
-        _require_share(source.train, host)
+        require_share(source.train, host)
 
     def finish(example: Example, key: tf.Tensor) -> Example:
         image, label = _checked(example, source.num_classes)
@@ -62,15 +66,15 @@ def train_batches(
     def open_at(number: int) -> tf.data.Dataset:
         at = host.later(number)
         if isinstance(source.train, Indexed):
-            return _batched(_map(_permuted(source.train, at, seed), finish), host)
-        return _batched(_map(_shuffled(source.train, at, seed), finish), host)
+            return _batched(map_in_parallel(permuted(source.train, at, seed), finish), host)
+        return _batched(map_in_parallel(shuffled(source.train, at, seed), finish), host)
 
     def look(number: int) -> Iterator[Undecoded]:
         at = host.later(number)
         if isinstance(source.train, Indexed):
             turns = tf.data.Dataset.range(host.batch)
-            return _fetched(source.train.fetch, turns.map(_permutation(source.train, at, seed)))
-        return _read(_shuffled(source.train, at, seed).take(host.batch))
+            return _fetched(source.train.fetch, turns.map(permutation(source.train, at, seed)))
+        return _read(shuffled(source.train, at, seed).take(host.batch))
 
     return Batches(
         split="training",
@@ -102,7 +106,7 @@ def eval_batches(
     ``shapes`` are (height, width, batches) in turn; None is the square throughout. Images come in the
     ``order`` of these places, which only an Indexed source can follow, or as they are stored.
     """
-    host = _host(global_batch, host_index, host_count)
+    host = place_of_host(global_batch, host_index, host_count)
     num_batches = -(-source.num_eval // global_batch)
     shapes = shapes or ((how.image_size, how.image_size, num_batches),)
     shape_of = [(height, width) for height, width, batches in shapes for _ in range(batches)]
@@ -117,21 +121,21 @@ def eval_batches(
     def look(number: int) -> Iterator[Undecoded]:
         turns = range(number * host.batch, (number + 1) * host.batch)
         if isinstance(source.eval, Indexed):
-            places, _ = _places(source.eval, host, turns, order)
+            places, _ = stored_places(source.eval, host, turns, order)
             return _fetched(source.eval.fetch, places.map(lambda place: (place,)))
-        return _read(_in_order(source.eval, host, turns, None)[0].map(lambda example: (example,)))
+        return _read(in_order(source.eval, host, turns, None)[0].map(lambda example: (example,)))
 
     parts, first = [], 0
     for height, width, batches in shapes:
         turns = range(first, first + batches * host.batch)
-        examples, count = _in_order(source.eval, host, turns, order)
+        examples, count = in_order(source.eval, host, turns, order)
         nothing = {
             "image": tf.zeros((height, width, 3), how.dtype),
             "label": tf.zeros((), tf.int32),
             "mask": tf.zeros((), tf.float32),
         }
         padding = tf.data.Dataset.from_tensors(nothing).repeat(len(turns) - count)
-        images = _map(examples, finish((height, width))).concatenate(padding) if count else padding
+        images = map_in_parallel(examples, finish((height, width))).concatenate(padding) if count else padding
         parts.append(_batched(images, host))
         first = turns.stop
     dataset = functools.reduce(lambda batches, part: batches.concatenate(part), parts)
@@ -164,125 +168,13 @@ def aspect_ratios(source: Source) -> np.ndarray:
     headers = Batches(
         split="evaluation",
         num_classes=source.num_classes,
-        open=_map(numbers, lambda i: size_of(fetch(i)["image"])).batch(_HEADERS).skip,
+        open=map_in_parallel(numbers, lambda i: size_of(fetch(i)["image"])).batch(_HEADERS).skip,
         look=look,
         finish=lambda number: lambda example: size_of(example["image"]),
         locate=lambda: None,
     )
     height, width = (np.concatenate(side) for side in zip(*headers.as_numpy_iterator(), strict=True))
     return width / height
-
-
-@dataclass(frozen=True)
-class _Host:
-    """One of ``count`` hosts, which takes ``batch`` neighbours of every global batch from ``first`` on."""
-
-    index: int
-    count: int
-    batch: int
-    first: int
-
-    def later(self, batches: int) -> "_Host":
-        """Returns the same host so many batches further on."""
-        return replace(self, first=self.first + batches * self.batch * self.count)
-
-    def place(self, turn: tf.Tensor) -> tf.Tensor:
-        """Returns the place in the stream of all hosts of this host's ``turn``-th image."""
-        step = tf.math.floordiv(turn, self.batch)
-        return self.first + (step * self.count + self.index) * self.batch + tf.math.floormod(turn, self.batch)
-
-
-def _host(global_batch: int, host_index: int, host_count: int, first_image: int = 0) -> _Host:
-    if not 0 <= host_index < host_count:
-        raise UserError(f"host index is {host_index}; it must be 0..{host_count - 1}; set it for each host")
-    if global_batch < 1 or global_batch % host_count:
-        above = (max(global_batch, 0) // host_count + 1) * host_count
-        raise UserError(
-            f"global batch is {global_batch}; it must be a positive multiple of the {host_count} hosts; "
-            f"use {above}"
-        )
-    return _Host(host_index, host_count, global_batch // host_count, first_image)
-
-
-def _permuted(examples: Indexed, host: _Host, seed: int) -> tf.data.Dataset:
-    """Returns (example, key) pairs by arithmetic: no buffer, no state, entered anywhere at no cost."""
-    number = _permutation(examples, host, seed)
-
-    def example(turn: tf.Tensor) -> tuple[Example, tf.Tensor]:
-        index, key = number(turn)
-        return examples.fetch(index), key
-
-    return _map(tf.data.Dataset.range(sys.maxsize), example)
-
-
-def _permutation(
-    examples: Indexed, host: _Host, seed: int
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Returns a function from the host's turn to the image's number and key."""
-    count = examples.num_examples
-
-    def number(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        place = host.place(turn)
-        epoch, rank = tf.math.floordiv(place, count), tf.math.floormod(place, count)
-        index = tf.random.experimental.index_shuffle(  # type: ignore[attr-defined]
-            rank, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=count - 1
-        )
-        return index, _key(seed, epoch, index)
-
-    return number
-
-
-def _require_share(examples: Records, host: _Host) -> None:
-    if not examples.share(host.index, host.count).num_examples:
-        raise UserError(
-            f"{examples.num_examples} training images for {host.count} hosts; each needs one; use fewer hosts"
-        )
-
-
-def _shuffled(examples: Records, host: _Host, seed: int) -> tf.data.Dataset:
-    """Returns (example, key) pairs of the host's share, shuffled anew each epoch."""
-    share = examples.share(host.index, host.count)
-    first_epoch, seen = divmod(host.first // host.count, share.num_examples)
-
-    @tf.autograph.experimental.do_not_convert
-    def epoch_examples(epoch: tf.Tensor) -> tf.data.Dataset:
-        order: Any = seed * 2**32 + epoch  # a tensor, which the stubs of tf.data do not expect
-        shuffled = share.read(order).shuffle(SHUFFLE_BUFFER, seed=order, reshuffle_each_iteration=False)
-        entered = shuffled.skip(tf.where(epoch == first_epoch, tf.constant(seen, tf.int64), 0))
-        return entered.map(lambda example: (example, _key(seed, epoch, _fingerprint(example["name"]))))
-
-    return tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_examples)
-
-
-def _fingerprint(name: tf.Tensor) -> tf.Tensor:
-    """Returns 63 bits of the FarmHash fingerprint of the name less its folder: the same on every machine."""
-    return tf.strings.to_hash_bucket_fast(tf.strings.regex_replace(name, ".*/", ""), sys.maxsize)
-
-
-def _in_order(
-    examples: Indexed | Records, host: _Host, turns: range, order: np.ndarray | None
-) -> tuple[tf.data.Dataset, int]:
-    """Returns the host's examples of these turns, in that order or as stored, and their number."""
-    if isinstance(examples, Records):
-        share = examples.share(host.index, host.count)
-        count = min(len(turns), max(share.num_examples - turns.start, 0))
-        return (share.read(None) if count else tf.data.Dataset.range(0)).skip(turns.start).take(count), count
-    places, count = _places(examples, host, turns, order)
-    return _map(places, examples.fetch), count
-
-
-def _places(
-    examples: Indexed, host: _Host, turns: range, order: np.ndarray | None
-) -> tuple[tf.data.Dataset, int]:
-    """Returns the numbers of the host's examples of these turns, and how many they are."""
-    full, rest = divmod(examples.num_examples, host.batch * host.count)
-    own = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
-    count = min(len(turns), max(own - turns.start, 0))
-    places = tf.data.Dataset.range(turns.start, turns.start + count).map(host.place)
-    if order is not None:
-        table = tf.constant(order, tf.int64)
-        places = places.map(lambda place: tf.gather(table, place))
-    return places, count
 
 
 def _fetched(fetch: Callable[[tf.Tensor], Example], order: tf.data.Dataset) -> Iterator[Undecoded]:
@@ -297,16 +189,11 @@ def _read(examples: tf.data.Dataset) -> Iterator[Undecoded]:
         yield Undecoded(None, lambda arguments=arguments: arguments)
 
 
-def _locate(examples: Indexed | Records, host: _Host) -> Callable[[], str | None]:
+def _locate(examples: Indexed | Records, host: Host) -> Callable[[], str | None]:
     """Returns a function that finds the first of the host's records that cannot be read; None without any."""
     if isinstance(examples, Indexed):
         return lambda: None
     return lambda: locate_corruption(examples.share(host.index, host.count))
-
-
-def _key(seed: int, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """Returns the seed pair of one image, unique over (seed, epoch, image), int64."""
-    return tf.stack([epoch + seed * 2**32, image])
 
 
 def _checked(example: Example, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -322,11 +209,7 @@ def _checked(example: Example, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.identity(example["image"]), tf.identity(label)
 
 
-def _map(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
-    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-
-
-def _batched(images: tf.data.Dataset, host: _Host) -> tf.data.Dataset:
+def _batched(images: tf.data.Dataset, host: Host) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     # As many calls at once as there are cores. The tuner would change that number, grow its buffers, and hold

@@ -68,9 +68,13 @@ def locate_corruption(records: Records) -> str | None:
 
 
 def reason_of(error: tf.errors.OpError) -> str:
-    """Returns TensorFlow's message without the nodes of its graph, on one line."""
-    text = re.sub(r"\{\{[^}]*\}\}|\[Op:.*|\[\[.*", "", " ".join(error.message.split()))
-    return text.strip()
+    """Returns TensorFlow's message without the nodes of its graph, on one line.
+
+    Of an error in a Python function that TensorFlow calls, what the RuntimeError says.
+    """
+    text = " ".join(error.message.split()).partition("Traceback (most recent call last)")[0]
+    text = re.sub(r"\{\{[^}]*\}\}|\[Op:.*|\[\[.*", "", text)
+    return text.rpartition("RuntimeError: ")[2].strip()
 
 
 def _count(path: str) -> int:

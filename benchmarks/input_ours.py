@@ -1,0 +1,32 @@
+"""Owns our side of the input comparison: the project's own pipeline from photos to host batches."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from efficientnet_pod.data.pipeline import eval_batches, train_batches
+from efficientnet_pod.data.preprocess import Preprocessing
+from efficientnet_pod.data.sources import open_source
+from efficientnet_pod.pod.allocator import keep_freed_memory
+
+IMAGE_SIZE = 224
+POLICIES = {"RandAugment": "randaugment", "AutoAugment": "autoaugment"}
+
+
+def prepare(photos: Path, task: str, batch: int, *, resize: str, dtype: str) -> tuple[Iterator, str]:
+    """Returns the endless batches of images, as numpy arrays, and a description of them."""
+    kept = keep_freed_memory()  # as the command line does before training
+    source = open_source(f"folder:{photos}")
+    policy = POLICIES.get(task, "none")
+    how = Preprocessing(image_size=IMAGE_SIZE, dtype=dtype, policy=policy, resize=resize)
+    if task == "eval":
+        data = eval_batches(source, how, global_batch=batch).repeat()
+    else:
+        data = train_batches(source, how, global_batch=batch, first_image=0, seed=0)
+    memory = "freed memory kept" if kept else "default malloc"
+    return map(_image, data.as_numpy_iterator()), f"{dtype}, resize={resize}, {memory}"
+
+
+def _image(batch: dict[str, np.ndarray]) -> np.ndarray:
+    return batch["image"]
