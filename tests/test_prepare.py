@@ -12,7 +12,8 @@ from PIL import Image
 from recipes import load
 
 from efficientnet_pod.data import prepare as module
-from efficientnet_pod.data.prepare import Summary, limit_short_side, prepare, shorten
+from efficientnet_pod.data.prepare import Summary, prepare
+from efficientnet_pod.data.short_side import limit_short_side, shorten
 from efficientnet_pod.data.sources import Indexed, open_source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.recipe import read_recipe

@@ -14,8 +14,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from efficientnet_pod.data.faults import find_fault
-from efficientnet_pod.data.preprocess import PNG_MAGIC, size_of
 from efficientnet_pod.data.record_files import locate_corruption, reason_of
+from efficientnet_pod.data.short_side import limit_short_side
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source, open_source
 from efficientnet_pod.data.tfds_sources import MANIFEST, split_names
 from efficientnet_pod.errors import UserError
@@ -79,41 +79,6 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
         manifest["complete"] = True
         _write(folder, manifest)
     return Summary(*_totals(manifest), written, source.warnings)
-
-
-def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tensor:
-    """Returns an encoded image whose short side is at most ``resize`` pixels; see ``prepare``.
-
-    ``image`` is an encoded JPEG or PNG, which is decoded to see that it can be, or a uint8 array (height,
-    width, 3), which becomes a PNG where it is small enough.
-    """
-    pixels, is_array = _decode(image), image.dtype != tf.string
-    return tf.cond(
-        tf.reduce_min(tf.shape(pixels)[:2]) > resize,
-        lambda: tf.io.encode_jpeg(shorten(pixels, resize), quality=quality, format="rgb"),
-        lambda: tf.io.encode_png(pixels) if is_array else image,
-    )
-
-
-def shorten(pixels: tf.Tensor, resize: int) -> tf.Tensor:
-    """Returns uint8 (height, width, 3) with a short side of ``resize`` pixels: bicubic, antialiased."""
-    sides = tf.shape(pixels)[:2]
-    scale = resize / tf.cast(tf.reduce_min(sides), tf.float64)
-    size = tf.cast(tf.round(scale * tf.cast(sides, tf.float64)), tf.int32)
-    resized = tf.image.resize(pixels, size, method="bicubic", antialias=True)
-    return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
-
-
-def _decode(image: tf.Tensor) -> tf.Tensor:
-    """Returns uint8 (height, width, 3), after a look at the size, which refuses what is no image or huge."""
-    if image.dtype != tf.string:
-        return image
-    with tf.control_dependencies(size_of(image)):
-        return tf.cond(
-            tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC),
-            lambda: tf.image.decode_png(image, channels=3),
-            lambda: tf.image.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE"),
-        )
 
 
 def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], Source]:
