@@ -187,6 +187,8 @@ def _data_prepare(arguments: Sequence[str]) -> None:
 
     recipe = read_recipe(values.config.to_dict())
     copy = prepare(recipe.data, resize=values.resize, output=values.output, quality=values.quality)
+    for warning in copy.warnings:
+        print(f"warning: {warning}")
     before, after = copy.bytes_before / 1e6, copy.bytes_after / 1e6
     print(
         f"{copy.images:,} images, {before:,.1f} MB before, {after:,.1f} MB now; "

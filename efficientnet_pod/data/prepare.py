@@ -14,8 +14,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from efficientnet_pod.data.faults import find_fault
-from efficientnet_pod.data.preprocess import PNG_MAGIC, size_of
 from efficientnet_pod.data.record_files import locate_corruption, reason_of
+from efficientnet_pod.data.short_side import limit_short_side
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source, open_source
 from efficientnet_pod.data.tfds_sources import MANIFEST, split_names
 from efficientnet_pod.errors import UserError
@@ -28,12 +28,16 @@ _NAME = "prepared"  # of the data set in the copy's metadata
 
 @dataclass(frozen=True)
 class Summary:
-    """What a copy holds: images, their bytes before and after; how many of them one call wrote."""
+    """What a copy holds: images, their bytes before and after; how many of them one call wrote.
+
+    ``warnings`` are those of the source.
+    """
 
     images: int
     bytes_before: int
     bytes_after: int
     written: int
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) -> Summary:
@@ -51,18 +55,18 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
         raise UserError(
             f"resize is {resize} pixels and quality {quality}; they must be above 0 and 1..100; correct them"
         )
-    splits, class_names = _open(data)
+    splits, source = _open(data)
     wanted = {
         "source": data.name,
         "resize": resize,
         "quality": quality,
         "images": {name: split.num_examples for name, split in splits.items()},
-        "class_names": list(class_names),
+        "class_names": list(source.class_names),
     }
     folder = _claim(output, wanted)
     manifest = _read(folder) or {**wanted, "shards": {}, "complete": False}
     written = 0
-    if not manifest["complete"]:
+    if not manifest["complete"] or not all((folder / file).exists() for file in manifest["shards"]):
         features = tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(shape=(None, None, 3)),
@@ -74,46 +78,11 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
         _write_metadata(folder, manifest, features)
         manifest["complete"] = True
         _write(folder, manifest)
-    return Summary(*_totals(manifest), written)
+    return Summary(*_totals(manifest), written, source.warnings)
 
 
-def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tensor:
-    """Returns an encoded image whose short side is at most ``resize`` pixels; see ``prepare``.
-
-    ``image`` is an encoded JPEG or PNG, which is decoded to see that it can be, or a uint8 array (height,
-    width, 3), which becomes a PNG where it is small enough.
-    """
-    pixels, is_array = _decode(image), image.dtype != tf.string
-    return tf.cond(
-        tf.reduce_min(tf.shape(pixels)[:2]) > resize,
-        lambda: tf.io.encode_jpeg(shorten(pixels, resize), quality=quality, format="rgb"),
-        lambda: tf.io.encode_png(pixels) if is_array else image,
-    )
-
-
-def shorten(pixels: tf.Tensor, resize: int) -> tf.Tensor:
-    """Returns uint8 (height, width, 3) with a short side of ``resize`` pixels: bicubic, antialiased."""
-    sides = tf.shape(pixels)[:2]
-    scale = resize / tf.cast(tf.reduce_min(sides), tf.float64)
-    size = tf.cast(tf.round(scale * tf.cast(sides, tf.float64)), tf.int32)
-    resized = tf.image.resize(pixels, size, method="bicubic", antialias=True)
-    return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
-
-
-def _decode(image: tf.Tensor) -> tf.Tensor:
-    """Returns uint8 (height, width, 3), after a look at the size, which refuses what is no image or huge."""
-    if image.dtype != tf.string:
-        return image
-    with tf.control_dependencies(size_of(image)):
-        return tf.cond(
-            tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC),
-            lambda: tf.image.decode_png(image, channels=3),
-            lambda: tf.image.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE"),
-        )
-
-
-def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], tuple[str, ...]]:
-    """Returns the splits that the recipe names or slices, each whole, and the class names."""
+def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], Source]:
+    """Returns the splits that the recipe names or slices, each whole, and a source with two of them."""
 
     def source(train: str, held_out: str) -> Source:
         return open_source(data.name, data_dir=data.data_dir or None, train_split=train, eval_split=held_out)
@@ -121,10 +90,10 @@ def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], tuple[str, 
     *trained, held_out = dict.fromkeys(split_names(data.train_split) + split_names(data.eval_split))
     if not trained:
         whole = source(held_out, held_out)
-        return {held_out: whole.train}, whole.class_names
+        return {held_out: whole.train}, whole
     sources = [source(name, held_out) for name in trained]
     splits = {name: found.train for name, found in zip(trained, sources, strict=True)}
-    return splits | {held_out: sources[0].eval}, sources[0].class_names
+    return splits | {held_out: sources[0].eval}, sources[0]
 
 
 def _claim(output: str, wanted: dict[str, Any]) -> Path:
