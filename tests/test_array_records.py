@@ -1,6 +1,10 @@
 """ArrayRecord files against the library that wrote them: any record by number, and refusals."""
 
 import resource
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from photos import prepare_numbered_photos
 
-from efficientnet_pod.data.array_records import indexed
+from efficientnet_pod.data.array_records import _Calls, indexed
 from efficientnet_pod.data.sources import FileRange, Indexed, Records, open_source
 from efficientnet_pod.errors import UserError
 
@@ -126,3 +130,36 @@ def test_as_many_files_are_allowed_open_as_the_data_set_has(monkeypatch, tmp_pat
         UserError, match="2,256 open files, and this process may open 2,000; .*`ulimit -n 2256`"
     ):
         indexed(files, parse)
+
+
+def test_a_process_ends_while_its_stream_reads_ahead(array_records):
+    program = f"""
+from efficientnet_pod.data.pipeline import train_batches
+from efficientnet_pod.data.preprocess import Preprocessing
+from efficientnet_pod.data.sources import open_source
+source = open_source("prepared:{array_records}/numbered_photos/1.0.0")
+how = Preprocessing(image_size=32, augment="shift")
+stream = train_batches(source, how, global_batch=2000, first_image=0, seed=0).as_numpy_iterator()
+print(len(next(stream)["image"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "2000\n"), done.stderr
+
+
+def test_calls_fail_once_the_process_ends_and_until_then_are_waited_for():
+    calls = _Calls()
+    calls.count()
+    made = []
+
+    def stream():
+        with pytest.raises(RuntimeError, match="the process ends"):
+            for _ in range(1000):
+                time.sleep(0.01)
+                calls.count()
+                made.append(1)
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    time.sleep(0.05)
+    calls._end()
+    assert not thread.is_alive() and 0 < len(made) < 100

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
@@ -38,6 +40,7 @@ def indexed(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], 
     for file in files:
         if not os.path.exists(file.path):
             raise UserError(f"file '{file.path}' is missing; a split needs all its files; copy it there")
+    _calls.end_with_the_process()
     _allow_open_files(len(files) + _OTHER_FILES)
     # Each file is opened at its first record and stays open.
     source = ArrayRecordDataSource([f"{file.path}[{file.start}:{file.stop}]" for file in files])
@@ -47,6 +50,7 @@ def indexed(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], 
     paths = np.array([file.path for file in files])
 
     def read(index: np.ndarray) -> bytes:
+        _calls.count()
         try:
             return source[int(index)]
         except Exception as error:  # of a library that promises no kinds
@@ -64,6 +68,38 @@ def indexed(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], 
         return parse(tf.ensure_shape(record, ()), place)
 
     return Indexed(ends[-1], fetch)
+
+
+class _Calls:
+    """The calls of Python by tf.data's threads, which must be over before the interpreter ends.
+
+    A stream that is still read ahead when a process exits waits for its threads, and these wait for the
+    interpreter, for ever. From then on each call fails, the buffers fill with failures, and the threads rest.
+    """
+
+    def __init__(self) -> None:
+        self._made, self._is_ending, self._is_registered = 0, False, False
+
+    def count(self) -> None:
+        """Takes note of a call; raises RuntimeError while the process ends."""
+        self._made += 1
+        if self._is_ending:
+            raise RuntimeError("the process ends")
+
+    def end_with_the_process(self) -> None:
+        """Lets the calls end when the process does."""
+        if not self._is_registered:
+            self._is_registered = True
+            atexit.register(self._end)
+
+    def _end(self) -> None:
+        self._is_ending, deadline, seen = True, time.monotonic() + 5, -1
+        while self._made != seen and time.monotonic() < deadline:
+            seen = self._made
+            time.sleep(0.2)
+
+
+_calls = _Calls()
 
 
 def _allow_open_files(count: int) -> None:
