@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.data.link_dtype = "auto"
     config.data.resize = "reference"
     config.data.augment = "shift"
-    config.data.max_shift = 2
+    config.data.max_shift = 3
     config.data.min_crop_area = 0.08
     config.data.policy = "none"
     config.data.policy_layers = 2

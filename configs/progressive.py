@@ -84,8 +84,9 @@ def get_config() -> ConfigDict:
         grown = stage / (STAGES - 1)
         config.phases[f"stage{stage + 1}"] = ConfigDict(
             dict(
-                from_epoch=config.epochs * stage / STAGES,
-                global_batch=config.global_batch,
+                from_epoch=config.get_ref("epochs") * stage / STAGES,
+                # Follows config.global_batch until it is set; without the product it would set that too.
+                global_batch=config.get_ref("global_batch") * 1,
                 image_size=128 + round(96 * grown),
                 min_crop_area=0.35 - 0.27 * grown,
                 policy_magnitude=5.0 + 5.0 * grown,

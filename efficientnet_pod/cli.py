@@ -112,8 +112,9 @@ def _plan(arguments: Sequence[str]) -> None:
             "replicas", None, "Plan for so many replicas instead of the devices here.", 1, flag_values=values
         )
         about = "Images/s that one replica trains, to say how many host cores must feed it."
-        flags.DEFINE_float("replica_rate", None, about, 0.0, flag_values=values)
-        flags.DEFINE_integer("replicas_per_host", 8, "Replicas that one host feeds.", 1, flag_values=values)
+        flags.DEFINE_float("replica_rate", None, about, 1e-9, flag_values=values)
+        about = "Replicas that one host feeds; by default as here, or 8 with --replicas."
+        flags.DEFINE_integer("replicas_per_host", None, about, 1, flag_values=values)
 
     values = _flags("plan", arguments, define, config=True)
     from efficientnet_pod.describe import print_plan

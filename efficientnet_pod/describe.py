@@ -1,5 +1,6 @@
 """A plan and a network as text for a person: what will run, and of what it is made."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from efficientnet_pod.host_cores import describe_input
@@ -25,7 +27,7 @@ def print_plan(
     *,
     replicas: int | None,
     replica_rate: float | None = None,
-    replicas_per_host: int = 8,
+    replicas_per_host: int | None = None,
     console: Console | None = None,
 ) -> None:
     """Prints the plan, the network and what the optimizer does to each kind of tensor; runs nothing.
@@ -34,7 +36,7 @@ def print_plan(
       recipe: what to plan.
       replicas: of a machine that need not be here; None plans for the devices that are.
       replica_rate: images/s that one replica trains, for the host cores its input needs; None: not known.
-      replicas_per_host: that one host feeds.
+      replicas_per_host: that one host feeds; None: as here, or 8, of a machine that is not.
       console: where to print; standard output by default.
 
     Raises:
@@ -50,7 +52,6 @@ def print_plan(
         plan = resolve(
             recipe,
             **image_numbers(recipe),
-            eval_ratios=None,
             num_replicas=replicas,
             num_hosts=1,
             default_dtype=runtime.default_compute_dtype(recipe.platform),
@@ -58,8 +59,11 @@ def print_plan(
         model, variables, _, _ = build(plan)
         devices = f"{replicas:,} (not here)"
         groups = f"{replicas // recipe.bn_group_size:,} groups of {recipe.bn_group_size:,} replicas"
+        if recipe.data.eval_crop == "rectangular":
+            plan = dataclasses.replace(plan, eval_shapes=())  # the images are not read
+    per_host = replicas_per_host or (8 if replicas else plan.num_replicas // plan.num_hosts)
     table = plan_table(plan, devices=devices, bn_groups=groups)
-    if text := describe_input(plan, replica_rate=replica_rate, replicas_per_host=replicas_per_host):
+    if text := describe_input(plan, replica_rate=replica_rate, replicas_per_host=per_host):
         table.add_row("input", text)
     console.print(table, "")
     console.print(model_table(model, variables, plan.image_size), "")
@@ -94,7 +98,7 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
     table = Table.grid(padding=(0, 2))
     rows = [
         ("model", f"{model}, {plan.image_size} px, {plan.compute_dtype} convolutions"),
-        ("data", f"{recipe.data.name}: {plan.num_train:,} to train, {plan.num_eval:,} to evaluate"),
+        ("data", f"{escape(recipe.data.name)}: {plan.num_train:,} to train, {plan.num_eval:,} to evaluate"),
         ("replicas", devices),
         ("batch", f"{recipe.global_batch:,} global, {plan.per_replica_batch:,} per replica"),
         ("batch norm", f"{plan.bn_batch:,} images together; {bn_groups}"),
@@ -103,12 +107,12 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("learning rate", f"0 to {plan.peak_lr:g} in {plan.warmup_steps:,} steps "
                           f"({schedule.warmup_epochs:g} epochs{of_batch}); then {decay}"),
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
-                       f"{describe_shapes(plan.eval_shapes)} px"),
+                       f"{describe_shapes(plan.eval_shapes)}"),
     ]  # fmt: skip
     for name, value in rows + _phase_rows(plan):
         table.add_row(name, value)
     for warning in plan.warnings:
-        table.add_row("[yellow]warning[/]", warning)
+        table.add_row("[yellow]warning[/]", escape(warning))
     return table
 
 

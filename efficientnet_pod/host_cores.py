@@ -38,7 +38,10 @@ def describe_input(plan: Plan, *, replica_rate: float | None, replicas_per_host:
     if per_core is None:
         return None
     data = plan.recipe.data
-    text = f"{data.resize} resizing, policy {data.policy}: about {per_core:,.0f} images/s a host core"
+    text = (
+        f"{plan.image_size} px, {data.resize} resizing, policy {data.policy}: about {per_core:,.0f} images/s "
+        "a host core"
+    )
     if replica_rate is None:
         return text
     needed = replica_rate * replicas_per_host

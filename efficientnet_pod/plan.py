@@ -4,14 +4,12 @@ import dataclasses
 import math
 from typing import Any
 
-import numpy as np
-
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.models.efficientnet import VARIANTS
 from efficientnet_pod.optim import OPTIMIZERS, peak_learning_rate, schedule_warnings
 from efficientnet_pod.phases import Phase, resolve_phases
 from efficientnet_pod.recipe import Recipe
-from efficientnet_pod.rectangles import Shapes, eval_batch_of, shapes_of
+from efficientnet_pod.rectangles import Shapes, eval_batch_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +32,8 @@ class Plan:
       bn_batch: likewise those that normalise together.
       eval_batch: images per evaluation step, all replicas together.
       eval_steps: evaluation steps that cover every image once.
-      eval_shapes: (height, width, steps) of the evaluation images, in the order they are evaluated.
+      eval_shapes: (height, width, steps) of the evaluation images, in the order they are evaluated; one
+        square where nothing else is known.
       steps_per_epoch: of the recipe's global batch. A fraction, never floored: 65,536 images a step are 19.55
         steps an epoch of ImageNet.
       total_steps: optimizer steps of the run, all phases together.
@@ -119,7 +118,6 @@ def resolve(
     num_replicas: int,
     num_hosts: int,
     default_dtype: str,
-    eval_ratios: np.ndarray | None = None,
 ) -> Plan:
     """Returns the plan.
 
@@ -131,7 +129,6 @@ def resolve(
       num_replicas: devices of all hosts.
       num_hosts: processes.
       default_dtype: compute dtype of this platform, where the recipe says ``auto``.
-      eval_ratios: width / height of each evaluation image; None where they are not known.
 
     Raises:
       UserError: a number is impossible; the message has its value, the rule and the remedy.
@@ -146,9 +143,6 @@ def resolve(
     if recipe.data.eval_crop == "rectangular":
         eval_batch = eval_batch_of(eval_batch, num_eval=num_eval, num_replicas=num_replicas)
     eval_steps = math.ceil(num_eval / eval_batch)
-    eval_shapes: Shapes = ((image_size, image_size, eval_steps),)
-    if eval_ratios is not None:
-        eval_shapes = shapes_of(eval_ratios, image_size=image_size, eval_batch=eval_batch)
     steps_per_epoch = num_train / recipe.global_batch
     for settings in recipe.phases:
         _check(recipe.in_phase(settings), num_replicas, phase=settings.name)
@@ -181,7 +175,7 @@ def resolve(
         bn_batch=per_replica_batch * recipe.bn_group_size,
         eval_batch=eval_batch,
         eval_steps=eval_steps,
-        eval_shapes=eval_shapes,
+        eval_shapes=((image_size, image_size, eval_steps),),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         warmup_steps=recipe.schedule.warmup_steps(steps_per_epoch),
@@ -204,6 +198,7 @@ def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> No
     named = {
         "model.dtype": ("auto", "bfloat16", "float32"),
         "data.link_dtype": ("auto", "uint8", "bfloat16", "float32"),
+        "data.augment": ("inception_crop", "pad_crop_flip", "shift"),
         "data.resize": ("reference", "fast"),
         "data.policy": ("none", "autoaugment", "randaugment"),
         "data.eval_crop": ("square", "rectangular"),
@@ -231,7 +226,7 @@ def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> No
         "data.min_crop_area": (0 < recipe.data.min_crop_area <= 1, "above 0 and at most 1"),
         "data.policy_layers": (recipe.data.policy_layers >= 1, "at least 1"),
         "data.policy_magnitude": (0 <= recipe.data.policy_magnitude <= 30, "0 to 30"),
-        "data.cutout": (recipe.data.cutout >= 0, "at least 0"),
+        "data.cutout": (recipe.data.cutout >= 0 and recipe.data.cutout % 2 == 0, "even and at least 0"),
         "data.mixup": (recipe.data.mixup >= 0, "at least 0"),
         "data.cutmix": (recipe.data.cutmix >= 0, "at least 0"),
         "data.skip_corrupt": (recipe.data.skip_corrupt >= 0, "at least 0"),

@@ -44,6 +44,12 @@ class Programs:
         """Returns the program of a phase still to be trained; waits for it."""
         return self._train_steps[phase.name].result()
 
+    def raise_failure(self) -> None:
+        """Raises what has stopped the compilation of a later phase, days before that phase begins."""
+        for program in self._train_steps.values():
+            if program.done():
+                program.result()
+
     def close(self) -> None:
         """Leaves out what has not begun to be compiled, and waits for what has."""
         self._compiler.shutdown(cancel_futures=True)

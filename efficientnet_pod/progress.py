@@ -82,8 +82,8 @@ class Display:
         self._bar.stop()
 
     def print(self, *what: RenderableType) -> None:
-        """Prints above the bar."""
-        self.console.print(*what)
+        """Prints above the bar; text as it is, with no markup in it."""
+        self.console.print(*what, markup=False)
 
     def warn(self, line: str) -> None:
         """Prints a line above the bar, on the host it concerns; standard error where this host is silent."""

@@ -214,6 +214,12 @@ def _phase(name: str, table: Any) -> PhaseSettings:
         )
     known = [field.name for field in dataclasses.fields(PhaseSettings) if field.name != "name"]
     _require_known(table, known, where)
+    for field, value in table.items():
+        is_whole = "int" in str(PhaseSettings.__annotations__[field])
+        allowed = int if is_whole else (int, float)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, allowed)):
+            kind = "a whole number" if is_whole else "a number"
+            raise UserError(f"{where}.{field} is {value!r}; it must be {kind}; correct it")
     if table.get("from_epoch") is None:
         raise UserError(f"{where}.from_epoch is missing; add it to the config file")
     return PhaseSettings(name, **table)

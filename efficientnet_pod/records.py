@@ -8,7 +8,7 @@ from etils import epath
 
 from efficientnet_pod.errors import UserError
 
-# What may change between two starts of one run without changing its numbers.
+# What may change between two starts of one run: it does not change its numbers, or only those of bad images.
 FREE_FIELDS = frozenset({"platform", "log_steps", "keep_checkpoints", "data.data_dir", "data.skip_corrupt"})
 
 
@@ -47,7 +47,13 @@ class Workdir:
                 f"workdir '{self.path}' cannot be written: {error.strerror or error}; choose another"
             ) from error
         if (self.path / "config.json").exists():
-            differing = differences(self.read("config.json"), config)
+            stored = self.read("config.json")
+            differing = differences(stored, config)
+            if any(name not in dict(_flatten(stored)) for name, _, _ in differing):
+                raise UserError(
+                    f"workdir '{self.path}' was made by another version, whose recipes have no "
+                    f"config.{differing[0][0]}; choose another --workdir"
+                )
             if differing:
                 shown = ", ".join(
                     f"config.{name} was {old!r}, is {new!r}" for name, old, new in differing[:5]

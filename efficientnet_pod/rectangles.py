@@ -1,7 +1,6 @@
 """Rectangular evaluation: which shape each evaluation image is cropped to, by its aspect ratio."""
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,16 +40,21 @@ def shapes_of(ratios: np.ndarray, *, image_size: int, eval_batch: int) -> Shapes
 
 
 def eval_batch_of(largest: int, *, num_eval: int, num_replicas: int) -> int:
-    """Returns the images a step, at most ``largest``, that make :data:`CHUNKS` batches or more."""
-    return min(largest, num_replicas * math.ceil(num_eval / CHUNKS / num_replicas))
+    """Returns the images a step, at most ``largest``, that make :data:`CHUNKS` batches or more.
+
+    One image a replica is the least; of fewer than 16 images for each replica there are fewer batches.
+    """
+    return min(largest, num_replicas * max(1, num_eval // (CHUNKS * num_replicas)))
 
 
 def describe(shapes: Sequence[tuple[int, int, int]]) -> str:
-    """Returns e.g. ``"7 shapes from 224 × 160 to 224 × 352"``, height by width."""
+    """Returns e.g. ``"7 shapes from 352 × 224 to 224 × 352 px"``, height by width; of () that they vary."""
+    if not shapes:
+        return "shapes by the aspect ratios of the images"
     (h0, w0, _), (h1, w1, _) = shapes[0], shapes[-1]
     if len(shapes) == 1:
-        return f"{h0} × {w0}"
-    return f"{len(shapes)} shapes from {h0} × {w0} to {h1} × {w1}"
+        return f"{h0} × {w0} px"
+    return f"{len(shapes)} shapes from {h0} × {w0} to {h1} × {w1} px"
 
 
 def _shape(ratio: float, image_size: int) -> tuple[int, int]:

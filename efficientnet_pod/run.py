@@ -20,7 +20,7 @@ from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe import Recipe
-from efficientnet_pod.rectangles import order_of
+from efficientnet_pod.rectangles import order_of, shapes_of
 from efficientnet_pod.state import TrainState, init_state
 from efficientnet_pod.steps import TrainStep, compile_eval_step, compile_train_step
 
@@ -142,7 +142,6 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
     """
     runtime = pod_runtime.start(recipe.platform, recipe.cpu_replicas)
     source = source or open_images(recipe)
-    ratios = _eval_ratios(recipe, source)
     plan = resolve(
         recipe,
         num_train=source.num_train,
@@ -151,21 +150,23 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
         num_replicas=len(runtime.devices),
         num_hosts=runtime.host_count,
         default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
-        eval_ratios=ratios,
     )
     plan = dataclasses.replace(plan, warnings=plan.warnings + getattr(source, "warnings", ()))
-    eval_order = None if ratios is None else order_of(ratios)
+    plan, eval_order = _in_rectangles(plan, source)
     model, variables, optimizer, learning_rate = build(plan)
     mesh = create_mesh(runtime.devices, recipe.bn_group_size)
     return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate, eval_order)
 
 
-def _eval_ratios(recipe: Recipe, source: Any) -> np.ndarray | None:
-    if recipe.data.eval_crop != "rectangular" or not hasattr(source, "eval"):
-        return None
+def _in_rectangles(plan: Plan, source: Any) -> tuple[Plan, np.ndarray | None]:
+    """Returns the plan with the shapes of the images, if it is to be rectangles, and their order."""
+    if plan.recipe.data.eval_crop != "rectangular" or not hasattr(source, "eval"):
+        return plan, None
     from efficientnet_pod.data.pipeline import aspect_ratios
 
-    return aspect_ratios(source)
+    ratios = aspect_ratios(source)
+    shapes = shapes_of(ratios, image_size=plan.image_size, eval_batch=plan.eval_batch)
+    return dataclasses.replace(plan, eval_shapes=shapes), order_of(ratios)
 
 
 def open_images(recipe: Recipe) -> Any:

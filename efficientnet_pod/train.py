@@ -96,6 +96,7 @@ def _loop(
                 log.evaluation(step, result, seconds=time.monotonic() - began)
                 checkpoints.save(step, state, metrics={"top1": result.top1, "loss": result.loss})
                 log.last_checkpoint = step
+                programs.raise_failure()
 
 
 def _enter(phase: Phase, programs: Programs, log: "TrainingLog") -> TrainProgram:
@@ -123,6 +124,7 @@ class TrainingLog:
         self._run, self._workdir, self.display = run, workdir, display
         self._is_writer = run.runtime.host_index == 0
         self._metrics = MetricsLog(workdir, resumed_step=resumed_step) if self._is_writer else None
+        self._rows: list[dict[str, Any]] = self._metrics.rows if self._metrics else []
         rows = self._rows
         self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
         self.last_checkpoint = resumed_step
@@ -137,10 +139,6 @@ class TrainingLog:
     def seconds(self) -> float:
         """Seconds since the start of the run, those before a resume included, compilation excluded."""
         return time.monotonic() - self._began
-
-    @property
-    def _rows(self) -> list[dict[str, Any]]:
-        return self._metrics.rows if self._metrics else []
 
     def write_overview(self, state: TrainState) -> None:
         """Writes ``parameters.txt``: every tensor with its shape, mean and spread at the start."""
@@ -201,7 +199,7 @@ class TrainingLog:
     def _restart_window(self) -> None:
         """Leaves out what was done since the last step, which is no training."""
         self._window_began = time.monotonic()
-        self.input_wait.forget()
+        self.input_wait.restart()
 
     def _read_pending(self) -> None:
         if self._pending is None:
@@ -268,6 +266,8 @@ class TrainingLog:
     def _write(self, row: dict[str, Any]) -> None:
         if self._metrics:
             self._metrics.write(row)
+        else:
+            self._rows.append(row)
 
     def _require_finite(self, value: float, name: str, step: int) -> None:
         if not math.isfinite(value):

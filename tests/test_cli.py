@@ -4,7 +4,7 @@ import json
 
 import pytest
 from photos import write_folder
-from recipes import CONFIGS
+from recipes import CONFIGS, load
 
 from efficientnet_pod.cli import main
 
@@ -96,6 +96,10 @@ def test_unwritable_workdir_is_one_line(capsys, tmp_path):
 
 def test_workdir_of_another_config_is_one_line(capsys, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"seed": 1}))
+    assert main(["train", DIGITS, f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "was made by another version, whose recipes have no config.bn_group_size; choose another" in error
+    (tmp_path / "config.json").write_text(json.dumps(load("digits.py") | {"seed": 1}))
     assert main(["train", DIGITS, f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert "belongs to another config" in error and error.count("\n") == 1

@@ -1,5 +1,6 @@
 """What `data describe` prints and finds, and the sheet it draws, against Pillow and the files."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -11,6 +12,7 @@ from recipes import load
 from rich.console import Console
 
 from efficientnet_pod.data.describe import describe
+from efficientnet_pod.data.prepare import prepare
 from efficientnet_pod.data.preprocess import Preprocessing, eval_image, train_image
 from efficientnet_pod.data.sources import open_source
 from efficientnet_pod.errors import UserError
@@ -28,7 +30,7 @@ def described(name, *, image_size=16, check=None, sheet=None, **fields):
     config["data"] |= {"name": str(name), "augment": "inception_crop", "max_shift": 0, **fields}
     data = read_recipe(config).data
     source = open_source(data.name, train_split=data.train_split, eval_split=data.eval_split)
-    console = Console(record=True, width=200, file=io.StringIO())
+    console = Console(record=True, width=1000, file=io.StringIO())
     bad = describe(source, data, image_size=image_size, check=check, sheet=sheet, console=console)
     return "\n".join(" ".join(line.split()) for line in console.export_text().splitlines()), bad
 
@@ -93,7 +95,7 @@ def test_bad_images_are_listed_by_name_with_the_reason(folder, check):
 def test_a_file_that_is_gone_is_a_bad_image(folder):
     config_source = open_source(f"folder:{folder}")
     (folder / "train/dog/001.jpg").unlink()
-    console = Console(record=True, width=200, file=io.StringIO())
+    console = Console(record=True, width=1000, file=io.StringIO())
     data = read_recipe(load("digits.py")).data
     assert describe(config_source, data, image_size=16, check=None, console=console) == 1
     assert f"{folder}/train/dog/001.jpg; No such file" in console.export_text().replace("\n", "")
@@ -151,3 +153,18 @@ def test_a_sheet_that_cannot_be_written_is_refused(folder, tmp_path):
         file.write_bytes(b"")
     with pytest.raises(UserError, match="sheet '.*' would be empty; no image of the sample can be used"):
         described(f"folder:{folder}", sheet=str(tmp_path / "sheet.png"))
+
+
+def test_damage_of_a_copy_is_a_bad_image(folder, tmp_path):
+    data = read_recipe(load("digits.py")).data
+    prepare(dataclasses.replace(data, name=f"folder:{folder}"), resize=24, output=str(tmp_path / "copy"))
+    (shard,) = (tmp_path / "copy").glob("*-train.array_record-*")
+    content = bytearray(shard.read_bytes())
+    source = open_source(f"prepared:{tmp_path}/copy")
+    content[100:-100] = bytes(len(content) - 200)
+    shard.write_bytes(content)
+    console = Console(record=True, width=1000, file=io.StringIO())
+    bad = describe(source, data, image_size=16, check=None, console=console)
+    text = " ".join(console.export_text().split())
+    assert bad >= 1 and "checked 14 2" in text
+    assert f"bad image train: : record '{shard}#" in text and "cannot be read" in text

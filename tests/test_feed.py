@@ -123,3 +123,17 @@ def test_an_input_begins_to_work_when_it_is_opened(sources):
         time.sleep(0.01)
     assert len(fetched) >= 8
     del opened
+
+
+def test_inputs_are_traced_when_they_are_made(sources, monkeypatch):
+    """And not when a phase begins: TensorFlow traces an input with a policy for seconds."""
+    traced = []
+    monkeypatch.setattr(
+        pipeline, "train_image", lambda image, key, how: traced.append(1) or tf.zeros((4, 4, 3))
+    )
+    how = phased_run(sources["indexed"]).preprocessing()
+    batches = pipeline.train_batches(sources["indexed"], how, global_batch=4, first_image=0, seed=0)
+    before = len(traced)
+    assert before > 0
+    next(batches.as_numpy_iterator())
+    assert len(traced) == before

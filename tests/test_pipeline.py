@@ -153,6 +153,23 @@ def test_records_are_shuffled_by_the_seed(records):
     first = labels(train(records, seed=1), 5)
     np.testing.assert_array_equal(first, labels(train(records, seed=1), 5))
     assert not np.array_equal(first, labels(train(records, seed=2), 5))
+    # TensorFlow takes seeds modulo 2^31 - 1: no epoch of a seed may be an epoch of another.
+    epochs = {
+        tuple(labels(train(records, seed=seed, global_batch=103), 4)[epoch])
+        for seed in range(3)
+        for epoch in range(4)
+    }
+    assert len(epochs) == 12
+
+
+def test_records_do_not_depend_on_the_threads(records):
+    streams = []
+    for threads in (1, 7):
+        pool = tf.data.Options()
+        pool.threading.private_threadpool_size = threads
+        dataset = train(records, augment="pad_crop_flip", max_shift=1).dataset.with_options(pool)
+        streams.append(list(itertools.islice(dataset.as_numpy_iterator(), 14)))
+    assert_equal_batches(*streams)
 
 
 def test_records_in_another_folder_are_the_same_stream(tmp_path):

@@ -193,6 +193,8 @@ def test_plan_with_phases_is_json():
         ),
         ({"imagesize": 2}, {}, r"config\.phases\.small has no field 'imagesize'; did you mean 'image_size'"),
         ({"from_epoch": None}, {}, r"config\.phases\.small\.from_epoch is missing"),
+        ({"from_epoch": "0"}, {}, r"phases\.small\.from_epoch is '0'; it must be a number"),
+        ({"global_batch": 128.0}, {}, r"phases\.small\.global_batch is 128\.0; it must be a whole number"),
     ],
 )
 def test_impossible_phases_are_refused(small, large, words):

@@ -291,3 +291,20 @@ def test_a_label_outside_the_classes_is_named(tmp_path):
         UserError, match=rf"image '{train}#1 \(n0.JPEG\)' has label 1000; labels must be 0..999"
     ):
         prepare(data, resize=24, output=str(tmp_path / "copy"))
+
+
+def test_two_writers_of_one_copy_are_refused(folder, tmp_path):
+    (tmp_path / "copy").mkdir()
+    with module._only_writer(tmp_path / "copy"):
+        with pytest.raises(UserError, match="another process is writing to output '.*/copy'; wait for it"):
+            prepare(folder, resize=24, output=str(tmp_path / "copy"))
+    prepare(folder, resize=24, output=str(tmp_path / "copy"))
+
+
+def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", full)
+    with pytest.raises(UserError, match="output '.*/copy' cannot be written: No space left on device; mend"):
+        prepare(folder, resize=24, output=str(tmp_path / "copy"))

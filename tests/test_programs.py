@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import jax
 import pytest
@@ -128,3 +128,24 @@ def test_each_phase_has_its_own_network_loss_and_images(tiny_run, monkeypatch):
     assert (steps[0.1].dropout, steps[0.1].survival_probability) == (0.1, 0.9)
     assert (steps[0.2].dropout, steps[0.2].survival_probability) == (0.2, 0.8)
     assert run.lower_eval_steps()[0].in_avals[0][1]["image"].shape == (256, 32, 32, 3)
+
+
+def test_a_phase_that_cannot_be_compiled_stops_the_run_before_it_begins():
+    now, later, failed = Future(), Future(), Future()
+    now.set_result(lambda state, batch: None)
+    made = programs.Programs(lambda *_: None, None, 0.0, {"a": now, "b": later}, ThreadPoolExecutor(1))
+    made.raise_failure()  # the second one is still being compiled
+    failed.set_exception(RuntimeError("out of memory"))
+    made = dataclasses.replace(made, _train_steps={"a": now, "b": failed})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        made.raise_failure()
+
+
+def test_the_other_process_compiles_for_the_shapes_of_the_plan(tiny_run):
+    run, workdir = tiny_run
+    run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, eval_shapes=((32, 32, 1), (32, 64, 1))))
+    workdir.write("plan.json", run.plan.as_dict())
+    programs._compile_for(workdir)
+    left = {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")}
+    get_programs(run, workdir, start_step=1, apart=True)
+    assert {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")} == left

@@ -1,6 +1,7 @@
 """Record files against TensorFlow's reader: counts, shares and orders, and the place where one is damaged."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow_datasets as tfds
 from photos import prepare_numbered_photos, write_records
 
 from efficientnet_pod.data import record_files
+from efficientnet_pod.data.order import _fingerprint
 from efficientnet_pod.data.record_files import count_records, locate_corruption
 from efficientnet_pod.data.sources import Records, Source, open_source
 from efficientnet_pod.data.splits import FileRange
@@ -252,3 +254,30 @@ def test_a_missing_folder_of_record_files_is_refused(path):
 def test_a_folder_without_record_files_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no record files; a tfrecord source holds train-00000-of-01024"):
         open_source(f"tfrecord:{tmp_path}")
+
+
+def test_damage_of_the_first_record_is_named_when_the_source_is_opened(folder):
+    first = sorted(folder.glob("train-*"))[0]
+    content = bytearray(first.read_bytes())
+    content[60] ^= 1
+    first.write_bytes(content)
+    with pytest.raises(UserError, match=f"record '{first}#0' is not of this layout: corrupted record at 12"):
+        opened(folder)
+
+
+def test_an_unreadable_record_file_is_named(folder, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(record_files, "_walk", denied)  # the tests may run as root, whom nothing is denied
+    with pytest.raises(UserError, match="record file '.*-of-.*' cannot be read: Permission denied; make it"):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/a/train-00001-of-00002#57", "/b (c)/train-00001-of-00002#57 (x/n0.JPEG)", "train-00001-of-00002#57"],
+)
+def test_the_draws_of_a_record_depend_on_its_file_and_number_alone(name):
+    place = tf.constant("train-00001-of-00002#57")
+    assert int(_fingerprint(tf.constant(name))) == int(tf.strings.to_hash_bucket_fast(place, sys.maxsize))

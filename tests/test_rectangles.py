@@ -34,8 +34,10 @@ def test_shapes_follow_the_mean_ratio_of_each_batch():
 
 
 def test_there_are_sixteen_batches_or_more_where_there_are_images_for_them():
-    assert eval_batch_of(50_176, num_eval=50_000, num_replicas=1024) == 4096  # 3,125 in multiples of 1,024
+    assert eval_batch_of(50_176, num_eval=50_000, num_replicas=1024) == 3072  # 17 batches; 4,096 are 13
+    assert eval_batch_of(360, num_eval=360, num_replicas=8) == 16  # 23 batches; 24 images are 15
     assert eval_batch_of(256, num_eval=50_000, num_replicas=8) == 256
+    assert eval_batch_of(16, num_eval=45, num_replicas=8) == 8
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The sources against scikit-learn, tfds.ImageFolder and record files; every refusal names its cause."""
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -233,3 +234,23 @@ def test_a_data_set_that_cannot_be_opened_is_refused(tmp_path, name, message):
 def test_a_split_that_cannot_be_used_is_refused(records_dir, split, role, message):
     with pytest.raises(UserError, match=message):
         open_source("numbered_photos", data_dir=records_dir, **{role: split})
+
+
+def test_an_unreadable_class_folder_is_named(tmp_path, monkeypatch):
+    root = write_folder(tmp_path, {"cat": 2, "dog": 2})
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", denied)  # the tests may run as root, whom nothing is denied
+    with pytest.raises(UserError, match="folder '.*' cannot be read: Permission denied; make it readable"):
+        open_source(f"folder:{root}")
+
+
+def test_names_need_not_be_utf8(tmp_path):
+    root = write_folder(tmp_path, {"cat": 2, "dog": 2})
+    os.rename(root / "cat/000.jpg", os.fsencode(root / "cat") + b"/caf\xe9.jpg")
+    source = open_source(f"folder:{root}")
+    for split in (source.train, source.eval):
+        for i in range(split.num_examples):
+            assert split.fetch(tf.constant(i, tf.int64))["image"].numpy().startswith(b"\xff\xd8")

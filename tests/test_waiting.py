@@ -1,47 +1,68 @@
-"""The wait for input is what the devices waited, not what the host did."""
+"""The wait for input is what the devices waited, not the host; by a clock that only the test moves."""
 
 import time
+from concurrent.futures import Future
 
-import jax
+import jax.numpy as jnp
 import pytest
 
 from efficientnet_pod.waiting import InputWait
 
 
-@pytest.fixture(autouse=True)
-def deadlines(monkeypatch):
-    """Results of a step are the time it ends at: a step that runs while the host does something else."""
-    monkeypatch.setattr(jax, "block_until_ready", lambda end: time.sleep(max(0.0, end - time.monotonic())))
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
 
 
-def batches(seconds):
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def batches(clock, seconds):
     while True:
-        time.sleep(seconds)
+        clock.now += seconds
         yield 0
 
 
-# Three batches of so many seconds each, while the step before takes 0.2 s.
-@pytest.mark.parametrize(("seconds", "waited"), [(0.05, 0.0), (0.4, 3 * 0.2)])
-def test_only_the_time_after_the_end_of_a_step_counts(seconds, waited):
-    wait, source = InputWait(), batches(seconds)
-    for _ in range(3):
-        wait.dispatched(time.monotonic() + 0.2)
-        wait.next(source)
-    assert wait.seconds == pytest.approx(waited, abs=0.09)
+def step_ending_at(wait, end):
+    """Puts a step on the devices that ends at that time; None: it does not end while the test looks."""
+    wait._end = Future()
+    if end is not None:
+        wait._end.set_result(end)
 
 
-def test_a_step_that_ended_before_the_host_asked_counts_from_the_asking():
-    wait, source = InputWait(), batches(0.1)
-    wait.dispatched(time.monotonic())
-    time.sleep(0.3)  # the host was busy: not the input's fault
+@pytest.mark.parametrize(
+    ("end", "waited"),
+    [
+        (None, 0.0),  # still running when the batch comes
+        (102.0, 3.0),  # ended two seconds after the batch was asked for
+        (90.0, 5.0),  # ended before: what the host did until it asked is not the input's fault
+    ],
+)
+def test_only_the_time_without_a_step_counts(clock, end, waited):
+    wait = InputWait(clock)
+    step_ending_at(wait, end)
+    wait.next(batches(clock, 5.0))
+    assert wait.seconds == waited
+
+
+def test_the_first_batch_and_the_one_after_an_evaluation_count_from_the_asking(clock):
+    wait, source = InputWait(clock), batches(clock, 2.0)
     wait.next(source)
-    assert wait.seconds == pytest.approx(0.1, abs=0.05)
+    assert wait.seconds == 2.0
+    step_ending_at(wait, None)
+    clock.now += 50.0  # an evaluation
+    wait.restart()
+    wait.next(source)
+    assert wait.seconds == 4.0
 
 
-def test_what_lies_before_the_first_step_or_after_an_evaluation_does_not_count():
-    wait, source = InputWait(), batches(0.1)
-    wait.next(source)
-    wait.dispatched(time.monotonic())
-    wait.forget()
-    wait.next(source)
-    assert wait.seconds == 0
+def test_the_end_of_a_step_is_noted_when_its_results_are_there():
+    wait = InputWait()
+    began = time.monotonic()
+    wait.dispatched(jnp.ones(3) + 1)
+    assert began <= wait._end.result(timeout=60) <= time.monotonic()

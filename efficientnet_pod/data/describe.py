@@ -169,7 +169,7 @@ def _look(read: Callable[[], Example], num_classes: int) -> Look:
         example = read()
     except tf.errors.OpError as error:
         return Look("", -1, 0, 0, 0, reason_of(error))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: of a reader in Python, which tf.data would wrap
         return Look("", -1, 0, 0, 0, str(error))
     image, label = example["image"], int(example["label"])
     name = bytes(example["name"].numpy()).decode(errors="replace")
@@ -184,8 +184,8 @@ def _table(source: Source, splits: dict[str, Indexed | Records], looks: dict[str
     """Returns a column for each split."""
     names = source.class_names
     shown = ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:4])} … {', '.join(names[-2:])}"
-    table = Table(source.name, *splits, box=None, pad_edge=False)
-    table.add_row("classes", f"{len(names):,}: {shown}")
+    table = Table(escape(source.name), *map(escape, splits), box=None, pad_edge=False)
+    table.add_row("classes", f"{len(names):,}: {escape(shown)}")
     table.add_row("images", *(f"{split.num_examples:,}" for split in splits.values()))
     table.add_row("read", *map(_how_read, splits.values()))
     table.add_row("checked", *(f"{len(found):,}" for found in looks.values()))

@@ -169,7 +169,8 @@ class Batches:
 
         Where skipping is allowed, an image that cannot be decoded is replaced by the nearest good one before
         it in its batch (before the first comes the last), with its label; all other images stay in their
-        places. The stream is then opened anew behind that batch: images that can be decoded cost nothing.
+        places. The stream is then opened anew behind that batch: until there is a bad image nothing is lost;
+        each costs a second, and record files are read again from the start of the epoch.
 
         Raises:
           UserError: an image or a record file that cannot be used, or one image more than may be skipped.
@@ -197,7 +198,7 @@ class Batches:
         for undecoded, arguments in self._read(number):
             reason = self._fault_in(number, arguments, rows)
             if reason:
-                name = arguments[0]["name"].numpy().decode()
+                name = arguments[0]["name"].numpy().decode(errors="replace")
                 self._skip(name, undecoded.number, reason, arguments[0])
         if None not in rows:
             raise RunError(

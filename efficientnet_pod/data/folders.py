@@ -109,8 +109,11 @@ def _entries(path: str) -> list[tuple[str, bool]]:
         names = tf.io.gfile.listdir(path)
         entries = [(name.rstrip("/"), name.endswith("/")) for name in names]
     else:
-        with os.scandir(path) as found:
-            entries = [(entry.name, _is_folder(entry)) for entry in found]
+        try:
+            with os.scandir(path) as found:
+                entries = [(entry.name, _is_folder(entry)) for entry in found]
+        except OSError as error:
+            raise UserError(f"folder '{path}' cannot be read: {error.strerror}; make it readable") from None
     return sorted((name, is_folder) for name, is_folder in entries if not name.startswith("."))
 
 
@@ -158,7 +161,7 @@ def _tenth(path: str, label: str, files: Sequence[str]) -> list[str]:
             "is held out for evaluation, so a class needs two; add images or make split folders"
         )
     by_digest = sorted(
-        files, key=lambda file: hashlib.sha256(file[len(path) :].lstrip("/").encode()).digest()
+        files, key=lambda file: hashlib.sha256(os.fsencode(file[len(path) :].lstrip("/"))).digest()
     )
     return sorted(by_digest[: max(1, round(len(files) / 10))])
 
@@ -167,7 +170,8 @@ def _files(files: dict[str, list[str]], class_names: Sequence[str]) -> Indexed:
     number = {label: i for i, label in enumerate(class_names)}
     paths = [path for label in sorted(files) for path in files[label]]
     labels = [number[label] for label in sorted(files) for _ in files[label]]
-    path_table, label_table = tf.constant(paths), tf.constant(labels, tf.int32)
+    path_table = tf.constant([os.fsencode(path) for path in paths])  # names need not be UTF-8
+    label_table = tf.constant(labels, tf.int32)
 
     def fetch(index: tf.Tensor) -> Example:
         path = tf.gather(path_table, index)

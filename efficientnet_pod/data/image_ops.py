@@ -1,4 +1,4 @@
-"""The sixteen image operations of AutoAugment and RandAugment, pixel for pixel as Pillow has them.
+"""The sixteen operations of AutoAugment and RandAugment: Pillow's colours, the released code's geometry.
 
 Each function takes an image (height, width, 3), uint8 with a static shape, and returns one like it. Arguments
 may be Python numbers or scalar tensors. The functions are plain TensorFlow; policies.py has XLA compile them,

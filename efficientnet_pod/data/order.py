@@ -91,7 +91,10 @@ def shuffled(examples: Records, host: Host, seed: int) -> tf.data.Dataset:
 
     @tf.autograph.experimental.do_not_convert
     def epoch_examples(epoch: tf.Tensor) -> tf.data.Dataset:
-        order: Any = seed * 2**32 + epoch  # a tensor, which the stubs of tf.data do not expect
+        # Of 31 bits: TensorFlow folds a longer one so that seed 0, epoch 2 would be seed 1, epoch 0.
+        order: Any = tf.random.stateless_uniform(
+            [], tf.stack([tf.constant(seed, tf.int64), epoch]), maxval=2**31 - 1, dtype=tf.int64
+        )
         shuffled = share.read(order).shuffle(SHUFFLE_BUFFER, seed=order, reshuffle_each_iteration=False)
         entered = shuffled.skip(tf.where(epoch == first_epoch, tf.constant(seen, tf.int64), 0))
         return entered.map(lambda example: (example, _key(seed, epoch, _fingerprint(example["name"]))))
@@ -100,8 +103,12 @@ def shuffled(examples: Records, host: Host, seed: int) -> tf.data.Dataset:
 
 
 def _fingerprint(name: tf.Tensor) -> tf.Tensor:
-    """Returns 63 bits of the FarmHash fingerprint of the name less its folder: the same on every machine."""
-    return tf.strings.to_hash_bucket_fast(tf.strings.regex_replace(name, ".*/", ""), sys.maxsize)
+    """Returns 63 bits of the FarmHash fingerprint of a record's file and number: the same on every machine.
+
+    The name may begin with a folder, which data may be moved from, and end with what the record itself says.
+    """
+    place = tf.strings.regex_replace(name, r"^(?:.*/)?([^/]+#\d+)(?: \(.*\))?$", r"\1")
+    return tf.strings.to_hash_bucket_fast(place, sys.maxsize)
 
 
 def in_order(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +23,7 @@ from efficientnet_pod.data.preprocess import Preprocessing, eval_image, size_of,
 from efficientnet_pod.data.record_files import locate_corruption
 from efficientnet_pod.data.sources import Example, Indexed, Records, Source
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.progress import progress_bar
 from efficientnet_pod.rectangles import Shapes
 
 _HEADERS = 1024  # read at once for their sizes
@@ -69,6 +71,8 @@ def train_batches(
             return _batched(map_in_parallel(permuted(source.train, at, seed), finish), host)
         return _batched(map_in_parallel(shuffled(source.train, at, seed), finish), host)
 
+    first = open_at(0)  # traced here, seconds before the first batch is asked for
+
     def look(number: int) -> Iterator[Undecoded]:
         at = host.later(number)
         if isinstance(source.train, Indexed):
@@ -79,7 +83,7 @@ def train_batches(
     return Batches(
         split="training",
         num_classes=source.num_classes,
-        open=open_at,
+        open=lambda number: open_at(number) if number else first,
         look=look,
         finish=lambda number: finish_one,
         locate=_locate(source.train, host),
@@ -150,7 +154,7 @@ def eval_batches(
 
 
 def aspect_ratios(source: Source) -> np.ndarray:
-    """Returns width / height of each evaluation image, float64; reads the headers, decodes nothing.
+    """Returns width / height of each evaluation image, float64; reads each of them, and decodes none.
 
     Raises UserError for a source that is read from the front, and for what is no image.
     """
@@ -173,7 +177,14 @@ def aspect_ratios(source: Source) -> np.ndarray:
         finish=lambda number: lambda example: size_of(example["image"]),
         locate=lambda: None,
     )
-    height, width = (np.concatenate(side) for side in zip(*headers.as_numpy_iterator(), strict=True))
+    sizes: list[Any] = []
+    with progress_bar(
+        "reading the sizes of evaluation images", total=source.num_eval, unit="images"
+    ) as advance:
+        for batch in headers.as_numpy_iterator():
+            sizes.append(batch)
+            advance(len(sizes[-1][0]))
+    height, width = (np.concatenate(side) for side in zip(*sizes, strict=True))
     return width / height
 
 

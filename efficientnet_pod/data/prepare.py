@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -64,6 +65,37 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
         "class_names": list(source.class_names),
     }
     folder = _claim(output, wanted)
+    try:
+        with _only_writer(folder):
+            return _prepare(folder, wanted, splits, source)
+    except OSError as error:
+        raise UserError(
+            f"output '{output}' cannot be written: {error.strerror or error}; mend that and run the same "
+            "command again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Raises UserError while another process writes to the folder; a killed one leaves no lock behind."""
+    import fcntl  # not on Windows, where array_record is not either
+
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing to output '{folder}'; wait for it or name another folder"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def _prepare(
+    folder: Path, wanted: dict[str, Any], splits: dict[str, Indexed | Records], source: Source
+) -> Summary:
     manifest = _read(folder) or {**wanted, "shards": {}, "complete": False}
     written = 0
     if not manifest["complete"] or not all((folder / file).exists() for file in manifest["shards"]):
@@ -211,9 +243,10 @@ def _write_shard(
             for example in iterator:
                 image, label = example["image"], int(example["label"])
                 if not 0 <= label < num_classes:
+                    name = example["name"].decode(errors="replace")
                     raise UserError(
-                        f"image '{example['name'].decode()}' has label {label}; labels must be "
-                        f"0..{num_classes - 1}; correct or remove it"
+                        f"image '{name}' has label {label}; labels must be 0..{num_classes - 1}; correct or "
+                        "remove it"
                     )
                 encoded = features.encode_example({"image": io.BytesIO(image), "label": label})
                 writer.write(features.serialize_example(encoded))
@@ -245,7 +278,7 @@ def _first_fault(
         except tf.errors.OpError as error:
             # The label is looked at where it is written.
             reason = find_fault({**example, "label": 0}, 1) or reason_of(error)
-            return f"image '{example['name'].numpy().decode()}' cannot be decoded: {reason}"
+            return f"image '{example['name'].numpy().decode(errors='replace')}' cannot be decoded: {reason}"
 
 
 def _write_metadata(folder: Path, manifest: dict[str, Any], features: tfds.features.FeaturesDict) -> None:

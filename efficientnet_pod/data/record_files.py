@@ -78,10 +78,10 @@ def reason_of(error: tf.errors.OpError) -> str:
 
 
 def _count(path: str) -> int:
-    if "://" in path:
-        count, offset, reason = _scan(FileRange(path, 0, -1))
-    else:
-        count, offset, reason = _walk(path)
+    try:
+        count, offset, reason = _scan(FileRange(path, 0, -1)) if "://" in path else _walk(path)
+    except OSError as error:
+        raise UserError(f"record file '{path}' cannot be read: {error.strerror}; make it readable") from None
     if reason:
         raise UserError(
             f"record file '{path}' is damaged at record {count}, byte {offset}: {reason}; copy the file anew"
@@ -97,7 +97,7 @@ def _scan(file: FileRange) -> tuple[int, int, str]:
         for length in lengths.as_numpy_iterator():
             count += 1
             offset += _HEADER_BYTES + int(length) + _FOOTER_BYTES
-    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError) as error:
+    except tf.errors.OpError as error:
         return count, offset, _reason(error)
     return count, offset, ""
 
@@ -105,7 +105,9 @@ def _scan(file: FileRange) -> tuple[int, int, str]:
 def _reason(error: tf.errors.OpError) -> str:
     if isinstance(error, tf.errors.NotFoundError):
         return "the file does not exist"
-    return "the record is cut off" if "truncated" in error.message else "its checksum is wrong"
+    if "truncated" in error.message:
+        return "the record is cut off"
+    return "its checksum is wrong" if isinstance(error, tf.errors.DataLossError) else reason_of(error)
 
 
 def _walk(path: str) -> tuple[int, int, str]:

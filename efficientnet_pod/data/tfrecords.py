@@ -113,8 +113,8 @@ def _first_records(records: Records) -> list[tuple[int, str]]:
 
     def first(file: FileRange) -> tuple[int, str]:
         place = f"{file.path}#{file.start}"
-        record = next(iter(tf.data.TFRecordDataset(file.path).skip(file.start)), None)
         try:
+            record = next(iter(tf.data.TFRecordDataset(file.path).skip(file.start)), None)
             if record is None:
                 raise ValueError("the file has no such record")
             parsed = tf.io.parse_single_example(record, _FEATURES)
@@ -122,7 +122,7 @@ def _first_records(records: Records) -> list[tuple[int, str]]:
             reason = reason_of(error) if isinstance(error, tf.errors.OpError) else error
             raise UserError(
                 f"record '{place}' is not of this layout: {reason}; it must hold image/encoded and "
-                "image/class/label; name a folder of such records"
+                "image/class/label; copy the file anew or name a folder of such records"
             ) from None
         label = int(parsed["image/class/label"])
         if not 1 <= label <= NUM_CLASSES:
