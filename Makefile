@@ -32,7 +32,9 @@ bench: $(STAMP)
 bench-input: $(STAMP)
 	$(BIN)/pip install -q -c $(PINS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.input_rate $(addprefix --ffcv-python=,$(wildcard $(VENV)-ffcv/bin/python)) $(ARGS)
-	$(BIN)/python -m benchmarks.input_memory
+	$(BIN)/python -m benchmarks.input_memory --images 60000
+	$(BIN)/python -m benchmarks.host_cores
+	$(BIN)/python -m benchmarks.shuffle
 
 # FFCV is built from its source package, which needs a C++ compiler, pkg-config and the headers of OpenCV and
 # libturbojpeg (Debian: libopencv-dev libturbojpeg0-dev).

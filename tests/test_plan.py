@@ -189,7 +189,7 @@ def test_plan_with_phases_is_json():
         (
             {"image_size": 2},
             {},
-            r"config\.phases\.small\.image_size=2 pixels must be above config\.data\.max_shift=2",
+            r"config\.phases\.small\.image_size=2 pixels must be above config\.data\.max_shift=3",
         ),
         ({"imagesize": 2}, {}, r"config\.phases\.small has no field 'imagesize'; did you mean 'image_size'"),
         ({"from_epoch": None}, {}, r"config\.phases\.small\.from_epoch is missing"),
