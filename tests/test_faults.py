@@ -443,7 +443,7 @@ def test_a_record_with_a_wrong_checksum_stops_and_is_located(tmp_path):
     source = open_source("numbered_photos", data_dir=str(root))
     file.write_bytes(flipped(data, len(data) // 2))
     expected = (
-        rf"the training split is damaged at {file}, record \d+, byte \d+: its checksum is wrong; records "
+        rf"the training split is damaged at {file}, record \d+, byte \d+: its checksum is wrong; what lies "
         r"behind it in that file cannot be read either, so that nothing is skipped; copy the file anew"
     )
     with pytest.raises(UserError) as stopped:

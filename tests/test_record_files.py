@@ -197,6 +197,18 @@ def test_damaged_data_is_located_by_file_record_and_offset(folder):
     assert locate_corruption(train) == f"{file}, record 0, byte 0: the file does not exist"
 
 
+def test_a_record_of_another_kind_is_located(folder):
+    train, file = opened(folder).train, folder / "train-00002-of-00004"
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(file))]
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for number, record in enumerate(records):
+            writer.write(tf.train.Example().SerializeToString() if number == 5 else record)
+    place = f"{file}, record 5, byte {offsets(file)[5]}: "
+    where = locate_corruption(train)
+    assert where is not None and where.startswith(place + "Feature: image/")
+    assert "is required but could not be found" in where and "user-defined" not in where
+
+
 # Refusals
 
 

@@ -224,8 +224,8 @@ class Batches:
         except (tf.errors.OpError, RuntimeError) as error:  # the latter of a reader written in Python
             if where := self.locate():
                 raise UserError(
-                    f"the {self.split} split is damaged at {where}; records behind it in that file cannot be "
-                    "read either, so that nothing is skipped; copy the file anew"
+                    f"the {self.split} split is damaged at {where}; what lies behind it in that file cannot "
+                    "be read either, so that nothing is skipped; copy the file anew"
                 ) from None
             what = "an image" if at is None else f"image number {at}"
             reason = reason_of(error) if isinstance(error, tf.errors.OpError) else str(error)

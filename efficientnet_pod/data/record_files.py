@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from etils import epath
 
-from efficientnet_pod.data.splits import FileRange, Records
+from efficientnet_pod.data.splits import Example, FileRange, Records
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.progress import progress_bar
 
@@ -56,10 +56,12 @@ def count_records(paths: Sequence[str]) -> dict[str, int]:
 def locate_corruption(records: Records) -> str | None:
     """Returns ``"PATH, record N, byte M: reason"`` of the first record that cannot be read, None if all can.
 
-    Reads all files of ``records`` from the front as far as they belong to it, data and checksums.
+    Reads all files of ``records`` from the front as far as they belong to it, data and checksums, and parses
+    the records that do.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        for file, (count, offset, reason) in zip(records.files, pool.map(_scan, records.files), strict=True):
+        scans = pool.map(lambda file: _scan(file, records.parse), records.files)
+        for file, (count, offset, reason) in zip(records.files, scans, strict=True):
             if reason:
                 return f"{file.path}, record {count}, byte {offset}: {reason}"
             if count < file.stop:
@@ -73,7 +75,8 @@ def reason_of(error: tf.errors.OpError) -> str:
     Of an error in a Python function that TensorFlow calls, what the RuntimeError says.
     """
     text = " ".join(error.message.split()).partition("Traceback (most recent call last)")[0]
-    text = re.sub(r"\{\{[^}]*\}\}|\[Op:.*|\[\[.*", "", text)
+    prefix = r"Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+    text = re.sub(rf"\{{\{{[^}}]*\}}\}}|\[Op:.*|\[\[.*|{prefix}", "", text)
     return text.rpartition("RuntimeError: ")[2].strip()
 
 
@@ -89,12 +92,22 @@ def _count(path: str) -> int:
     return count
 
 
-def _scan(file: FileRange) -> tuple[int, int, str]:
-    """Returns (records, bytes, why no more can be read) of a file, read and checked by TensorFlow."""
+def _scan(
+    file: FileRange, parse: Callable[[tf.Tensor, tf.Tensor], Example] | None = None
+) -> tuple[int, int, str]:
+    """Returns (records, bytes, why no more can be read) of a file, read, checked and parsed by TensorFlow."""
+
+    def parsed_length(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # The label, which nobody wants, is there lest TensorFlow leaves the parsing out.
+        label = parse(record, tf.constant(""))["label"] if parse else tf.constant(0)
+        return tf.strings.length(record), label
+
     count = offset = 0
-    lengths = tf.data.TFRecordDataset(file.path, buffer_size=1 << 20).take(file.stop).map(tf.strings.length)
+    read = tf.data.TFRecordDataset(file.path, buffer_size=1 << 20)
+    lengths = read.take(file.start).map(lambda record: (tf.strings.length(record), tf.constant(0)))
+    lengths = lengths.concatenate(read.skip(file.start).take(file.stop - file.start).map(parsed_length))
     try:
-        for length in lengths.as_numpy_iterator():
+        for length, _ in lengths:
             count += 1
             offset += _HEADER_BYTES + int(length) + _FOOTER_BYTES
     except tf.errors.OpError as error:
