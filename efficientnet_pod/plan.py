@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from efficientnet_pod import recipe as recipes
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.models.efficientnet import VARIANTS
 from efficientnet_pod.optim import OPTIMIZERS, peak_learning_rate, schedule_warnings
@@ -196,12 +197,12 @@ def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> No
     if model.name not in VARIANTS:
         raise UserError(f"config.model.name='{model.name}' is unknown{did_you_mean(model.name, VARIANTS)}")
     named = {
-        "model.dtype": ("auto", "bfloat16", "float32"),
-        "data.link_dtype": ("auto", "uint8", "bfloat16", "float32"),
-        "data.augment": ("inception_crop", "pad_crop_flip", "shift"),
-        "data.resize": ("reference", "fast"),
-        "data.policy": ("none", "autoaugment", "randaugment"),
-        "data.eval_crop": ("square", "rectangular"),
+        "model.dtype": recipes.DTYPES,
+        "data.link_dtype": recipes.LINK_DTYPES,
+        "data.augment": recipes.AUGMENTATIONS,
+        "data.resize": recipes.RESIZES,
+        "data.policy": recipes.POLICIES,
+        "data.eval_crop": recipes.EVAL_CROPS,
     }
     for field, known in named.items():
         if (name := _field(recipe, field)) not in known:

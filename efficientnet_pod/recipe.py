@@ -6,6 +6,13 @@ from typing import Any
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.optim import OPTIMIZERS, Hyperparameters, Schedule
 
+DTYPES = ("auto", "bfloat16", "float32")
+LINK_DTYPES = ("auto", "uint8", "bfloat16", "float32")
+RESIZES = ("reference", "fast")
+AUGMENTATIONS = ("inception_crop", "pad_crop_flip", "shift")
+POLICIES = ("none", "autoaugment", "randaugment")
+EVAL_CROPS = ("square", "rectangular")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:

@@ -62,20 +62,8 @@ class Run:
         """
         from efficientnet_pod.data.preprocess import Preprocessing  # TensorFlow takes seconds to import
 
-        data = (phase or self.plan).recipe.data
-        return Preprocessing(
-            image_size=(phase or self.plan).image_size,
-            augment=data.augment,
-            max_shift=data.max_shift,
-            min_crop_area=data.min_crop_area,
-            policy=data.policy,
-            policy_layers=data.policy_layers,
-            policy_magnitude=data.policy_magnitude,
-            policy_bugs=data.policy_bugs,
-            cutout=data.cutout,
-            resize=data.resize,
-            dtype=self.plan.link_dtype,
-        )
+        part = phase or self.plan
+        return Preprocessing.of(part.recipe.data, image_size=part.image_size, dtype=self.plan.link_dtype)
 
     def init(self, variables: dict[str, Any]) -> TrainState:
         """Returns the state before the first step, not jitted."""

@@ -86,7 +86,7 @@ def describe(
         console.print(f"[red]bad image[/]  {escape(f'{name}: {look.name}: {look.fault}')}")
     if sheet:
         shown = [look.image for look in looks[data.train_split] if look.image is not None]
-        write_sheet(sheet, shown, _preprocessing(data, image_size))
+        write_sheet(sheet, shown, Preprocessing.of(data, image_size=image_size, dtype="uint8"))
         console.print(
             f"sheet {escape(sheet)}: a row for each of {len(shown)} training images, as it would be "
             f"evaluated, then augmented {_SHEET_COLUMNS - 1} times; mixup and cutmix follow on the device"
@@ -116,15 +116,6 @@ def write_sheet(path: str, images: Sequence[Any], how: Preprocessing) -> None:
 
 def _framed(tile: np.ndarray) -> np.ndarray:
     return np.pad(tile, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255)
-
-
-def _preprocessing(data: DataSettings, image_size: int) -> Preprocessing:
-    """Returns what happens to an image on the host; the fields have the names of the recipe's."""
-    names = {field.name for field in dataclasses.fields(Preprocessing)} - {"image_size", "dtype"}
-    chosen = {
-        field.name: getattr(data, field.name) for field in dataclasses.fields(data) if field.name in names
-    }
-    return Preprocessing(image_size=image_size, dtype="uint8", **chosen)
 
 
 def _examine(split: Indexed | Records, count: int, num_classes: int) -> Iterator[Look]:

@@ -18,8 +18,7 @@ import tensorflow as tf
 from efficientnet_pod.data import image_ops
 from efficientnet_pod.data.compiled import compiled
 from efficientnet_pod.errors import UserError, did_you_mean
-
-POLICIES = ("none", "autoaugment", "randaugment")
+from efficientnet_pod.recipe import POLICIES
 
 # In the released order, from which RandAugment draws one per layer, all alike.
 OPS = (

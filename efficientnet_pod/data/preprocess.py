@@ -1,6 +1,6 @@
 """From one undecoded image to pixels of the network's size: TensorFlow functions, random by a seed alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import tensorflow as tf
@@ -8,9 +8,7 @@ import tensorflow as tf
 from efficientnet_pod.data.fast_decode import fast_crop, fast_resize
 from efficientnet_pod.data.policies import apply_policy, check_policy, cutout
 from efficientnet_pod.errors import UserError, did_you_mean
-
-RESIZES = ("reference", "fast")
-AUGMENTATIONS = ("inception_crop", "pad_crop_flip", "shift")
+from efficientnet_pod.recipe import AUGMENTATIONS, RESIZES, DataSettings
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -77,6 +75,12 @@ class Preprocessing:
         if self.cutout < 0 or self.cutout % 2:
             raise UserError(f"cutout is {self.cutout} pixels; it must be 0 or a positive even number")
 
+    @classmethod
+    def of(cls, data: DataSettings, *, image_size: int, dtype: str) -> "Preprocessing":
+        """Returns what a recipe asks for; the other fields have the names of the recipe's."""
+        names = {field.name for field in fields(cls)} - {"image_size", "dtype"}
+        return cls(image_size=image_size, dtype=dtype, **{name: getattr(data, name) for name in names})
+
 
 def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Tensor:
     """Returns a randomly augmented image (image_size, image_size, 3) of ``how.dtype``.
@@ -89,13 +93,13 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, how: Preprocessing) -> tf.Ten
     if how.augment == "inception_crop":
         image = _random_crop(image, geometry_seed, how)
     else:
-        image = _resize(_decode(image), shape, how)
+        image = _resize(decode(image), shape, how)
         border = "CONSTANT" if how.augment == "shift" else "REFLECT"
         image = _shift(image, geometry_seed, how.max_shift, border)
     if how.augment != "shift":
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     if how.policy != "none" or how.cutout:
-        image = _in_levels(tf.ensure_shape(image, (*shape, 3)))
+        image = in_levels(tf.ensure_shape(image, (*shape, 3)))
         image = apply_policy(
             image,
             policy_seed,
@@ -119,7 +123,7 @@ def eval_image(image: tf.Tensor, how: Preprocessing, shape: tuple[int, int] | No
         box = _centre_box(*size_of(image), how.image_size, shape)
         image = _decode_crop_resize(image, box, shape, how)
     else:
-        image = _resize(_decode(image), shape, how)
+        image = _resize(decode(image), shape, how)
     return _finish(image, how, shape)
 
 
@@ -196,11 +200,12 @@ def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.identity(height), tf.identity(width)
 
 
-def _decode(image: tf.Tensor) -> tf.Tensor:
-    """Returns uint8 (height, width, 3): grey and CMYK become RGB, transparency is dropped.
+def decode(image: tf.Tensor) -> tf.Tensor:
+    """Returns uint8 (height, width, 3) of a whole image: grey and CMYK become RGB, transparency is dropped.
 
     Of 16 bits a channel the upper 8 are kept. The orientation that a camera notes in EXIF is ignored, as the
-    released code and TFDS ignore it.
+    released code and TFDS ignore it. Arrays are returned as they are; what cannot be decoded, or is huge,
+    raises InvalidArgumentError.
     """
     if image.dtype != tf.string:
         return image
@@ -264,11 +269,11 @@ def _shift(
 
 def _finish(image: tf.Tensor, how: Preprocessing, shape: tuple[int, int]) -> tf.Tensor:
     image = tf.ensure_shape(image, (*shape, 3))
-    return tf.cast(_in_levels(image) if how.dtype == "uint8" else image, how.dtype)
+    return tf.cast(in_levels(image) if how.dtype == "uint8" else image, how.dtype)
 
 
-def _in_levels(image: tf.Tensor) -> tf.Tensor:
-    """Returns uint8, rounded to the nearest level."""
+def in_levels(image: tf.Tensor) -> tf.Tensor:
+    """Returns uint8, limited to 0..255 and rounded to the nearest level."""
     if image.dtype == tf.uint8:
         return image
     return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)

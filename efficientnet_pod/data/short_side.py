@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from efficientnet_pod.data.preprocess import PNG_MAGIC, size_of
+from efficientnet_pod.data.preprocess import decode, in_levels
 
 
 def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tensor:
@@ -14,7 +14,7 @@ def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tenso
     see that it can be, or a uint8 array (height, width, 3), which then becomes a PNG. A larger one becomes a
     JPEG of this ``quality``, 1..100. Raises InvalidArgumentError for what cannot be decoded.
     """
-    pixels, is_array = _decode(image), image.dtype != tf.string
+    pixels, is_array = decode(image), image.dtype != tf.string
     return tf.cond(
         tf.reduce_min(tf.shape(pixels)[:2]) > resize,
         lambda: tf.io.encode_jpeg(shorten(pixels, resize), quality=quality, format="rgb"),
@@ -27,17 +27,4 @@ def shorten(pixels: tf.Tensor, resize: int) -> tf.Tensor:
     sides = tf.shape(pixels)[:2]
     scale = resize / tf.cast(tf.reduce_min(sides), tf.float64)
     size = tf.cast(tf.round(scale * tf.cast(sides, tf.float64)), tf.int32)
-    resized = tf.image.resize(pixels, size, method="bicubic", antialias=True)
-    return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
-
-
-def _decode(image: tf.Tensor) -> tf.Tensor:
-    """Returns uint8 (height, width, 3), after a look at the size, which refuses what is no image or huge."""
-    if image.dtype != tf.string:
-        return image
-    with tf.control_dependencies(size_of(image)):
-        return tf.cond(
-            tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC),
-            lambda: tf.image.decode_png(image, channels=3),
-            lambda: tf.image.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE"),
-        )
+    return in_levels(tf.image.resize(pixels, size, method="bicubic", antialias=True))
