@@ -24,6 +24,9 @@ def get_config() -> ConfigDict:
     config.eval_raw = False
     config.log_steps = 10
     config.keep_checkpoints = 2
+    config.checkpoint_minutes = 10.0
+    config.on_non_finite = "stop"
+    config.stuck_seconds = 600.0
 
     config.model = ConfigDict()
     config.model.name = "b0"

@@ -25,6 +25,9 @@ def get_config(model: str = "b0") -> ConfigDict:
     config.eval_raw = False
     config.log_steps = 100
     config.keep_checkpoints = 3
+    config.checkpoint_minutes = 10.0
+    config.on_non_finite = "stop"
+    config.stuck_seconds = 600.0
 
     config.model = ConfigDict()
     config.model.name = model

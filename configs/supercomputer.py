@@ -42,6 +42,9 @@ def get_config(model_and_batch: str = "b5,65536") -> ConfigDict:
     config.eval_raw = False
     config.log_steps = 20
     config.keep_checkpoints = 3
+    config.checkpoint_minutes = 10.0
+    config.on_non_finite = "stop"
+    config.stuck_seconds = 600.0
 
     config.model = ConfigDict()
     config.model.name = model

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": printed as one line, exit code 2."""
+"""How a command ends other than well: what each exception prints, and its exit code."""
 
 import difflib
 from collections.abc import Iterable
@@ -20,3 +20,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 class RunError(RuntimeError):
     """A run cannot go on, and the user's input is not to blame: one line, exit code 1."""
+
+
+# Of a process that was told to stop and has lost nothing: start the same command again.
+CHECKPOINTED = 42
+
+
+class Preempted(Exception):
+    """A run was told to stop and has saved what it had: one line, exit code 42."""

@@ -203,6 +203,7 @@ def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> No
         "data.resize": recipes.RESIZES,
         "data.policy": recipes.POLICIES,
         "data.eval_crop": recipes.EVAL_CROPS,
+        "on_non_finite": recipes.NON_FINITE_POLICIES,
     }
     for field, known in named.items():
         if (name := _field(recipe, field)) not in known:
@@ -217,6 +218,8 @@ def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> No
         "eval_epochs": (recipe.eval_epochs > 0, "above 0"),
         "log_steps": (recipe.log_steps > 0, "above 0"),
         "keep_checkpoints": (recipe.keep_checkpoints > 0, "above 0"),
+        "checkpoint_minutes": (recipe.checkpoint_minutes >= 0, "at least 0"),
+        "stuck_seconds": (recipe.stuck_seconds >= 0, "at least 0"),
         "label_smoothing": (0 <= recipe.label_smoothing < 1, "at least 0 and below 1"),
         "ema_decay": (0 <= recipe.ema_decay < 1, "at least 0 and below 1"),
         "model.dropout": (model.dropout < 1, "below 1"),

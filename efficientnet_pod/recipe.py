@@ -12,6 +12,7 @@ RESIZES = ("reference", "fast")
 AUGMENTATIONS = ("inception_crop", "pad_crop_flip", "shift")
 POLICIES = ("none", "autoaugment", "randaugment")
 EVAL_CROPS = ("square", "rectangular")
+NON_FINITE_POLICIES = ("stop", "skip", "rewind")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +143,10 @@ class Recipe:
       eval_raw: evaluate the raw weights instead of the averaged ones.
       log_steps: steps between lines of training metrics.
       keep_checkpoints: newest checkpoints kept, beside the best one.
+      checkpoint_minutes: of wall time between checkpoints, beside those that follow evaluations; 0 for none.
+      on_non_finite: what follows a loss or gradient that is not finite, found before the update: ``stop``;
+        ``skip`` the update; or ``rewind`` to the newest checkpoint and go on with other images.
+      stuck_seconds: without a step, longer than ten usual steps, after which a process ends itself; 0 for never.
       optimizer: hyper-parameters of the chosen optimizer.
       schedule: of the learning rate.
       phases: of the training, by ``from_epoch``; none where all of it is alike.
@@ -159,6 +164,9 @@ class Recipe:
     eval_raw: bool
     log_steps: int
     keep_checkpoints: int
+    checkpoint_minutes: float
+    on_non_finite: str
+    stuck_seconds: float
     model: ModelSettings
     data: DataSettings
     optimizer: Hyperparameters

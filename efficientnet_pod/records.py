@@ -9,7 +9,18 @@ from etils import epath
 from efficientnet_pod.errors import UserError
 
 # What may change between two starts of one run: it does not change its numbers, or only those of bad images.
-FREE_FIELDS = frozenset({"platform", "log_steps", "keep_checkpoints", "data.data_dir", "data.skip_corrupt"})
+FREE_FIELDS = frozenset(
+    {
+        "platform",
+        "log_steps",
+        "keep_checkpoints",
+        "checkpoint_minutes",
+        "on_non_finite",
+        "stuck_seconds",
+        "data.data_dir",
+        "data.skip_corrupt",
+    }
+)
 
 
 class Workdir:

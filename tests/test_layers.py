@@ -11,15 +11,15 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "images", "metrics", "optim", "models", "pod", "pod.topology", "rectangles"},
+    {"errors", "images", "inject", "metrics", "optim", "models", "pod", "pod.topology", "rectangles", "redact"},
     {"recipe", "phases", "plan", "pod.runtime", "progress", "waiting", "host_cores"},
     {"state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
-    {"checkpoint", "records", "describe", "evaluate", "feed"},
+    {"checkpoint", "owner", "records", "describe", "evaluate", "feed"},
     {"programs"},
     {"train"},
-    {"cli"},
+    {"cli", "rehearsal"},
 ]
 ONLY_IN = {"flax": "models/", "tensorflow": "data/", "tensorflow_datasets": "data/", "orbax": "checkpoint.py"}
 COLLECTIVES = {"pmean", "psum", "pmax", "pmin", "all_gather", "axis_index", "ppermute"}
