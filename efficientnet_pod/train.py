@@ -61,7 +61,8 @@ def train_and_evaluate(
             display.print(f"compiled in {programs.seconds:.0f} s")
             with closing(programs):
                 if programs.init is None:
-                    state = checkpoints.restore(start, run.abstract_state(), sharding=replicated(run.mesh))
+                    state = checkpoints.restore(start, run.abstract_state())
+                    state = jax.device_put(state, replicated(run.mesh))
                     display.print(f"resumed from step {start:,} in {workdir.checkpoints}")
                 else:
                     state = programs.init(run.initial_variables())
