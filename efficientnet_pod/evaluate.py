@@ -131,7 +131,7 @@ def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) ->
         step = named[which] if which in named else int(which)
         if step is None:
             raise UserError(f"no checkpoint in '{workdir.checkpoints}' yet; train first")
-        state = checkpoints.restore(step, run.abstract_state(), sharding=replicated(run.mesh))
+        state = jax.device_put(checkpoints.restore(step, run.abstract_state()), replicated(run.mesh))
     with compilation_cache(workdir.programs):
         eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
     return step, evaluate(run, eval_step, state.variables if raw else state.eval_variables)

@@ -15,7 +15,6 @@ from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.evaluate import evaluate_checkpoint
 from efficientnet_pod.metrics import Rates
-from efficientnet_pod.pod.mesh import replicated
 from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
@@ -43,7 +42,7 @@ def final_state(cfg, workdir):
     run = open_run(read_recipe(cfg))
     with Checkpoints(Workdir(workdir).checkpoints) as checkpoints:
         step = checkpoints.latest_step
-        state = checkpoints.restore(step, run.abstract_state(), sharding=replicated(run.mesh))
+        state = checkpoints.restore(step, run.abstract_state())
     return step, jax.device_get(state)
 
 
