@@ -56,7 +56,7 @@ def write_commit(folder: epath.Path, fields: dict[str, Any]) -> None:
     blank = json.dumps({"format": FORMAT, **fields, "sha256": ""}, indent=1) + "\n"
     own = hashlib.sha256(blank.encode()).hexdigest()
     text = json.dumps({"format": FORMAT, **fields, "sha256": own}, indent=1) + "\n"
-    write_whole(folder / COMMIT, text)
+    write_whole(folder / COMMIT, text.encode())
 
 
 def read_commit(folder: epath.Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files, local or remote: written whole, measured, removed, and what an error of theirs means."""
+"""Files, local or remote: written whole or not at all, measured, removed, and what their errors mean."""
 
 import errno
 import os
@@ -9,20 +9,63 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from efficientnet_pod.errors import UserError
+
 # What reading a damaged file may end with; any other system error says nothing about the file.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL}
 _NO_DAMAGE = re.compile("PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED")
 
 
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file whole or not at all; it is on the disk when this returns."""
-    scratch = path.parent / f".{path.name}.partial"
-    with scratch.open("w") as file:
-        file.write(text)
-        file.flush()
-        if not _is_remote(path):  # a remote object is there once it is closed
-            os.fsync(file.fileno())
-    scratch.replace(path)
+def make_writable(folder: epath.Path) -> None:
+    """Makes the folder of a run, where it is not there, and checks that files can be written in it.
+
+    Raises:
+      UserError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
+    except Exception as error:  # an OSError, or what the library of an object store raises
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"workdir '{folder}' cannot be written: {reason}; choose another") from error
+
+
+def write_whole(file: epath.Path, contents: bytes) -> None:
+    """Writes a file so that, whatever happens, it has the old contents or the new; they are on disk then.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    if is_remote(file):
+        file.write_bytes(contents)  # an object appears whole or not at all
+        return
+    scratch = file.parent / f".{file.name}.partial"
+    with open(scratch, "wb") as opened:
+        opened.write(contents)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(scratch, file)
+    _sync_folder(file.parent)
+
+
+def _sync_folder(folder: epath.Path) -> None:
+    """Makes the names in a folder outlive a loss of power."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def cannot_write(file: epath.Path, error: OSError) -> str:
+    """Returns the message for a file that could not be written, with the room that is left on its disk."""
+    message = f"'{file}' cannot be written: {error.strerror or error}"
+    if not is_remote(file):
+        message += f", {shutil.disk_usage(file.parent).free:,} bytes free"
+    return f"{message}; make room there and start again"
 
 
 def sizes_of_files(folder: epath.Path) -> dict[str, int]:
@@ -48,9 +91,14 @@ def remove(path: epath.Path) -> None:
 def free_bytes(folder: epath.Path) -> int | None:
     """Returns the bytes free on the file system of a folder, None if nobody can tell."""
     try:
-        return None if _is_remote(folder) else shutil.disk_usage(folder).free
+        return None if is_remote(folder) else shutil.disk_usage(folder).free
     except OSError:
         return None
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Returns whether a path is of an object store, where files are written whole and cannot be locked."""
+    return "://" in str(path)
 
 
 def is_damage(error: BaseException) -> bool:
@@ -67,10 +115,6 @@ def reason(error: BaseException) -> str:
     if number is not None:
         return os.strerror(number)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _is_remote(path: epath.Path) -> bool:
-    return "://" in str(path)
 
 
 def _sizes(folder: epath.Path, prefix: str) -> Iterator[tuple[str, int]]:

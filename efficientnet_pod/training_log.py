@@ -87,9 +87,7 @@ class TrainingLog:
         """Forgets the rows of the steps after ``step``, which are made again from other images."""
         self._window, self._skipped, self._last_read = [], 0, step
         if self._metrics:
-            self._metrics.close()
-            self._metrics = MetricsLog(self._workdir, resumed_step=step, report=self.display.warn)
-            self._rows = self._metrics.rows
+            self._metrics.drop_after(step)
         else:
             self._rows = [row for row in self._rows if row["step"] <= step]
         self.restart_window()

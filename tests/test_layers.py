@@ -11,12 +11,12 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "files", "images", "inject", "metrics", "optim", "models", "pod", "rectangles", "redact"},
-    {"checkpoint_folder", "commit", "recipe", "phases", "plan", "progress", "waiting", "host_cores"},
-    {"state", "pod.mesh", "data"},
+    {"errors", "images", "inject", "metrics", "optim", "models", "pod", "rectangles", "redact"},
+    {"files", "recipe", "phases", "plan", "pod.runtime", "progress", "waiting", "host_cores"},
+    {"checkpoint_folder", "commit", "same_run", "state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
-    {"checkpoint", "owner", "records", "same_run", "describe", "feed"},
+    {"checkpoint", "owner", "records", "describe", "feed"},
     {"evaluate"},
     {"programs", "training_log"},
     {"loop"},
