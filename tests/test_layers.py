@@ -11,7 +11,18 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "images", "inject", "metrics", "optim", "models", "pod", "pod.topology", "rectangles", "redact"},
+    {
+        "errors",
+        "images",
+        "inject",
+        "metrics",
+        "optim",
+        "models",
+        "pod",
+        "pod.topology",
+        "rectangles",
+        "redact",
+    },
     {"recipe", "phases", "plan", "pod.runtime", "progress", "waiting", "host_cores"},
     {"state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},

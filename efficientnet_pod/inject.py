@@ -1,0 +1,118 @@
+"""Faults on purpose, for tests: what the variable EFFICIENTNET_POD_FAULT asks for, and else nothing.
+
+It names a kind, a point and, if need be, a step and a host: ``kill@step:13,host=1``; several are
+separated by ``;``. Each happens once in a process: at the given step, or the first time the point is reached.
+"""
+
+import dataclasses
+import errno
+import functools
+import os
+import re
+import signal
+import time
+
+from efficientnet_pod.errors import UserError, did_you_mean
+
+VARIABLE = "EFFICIENTNET_POD_FAULT"
+KINDS = ("kill", "term", "stop", "hang", "raise", "nospace", "nan")
+# input: before a batch is asked for; step: before a step is dispatched; evaluating: before each batch of an
+# evaluation; saving: arrays written, the commit not.
+POINTS = ("starting", "compiling", "restoring", "input", "step", "evaluating", "saving", "committed")
+
+# The number of this host, for the points that do not know it; the training loop sets it.
+host: int | None = None
+
+_SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One fault: its kind, where it happens, and at which step and on which host, None for any."""
+
+    kind: str
+    point: str
+    step: int | None
+    host: int | None
+
+
+def at(point: str, step: int | None = None, host: int | None = None) -> None:
+    """Says that the run has come to a point; a fault that was asked for here happens.
+
+    Args:
+      point: one of ``POINTS``.
+      step: steps done, or the number of the step about to be dispatched.
+      host: of this process; by default the module's ``host``.
+
+    Raises:
+      UserError: the variable cannot be read.
+      RuntimeError: of the kind ``raise``.
+      OSError: of the kind ``nospace``.
+    """
+    for fault in _taken(point, step, host):
+        _happen(fault)
+
+
+def poisons(step: int) -> bool:
+    """Returns whether the images of this step shall be spoilt, so that its loss is not a number."""
+    return any(fault.kind == "nan" for fault in _taken("data", step, None))
+
+
+def parse(value: str) -> list[Fault]:
+    """Returns the faults that a value of the variable names.
+
+    Raises:
+      UserError: it names none, or something that does not exist.
+    """
+    return [_parse_one(word.strip()) for word in value.split(";")]
+
+
+def _parse_one(word: str) -> Fault:
+    match = re.fullmatch(r"(\w+)@(\w+)(?::(\d+))?(?:,host=(\d+))?", word)
+    if not match:
+        raise UserError(
+            f"{VARIABLE} has '{word}', which is no fault; write kind@point, kind@point:step or "
+            "kind@point:step,host=number, e.g. kill@step:13,host=1"
+        )
+    kind, point, step, host = match.groups()
+    for name, known in ((kind, KINDS), (point, POINTS)):
+        if name not in known:
+            raise UserError(f"{VARIABLE} has '{word}', but '{name}' is unknown{did_you_mean(name, known)}")
+    if kind == "nan":
+        if point != "step" or step is None:
+            raise UserError(f"{VARIABLE} has '{word}', but nan needs a step: nan@step:5")
+        point = "data"  # it is asked for, where the other kinds happen
+    return Fault(kind, point, int(step) if step else None, int(host) if host else None)
+
+
+@functools.cache
+def _pending() -> list[Fault]:
+    """The faults still to come; read once, so that a test can hand a program its environment and no more."""
+    value = os.environ.get(VARIABLE)
+    return parse(value) if value else []
+
+
+def _taken(point: str, step: int | None, here: int | None) -> list[Fault]:
+    """Returns the faults of this point, step and host, which are no longer to come."""
+    pending = _pending()
+    here = host if here is None else here
+    taken = [
+        fault
+        for fault in pending
+        if fault.point == point and fault.step in (None, step) and fault.host in (None, here)
+    ]
+    for fault in taken:
+        pending.remove(fault)
+    return taken
+
+
+def _happen(fault: Fault) -> None:
+    print(f"fault on purpose: {fault.kind} at {fault.point}", flush=True)
+    if fault.kind in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[fault.kind])
+    while fault.kind == "hang":
+        time.sleep(60)
+    if fault.kind == "raise":
+        raise RuntimeError(f"fault on purpose at {fault.point}")
+    if fault.kind == "nospace":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

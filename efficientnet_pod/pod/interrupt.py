@@ -1,0 +1,175 @@
+"""What has asked this process to stop, noticed also while its main thread cannot run Python."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Self
+
+from efficientnet_pod.errors import CHECKPOINTED
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Two that come closer together are one: `timeout` and some schedulers signal a process and then its group.
+_SAME_SECONDS = 0.3
+_LAST_WORDS_SECONDS = 5.0
+
+
+class Interrupt:
+    """Notices SIGTERM and SIGINT, and remembers that somebody wants this process to stop.
+
+    A context manager: inside it the signals do nothing by themselves. Python runs its signal handlers in the
+    main thread only, which may be in a compiler or a collective for minutes; the C part of a handler runs at
+    once and writes to a socket, which a thread reads. Entered in another than the main thread it leaves the
+    signals alone.
+
+    Attributes:
+      reason: ``SIGTERM``, ``SIGINT`` or what :meth:`request` was given; None as long as nobody has asked.
+      before_exit: called, each once, before a process is ended at once; what they raise is ignored.
+      lone_host: whether there is no other host, whose exit codes this one's should be like.
+    """
+
+    def __init__(
+        self,
+        *,
+        notify: Callable[[str], None] = lambda reason: None,
+        report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    ):
+        """Installs nothing yet.
+
+        Args:
+          notify: gets the reason, once, in a thread of its own, when a signal is the first to ask.
+          report: gets a line on what happens now.
+        """
+        self.reason: str | None = None
+        self.before_exit: list[Callable[[], None]] = []
+        self.lone_host = True
+        self._notify, self._report = notify, report
+        self._asked = threading.Event()
+        self._lock = threading.RLock()
+        self._nothing_to_lose = 0
+        self._first_signal: float | None = None
+        self._restore = contextlib.ExitStack()
+
+    @property
+    def requested(self) -> bool:
+        """Whether anybody has asked."""
+        return self._asked.is_set()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        watcher = threading.Thread(target=self._watch, args=(reader,), name="interrupt", daemon=True)
+        watcher.start()
+        self._restore.callback(watcher.join, _LAST_WORDS_SECONDS)
+        self._restore.callback(writer.close)
+        self._restore.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer.fileno()))
+        for number in _SIGNALS:
+            # A handler that is not Python's cannot be read, nor put back.
+            before = signal.signal(number, _nothing) or signal.SIG_DFL
+            self._restore.callback(signal.signal, number, before)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._restore.close()
+
+    def request(self, reason: str) -> None:
+        """Asks, as a signal would, on behalf of another host; only the first reason counts."""
+        if self._ask(reason):
+            self._say(f"{reason}: saving a checkpoint after this step")
+
+    def wait(self, seconds: float) -> bool:
+        """Returns whether anybody has asked, after so many seconds or as soon as somebody does."""
+        return self._asked.wait(seconds)
+
+    @contextmanager
+    def nothing_to_lose(self) -> Iterator[None]:
+        """Ends the process at once, inside the context, when somebody asks or has asked.
+
+        With exit code 42, for the same command goes on; 130 for SIGINT on a lone host.
+        """
+        with self._lock:
+            self._nothing_to_lose += 1
+            asked = self.reason
+        if asked:
+            self._end_with_nothing_lost(asked)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._nothing_to_lose -= 1
+
+    def _watch(self, reader: socket.socket) -> None:
+        with reader:
+            while numbers := reader.recv(64):
+                for number in numbers:
+                    if number in _SIGNALS:
+                        self._on_signal(signal.Signals(number))
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._first_signal is not None:
+            if time.monotonic() - self._first_signal > _SAME_SECONDS:
+                self._end(128 + number)
+            return
+        self._first_signal = time.monotonic()
+        # A coordinator that does not answer must not keep this thread from a second signal.
+        telling = _in_background(lambda: self._notify(number.name))
+        if self._ask(number.name, telling):
+            self._say(f"{number.name}: saving a checkpoint after this step; a second one ends at once")
+
+    def _ask(self, reason: str, telling: threading.Thread | None = None) -> bool:
+        """Returns whether this is the first to ask; does not return where there is nothing to lose."""
+        with self._lock:
+            is_first = self.reason is None
+            self.reason = reason if self.reason is None else self.reason
+            nothing_to_lose = self._nothing_to_lose > 0
+            self._asked.set()
+        if nothing_to_lose:
+            if telling:
+                telling.join(_LAST_WORDS_SECONDS)
+            self._end_with_nothing_lost(reason)
+        return is_first
+
+    def _end_with_nothing_lost(self, reason: str) -> None:
+        _in_background(lambda: self._report(f"{reason}: nothing to save yet; the same command goes on")).join(
+            1.0
+        )
+        self._end(130 if reason == "SIGINT" and self.lone_host else CHECKPOINTED)
+
+    def _say(self, line: str) -> None:
+        _in_background(lambda: self._report(line)).join(1.0)  # nobody may be reading what is printed
+
+    def _end(self, code: int) -> None:
+        """Ends the process: without Python's own exit, which would wait for threads and compilers."""
+
+        def last_words() -> None:
+            while self.before_exit:
+                with contextlib.suppress(Exception):
+                    self.before_exit.pop(0)()
+            sys.stdout.flush()
+
+        _in_background(last_words).join(_LAST_WORDS_SECONDS)
+        os._exit(code)
+
+
+def _in_background(action: Callable[[], None]) -> threading.Thread:
+    """Returns the started thread of something that may take for ever, or fail, and must not keep anybody."""
+
+    def run() -> None:
+        with contextlib.suppress(Exception):
+            action()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """A handler for Python to have, so that its C part writes to the socket."""

@@ -1,0 +1,173 @@
+"""Signals to real processes: in Python, in native code, twice, and where there is nothing to lose."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from efficientnet_pod.pod.interrupt import Interrupt
+
+# Native code that no signal interrupts: a thread that waits for a lock which it holds itself.
+STUCK = """
+import ctypes
+def stuck_in_native_code():
+    libc, lock = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(lock)
+    libc.pthread_mutex_lock(lock)
+"""
+
+
+class Process:
+    """A Python process that prints ``ready`` and can be signalled after that."""
+
+    def __init__(self, body: str):
+        program = (
+            "import os, time, threading\nfrom efficientnet_pod.pod.interrupt import Interrupt\n"
+            "def say(*words): os.write(1, (' '.join(words) + '\\n').encode())\n" + STUCK + body
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout and self.process.stdout.readline() == "ready\n"
+
+    def signal(self, *numbers: signal.Signals, apart: float = 0.6) -> None:
+        time.sleep(0.2)
+        for index, number in enumerate(numbers):
+            time.sleep(apart if index else 0)
+            self.process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        try:
+            out, error = self.process.communicate(timeout=20)
+        finally:
+            self.process.kill()
+        return self.process.returncode, out, error
+
+
+NOTED = "note = lambda reason: say('told', reason)\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "where", ["time.sleep(30)", "stuck_in_native_code()", "while True: pass", "run.wait(30)"]
+)
+def test_is_noticed_while_the_main_thread_is_busy(where, number):
+    body = NOTED + (
+        "def watch(run):\n"
+        "    assert run.wait(10) and run.requested\n"
+        "    say('noticed', run.reason)\n"
+        "    time.sleep(0.2)\n"
+        "    os._exit(7)\n"
+        "with Interrupt(notify=note) as run:\n"
+        "    threading.Thread(target=watch, args=(run,)).start()\n"
+        f"    say('ready')\n    {where}\n    time.sleep(30)"
+    )
+    process = Process(body)
+    process.signal(number)
+    code, out, error = process.end()
+    assert code == 7
+    assert sorted(out.splitlines()) == [f"noticed {number.name}", f"told {number.name}"]
+    assert error == f"{number.name}: saving a checkpoint after this step; a second one ends at once\n"
+
+
+@pytest.mark.parametrize("where", ["time.sleep(30)", "stuck_in_native_code()"])
+@pytest.mark.parametrize("second, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_one_ends_at_once(where, second, code):
+    body = (
+        "with Interrupt(notify=lambda reason: time.sleep(30)) as run:\n"
+        "    run.before_exit += [lambda: 1 / 0, lambda: say('released'), lambda: time.sleep(0)]\n"
+        f"    say('ready')\n    {where}"
+    )
+    process = Process(body)
+    process.signal(signal.SIGTERM, second)
+    began = time.monotonic()
+    assert process.end()[:2] == (code, "released\n")
+    assert time.monotonic() - began < 2
+
+
+def test_two_in_one_moment_are_one():
+    body = "with Interrupt() as run:\n    say('ready')\n    time.sleep(1.5)\nsay('went on')"
+    process = Process(body)
+    process.signal(signal.SIGTERM, signal.SIGTERM, apart=0.05)
+    assert process.end()[:2] == (0, "went on\n")
+
+
+def test_a_request_of_another_host_is_no_first_signal():
+    body = (
+        "with Interrupt(notify=lambda reason: say('told')) as run:\n"
+        "    run.request('host 1 was told to stop')\n    say('ready')\n    time.sleep(1.5)\nsay(run.reason)"
+    )
+    process = Process(body)
+    process.signal(signal.SIGTERM)
+    code, out, error = process.end()
+    assert (code, out) == (0, "told\nhost 1 was told to stop\n")
+    assert error == "host 1 was told to stop: saving a checkpoint after this step\n"
+
+
+@pytest.mark.parametrize(
+    "number, lone, code",
+    [(signal.SIGTERM, True, 42), (signal.SIGINT, True, 130), (signal.SIGINT, False, 42)],
+)
+def test_ends_at_once_with_nothing_to_lose(number, lone, code):
+    body = NOTED + (
+        "with Interrupt(notify=note) as run, run.nothing_to_lose():\n"
+        f"    run.lone_host = {lone}\n"
+        "    run.before_exit.append(lambda: say('released'))\n"
+        "    say('ready')\n    stuck_in_native_code()"
+    )
+    process = Process(body)
+    process.signal(number)
+    ended, out, error = process.end()
+    assert (ended, out) == (code, f"told {number.name}\nreleased\n")
+    assert error == f"{number.name}: nothing to save yet; the same command goes on\n"
+
+
+@pytest.mark.parametrize("asked", ["run.request('host 1')", "os.kill(os.getpid(), 15); run.wait(5)"])
+def test_has_nothing_to_lose_after_it_was_asked(asked):
+    process = Process(
+        "say('ready')\nwith Interrupt() as run:\n"
+        "    with run.nothing_to_lose(): pass\n"
+        f"    {asked}; say('asked')\n    with run.nothing_to_lose(): say('still here')"
+    )
+    assert process.end()[:2] == (42, "asked\n")
+
+
+def test_noticed_while_jax_compiles():
+    body = (
+        "import jax, jax.numpy as jnp\n"
+        "def many(x):\n    for i in range(600): x = jnp.sin(x) @ jnp.cos(x + i)\n    return x\n"
+        "lowered = jax.jit(many).lower(jnp.ones((64, 64)))\n"
+        "with Interrupt() as run, run.nothing_to_lose():\n    say('ready')\n    lowered.compile()\n"
+        "    say('compiled')\n    time.sleep(30)"
+    )
+    process = Process(body)
+    process.signal(signal.SIGTERM)
+    assert process.end()[:2] == (42, "")
+
+
+def test_what_was_there_is_restored_and_other_threads_install_nothing():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    threads = threading.active_count()
+    with Interrupt(report=lambda line: None) as run:
+        assert signal.getsignal(signal.SIGTERM) not in before
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert run.wait(5) and run.reason == "SIGTERM"
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == threads
+
+    def elsewhere():
+        with Interrupt(report=lambda line: None) as run:
+            found.append(signal.getsignal(signal.SIGTERM))
+            run.request("another host")
+            found.append(run.requested)
+
+    found: list = []
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert found == [before[0], True]
