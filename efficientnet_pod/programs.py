@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,7 +104,10 @@ def get_programs(
 
 
 def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:
-    with compilation_cache(workdir.programs), ThreadPoolExecutor() as pool:
+    # The workdir is host 0's. The other hosts compile for themselves, at the same time: JAX would let them read
+    # the folder and not write it, and on CPUs would not find for them what host 0 has put there.
+    cache = compilation_cache(workdir.programs) if jax.process_index() == 0 else nullcontext()
+    with cache, ThreadPoolExecutor() as pool:
         return list(pool.map(lambda program: program.compile(), lowered))
 
 
