@@ -12,7 +12,7 @@ from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.pod.allocator import keep_freed_memory
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.state import init_state
-from efficientnet_pod.steps import TrainStep, compile_train_step
+from efficientnet_pod.steps import GO, TrainStep, commands, compile_train_step, not_halted
 
 
 def prepare(
@@ -41,10 +41,12 @@ def prepare(
         TrainStep(model=model, optimizer=optimizer, label_smoothing=0.0, ema_decay=0.0, key=key), mesh
     )
 
+    data["command"], halted = commands(mesh)[GO], not_halted(mesh)
+
     def step() -> None:
         nonlocal state
-        state, counts = train_step(state, data)
-        jax.block_until_ready((state, counts))
+        state, outcome = train_step(state, data, halted)
+        jax.block_until_ready((state, outcome))
 
     memory = "freed memory kept" if kept else "default malloc"
     return step, f"jax {jax.__version__}, {replicas} replica(s), {memory}, {threads} threads"

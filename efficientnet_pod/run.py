@@ -82,6 +82,7 @@ class Run:
         batch = {
             "image": shape((global_batch, height, width, 3), jnp.dtype(self.plan.link_dtype)),
             "label": shape((global_batch,), jnp.dtype("int32")),
+            "command": shape((self.mesh.size,), jnp.dtype("int32")),
         }
         return batch | ({"mask": shape((global_batch,), jnp.dtype("float32"))} if mask else {})
 
@@ -104,10 +105,12 @@ class Run:
             key,
             mixup=recipe.data.mixup,
             cutmix=recipe.data.cutmix,
+            skip_non_finite=recipe.on_non_finite == "skip",
         )
         size = phase.image_size
         batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
-        return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch)
+        halted = jax.ShapeDtypeStruct((), jnp.dtype("int32"), sharding=replicated(self.mesh))
+        return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch, halted)
 
     def lower_eval_steps(self) -> list[jax.stages.Lowered]:
         """Returns the programs that count one batch of evaluation, one for each of the plan's shapes."""

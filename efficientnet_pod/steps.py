@@ -6,17 +6,43 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from efficientnet_pod.images import Mixed, mix, normalise
 from efficientnet_pod.metrics import Counts, count, cross_entropy
-from efficientnet_pod.pod.mesh import BN_GROUP, REPLICAS
+from efficientnet_pod.pod.mesh import BN_GROUP, REPLICAS, replicated, to_global
 from efficientnet_pod.state import PyTree, TrainState, update_ema
 
 Batch = dict[str, jax.Array]
 REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(REPLICAS)
+
+# What a host tells all others with a step. All of them read it in the same step's outcome, hence agree on the
+# step after which they stop, without a word besides.
+GO, STOP, ABANDON = 0, 1, 2  # ABANDON: stop, and make no update of this batch, which is not real
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one train step, the same on every replica; int32 scalars beside the counts.
+
+    Attributes:
+      counts: of the global batch; of no use where the update was not made.
+      updated: 1 if the state has this step's update, else 0: its parameters are those from before.
+      finite: 1 if loss, gradient and new state are finite.
+      stops: replicas whose host was told to stop.
+      halted: 1 from a step on that was abandoned, or not finite where that stops a run: no later step that is
+        given it makes an update. Hosts dispatch a step before they have read the one before.
+    """
+
+    counts: Counts
+    updated: jax.Array
+    finite: jax.Array
+    stops: jax.Array
+    halted: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +55,7 @@ class TrainStep:
       label_smoothing: of the training loss.
       ema_decay: of the averaged weights.
       key: base of all random draws; folded with the step and the replica.
+      skip_non_finite: where a step is not finite, count it and go on; else halt.
       mixup: see :func:`images.mix`; 0 for none.
       cutmix: likewise.
     """
@@ -40,11 +67,15 @@ class TrainStep:
     key: jax.Array
     mixup: float = 0.0
     cutmix: float = 0.0
+    skip_non_finite: bool = False
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Counts]:
-        """Returns the next state and the counts of the global batch.
+    def __call__(self, state: TrainState, batch: Batch, halted: jax.Array) -> tuple[TrainState, Outcome]:
+        """Returns the next state and what became of the step.
 
         The loss is smoothed. The hits of a mixed image are those of the label with the greater share.
+        Nothing of a state changes, its step included, where ``halted`` is set (by the outcome of the step
+        before), where a replica abandons its batch, or where loss, gradient or the new state are not finite;
+        only the step goes on in the last case with ``skip_non_finite``.
         """
         key = jax.random.fold_in(jax.random.fold_in(self.key, state.step), lax.axis_index(REPLICAS))
         mixed = self._mixed(batch, key)
@@ -70,9 +101,21 @@ class TrainStep:
         if ema is not None:
             new = {"params": params, "batch_stats": batch_stats}
             ema = update_ema(ema, new, step=state.step, decay=self.ema_decay)
-        everything = jnp.ones_like(batch["label"], dtype=bool)
-        counts = lax.psum(count(logits, mixed.main_label, losses, everything), REPLICAS)
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), counts
+        new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        counts = count(logits, mixed.main_label, losses, jnp.ones_like(batch["label"], dtype=bool))
+        # A gradient that is not finite leaves its mark on the parameters or on the optimizer's state.
+        broken = ~_all_finite((losses, params, batch_stats, opt_state))
+        command = batch["command"][0]
+        flags = [broken, command != GO, command == ABANDON]
+        # Summed, so that all agree, even should one replica's copy of the state have gone astray.
+        counts, flags = lax.psum((counts, jnp.stack(flags).astype(jnp.int32)), REPLICAS)
+        finite, stops, abandoned = flags[0] == 0, flags[1], flags[2] > 0
+        goes_on = (halted == 0) & ~abandoned & (finite | self.skip_non_finite)
+        updated = goes_on & finite
+        kept = jax.tree.map(lambda new, old: jnp.where(updated, new, old), new_state, state)
+        kept = dataclasses.replace(kept, step=state.step + goes_on.astype(jnp.int32))
+        flag = partial(jnp.asarray, dtype=jnp.int32)
+        return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on))
 
     @property
     def _mixes(self) -> bool:
@@ -92,23 +135,49 @@ class TrainStep:
         return mixed.share * loss(mixed.label) + (1 - mixed.share) * loss(mixed.partner)
 
 
-def eval_step(variables: dict[str, PyTree], batch: Batch, *, model: Any) -> Counts:
-    """Returns the counts of the global batch's real images, seen by one replica; the loss is not smoothed."""
+def _all_finite(tree: PyTree) -> jax.Array:
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
+def eval_step(variables: dict[str, PyTree], batch: Batch, *, model: Any) -> tuple[Counts, jax.Array]:
+    """Returns the counts of the global batch's real images, seen by one replica; the loss is not smoothed.
+
+    The int32 scalar beside them is the number of replicas whose host was told to stop.
+    """
     logits = model.apply(variables, normalise(batch["image"]), train=False)
     losses = cross_entropy(logits, batch["label"])
-    return lax.psum(count(logits, batch["label"], losses, batch["mask"] > 0), REPLICAS)
+    counts = count(logits, batch["label"], losses, batch["mask"] > 0)
+    return lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)
+
+
+def commands(mesh: Mesh) -> list[jax.Array]:
+    """Returns what a batch's ``command`` may be, by its value GO, STOP or ABANDON: int32 (replicas,).
+
+    Each host puts in its own; one host's STOP goes with another's GO.
+    """
+    local = len(mesh.local_devices)
+    return [to_global({"": np.full(local, value, np.int32)}, mesh)[""] for value in (GO, STOP, ABANDON)]
+
+
+def not_halted(mesh: Mesh) -> jax.Array:
+    """Returns what the first step of a start is given for ``halted``."""
+    return jax.make_array_from_callback((), replicated(mesh), lambda _: np.zeros((), np.int32))
 
 
 def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
-    """Returns the jitted (state, batch) → (state, counts) over global arrays; the old state is donated."""
+    """Returns the jitted (state, batch, halted) → (state, outcome) over global arrays.
+
+    A batch has ``image``, ``label`` and ``command``. The old state is donated.
+    """
     sharded = jax.shard_map(
-        step, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=(REPLICATED, REPLICATED)
+        step, mesh=mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=(REPLICATED, REPLICATED)
     )
     return jax.jit(sharded, donate_argnums=0)
 
 
 def compile_eval_step(model: Any, mesh: Mesh) -> jax.stages.Wrapped:
-    """Returns the jitted (variables, batch) → counts; a batch has ``image``, ``label`` and ``mask``."""
+    """Returns the jitted (variables, batch) → (counts, stops); a batch has ``mask`` too."""
     sharded = jax.shard_map(
         partial(eval_step, model=model), mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=REPLICATED
     )

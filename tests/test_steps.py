@@ -17,7 +17,15 @@ from efficientnet_pod.metrics import cross_entropy
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.state import init_state
-from efficientnet_pod.steps import TrainStep, compile_train_step
+from efficientnet_pod.steps import (
+    ABANDON,
+    GO,
+    STOP,
+    TrainStep,
+    commands,
+    compile_train_step,
+    not_halted,
+)
 
 REPLICAS, STEPS, LR, SMOOTHING = 8, 3, 0.03, 0.1
 SGD = optax.sgd(LR, momentum=0.9)
@@ -38,10 +46,15 @@ def train_sharded(group_size: int, batches, dtype=jnp.float32):
     model = tiny_model(bn_axis=BN_MEMBER, dtype=dtype)
     step = TrainStep(model, SGD, SMOOTHING, 0.0, jax.random.key(1))
     compiled = compile_train_step(step, mesh)
-    state = initial_state()
+    state, halted = initial_state(), not_halted(mesh)
     for b in batches:
-        state, counts = compiled(state, to_global(b, mesh))
-    return jax.device_get(state), jax.device_get(counts)
+        state, outcome = compiled(state, given(b, mesh), halted)
+        halted = outcome.halted
+    return jax.device_get(state), jax.device_get(outcome.counts)
+
+
+def given(host_batch, mesh, command=GO):
+    return to_global(host_batch, mesh) | {"command": commands(mesh)[command]}
 
 
 def train_one_device(group_size: int, batches):
@@ -102,7 +115,8 @@ def stats_after_step(*, step, replicas, key=1):
     state = dataclasses.replace(initial_state(), step=jnp.asarray(step, jnp.int32))
     still = TrainStep(model, optax.sgd(0.0, momentum=0.9), 0.0, 0.0, jax.random.key(key))
     same = {name: np.concatenate([array] * replicas) for name, array in batch(8).items()}
-    after, _ = compile_train_step(still, mesh)(jax.device_put(state, replicated(mesh)), to_global(same, mesh))
+    state = jax.device_put(state, replicated(mesh))
+    after, _ = compile_train_step(still, mesh)(state, given(same, mesh), not_halted(mesh))
     return jax.device_get(after.batch_stats)
 
 
@@ -132,7 +146,7 @@ def test_a_mixed_batch_is_learnt_by_the_mixed_targets():
     b = batch(16)
     mesh, key = create_mesh(jax.devices()[:2], 2), jax.random.key(1)
     step = TrainStep(tiny_model(bn_axis=BN_MEMBER), SGD, SMOOTHING, 0.0, key, mixup=0.4, cutmix=1.0)
-    state, counts = compile_train_step(step, mesh)(initial_state(), to_global(b, mesh))
+    state, outcome = compile_train_step(step, mesh)(initial_state(), given(b, mesh), not_halted(mesh))
 
     def replica(index):
         own = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(key, 0), index), 1)
@@ -155,4 +169,59 @@ def test_a_mixed_batch_is_learnt_by_the_mixed_targets():
     updates, _ = SGD.update(gradients, start.opt_state, start.params)
     expected = optax.apply_updates(start.params, updates)
     assert largest_difference(jax.device_get(state.params), jax.device_get(expected)) < 1e-6
-    assert float(counts.loss) / 16 == pytest.approx(float(loss), rel=1e-5)
+    assert float(outcome.counts.loss) / 16 == pytest.approx(float(loss), rel=1e-5)
+
+
+@functools.cache
+def _guarded(skip):
+    mesh = create_mesh(jax.devices()[:4], 2)
+    optimizer = optax.rmsprop(LR, momentum=0.9)
+    step = TrainStep(
+        tiny_model(bn_axis=BN_MEMBER), optimizer, SMOOTHING, 0.9, jax.random.key(1), skip_non_finite=skip
+    )
+    variables = initial_variables(tiny_model(), SIZE, seed=0)
+    start = jax.device_get(init_state(variables, optimizer, ema=True))
+    return mesh, compile_train_step(step, mesh), start
+
+
+def one_replica_of(mesh, command):
+    """What the replicas read where one host of several has something to say."""
+    values = np.full(mesh.size, GO, np.int32)
+    values[2] = command
+    return to_global({"": values}, mesh)[""]
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(jax.device_get(state))]
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("where", ["image", "overflow"])
+def test_a_step_that_is_not_finite_leaves_the_state_untouched(skip, where):
+    mesh, compiled, start = _guarded(skip)
+    bad = batch(16)
+    bad["image"][5] = np.nan if where == "image" else 3e38  # one image of one replica
+    state, first = compiled(jax.tree.map(jnp.array, start), given(batch(16), mesh), not_halted(mesh))
+    before = bits(dataclasses.replace(jax.device_get(state), step=0))
+    state, second = compiled(state, given(bad, mesh), first.halted)
+    assert bits(dataclasses.replace(jax.device_get(state), step=0)) == before
+    assert (int(first.updated), int(first.finite), int(first.halted)) == (1, 1, 0)
+    assert (int(second.updated), int(second.finite), int(second.halted)) == (0, 0, not skip)
+    assert int(state.step) == (2 if skip else 1)
+    state, third = compiled(state, given(batch(16, 1), mesh), second.halted)
+    assert (int(third.updated), int(state.step)) == ((1, 3) if skip else (0, 1))
+    assert (bits(dataclasses.replace(jax.device_get(state), step=0)) == before) is not skip
+
+
+def test_one_host_stops_all_in_the_same_step_and_can_abandon_it():
+    mesh, compiled, start = _guarded(False)
+    state, halted = jax.tree.map(jnp.array, start), not_halted(mesh)
+    data = to_global(batch(16), mesh)
+    state, outcome = compiled(state, data | {"command": one_replica_of(mesh, STOP)}, halted)
+    assert (int(outcome.stops), int(outcome.updated), int(state.step)) == (1, 1, 1)  # a stop still trains
+    before = bits(state)
+    state, outcome = compiled(state, data | {"command": one_replica_of(mesh, ABANDON)}, outcome.halted)
+    assert (int(outcome.stops), int(outcome.updated), int(outcome.halted)) == (1, 0, 1)
+    assert bits(state) == before
+    state, outcome = compiled(state, given(batch(16), mesh), outcome.halted)  # was dispatched already
+    assert int(outcome.updated) == 0 and bits(state) == before
