@@ -50,7 +50,7 @@ class Checkpoints:
 
         Args:
           directory: absolute, local or remote (``gs://``).
-          keep: newest checkpoints kept, beside the one with the highest top-1.
+          keep: newest checkpoints with a top-1 kept, beside the best, and the two newest of all.
           report: gets warnings of one line, from any thread.
         """
         self._folder = CheckpointFolder(directory, report)

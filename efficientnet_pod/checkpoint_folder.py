@@ -110,10 +110,16 @@ class CheckpointFolder:
                 self.tidy(int(step))
 
     def delete_old(self, *, keep: int, saved: int) -> None:
-        """Deletes what is neither among the ``keep`` newest nor the best nor just ``saved``."""
+        """Deletes what is neither among the ``keep`` newest with a top-1 nor the best nor just ``saved``.
+
+        Those without one, saved by the clock or on the way out, serve until there are two newer ones: they
+        push none of the others out.
+        """
         try:
             commits = self.commits()
-            for step in commits.keys() - {*list(commits)[-keep:], best(commits), saved}:
+            evaluated = [step for step, commit in commits.items() if "top1" in commit["metrics"]]
+            kept = {*evaluated[-keep:], *list(commits)[-2:], best(commits), saved}
+            for step in commits.keys() - kept:
                 self.mark(step)
                 (self.of(step) / COMMIT).unlink()
                 self.tidy(step)

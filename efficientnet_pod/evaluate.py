@@ -134,4 +134,6 @@ def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) ->
         state = jax.device_put(checkpoints.restore(step, run.abstract_state()), replicated(run.mesh))
     with compilation_cache(workdir.programs):
         eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
-    return step, evaluate(run, eval_step, state.variables if raw else state.eval_variables)
+    result = evaluate(run, eval_step, state.variables if raw else state.eval_variables)
+    assert result is not None  # nobody stops it
+    return step, result

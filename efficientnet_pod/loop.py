@@ -180,8 +180,8 @@ class Training:
             return _Verdict.NOT_FINITE
         if self._skips > MAX_SKIPS:
             raise RunError(
-                f"steps {step - MAX_SKIPS:,} to {step:,} were not finite, more than the {MAX_SKIPS} in a row that "
-                "config.on_non_finite=skip allows; lower the base learning rate or warm up longer"
+                f"steps {step - MAX_SKIPS:,} to {step:,} were not finite, more than the {MAX_SKIPS} in a row "
+                "that config.on_non_finite=skip allows; lower the base learning rate or warm up longer"
             )
         return _Verdict.GO_ON
 
@@ -279,8 +279,8 @@ class Training:
         if not target or self._rewinds == MAX_REWINDS:
             tried = f"after {MAX_REWINDS} rewinds to step {target:,}" if target else "before any evaluation"
             raise RunError(
-                f"step {fault:,} is not finite, its loss or gradient, {tried}; lower the base learning rate or "
-                "warm up longer"
+                f"step {fault:,} is not finite, its loss or gradient, {tried}; lower the base learning rate "
+                "or warm up longer"
             )
         self._rewinds += 1
         abstract = self._run.abstract_state()

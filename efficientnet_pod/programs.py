@@ -14,15 +14,15 @@ import jax
 from etils import epath
 
 from efficientnet_pod.evaluate import EvalStep, eval_step_of
-from efficientnet_pod.metrics import Counts
 from efficientnet_pod.phases import Phase
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import IMAGE_NUMBERS, Run, open_run
 from efficientnet_pod.state import TrainState
+from efficientnet_pod.steps import Outcome
 
-TrainProgram = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Counts]]
+TrainProgram = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Outcome]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A training run from its start to its end: what is agreed on, restored and compiled before the first step."""
+"""A training run from start to end: what is agreed on, restored and compiled before the first step."""
 
 import dataclasses
 from contextlib import ExitStack

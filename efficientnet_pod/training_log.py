@@ -4,7 +4,6 @@ import math
 import time
 from typing import Any
 
-import jax
 from clu import parameter_overview
 
 from efficientnet_pod.errors import RunError
@@ -132,6 +131,7 @@ class TrainingLog:
             "total_seconds": total_seconds,
             "images_per_second": rate,
             "input_wait": self.input_wait.seconds / self._trained_seconds if self._trained_seconds else None,
+            "skipped_steps": self.skipped_steps,
             "devices": {"count": len(self._run.runtime.devices), "kind": self._run.runtime.device_kind},
             "versions": pod_runtime.versions(),
         }
@@ -194,8 +194,8 @@ class TrainingLog:
     def _require_finite(self, value: float, name: str, step: int) -> None:
         if not math.isfinite(value):
             raise RunError(
-                f"{name} is {value} after step {step}, at {self._learning_rate(step)}; "
-                f"checkpoints are in {self._workdir.checkpoints}; lower the base learning rate or warm up longer"
+                f"{name} is {value} after step {step}, at {self._learning_rate(step)}; checkpoints are in "
+                f"{self._workdir.checkpoints}; lower the base learning rate or warm up longer"
             )
 
     def _learning_rate(self, step: int) -> str:

@@ -23,7 +23,7 @@ class InputWait:
         self._end = _known(clock())
 
     def next(self, get: Callable[[], Any]) -> Any:
-        """Returns what ``get`` returns and adds the time it took, or the part in which the devices were free."""
+        """Returns what ``get`` does and adds the time it took, as far as the devices were free."""
         asked = self._clock()
         batch = get()
         if self._end.done():
