@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import ModuleType
 
 from efficientnet_pod import cli
@@ -20,6 +21,7 @@ NAMES = {
     "sys": sys,
     "time": time,
     "signal": signal,
+    "suppress": suppress,
     "Preempted": Preempted,
     "RunError": RunError,
     "UserError": UserError,

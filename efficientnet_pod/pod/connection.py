@@ -121,8 +121,8 @@ def _connect(coordinator: str, processes: int, process: int, local_devices: Any)
     remaining = JOIN_SECONDS - (time.monotonic() - began)
     if not wait_until(lambda: not connecting.is_alive(), remaining):
         raise UserError(
-            f"not all {processes} processes came to the coordinator at {coordinator} within {JOIN_SECONDS} s; "
-            "start the same command on every host"
+            f"not all {processes} processes came to the coordinator at {coordinator} within "
+            f"{JOIN_SECONDS} s; start the same command on every host"
         )
     for error in failures:
         if isinstance(error, JaxRuntimeError):
