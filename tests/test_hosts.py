@@ -147,7 +147,7 @@ time.sleep(60)"""
     assert ended[failing].err.endswith("\nKeyError: 'no such key'\n")
     other = ended[1 - failing]
     assert other.err == f"efficientnet-pod: host {failing} failed: KeyError: 'no such key'\n"
-    assert seconds_down(ended[failing], ended) < 10
+    assert seconds_down(ended[failing], ended) < 15
 
 
 @pytest.mark.parametrize("killed", [0, 1])
@@ -162,7 +162,7 @@ time.sleep(60)"""
     assert ended[1 - killed].code not in (0, 2, 42)
     # JAX ends the other one this long after the last it heard, where no collective notices before.
     assert connection.HEARTBEAT_SECONDS + 5 < 30
-    assert seconds_down(ended[killed], ended) < 4 + 6
+    assert seconds_down(ended[killed], ended) < 20
 
 
 def test_waiting_in_vain_names_the_missing():
