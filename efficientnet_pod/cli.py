@@ -95,21 +95,24 @@ def _joined(values: flags.FlagValues) -> Iterator[bool]:
     """
     from efficientnet_pod.pod import hosts
 
+    preempted = None
     try:
         hosts.join(values.coordinator, values.processes, values.process)
-        yield hosts.index() == 0
+        try:
+            yield hosts.index() == 0
+        except Preempted as error:
+            preempted = error
         hosts.finish()
     except (Exception, KeyboardInterrupt) as error:
         if hosts.count() == 1:
             raise
-        if isinstance(error, Preempted):
-            hosts.finish()
-            if hosts.index() == 0:
-                raise
-            raise SystemExit(CHECKPOINTED) from error
         line, code = _report(error)
         hosts.tell_failure(line, code)
         hosts.leave(code)
+    if preempted and hosts.index() > 0:
+        raise SystemExit(CHECKPOINTED)
+    if preempted:
+        raise preempted
 
 
 def _train(arguments: Sequence[str]) -> None:

@@ -87,11 +87,12 @@ class _Output:
 
     def copy(self, rank: int, lines: IO[str], to: IO[str]) -> None:
         label = f"\x1b[{31 + rank % 6}m[{rank}]\x1b[0m" if to.isatty() else f"[{rank}]"
-        for line in lines:
-            with self.lock:
-                if self.failed is None and (follows := _FOLLOWS.match(line)):
-                    self.failed = int(follows[1])
-                print(label, line.rstrip("\n"), file=to, flush=True)
+        with lines:
+            for line in lines:
+                with self.lock:
+                    if self.failed is None and (follows := _FOLLOWS.match(line)):
+                        self.failed = int(follows[1])
+                    print(label, line.rstrip("\n"), file=to, flush=True)
 
 
 class _Rank:
@@ -101,6 +102,7 @@ class _Rank:
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *command]
         self.index, self.ended = index, 0.0
+        self.code: int | None = None
         self.process = subprocess.Popen(
             command,
             env=environment,
@@ -118,13 +120,11 @@ class _Rank:
         for copy in self._copies:
             copy.start()
 
-    @property
-    def code(self) -> int | None:
-        """The exit code, as a shell gives it; None while it runs."""
-        code = self.process.poll()
-        if code is not None and not self.ended:
-            self.ended = time.monotonic()
-        return 128 - code if code is not None and code < 0 else code
+    def poll(self) -> int | None:
+        """Returns the exit code as a shell gives it, None while it runs; notes when it ended."""
+        if self.code is None and (code := self.process.poll()) is not None:
+            self.code, self.ended = code if code >= 0 else 128 - code, time.monotonic()
+        return self.code
 
     @property
     def has_failed(self) -> bool:
@@ -132,24 +132,26 @@ class _Rank:
 
     def end(self) -> None:
         """Kills what is left of the session and returns when all that it printed is copied."""
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # the latter where only a zombie is left
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self.poll()
         for copy in self._copies:
             copy.join()
 
 
 def _wait(ranks: list[_Rank], asked: list[int]) -> None:
     """Returns when all ranks are down, which it brings about once one of them failed."""
-    passed_on, told, failed_at = 0, False, None
-    while any(rank.code is None for rank in ranks):
+    failed_at, told = None, 0
+    while None in [rank.poll() for rank in ranks]:
         if failed_at is None and any(rank.has_failed for rank in ranks):
             failed_at = time.monotonic()
         since = time.monotonic() - failed_at if failed_at else 0.0
         if len(asked) > 1 or since > GRACE_SECONDS + KILL_SECONDS:
             return  # what still runs is killed
-        if asked and not passed_on or since > GRACE_SECONDS and not told:
-            passed_on, told = len(asked), told or since > GRACE_SECONDS
+        reasons = (len(asked) > 0) + (since > GRACE_SECONDS)
+        if reasons > told:
+            told = reasons
             for rank in ranks:
                 rank.process.send_signal(signal.SIGTERM)
         time.sleep(0.02)
@@ -162,9 +164,8 @@ def _conclude(ranks: list[_Rank], output: _Output) -> int:
         return CHECKPOINTED if CHECKPOINTED in codes else 0
     first = min(failed, key=lambda rank: (rank.index != output.failed, rank.ended))
     code = codes[first.index]
-    how = (
-        f"was killed by {signal.Signals(code - 128).name}" if code > 128 else f"failed with exit code {code}"
-    )
+    killer = -(first.process.returncode or 0)
+    how = f"was killed by {signal.Signals(killer).name}" if killer > 0 else f"failed with exit code {code}"
     others = max(rank.ended for rank in ranks) - min(rank.ended for rank in failed)
     print(
         f"efficientnet-pod: rank {first.index} {how}; all {len(ranks)} were down within {others:.1f} s",

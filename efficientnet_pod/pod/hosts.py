@@ -10,7 +10,6 @@ else.
 
 import json
 import os
-import socket
 import sys
 import threading
 import time
@@ -21,22 +20,15 @@ from typing import Any, NoReturn
 
 import jax
 
-# JAX has no public name for its key-value store and its detection of clusters. Orbax and others use these;
-# in this package no other module may.
-from jax._src.clusters import ClusterEnv
+# JAX has no public name for its key-value store. Orbax and others use it; here no other module may.
 from jax._src.distributed import global_state
 from jax.errors import JaxRuntimeError
 
 from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.pod.connection import connect, wait_until
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-JOIN_SECONDS = 300
 # Between hosts that began together. One may list its images on a slow disk for minutes.
 WAIT_SECONDS = 1800
-# Of a dead host: JAX ends the others (SIGABRT) when it has not heard of it for so long.
-HEARTBEAT_SECONDS = 20
-SHUTDOWN_SECONDS = 60
-POLL_SECONDS = 0.25
 LISTEN_SECONDS = 0.5
 
 _FAILURE, _STOP = "efficientnet_pod/told/failure", "efficientnet_pod/told/stop"
@@ -58,19 +50,15 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
 
     Raises:
       UserError: some arguments are missing or wrong, detection failed, the coordinator cannot be reached or
-        its port is taken, or not all hosts came within `JOIN_SECONDS`.
+        its port is taken, or not all hosts came in time.
     """
     if not jax.distributed.is_initialized():
-        local_devices = None
-        if coordinator is None and processes is None and process is None:
-            coordinator, processes, process, local_devices = _detect()
-            if coordinator is None and processes is None and process is None:
-                return
-        if processes == 1 and not process:
-            return
-        _connect(*_checked(coordinator, processes, process), local_devices)
+        connect(coordinator, processes, process)
     if count() > 1:
+        global _is_connected
+        _is_connected = True
         _listener.start()
+        agree("the hosts", {"processes": count()})
 
 
 def index() -> int:
@@ -122,7 +110,7 @@ def from_first(name: str, value: Any | None) -> Any:
     if index() == 0:
         _store().key_value_set(key, json.dumps(value))
         return json.loads(json.dumps(value))
-    if not _wait_until(lambda: _get(key) is not None, WAIT_SECONDS):
+    if not wait_until(lambda: _get(key) is not None, WAIT_SECONDS):
         raise RunError(f"host {index()} waited {WAIT_SECONDS} s for host 0 to say '{name}'")
     return json.loads(_get(key) or "")
 
@@ -152,7 +140,7 @@ def barrier(name: str, *, seconds: float) -> None:
             return True
         return index() > 0 and _get(f"{key}/open") is not None
 
-    if not _wait_until(is_open, seconds):
+    if not wait_until(is_open, seconds):
         raise RunError(
             f"host {index()} waited {seconds:g} s for '{name}' on all hosts; {_hosts(missing())} did not come"
         )
@@ -180,6 +168,7 @@ def leave(exit_code: int) -> NoReturn:
     Call it after `tell_failure`. In a run of several hosts it lingers a second, on host 0 two: the others
     must hear the failure before they lose this host or the coordinator, which would abort them instead.
     """
+    _listener.stop()  # where several hosts fail at once, each says its own
     # Output that nobody takes must not keep this process.
     flushing = threading.Thread(target=_flush, daemon=True)
     flushing.start()
@@ -190,7 +179,7 @@ def leave(exit_code: int) -> NoReturn:
 
 def linger() -> None:
     """Returns when the other hosts have had the time to hear what this one told, before it ends."""
-    if count() > 1:
+    if _is_connected:
         time.sleep(4 * LISTEN_SECONDS if index() == 0 else 2 * LISTEN_SECONDS)
 
 
@@ -235,10 +224,10 @@ class Listener:
             self._thread.start()
 
     def stop(self) -> None:
-        """Listens no more; returns when no callback runs."""
+        """Listens no more; returns when no callback runs, or after a second."""
         self._ended.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join(1)
 
     def _listen(self) -> None:
         is_stop_heard = False
@@ -257,107 +246,8 @@ class Listener:
 
 
 _listener = Listener()
+_is_connected = False  # before that, what uses the store ends the process
 _uses: Counter[str] = Counter()
-
-
-def _detect() -> tuple[str | None, int | None, int | None, Any]:
-    """Returns what JAX knows of the cluster around: coordinator, number of hosts, index, local devices."""
-    named = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    devices = os.environ.get("JAX_LOCAL_DEVICE_IDS")
-    try:
-        return ClusterEnv.auto_detect_unset_distributed_params(
-            named, None, None, [int(i) for i in devices.split(",")] if devices else None, None, JOIN_SECONDS
-        )
-    except Exception as error:  # metadata servers, Kubernetes and bad variables fail in many ways
-        raise UserError(
-            f"JAX found a cluster around but not its hosts ({_one_line(error)}); give every host "
-            "--coordinator, --processes and --process, or --processes=1 to run alone"
-        ) from error
-
-
-def _checked(coordinator: str | None, processes: int | None, process: int | None) -> tuple[str, int, int]:
-    given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
-    if missing := [flag for flag, value in given.items() if value is None]:
-        raise UserError(
-            f"{' and '.join(missing)} missing: a run of several hosts needs --coordinator=HOST:PORT (of "
-            "process 0), --processes=N and --process=I on every host; --processes=1 runs alone"
-        )
-    assert coordinator is not None and processes is not None and process is not None
-    if processes < 1 or not 0 <= process < processes:
-        raise UserError(
-            f"--process={process} with --processes={processes}: processes are numbered from 0, so that the "
-            f"last is {processes - 1}"
-        )
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise UserError(f"--coordinator={coordinator} is not HOST:PORT, e.g. --coordinator=10.0.0.1:8476")
-    return coordinator, processes, process
-
-
-def _connect(coordinator: str, processes: int, process: int, local_devices: Any) -> None:
-    """Returns when all hosts are connected; raises `UserError` if that cannot be."""
-    host, _, port = coordinator.rpartition(":")
-    host = host.strip("[]")
-    is_local = host in LOOPBACK
-    began = time.monotonic()
-    # What fails inside JAX's connect ends the process with a stack trace, so look before.
-    if process == 0:
-        _refuse_taken_port(coordinator, host if is_local else "", int(port))
-    elif not _wait_until(lambda: _answers(host, int(port)), JOIN_SECONDS):
-        raise UserError(
-            f"process {process} has waited {JOIN_SECONDS} s for the coordinator at {coordinator}; start "
-            "process 0 there, and let the firewall open that port to the other hosts"
-        )
-    # JAX would catch SIGTERM itself; here that is the interrupt's.
-    jax.config.update("jax_enable_preemption_service", False)
-    failures: list[BaseException] = []
-
-    def initialize() -> None:
-        try:
-            jax.distributed.initialize(
-                coordinator,
-                processes,
-                process,
-                local_devices,
-                cluster_detection_method="deactivate",
-                coordinator_bind_address=coordinator if is_local else None,
-                # Beyond our own patience: at its end JAX aborts.
-                initialization_timeout=2 * JOIN_SECONDS,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-                shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            )
-        except BaseException as error:
-            failures.append(error)
-
-    # On a thread, because signals and Ctrl-C are handled only while the main one is inside Python.
-    connecting = threading.Thread(target=initialize, name="join", daemon=True)
-    connecting.start()
-    remaining = JOIN_SECONDS - (time.monotonic() - began)
-    if not _wait_until(lambda: not connecting.is_alive(), remaining, every=0.02):
-        raise UserError(
-            f"not all {processes} processes came to the coordinator at {coordinator} within {JOIN_SECONDS} s; "
-            "start the same command on every host"
-        )
-    for error in failures:
-        if isinstance(error, JaxRuntimeError):
-            raise UserError(f"process {process} cannot join at {coordinator}: {_one_line(error)}") from error
-        raise error
-
-
-def _refuse_taken_port(coordinator: str, host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        raise UserError(
-            f"process 0 cannot open the coordinator's port at {coordinator} ({error.strerror}); choose another"
-        ) from error
-
-
-def _answers(host: str, port: int) -> bool:
-    with suppress(OSError), socket.create_connection((host, port), timeout=5):
-        return True
-    return False
 
 
 def _store() -> Any:
@@ -380,20 +270,10 @@ def _get(key: str) -> str | None:
 
 
 def _tell(key: str, **what: Any) -> None:
-    if count() > 1:
+    if _is_connected:
         # An earlier telling stands: a key can be set once.
         with suppress(Exception):
             _store().key_value_set(key, json.dumps(what))
-
-
-def _wait_until(is_so: Callable[[], bool], seconds: float, *, every: float = POLL_SECONDS) -> bool:
-    """Returns whether it came to be so in time."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(every)
-    return True
 
 
 def _flush() -> None:
@@ -412,7 +292,3 @@ def _shown(value: Any) -> str:
     if value is None:
         return "nothing"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
