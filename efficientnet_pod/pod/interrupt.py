@@ -144,6 +144,8 @@ class Interrupt:
         _in_background(lambda: self._report(f"{reason}: nothing to save yet; the same command goes on")).join(
             1.0
         )
+        if not self.lone_host:
+            time.sleep(_HEARD_SECONDS)
         self._end(130 if reason == "SIGINT" and self.lone_host else CHECKPOINTED)
 
     def _say(self, line: str) -> None:
