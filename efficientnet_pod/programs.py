@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,14 @@ class Programs:
         self._compiler.shutdown(cancel_futures=True)
 
 
-def get_programs(run: Run, workdir: Workdir, *, start_step: int, apart: bool = False) -> Programs:
+def get_programs(
+    run: Run,
+    workdir: Workdir,
+    *,
+    start_step: int,
+    apart: bool = False,
+    before_exit: list[Callable[[], None]] | None = None,
+) -> Programs:
     """Returns the programs, from the workdir if an earlier start left them there.
 
     On an accelerator those of later phases follow in a thread, while the first one trains. Not on a CPU:
@@ -67,11 +75,14 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int, apart: bool = F
       start_step: steps done; what only earlier ones need is left out.
       apart: on a CPU, let another process compile. The compiler leaves the heap it worked in full of holes,
         and eight replicas, which share one heap, train half as fast in it as in a fresh one.
+      before_exit: gets what ends that process, should this one be ended while it compiles.
     """
     began = time.monotonic()
     on_cpu = run.runtime.platform == "cpu"
     apart = apart and on_cpu and run.runtime.host_count == 1
     compiler = _start_compiler(workdir) if apart and not _complete(workdir).exists() else None
+    if compiler and before_exit is not None:
+        before_exit.append(compiler.kill)
     phases = run.plan.phases_after(start_step)
     first = phases if on_cpu else phases[:1]
     # Tracing holds the interpreter; the compiler does not.
@@ -93,7 +104,10 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int, apart: bool = F
 
 
 def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:
-    with compilation_cache(workdir.programs), ThreadPoolExecutor() as pool:
+    # The workdir is host 0's. The other hosts compile for themselves, at the same time: JAX would let them read
+    # the folder and not write it, and on CPUs would not find for them what host 0 has put there.
+    cache = compilation_cache(workdir.programs) if jax.process_index() == 0 else nullcontext()
+    with cache, ThreadPoolExecutor() as pool:
         return list(pool.map(lambda program: program.compile(), lowered))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from efficientnet_pod.pod.topology import bn_device_order
@@ -13,6 +14,9 @@ from efficientnet_pod.pod.topology import bn_device_order
 BN_GROUP = "bn_group"
 BN_MEMBER = "bn_member"
 REPLICAS = (BN_GROUP, BN_MEMBER)
+
+_CHUNK_BYTES = 4 << 20  # of a state on its way from host to host; one compiled program sends them all
+_ALIGNMENT = 64  # bytes, of each array in such a stream
 
 
 def create_mesh(devices: Sequence[Any], bn_group_size: int) -> Mesh:
@@ -61,3 +65,66 @@ def prefetch_to_devices(
         if len(on_devices) >= size:
             yield on_devices.popleft()
     yield from on_devices
+
+
+def put_replicated(state: Any, mesh: Mesh) -> Any:
+    """Returns a pytree of numpy arrays as one of global arrays, each whole on every replica, bit for bit.
+
+    Every host must pass the same bits: nothing is sent and nothing compared. ``jax.device_put`` would compare
+    each array with those of the other hosts, a collective for each leaf. The arrays must not be written to
+    afterwards: on the CPU the replicas read them in place.
+    """
+    sharding = replicated(mesh)
+
+    def put(leaf: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda everything: leaf)
+
+    return jax.tree.map(put, state)
+
+
+def share_from_first_host(state: Any | None, abstract_state: Any, mesh: Mesh) -> Any:
+    """Returns host 0's state on every replica of every host, bit for bit.
+
+    Every host must call it. What travels are raw words, so that neither a negative zero nor the payload of a
+    NaN is lost in a sum; each host needs as much memory again as the state has.
+
+    Args:
+      state: numpy arrays on host 0, None on all others.
+      abstract_state: the same tree of shapes and dtypes, on every host.
+      mesh: of the replicas.
+
+    Raises:
+      ValueError: host 0's arrays are not those of ``abstract_state``.
+    """
+    if jax.process_index() == 0:
+        _require_alike(state, abstract_state)
+    if jax.process_count() == 1:
+        return put_replicated(state, mesh)
+    wanted, tree = jax.tree.flatten(abstract_state)
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in wanted]
+    starts = np.cumsum([0, *(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]).tolist()
+    chunk = min(_CHUNK_BYTES, starts[-1])
+    stream = np.zeros(-(-starts[-1] // chunk) * chunk, np.uint8)
+    places = [
+        stream[start : start + size].view(leaf.dtype).reshape(leaf.shape)
+        for leaf, start, size in zip(wanted, starts[:-1], sizes, strict=True)
+    ]
+    if jax.process_index() == 0:
+        for place, leaf in zip(places, jax.tree.leaves(state), strict=True):
+            place[...] = leaf
+    for words in stream.view(np.uint32).reshape(-1, chunk // 4):
+        words[:] = multihost_utils.broadcast_one_to_all(words)
+    return put_replicated(jax.tree.unflatten(tree, places), mesh)
+
+
+def _require_alike(state: Any, abstract_state: Any) -> None:
+    found, wanted = (
+        {
+            jax.tree_util.keystr(path): (tuple(leaf.shape), str(leaf.dtype))
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+        for tree in (state, abstract_state)
+    )
+    if found != wanted:
+        name = min(name for name in found | wanted if found.get(name) != wanted.get(name))
+        raise ValueError(f"state{name} is {found.get(name)}, not {wanted.get(name)} as on the other hosts")
