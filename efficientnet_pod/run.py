@@ -1,6 +1,8 @@
 """What a recipe becomes on the machine at hand: backend, images, plan, mesh, network and optimizer."""
 
 import dataclasses
+import hashlib
+import json
 from functools import partial
 from typing import Any
 
@@ -158,6 +160,32 @@ def _in_rectangles(plan: Plan, source: Any) -> tuple[Plan, np.ndarray | None]:
     ratios = aspect_ratios(source)
     shapes = shapes_of(ratios, image_size=plan.image_size, eval_batch=plan.eval_batch)
     return dataclasses.replace(plan, eval_shapes=shapes), order_of(ratios)
+
+
+def data_of(run: Run) -> dict[str, Any]:
+    """Returns what tells the images of a run from others: name, numbers, classes and fingerprint."""
+    source = run.source
+    names = ("name", "num_train", "num_eval", "class_names", "fingerprint")
+    return {name: getattr(source, name) for name in names}
+
+
+def view(run: Run) -> dict[str, Any]:
+    """Returns what all hosts must see alike before they compile, a flat table of short values."""
+    data, versions = data_of(run), pod_runtime.versions()
+    return {
+        "recipe": _digest(dataclasses.asdict(run.plan.recipe)),
+        "num_train": data["num_train"],
+        "num_eval": data["num_eval"],
+        "classes": _digest(data["class_names"]),
+        "images": data["fingerprint"][:16],
+        "eval_shapes": str(run.plan.eval_shapes),
+        "replicas": run.plan.num_replicas,
+        **{name: versions[name] for name in ("efficientnet_pod", "git_commit", "jax", "jaxlib")},
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def open_images(recipe: Recipe) -> Any:

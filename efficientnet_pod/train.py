@@ -95,13 +95,12 @@ def _take(
     """Returns owner and checkpoints of the workdir, which is claimed for the run; nothing but on host 0."""
     if hosts.index() > 0:
         return None, None
-    workdir.claim(config)
     owner = stack.enter_context(Owner(workdir.path, report=display.warn))
-    for warning in workdir.accept(run.plan.as_dict(), data_of(run)):
-        display.warn(warning)
-    checkpoints = Checkpoints(
-        workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints, report=display.warn
-    )
+    workdir.claim(config)
+    plan = run.plan.as_dict() | {"device_kind": run.runtime.device_kind}
+    for warning in workdir.accept(plan, data_of(run)):
+        display.warn(f"warning: {warning}")
+    checkpoints = Checkpoints(workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints, report=display.warn)
     return owner, stack.enter_context(checkpoints)
 
 
@@ -138,7 +137,9 @@ def _find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None) -> 
         if step == run.plan.total_steps and is_evaluated and (workdir.path / "summary.json").exists():
             found["summary"] = workdir.read("summary.json")
     found = hosts.from_first("where to start", found)
-    return _Start(Position(found["step"], found["image_offset"]), found["evaluated"], found["summary"], restored)
+    return _Start(
+        Position(found["step"], found["image_offset"]), found["evaluated"], found["summary"], restored
+    )
 
 
 def _first_state(run: Run, programs: Programs, start: _Start) -> TrainState:

@@ -100,7 +100,9 @@ def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_bits(
 ):
     with monkeypatch.context():
         stop_at(point, step)
-        with pytest.raises(Preempted, match=rf"stopped after step {saved if saved is not None else ''}") as told:
+        with pytest.raises(
+            Preempted, match=rf"stopped after step {saved if saved is not None else ''}"
+        ) as told:
             train_and_evaluate(config(), str(tmp_path))
     assert "start the same command again" in str(told.value) and "\n" not in str(told.value)
     assert not (tmp_path / "summary.json").exists()
@@ -124,7 +126,9 @@ def test_ctrl_c_saves_too(tmp_path, stop_at):
 
 def test_a_step_that_is_not_finite_stops_and_leaves_the_state_before_it(tmp_path, with_fault, uninterrupted):
     with_fault("nan@step:7")
-    with pytest.raises(RunError, match=r"step 7 is not finite.*saved as step 6.*on_non_finite=skip") as stopped:
+    with pytest.raises(
+        RunError, match=r"step 7 is not finite.*saved as step 6.*on_non_finite=skip"
+    ) as stopped:
         train_and_evaluate(config(), str(tmp_path))
     assert "\n" not in str(stopped.value)
     record = json.loads((tmp_path / "checkpoints" / "6" / "commit.json").read_text())
@@ -188,7 +192,9 @@ def test_a_run_that_is_stopped_after_it_has_rewound_goes_on_with_the_same_images
     with monkeypatch.context():
         stop_at("evaluating", 1)
         calls = []
-        monkeypatch.setattr(loop.Training, "_rewound", lambda *a, f=loop.Training._rewound: calls.append(1) or f(*a))
+        monkeypatch.setattr(
+            loop.Training, "_rewound", lambda *a, f=loop.Training._rewound: calls.append(1) or f(*a)
+        )
         with pytest.raises(Preempted):
             train_and_evaluate(config(on_non_finite="rewind"), str(tmp_path / "cut"))
     monkeypatch.undo()
