@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -168,11 +169,11 @@ def rows(workdir: Path, split: str) -> list[dict[str, Any]]:
 
 
 def digests(workdir: Path) -> dict[int, str]:
-    """Returns the digest of each committed checkpoint, by step."""
+    """Returns the digest of each committed checkpoint whose commit can be read, by step."""
     found = {}
     for path in (workdir / "checkpoints").glob("[0-9]*/commit.json"):
-        commit = json.loads(path.read_text())
-        found[commit["step"]] = commit["digest"]
+        with suppress(ValueError, KeyError):
+            found[int(path.parent.name)] = json.loads(path.read_text())["digest"]
     return found
 
 

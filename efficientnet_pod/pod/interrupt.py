@@ -141,9 +141,9 @@ class Interrupt:
         return is_first
 
     def _end_with_nothing_lost(self, reason: str) -> None:
-        _in_background(lambda: self._report(f"{reason}: nothing to save yet; the same command goes on")).join(
-            1.0
-        )
+        self._say(f"{reason}: nothing to save yet; the same command goes on")
+        if not self.lone_host:
+            time.sleep(_HEARD_SECONDS)
         self._end(130 if reason == "SIGINT" and self.lone_host else CHECKPOINTED)
 
     def _say(self, line: str) -> None:
