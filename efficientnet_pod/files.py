@@ -20,8 +20,7 @@ def make_writable(folder: epath.Path) -> None:
         probe.write_text("")
         probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
     except Exception as error:  # an OSError, or what the library of an object store raises
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"workdir '{folder}' cannot be written: {reason}; choose another") from error
+        raise UserError(f"workdir '{folder}' cannot be written: {_reason(error)}; choose another") from error
 
 
 def write_whole(file: epath.Path, contents: bytes) -> None:
@@ -41,7 +40,7 @@ def write_whole(file: epath.Path, contents: bytes) -> None:
             os.fsync(opened.fileno())
         os.replace(scratch, file)
         _sync_folder(file.parent)
-    except OSError as error:
+    except Exception as error:  # an OSError, or what the library of an object store raises
         raise RunError(cannot_write(file, error)) from error
 
 
@@ -55,9 +54,9 @@ def _sync_folder(folder: epath.Path) -> None:
             os.close(opened)
 
 
-def cannot_write(file: epath.Path, error: OSError) -> str:
+def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the room that is left on its disk."""
-    message = f"'{file}' cannot be written: {error.strerror or error}"
+    message = f"'{file}' cannot be written: {_reason(error)}"
     if not is_remote(file):
         message += f", {shutil.disk_usage(file.parent).free:,} bytes free"
     return f"{message}; make room there and start again"
@@ -66,3 +65,7 @@ def cannot_write(file: epath.Path, error: OSError) -> str:
 def is_remote(path: epath.PathLike) -> bool:
     """Returns whether a path is of an object store, where files are written whole and cannot be locked."""
     return "://" in str(path)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
