@@ -28,8 +28,7 @@ def make_writable(folder: epath.Path) -> None:
         probe.write_text("")
         probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
     except Exception as error:  # an OSError, or what the library of an object store raises
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"workdir '{folder}' cannot be written: {reason}; choose another") from error
+        raise UserError(f"workdir '{folder}' cannot be written: {reason(error)}; choose another") from error
 
 
 def write_whole(file: epath.Path, contents: bytes) -> None:
@@ -60,9 +59,9 @@ def _sync_folder(folder: epath.Path) -> None:
             os.close(opened)
 
 
-def cannot_write(file: epath.Path, error: OSError) -> str:
+def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the room that is left on its disk."""
-    message = f"'{file}' cannot be written: {error.strerror or error}"
+    message = f"'{file}' cannot be written: {reason(error)}"
     if not is_remote(file):
         message += f", {shutil.disk_usage(file.parent).free:,} bytes free"
     return f"{message}; make room there and start again"

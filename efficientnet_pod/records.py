@@ -194,17 +194,18 @@ class MetricsLog:
         Raises:
           RunError: the file cannot be written; a part of the row that was is taken back.
         """
-        self.rows.append(row)
-        try:
-            if self._append is None:
-                self._file.write_text("".join(map(_line, self.rows)))  # an object store cannot append
-            else:
+        if self._events is None:
+            raise ValueError("the log is closed")
+        if self._append is None:  # an object store cannot append
+            write_whole(self._file, "".join(map(_line, [*self.rows, row])).encode())
+        else:
+            try:
                 _append(self._append, _line(row).encode())
-        except OSError as error:
-            raise RunError(cannot_write(self._file, error)) from error
-        if self._events:
-            names = [name for name in row if name not in ("step", "split")]
-            self._events.write(row["step"], {f"{row['split']}/{name}": row[name] for name in names})
+            except OSError as error:
+                raise RunError(cannot_write(self._file, error)) from error
+        self.rows.append(row)
+        names = [name for name in row if name not in ("step", "split")]
+        self._events.write(row["step"], {f"{row['split']}/{name}": row[name] for name in names})
 
     def close(self) -> None:
         """Closes both; the events are written out."""
@@ -279,7 +280,7 @@ def _append(opened: int, line: bytes) -> None:
 def _write_whole(file: epath.Path, contents: bytes) -> None:
     try:
         write_whole(file, contents)
-    except OSError as error:
+    except Exception as error:  # an OSError, or what the library of an object store raises
         raise RunError(cannot_write(file, error)) from error
 
 

@@ -22,9 +22,9 @@ _VALUE = r"(?:(?<=\")[^\"\n]+?(?=\\?\"|\n|\Z)|(?<=')[^'\n]+?(?=\\?'|\n|\Z)|(?<![
 _PATTERNS = (
     (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", BLANK),
     # A URL's user and password; the whole query of one that is signed.
-    (r"(?P<keep>[a-zA-Z][\w+.-]{0,20}://)[^\s/@:\"']*:[^\s@\"']+(?=@)", rf"\g<keep>{BLANK}"),
+    (r"(?P<keep>[a-zA-Z][\w+.-]{0,20}://)[^\s/@:\"']{0,200}:[^\s@\"']{1,500}(?=@)", rf"\g<keep>{BLANK}"),
     (
-        r"\?[^\s\"'<>]*?(?i:signature|credential|token|accesskey|googleaccessid|\bsig|\bkey)[\w-]*=[^\s\"'<>]*",
+        r"\?[^\s\"'<>?]*?(?i:signature|credential|token|accesskey|googleaccessid|\bsig|\bkey)[\w-]{0,60}=[^\s\"'<>]*",
         f"?{BLANK}",
     ),
     (
@@ -36,7 +36,7 @@ _PATTERNS = (
     # What Google, AWS, Hugging Face and GitHub hand out, and JSON web tokens.
     (
         r"\b(?:AIza[\w-]{16,}|ya29\.[\w.-]+|A[KS]IA[0-9A-Z]{12,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}"
-        r"|github_pat_\w{16,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)",
+        r"|github_pat_\w{16,}|eyJ[\w-]{4,}\.eyJ[\w-]{4,}\.[\w-]*)",
         BLANK,
     ),
     (rf"(?P<keep>(?<![\w-]){_NAME}(?:{_QUOTE})?\]?\s*[:=]\s*{_OPEN}){_VALUE}", rf"\g<keep>{BLANK}"),

@@ -135,14 +135,14 @@ def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     warnings = []
     if differ("num_replicas"):
         warnings.append(
-            f"the run began on {old['num_replicas']:,} replicas and goes on on {new['num_replicas']:,}: its "
-            "dropout and stochastic-depth masks, drawn per replica, are others, and sums run in another "
-            "order; it will not be bit for bit what it would have been"
+            f"the run began on {_many(old, 'replica')} and goes on on {_many(new, 'replica')}: its dropout "
+            "and stochastic-depth masks, drawn per replica, are others, and sums run in another order; it "
+            "will not be bit for bit what it would have been"
         )
     if differ("num_hosts"):
         warnings.append(
-            f"the run began on {old['num_hosts']:,} hosts and goes on on {new['num_hosts']:,}: sums run in "
-            "another order; and of record files, which are shared out by host, the order of the images "
+            f"the run began on {_many(old, 'host')} and goes on on {_many(new, 'host')}: sums run in another "
+            "order; and of record files, which are shared out by host, the order of the images "
             "changes, and the epoch under way may repeat or miss some"
         )
     if differ("device_kind"):
@@ -169,20 +169,24 @@ def _other_bn_batch(old: dict[str, Any], new: dict[str, Any], workdir: object) -
         return plan["bn_batch"] // plan["per_replica_batch"]
 
     def shown(plan: dict[str, Any]) -> str:
-        size = group_size(plan)
-        return f"{size:,} replica{'s' * (size > 1)} of {plan['per_replica_batch']:,}"
+        return f"{_many({'num_replicas': group_size(plan)}, 'replica')} of {plan['per_replica_batch']:,}"
 
-    groups, replicas = old["num_replicas"] // group_size(old), new["num_replicas"]
-    wanted, rest = divmod(replicas, groups)
+    groups = old["num_replicas"] // group_size(old)
+    wanted, rest = divmod(new["num_replicas"], groups)
     remedy = (
-        f"start on {old['num_replicas']:,} replicas as before, or another multiple of {groups:,}"
+        f"start on {_many(old, 'replica')} as before, or another multiple of {groups:,}"
         if rest
         else f"set --config.bn_group_size={wanted}"
     )
     return (
         f"BN batch of the run in '{workdir}' was {old['bn_batch']:,} images ({shown(old)}), would be "
-        f"{new['bn_batch']:,} ({shown(new)}) on {replicas:,} replicas; {remedy}"
+        f"{new['bn_batch']:,} ({shown(new)}) on {_many(new, 'replica')}; {remedy}"
     )
+
+
+def _many(plan: dict[str, Any], what: str) -> str:
+    number = plan[f"num_{what}s"]
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:
