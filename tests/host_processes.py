@@ -14,35 +14,26 @@ ROOT = Path(__file__).parents[1]
 Found = dict[str, np.ndarray]
 
 
-def run_hosts(
-    folder: Path, scenarios: list[str], *, hosts: int, devices: int, cache: Path | None = None, timeout=180.0
-) -> dict[str, list[Found]]:
+def run_hosts(folder: Path, scenarios: list[str], *, hosts: int, devices: int) -> dict[str, list[Found]]:
     """Returns for each scenario what each host has found, in the order of the hosts.
 
-    All scenarios run in one start of the processes, which costs most of the time. ``cache`` is a folder of
-    compiled programs. When one process fails the others are killed.
+    All scenarios run in one start of the processes, which costs most of the time. When one process fails, the
+    others are killed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    if cache:
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-    folder.mkdir(parents=True, exist_ok=True)
     logs = [folder / f"host{host}.log" for host in range(hosts)]
     processes = []
     for host, log in enumerate(logs):
         place = [str(folder), coordinator, str(hosts), str(host), str(devices)]
         command = [sys.executable, str(ROOT / "tests/host_worker.py"), *place, *scenarios]
         with log.open("w") as file:
-            processes.append(
-                subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-            )
+            started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        processes.append(started)
     try:
-        _wait(processes, logs, deadline=time.monotonic() + timeout)
+        _wait(processes, logs, deadline=time.monotonic() + 240)
     finally:
         for process in processes:
             process.kill()
@@ -52,8 +43,7 @@ def run_hosts(
 
 def _wait(processes: list[subprocess.Popen], logs: list[Path], *, deadline: float) -> None:
     while any(process.poll() is None for process in processes):
-        failed = [host for host, process in enumerate(processes) if process.poll()]
-        if failed or time.monotonic() > deadline:
+        if any(process.poll() for process in processes) or time.monotonic() > deadline:
             break
         time.sleep(0.1)
     codes = [process.poll() for process in processes]

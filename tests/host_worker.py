@@ -4,41 +4,60 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import pytest
 from recipes import load
-from tiny import tiny_model
+from tiny import batch, build_tiny_networks, tiny_model
 
-from efficientnet_pod import run as run_module
-from efficientnet_pod.evaluate import evaluate, eval_step_of
+from efficientnet_pod.evaluate import eval_batches, eval_step_of
 from efficientnet_pod.feed import train_batches
-from efficientnet_pod.pod.mesh import prefetch_to_devices, put_replicated, share_from_first_host
+from efficientnet_pod.metrics import rates
+from efficientnet_pod.models.batch_norm import group_moments
+from efficientnet_pod.models.initial import initial_variables
+from efficientnet_pod.pod import mesh as mesh_module
+from efficientnet_pod.pod.mesh import (
+    BN_MEMBER,
+    REPLICAS,
+    batch_sharding,
+    create_mesh,
+    prefetch_to_devices,
+    put_replicated,
+    share_from_first_host,
+    to_global,
+)
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.run import Run, open_run
-from efficientnet_pod.state import TrainState
+from efficientnet_pod.state import TrainState, init_state
+from efficientnet_pod.steps import GO, TrainStep, commands, compile_train_step, not_halted
 
 Found = dict[str, Any]
 STEPS = 20
-GLOBAL_BATCH = 128
+SIZE = 16  # pixels
+RECORDS = [7, 6]  # of the training files, fewer than there are hosts
 
 
-def digits(**fields: Any) -> dict[str, Any]:
+def digits(*, bn_group_size: int = 4, **data: Any) -> dict[str, Any]:
     """Returns digits.py with all that is random switched on, for the devices of this host."""
-    short = {"global_batch": GLOBAL_BATCH, "epochs": 2.0, "ema_decay": 0.9}
-    config = load("digits.py") | short | {"cpu_replicas": jax.local_device_count()} | fields
+    config = load("digits.py") | {"global_batch": 64, "epochs": 2.0, "ema_decay": 0.9}
+    config |= {"cpu_replicas": jax.local_device_count(), "bn_group_size": bn_group_size}
     config["schedule"]["warmup_epochs"] = 0.25
     config["model"] |= {"bn_momentum": 0.5, "dropout": 0.2, "survival_probability": 0.8}
+    config["data"] |= {"image_size": SIZE} | data
     return config
 
 
-def tiny_run(config: dict[str, Any], source: Any = None) -> Run:
-    """Returns the run of the tiny network."""
-    run_module.efficientnet = lambda name, **options: tiny_model(**options)
+def opened(config: dict[str, Any], source: Any = None) -> Run:
+    """Returns the run, of the tiny network where `build_tiny_networks` was called."""
     return open_run(read_recipe(config), source)
 
 
@@ -47,56 +66,214 @@ def initial_state(run: Run) -> TrainState:
     return put_replicated(jax.device_get(run.init(run.initial_variables())), run.mesh)
 
 
-def named(tree: Any, prefix: str = "") -> Found:
+def named(tree: Any) -> Found:
     """Returns the leaves by their paths, as this host's first device has them."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {prefix + jax.tree_util.keystr(path): jax.device_get(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): jax.device_get(leaf) for path, leaf in leaves}
 
 
-def trained(run: Run, steps: int) -> tuple[TrainState, list[Any]]:
-    """Returns the state after so many steps, and the counts of each."""
-    step = run.lower_train_step(run.plan.phases[0]).compile()
-    batches = prefetch_to_devices(islice(train_batches(run, start_step=0), steps), run.mesh)
-    state, counts = initial_state(run), []
-    for batch in batches:
-        state, count = step(state, batch)
-        counts.append(count)
-    return state, counts
+def shards(array: jax.Array, name: str) -> Found:
+    """Returns what lies on this host's devices by its first row in the global array."""
+    rows = {shard.index[0].start or 0: np.asarray(shard.data) for shard in array.addressable_shards}
+    return {f"{name}.{start}": data for start, data in rows.items()}
 
 
 def evaluated(run: Run, variables: Any) -> Found:
-    """Returns loss, accuracies and number of images."""
-    eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
-    return dataclasses.asdict(evaluate(run, eval_step, variables))
+    """Returns loss, accuracies and the number of images that were counted, and the number of steps."""
+    step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
+    go = {"command": commands(run.mesh)[GO]}
+    counts = []
+    for images in prefetch_to_devices(eval_batches(run), run.mesh):
+        counts.append(jax.device_get(step(variables, images | go))[0])
+    return {f"eval.{name}": value for name, value in dataclasses.asdict(rates(counts)).items()} | {
+        "eval.steps": len(counts)
+    }
 
 
-def train_digits() -> Found:
+def train_digits(folder: Path) -> Found:
     """Twenty steps and an evaluation, on images that are fetched by number."""
-    run = tiny_run(digits())
-    state, counts = trained(run, STEPS)
-    found = named(state) | {f"train{i}": np.asarray(c.loss) for i, c in enumerate(counts)}
-    return found | {f"eval.{name}": value for name, value in evaluated(run, state.eval_variables).items()}
+    del folder
+    run = opened(digits())
+    step = run.lower_train_step(run.plan.phases[0]).compile()
+    state, halted, go = initial_state(run), not_halted(run.mesh), {"command": commands(run.mesh)[GO]}
+    losses = []
+    for images in prefetch_to_devices(islice(train_batches(run, start_step=0), STEPS), run.mesh):
+        state, outcome = step(state, images | go, halted)
+        losses.append(outcome.counts.loss)
+    return named(state) | {"losses": jax.device_get(losses)} | evaluated(run, state.eval_variables)
 
 
-SCENARIOS: dict[str, Callable[[], Found]] = {f.__name__: f for f in (train_digits,)}
+def first_batches(folder: Path) -> Found:
+    """The images this host trains on in two steps, augmented."""
+    del folder
+    batches = list(islice(train_batches(opened(digits()), start_step=3), 2))
+    return {name: np.stack([b[name] for b in batches]) for name in ("image", "label")}
 
 
-def join(coordinator: str, hosts: int, host: int, devices: int) -> None:
-    """Makes this process one of so many hosts with so many devices each."""
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", devices)
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    if hosts > 1:
-        jax.distributed.initialize(
-            coordinator, hosts, host, coordinator_bind_address=coordinator, heartbeat_timeout_seconds=100
+def records(folder: Path) -> Found:
+    """The labels of this host's images, which number them, where there are fewer files than hosts."""
+    run = opened(digits(name=f"tfrecord:{folder}/records"))
+    trained = [b["label"] for b in islice(train_batches(run, start_step=0), 12)]
+    held_out = list(eval_batches(run))
+    return {"train": np.concatenate(trained)} | {
+        name: np.stack([b[name] for b in held_out]) for name in ("label", "mask")
+    }
+
+
+class Drawn:
+    """The tiny network, whose BN statistics are what its dropout and stochastic depth have left standing."""
+
+    def __init__(self, variables: Any, replicas: int):
+        """Takes the weights and the true BN statistics."""
+        self._model = tiny_model(dropout=0.5, survival_probability=0.5, bn_axis=BN_MEMBER)
+        self._variables, self._replicas = variables, replicas
+
+    def apply(self, variables: Any, images: jax.Array, *, rngs: Any, **_: Any) -> Any:
+        """Returns the logits, and {"drawn": (replicas, batch, features + 1)} for ``batch_stats``."""
+        logits, seen = self._model.apply(
+            {"params": variables["params"], "batch_stats": self._variables["batch_stats"]},
+            images,
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            rngs=rngs,
+            capture_intermediates=lambda module, _: module.name in ("Dropout_0", "block2a", "block2b"),
         )
+        outputs = {name: values["__call__"][0] for name, values in seen["intermediates"].items()}
+        kept = outputs["Dropout_0"] != 0
+        deep = jnp.any(outputs["block2b"] != outputs["block2a"], axis=(1, 2, 3))
+        mine = jnp.concatenate([kept, deep[:, None]], axis=1).astype(jnp.float32)
+        everyone = jnp.zeros((self._replicas, *mine.shape), jnp.float32)
+        everyone = everyone.at[jax.lax.axis_index(REPLICAS)].set(mine)
+        return logits, {"batch_stats": {"drawn": jax.lax.psum(everyone, REPLICAS)}}
+
+
+def masks(folder: Path) -> Found:
+    """What each replica's dropout and stochastic depth leave standing in two steps, the images all alike."""
+    del folder
+    mesh = create_mesh(jax.devices(), 4)
+    model = Drawn(initial_variables(tiny_model(), SIZE, seed=0), mesh.size)
+    features = model._variables["params"]["classifier"]["kernel"].shape[0]
+    drawn = {"drawn": np.zeros((mesh.size, 4, features + 1), np.float32)}
+    variables = {"params": model._variables["params"], "batch_stats": drawn}
+    sgd = optax.sgd(0.0)
+    step = compile_train_step(TrainStep(model, sgd, 0.0, 0.0, jax.random.key(0)), mesh)
+    state = put_replicated(jax.device_get(init_state(variables, sgd, ema=False)), mesh)
+    one = batch(4, size=SIZE)
+    images = to_global(
+        {name: np.concatenate([rows] * len(mesh.local_devices)) for name, rows in one.items()}, mesh
+    )
+    found = []
+    for _ in range(2):
+        state, _ = step(state, images | {"command": commands(mesh)[GO]}, not_halted(mesh))
+        found.append(jax.device_get(state.batch_stats["drawn"]))
+    return {"drawn": np.stack(found)}
+
+
+def tiles(folder: Path) -> Found:
+    """A mesh whose BN groups take turns among the hosts, as the tiles of a torus do.
+
+    Each host is a column of two chips: a BN group of two replicas is a row of two hosts.
+    """
+    del folder
+
+    def tiled(devices: Any, bn_group_size: int) -> list[Any]:
+        chips = [
+            SimpleNamespace(
+                real=d, process_index=d.process_index, id=d.id, core_on_chip=0,
+                coords=(d.process_index, jax.local_devices(d.process_index).index(d), 0),
+            )
+            for d in devices
+        ]  # fmt: skip
+        return [chip.real for chip in order(chips, bn_group_size)]
+
+    order = mesh_module.bn_device_order
+    with mock.patch.object(mesh_module, "bn_device_order", tiled):
+        run = opened(digits(bn_group_size=2))
+    found: Found = {"hosts": [[d.process_index for d in row] for row in run.mesh.devices]}
+    mine = next(iter(train_batches(run, start_step=0)))
+    images = to_global({"image": mine["image"]}, run.mesh)["image"]
+    found |= {"mine": mine["image"]} | shards(images, "image")
+    moments = jax.jit(
+        jax.shard_map(
+            lambda x: jnp.stack(group_moments(x, BN_MEMBER))[None],
+            mesh=run.mesh, in_specs=batch_sharding(run.mesh).spec, out_specs=batch_sharding(run.mesh).spec,
+        )
+    )  # fmt: skip
+    found |= shards(moments(images), "moments")
+    for number, held_out in enumerate(eval_batches(run)):
+        placed = to_global(held_out, run.mesh)
+        for name in held_out:
+            found |= {f"eval{number}.mine.{name}": held_out[name]} | shards(
+                placed[name], f"eval{number}.{name}"
+            )
+    variables = put_replicated(run.initial_variables(), run.mesh)
+    return found | evaluated(run, variables)
+
+
+EVALUATIONS = (1, 63, 65)  # images, where a batch is 64 or fewer
+
+
+def evaluations(folder: Path) -> Found:
+    """Evaluations of one image, and of one less and one more than a batch."""
+    del folder
+    from efficientnet_pod.data.sources import Indexed, Source, open_source
+
+    all_digits = open_source("digits")
+    found: Found = {}
+    for images in EVALUATIONS:
+        held_out = Indexed(images, all_digits.eval.fetch)
+        source = Source("digits", all_digits.class_names, all_digits.train, held_out)
+        run = opened(digits(), source)
+        counted = evaluated(run, put_replicated(run.initial_variables(), run.mesh))
+        found |= {f"{images}.{name}": value for name, value in counted.items()}
+    return found
+
+
+def awkward_state() -> Found:
+    """Returns bits that arithmetic loses: negative zeros, NaNs with a payload, subnormal numbers."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 5_000_003, dtype=np.uint32)  # five chunks
+    bits[:6] = [0x80000000, 0x7FC12345, 0xFF812345, 0x00000001, 0x7F800000, 0xFFFFFFFF]
+    return {
+        "bfloat16": np.array([0x8000, 0x7FC1, 0xFF81, 0x0001, 0x1234], np.uint16).view(jnp.bfloat16),
+        "float32": bits.view(np.float32),
+        "int32": np.array([-1, 2**31 - 1, -(2**31)], np.int32),
+        "none": np.zeros((0, 3), np.float32),
+        "scalar": np.array(7, np.int32),
+        "uint8": np.arange(7, dtype=np.uint8).reshape(7, 1),
+    }
+
+
+def sharing(folder: Path) -> Found:
+    """A state of host 0 on this host's last device, and the state after a step that takes its buffers."""
+    del folder
+    mesh = create_mesh(jax.devices(), 2)
+    state = awkward_state()
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    shared = share_from_first_host(state if jax.process_index() == 0 else None, abstract, mesh)
+    found = {
+        name: np.frombuffer(np.asarray(leaf.addressable_shards[-1].data).tobytes(), np.uint8)
+        for name, leaf in shared.items()
+    }
+    assert all(leaf.is_fully_replicated and leaf.sharding.mesh == mesh for leaf in shared.values())
+    plus_one = jax.jit(lambda x: x + 1, donate_argnums=0)
+    return found | {"int32 + 1": jax.device_get(plus_one(shared["int32"]))}
+
+
+SCENARIOS: dict[str, Callable[[Path], Found]] = {
+    scenario.__name__: scenario
+    for scenario in (train_digits, first_batches, records, masks, tiles, evaluations, sharing)
+}
 
 
 def main(folder: str, coordinator: str, hosts: str, host: str, devices: str, *scenarios: str) -> None:
-    """Runs the scenarios in turn; each writes ``SCENARIO.HOST.npz``."""
-    join(coordinator, int(hosts), int(host), int(devices))
+    """Joins the hosts and runs the scenarios in turn; each writes ``SCENARIO.HOST.npz``."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.distributed.initialize(coordinator, int(hosts), int(host), coordinator_bind_address=coordinator)
+    build_tiny_networks(pytest.MonkeyPatch())
     for name in scenarios:
-        np.savez(Path(folder) / f"{name}.{host}.npz", **SCENARIOS[name]())
+        np.savez(Path(folder) / f"{name}.{host}.npz", **SCENARIOS[name](Path(folder)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,176 @@
+"""Several hosts, each a process of its own, against one: the same training, evaluation and random draws."""
+
+import functools
+
+import host_worker
+import jax
+import numpy as np
+import pytest
+from host_processes import run_hosts
+from host_worker import EVALUATIONS, RECORDS, STEPS, awkward_state
+from photos import write_records
+from tiny import build_tiny_networks
+
+
+@pytest.fixture(scope="module")
+def one():
+    """One host with eight devices, this process; its scenarios run when asked for."""
+    patch = pytest.MonkeyPatch()
+    build_tiny_networks(patch)
+    yield functools.cache(lambda scenario: host_worker.SCENARIOS[scenario](None))
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Four hosts with two devices each."""
+    folder = tmp_path_factory.mktemp("four")
+    write_records(folder / "records", "train", RECORDS)
+    write_records(folder / "records", "validation", [2, 1])
+    scenarios = ["train_digits", "first_batches", "records", "masks", "tiles"]
+    return run_hosts(folder, scenarios, hosts=4, devices=2)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two hosts with four devices each."""
+    scenarios = ["train_digits", "evaluations", "sharing"]
+    return run_hosts(tmp_path_factory.mktemp("two"), scenarios, hosts=2, devices=4)
+
+
+PARTS = (".params", ".batch_stats", ".opt_state", ".ema", "losses")
+
+
+def difference(found, wanted, part):
+    """Returns the norm of the difference between all tensors of a part, relative to their own."""
+    names = [name for name in wanted if name.startswith(part)]
+    ours, theirs = (
+        np.concatenate([np.ravel(np.float64(side[name])) for name in names]) for side in (found, wanted)
+    )
+    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("hosts", ["four", "two"])
+def test_hosts_train_as_one_does(hosts, one, request):
+    found, wanted = request.getfixturevalue(hosts)["train_digits"], one("train_digits")
+    for name in wanted:  # on every host the same bits
+        assert len({np.asarray(host[name]).tobytes() for host in found}) == 1, name
+    assert int(found[0][".step"]) == STEPS
+    # Between hosts sums are taken in another order: the last bits differ.
+    for part in PARTS:
+        assert difference(found[0], wanted, part) < 1e-6, part
+    for name in ("top1", "top5", "images", "steps"):
+        assert found[0][f"eval.{name}"] == wanted[f"eval.{name}"]
+    assert found[0]["eval.images"] == 360 and wanted["eval.top1"] > 0.15
+    np.testing.assert_allclose(found[0]["eval.loss"], wanted["eval.loss"], rtol=1e-5)
+
+
+def test_together_the_hosts_have_the_images_of_one_augmented_alike(four, one):
+    wanted = one("first_batches")
+    for name in ("image", "label"):
+        together = np.concatenate([host[name] for host in four["first_batches"]], axis=1)
+        np.testing.assert_array_equal(together, wanted[name])
+
+
+def test_what_is_dropped_differs_between_replicas_hosts_and_steps_and_is_that_of_one_host(four, one):
+    drawn = one("masks")["drawn"]  # (steps, replicas, images, features and, last, the block)
+    assert drawn.shape[:3] == (2, 8, 4) and set(np.unique(drawn)) == {0.0, 1.0}
+    for host in four["masks"]:
+        np.testing.assert_array_equal(host["drawn"], drawn)
+    features, blocks = drawn[..., :-1], drawn[..., -1]
+    assert len({mask.tobytes() for mask in features.reshape(2 * 8 * 4, -1)}) == 64
+    assert 0.4 < features.mean() < 0.6
+    assert 20 < blocks.sum() < 44 and len({mask.tobytes() for mask in blocks.reshape(16, 4)}) > 6
+
+
+def test_records_in_fewer_files_than_hosts_come_once_an_epoch(four):
+    seen = [host["train"] for host in four["records"]]
+    shares = [set(labels) for labels in seen]
+    assert [len(share) for share in shares] == [4, 3, 3, 3]
+    assert sorted(label for share in shares for label in share) == list(range(sum(RECORDS)))
+    for labels, share in zip(seen, shares, strict=True):
+        epochs = labels.reshape(-1, len(share))
+        assert all(set(epoch) == share for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) > 1
+    assert len({host["mask"].shape for host in four["records"]}) == 1  # as many batches on every host
+    counted = [label for host in four["records"] for label in host["label"][host["mask"] == 1]]
+    assert sorted(counted) == [0, 1, 2]
+
+
+def by_place(hosts, name):
+    """Returns (first row in the global array, host, rows) of all shards, in the order of the array."""
+    found = [
+        (int(key.rpartition(".")[2]), index, value)
+        for index, host in enumerate(hosts)
+        for key, value in host.items()
+        if key.rpartition(".")[0] == name
+    ]
+    return sorted(found, key=lambda shard: shard[0])
+
+
+def test_hosts_that_share_bn_groups_keep_their_own_images_and_masks(four):
+    hosts = four["tiles"]
+    owners = np.ravel(hosts[0]["hosts"]).tolist()
+    assert owners == [0, 1, 2, 3, 0, 1, 2, 3]  # by mesh row: groups of two hosts, whose devices take turns
+    batches = [("mine", "image")] + [
+        (f"eval{number}.mine.{name}", f"eval{number}.{name}")
+        for number in range(6)
+        for name in ("image", "label", "mask")
+    ]
+    for mine, placed in batches:
+        shards = by_place(hosts, placed)
+        rows = len(shards[0][2])
+        assert [(start, host) for start, host, _ in shards] == [(i * rows, o) for i, o in enumerate(owners)]
+        for index, host in enumerate(hosts):
+            kept = np.concatenate([value for _, owner, value in shards if owner == index])
+            np.testing.assert_array_equal(kept, host[mine])
+
+
+def test_hosts_that_share_bn_groups_count_every_image_once(four, one):
+    labels, wanted = [], one("tiles")
+    for number in range(6):
+        _, _, images = zip(*by_place(four["tiles"], f"eval{number}.label"), strict=True)
+        _, _, masks = zip(*by_place(four["tiles"], f"eval{number}.mask"), strict=True)
+        labels.extend(np.concatenate(images)[np.concatenate(masks) == 1])
+    assert len(labels) == 360
+    assert sorted(labels) == sorted(
+        label
+        for number in range(6)
+        for label, mask in zip(
+            wanted[f"eval{number}.mine.label"], wanted[f"eval{number}.mine.mask"], strict=True
+        )
+        if mask
+    )
+    for host in four["tiles"]:
+        for name in ("top1", "top5", "images", "steps"):
+            assert host[f"eval.{name}"] == wanted[f"eval.{name}"]
+
+
+def test_bn_statistics_are_those_of_the_images_on_the_devices_of_the_group(four):
+    hosts = four["tiles"]
+    images = [rows for _, _, rows in by_place(hosts, "image")]
+    moments = [rows for _, _, rows in by_place(hosts, "moments")]
+    for group in range(4):
+        together = np.concatenate(images[2 * group : 2 * group + 2]).astype(np.float64).reshape(-1, 3)
+        for mean, variance in np.concatenate(moments[2 * group : 2 * group + 2]):
+            np.testing.assert_allclose(mean, together.mean(0), rtol=1e-5)
+            np.testing.assert_allclose(variance, together.var(0), rtol=1e-4)
+    assert len({rows.tobytes() for rows in moments}) == 4
+
+
+@pytest.mark.parametrize("images", EVALUATIONS)
+def test_two_hosts_count_what_one_counts(two, one, images):
+    wanted = one("evaluations")
+    assert wanted[f"{images}.eval.images"] == images
+    for host in two["evaluations"]:
+        for name in ("top1", "top5", "images", "steps"):
+            assert host[f"{images}.eval.{name}"] == wanted[f"{images}.eval.{name}"]
+        np.testing.assert_allclose(host[f"{images}.eval.loss"], wanted[f"{images}.eval.loss"], rtol=1e-5)
+
+
+def test_the_state_of_the_first_host_comes_to_the_others_bit_for_bit(two, one):
+    for host in [*two["sharing"], one("sharing")]:
+        for name, leaf in awkward_state().items():
+            assert host[name].tobytes() == leaf.tobytes(), name
+        np.testing.assert_array_equal(
+            host["int32 + 1"], awkward_state()["int32"] + np.array(1, np.int32)
+        )
