@@ -3,7 +3,6 @@
 import functools
 
 import host_worker
-import jax
 import numpy as np
 import pytest
 from host_processes import run_hosts
@@ -171,6 +170,4 @@ def test_the_state_of_the_first_host_comes_to_the_others_bit_for_bit(two, one):
     for host in [*two["sharing"], one("sharing")]:
         for name, leaf in awkward_state().items():
             assert host[name].tobytes() == leaf.tobytes(), name
-        np.testing.assert_array_equal(
-            host["int32 + 1"], awkward_state()["int32"] + np.array(1, np.int32)
-        )
+        np.testing.assert_array_equal(host["int32 + 1"], awkward_state()["int32"] + np.array(1, np.int32))
