@@ -13,7 +13,15 @@ from efficientnet_pod.errors import UserError
 
 # What reading a damaged file may end with; any other system error says nothing about the file.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL}
-_NO_DAMAGE = re.compile("PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED")
+# The same of a remote file: TensorStore's ValueErrors begin so, TensorFlow's classes are named so.
+_NO_DAMAGE = (
+    "permissiondenied",
+    "unauthenticated",
+    "unavailable",
+    "deadlineexceeded",
+    "aborted",
+    "cancelled",
+)
 
 
 def make_writable(folder: epath.Path) -> None:
@@ -105,7 +113,10 @@ def is_damage(error: BaseException) -> bool:
     number = _system_error(error)
     if number is not None:
         return number in _DAMAGE
-    return not isinstance(error, MemoryError) and not _NO_DAMAGE.match(str(error))
+    words = (type(error).__name__, str(error))
+    return not isinstance(error, MemoryError) and not any(
+        word.replace("_", "").lower().startswith(_NO_DAMAGE) for word in words
+    )
 
 
 def reason(error: BaseException) -> str:
@@ -121,7 +132,8 @@ def _sizes(folder: epath.Path, prefix: str) -> Iterator[tuple[str, int]]:
         if path.is_dir():
             yield from _sizes(path, f"{prefix}{path.name}/")
         else:
-            yield prefix + path.name, path.stat().length
+            # Of a local file epath's own `stat` looks up the owner, who in a container may have no name.
+            yield prefix + path.name, path.stat().length if _is_remote(path) else os.stat(path).st_size
 
 
 def _system_error(error: BaseException) -> int | None:
