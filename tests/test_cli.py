@@ -94,7 +94,7 @@ def test_dashes_in_flags_are_underscores_but_not_in_values_and_recipes(capsys):
 def test_help_names_the_commands(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(command in printed for command in ("train", "evaluate", "plan", "data"))
+    assert all(command in printed for command in ("train", "evaluate", "plan", "data", "pod", "42"))
     assert main([]) == 2
     for arguments, code in ((["data", "--help"], 0), (["data"], 2)):
         with pytest.raises(SystemExit) as stopped:

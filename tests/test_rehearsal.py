@@ -1,6 +1,5 @@
 """A rehearsed pod: real processes that train, print, fail and stop; none outlives it."""
 
-import os
 import re
 import signal
 import subprocess
