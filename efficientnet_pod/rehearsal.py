@@ -92,7 +92,8 @@ class _Output:
                 with self.lock:
                     if self.failed is None and (follows := _FOLLOWS.match(line)):
                         self.failed = int(follows[1])
-                    print(f"{label} {line.rstrip()}", file=to, flush=True)
+                    print(f"{label} {line}" if line.endswith("\n") else f"{label} {line}\n", end="", file=to)
+                    to.flush()
 
 
 class _Rank:

@@ -173,7 +173,7 @@ def test_train_gets_cpu_devices_unless_its_flags_say_so(capfd):
     assert capfd.readouterr().out.splitlines() == [
         "[0] --config.platform=cpu --config.cpu_replicas=2",
         "[0] --config.cpu_replicas=4 --config.platform=cpu",
-        "[0]",
+        "[0] ",
     ]
 
 
