@@ -92,8 +92,7 @@ class _Output:
                 with self.lock:
                     if self.failed is None and (follows := _FOLLOWS.match(line)):
                         self.failed = int(follows[1])
-                    print(f"{label} {line}" if line.endswith("\n") else f"{label} {line}\n", end="", file=to)
-                    to.flush()
+                    print(f"{label} " + line.removesuffix("\n"), file=to, flush=True)
 
 
 class _Rank:
