@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from importlib import import_module
 
 from etils import epath
 
@@ -28,12 +29,20 @@ def make_writable(folder: epath.Path) -> None:
     """Makes the folder of a run, where it is not there, and checks that files can be written in it.
 
     Raises:
-      UserError: they cannot.
+      UserError: they cannot, or Orbax could not.
     """
+    if str(folder).startswith("gs://"):
+        try:
+            import_module("google.cloud.storage")  # which Orbax asks about the bucket
+        except ImportError:
+            raise UserError(
+                f"workdir '{folder}' is in Google Cloud Storage, whose package is not installed; "
+                "pip install 'efficientnet-pod[gcs]'"
+            ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
-        probe.write_text("")
+        probe.write_text("x")
         probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
     except Exception as error:  # an OSError, or what the library of an object store raises
         raise UserError(f"workdir '{folder}' cannot be written: {reason(error)}; choose another") from error
@@ -69,10 +78,10 @@ def _sync_folder(folder: epath.Path) -> None:
 
 def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the room that is left on its disk."""
-    message = f"'{file}' cannot be written: {reason(error)}"
-    if not is_remote(file):
-        message += f", {shutil.disk_usage(file.parent).free:,} bytes free"
-    return f"{message}; make room there and start again"
+    if is_remote(file):
+        return f"'{file}' cannot be written: {reason(error)}; mend that and start again"
+    free = shutil.disk_usage(file.parent).free
+    return f"'{file}' cannot be written: {reason(error)}, {free:,} bytes free; make room there and start again"
 
 
 def sizes_of_files(folder: epath.Path) -> dict[str, int]:
@@ -133,7 +142,7 @@ def _sizes(folder: epath.Path, prefix: str) -> Iterator[tuple[str, int]]:
             yield from _sizes(path, f"{prefix}{path.name}/")
         else:
             # Of a local file epath's own `stat` looks up the owner, who in a container may have no name.
-            yield prefix + path.name, path.stat().length if _is_remote(path) else os.stat(path).st_size
+            yield prefix + path.name, path.stat().length if is_remote(path) else os.stat(path).st_size
 
 
 def _system_error(error: BaseException) -> int | None:
