@@ -7,13 +7,17 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.11.txt" if sys.ve
 STAMP := $(VENV)/installed-$(PINS)
 RUN ?= runs/digits
 
-.PHONY: smoke test check format bench bench-input bench-ffcv pins clean
+.PHONY: smoke test check format soak bench bench-input bench-ffcv pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2
+
+# Random kills and damage: make soak ARGS="--minutes 20"
+soak: $(STAMP)
+	$(BIN)/python tests/soak.py $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -1,6 +1,10 @@
-"""Checkpoints of the train state: saved in the background, the newest ones and the best one kept."""
+"""Checkpoints of the train state: written in the background, every bit verified when they are read."""
 
+import json
 import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,112 +12,284 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import Sharding
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from efficientnet_pod.errors import UserError
-from efficientnet_pod.state import TrainState
+from efficientnet_pod import inject
+from efficientnet_pod.checkpoint_folder import CheckpointFolder, best
+from efficientnet_pod.commit import (
+    Damaged,
+    bytes_of,
+    first_non_finite,
+    joint_digest,
+    read_commit,
+    require_files,
+    require_same_network,
+    require_tensors,
+    tensor_digests,
+    write_commit,
+)
+from efficientnet_pod.commit import digest_of as digest_of
+from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.files import free_bytes, is_damage, reason, sizes_of_files
 
-# Orbax reports every phase of every save at INFO and each background thread at WARNING.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno > 30)
+# Orbax reports every phase of every save, and an error as a traceback from each thread that met it. What
+# matters of these is raised as well.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class Checkpoints:
-    """The checkpoints of one workdir. A context manager: leaving it waits for the last save.
+    """The checkpoints in one folder, laid out as :class:`CheckpointFolder` says; Orbax writes the arrays.
 
-    Saving copies the state to the host and returns; writing goes on while training does. An error of a
-    background write is raised at the next save or on leaving.
+    Host 0 alone may make one; no other host need take part. A context manager: leaving it waits for the last
+    save and raises what went wrong in it, or reports that if an exception is under way.
     """
 
-    def __init__(self, directory: epath.PathLike, *, keep: int = 3):
-        """Opens or creates the directory.
+    def __init__(
+        self, directory: epath.PathLike, *, keep: int = 3, report: Callable[[str], None] = print
+    ) -> None:
+        """Names the folder; nothing is touched before the first save.
 
         Args:
           directory: absolute, local or remote (``gs://``).
-          keep: newest checkpoints kept, beside the one with the highest top-1.
+          keep: newest checkpoints with a top-1 kept, beside the best, and the two newest of all.
+          report: gets warnings of one line, from any thread.
         """
-        self._directory = epath.Path(directory)
-        newest_and_best = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(keep),
-                preservation_policy.BestN(get_metric_fn=_top1, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=newest_and_best, best_fn=_top1, best_mode="max", create=True
-        )
-        handler = ocp.StandardCheckpointHandler()  # without it a fresh manager cannot read metadata
-        self._manager = ocp.CheckpointManager(self._directory, options=options, item_handlers=handler)
+        self._folder = CheckpointFolder(directory, report)
+        self._keep, self._report = keep, report
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._manager.close()
+        if error is None:
+            self.wait()
+            return
+        self._join()
+        if self._failure:
+            self._report(str(self._failure))
+
+    @property
+    def steps(self) -> list[int]:
+        """The committed steps, ascending; only their names have been looked at."""
+        return self._folder.steps
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step saved, None if there is none."""
-        return self._manager.latest_step()
+        """The newest committed step, None if there is none."""
+        return max(self.steps, default=None)
 
     @property
     def best_step(self) -> int | None:
         """The step with the highest top-1, the latest of equals; None if there is none."""
-        return self._manager.best_step()
+        return best(self._folder.commits())
 
-    def save(self, step: int, state: TrainState, *, metrics: dict[str, float]) -> None:
-        """Starts to write the state; ``metrics`` decide, by ``top1``, which checkpoint is the best.
+    def commit(self, step: int) -> dict[str, Any]:
+        """Returns what ``commit.json`` says: ``step``, ``created``, ``metrics``, ``record``, ``digest``, ...
 
-        The state is copied to the host first: its buffers belong to the next step. Given device arrays, Orbax
-        would compile a slice of each tensor for each replica, a minute for B0 on eight virtual ones.
+        Raises:
+          UserError: no such step, or it is damaged.
         """
+        self._require(step)
+        try:
+            return read_commit(self._folder.of(step))
+        except Damaged as damage:
+            raise self._refusal(step, damage) from damage
+
+    def save(
+        self, step: int, state: Any, *, metrics: dict[str, float], record: dict[str, Any] | None = None
+    ) -> None:
+        """Copies the state to host memory and starts to write it, after the save before this one.
+
+        A step saved again is replaced, the old one deleted once the new one is committed. If its bits are the
+        same, metrics are added, a record is replaced, and the arrays are left alone.
+
+        Args:
+          step: names the checkpoint.
+          state: a tree of arrays, each of them on this host or replicated over all.
+          metrics: ``top1`` decides which checkpoint is the best; may be empty.
+          record: anything JSON can hold, for :meth:`commit`.
+
+        Raises:
+          RunError: an earlier save failed; or the state is not finite, and nothing has been written.
+        """
+        self.wait()
+        # The buffers belong to the next step. Given device arrays, Orbax would also compile a slice of each
+        # tensor for each replica, a minute for B0 on eight virtual ones.
         on_host = jax.tree.map(np.array, jax.device_get(state))
-        self._manager.save(step, args=ocp.args.StandardSave(on_host), metrics=metrics)
+        if path := first_non_finite(on_host):
+            raise RunError(f"step {step} is not saved: tensor {path} has values that are not finite")
+        said = json.loads(json.dumps({"metrics": metrics, "record": record or {}}, allow_nan=False))
+        self._thread = threading.Thread(
+            target=self._save, args=(step, on_host, said), name=f"checkpoint-{step}", daemon=True
+        )
+        self._thread.start()
+
+    def raise_failure(self) -> None:
+        """Raises, once and without waiting, what a save failed with."""
+        failure, self._failure = self._failure, None
+        if failure:
+            raise failure
 
     def wait(self) -> None:
-        """Returns when the saves so far are complete; raises what went wrong in them."""
-        self._manager.wait_until_finished()
+        """Returns when the saves so far are complete; raises what one failed with."""
+        self._join()
+        self.raise_failure()
 
-    def restore(self, step: int, abstract_state: Any, *, sharding: Sharding) -> TrainState:
-        """Returns the state saved at ``step``, on the devices of ``sharding``.
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """Returns the state saved at ``step`` as NumPy arrays, every bit verified. Changes no file.
 
         Args:
           step: one that was saved.
-          abstract_state: shapes and dtypes of the state, e.g. from ``jax.eval_shape``.
-          sharding: of every array.
+          abstract_state: structure, shapes and dtypes of the state, e.g. from ``jax.eval_shape``.
 
         Raises:
-          UserError: no such step, or its tensors are not those of ``abstract_state``. Orbax would cast
-            dtypes in silence.
+          UserError: no such step, it is damaged, or it is of another network or optimizer.
+          RunError: it cannot be read at present.
         """
-        if step not in self._manager.all_steps():
-            steps = ", ".join(map(str, self._manager.all_steps())) or "none"
-            raise UserError(f"no checkpoint of step {step} in {self._directory}; there are: {steps}")
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract_state
+        self._require(step)
+        try:
+            return self._read(step, abstract_state)[0]
+        except Damaged as damage:
+            raise self._refusal(step, damage) from damage
+
+    def restore_newest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
+        """Returns step, state and commit of the newest good checkpoint, None only if there never was one.
+
+        Newer ones, which are damaged, are renamed ``damaged-<step>-<time>`` and reported; none of their files
+        is lost. Interrupted saves are removed.
+
+        Args:
+          abstract_state: as for :meth:`restore`.
+
+        Raises:
+          UserError: there are checkpoints and none is good, or the newest good one is of another network or
+            optimizer. Nothing has been renamed.
+          RunError: a checkpoint cannot be read at present, or an earlier save failed.
+        """
+        self.wait()
+        self._folder.tidy_all()
+        damaged: dict[int, Damaged] = {}
+        for step in reversed(self._folder.listed):
+            try:
+                state, commit = self._read(step, abstract_state)
+            except Damaged as damage:
+                damaged[step] = damage
+                continue
+            for newer, damage in damaged.items():
+                self._folder.move_aside(newer, damage)
+            return step, state, commit
+        # Without those set aside, a start after the last good one is gone would train from scratch.
+        found = [f"step {step}: {damage}" for step, damage in damaged.items()] + self._folder.set_aside
+        if not found:
+            return None
+        raise UserError(
+            f"no good checkpoint in '{self._folder.path}' ({'; '.join(found)}); "
+            "restore one from a backup, or choose another --workdir to train from the beginning"
         )
-        self._compare(step, target)
-        restored: Any = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        return restored
 
-    def _compare(self, step: int, target: Any) -> None:
-        saved = self._manager.item_metadata(step)
-        found, wanted = (
-            {jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
-             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-            for tree in (saved.tree if hasattr(saved, "tree") else saved, target)
-        )  # fmt: skip
-        differing = sorted(
-            name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+    def _require(self, step: int) -> None:
+        if step not in self._folder.listed:
+            steps = ", ".join(map(str, self.steps)) or "none"
+            raise UserError(f"no checkpoint of step {step} in {self._folder.path}; there are: {steps}")
+
+    def _refusal(self, step: int, damage: Damaged) -> UserError:
+        others = ", ".join(str(other) for other in self.steps if other != step) or "none"
+        return UserError(
+            f"checkpoint {step} in {self._folder.path} is damaged: {damage}; "
+            f"choose another, there are: {others}"
         )
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"checkpoint {step} in {self._directory} is of another network or optimizer: "
-                f"{len(differing)} tensors differ, first {name}: saved {found.get(name)}, "
-                f"wanted {wanted.get(name)}; use a new workdir or the config it was made with"
-            )
+
+    def _read(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns a verified state and its commit; raises Damaged, UserError or RunError."""
+        folder = self._folder.of(step)
+        try:
+            commit = read_commit(folder)
+            if commit["step"] != step:
+                raise Damaged(f"its commit is that of step {commit['step']}")
+            require_same_network(abstract_state, commit, folder)
+            require_files(folder, commit)
+            state = _restore_arrays(folder / commit["state"], abstract_state)
+        except (Damaged, UserError):
+            raise
+        except Exception as error:
+            if not is_damage(error):
+                raise RunError(f"checkpoint '{folder}' cannot be read: {reason(error)}; try again") from error
+            raise Damaged(f"its arrays cannot be read: {reason(error)}") from error
+        require_tensors(state, commit)
+        return state, commit
+
+    def _join(self) -> None:
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+
+    def _save(self, step: int, state: Any, said: dict[str, Any]) -> None:
+        """Does a save to its end, in the background; a failure is kept for the next who asks."""
+        try:
+            try:
+                self._write(step, state, said)
+            except Exception as error:
+                self._folder.tidy(step)
+                raise self._failed(step, state, error) from error
+            inject.at("committed", step)
+            self._folder.tidy(step)
+            self._folder.delete_old(keep=self._keep, saved=step)
+        except BaseException as failure:  # nobody looks at this thread
+            self._failure = failure
+
+    def _write(self, step: int, state: Any, said: dict[str, Any]) -> None:
+        """Writes arrays and commit, after which the step is committed, and marked."""
+        folder = self._folder.of(step)
+        tensors = tensor_digests(state)
+        digest = joint_digest(tensors)
+        old = self._folder.make_way(step)
+        if old and old["digest"] == digest:
+            place, files = old["state"], old["files"]
+            said = {"metrics": old["metrics"] | said["metrics"], "record": said["record"] or old["record"]}
+            if all(old[name] == value for name, value in said.items()):
+                return
+            self._folder.mark(step)
+        else:
+            place = "state-again" if old and old["state"] == "state" else "state"
+            self._folder.mark(step)
+            _save_arrays(folder / place, state)
+            files = sizes_of_files(folder / place)
+            inject.at("saving", step)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"step": step, "created": created, **said, "digest": digest, "state": place}
+        write_commit(folder, about | {"files": files, "tensors": tensors})
+
+    def _failed(self, step: int, state: Any, error: Exception) -> RunError:
+        free = free_bytes(self._folder.path)
+        room = f"{bytes_of(state):,} bytes needed" + ("" if free is None else f", {free:,} free")
+        try:
+            kept = [other for other in self.steps if other != step]
+            older = f"older ones are kept, the newest is step {kept[-1]}" if kept else "there is no other"
+        except OSError:
+            older = "nor can the others be listed"
+        return RunError(
+            f"checkpoint {step} could not be written to '{self._folder.path}': {reason(error)} "
+            f"({room}); {older}"
+        )
 
 
-def _top1(metrics: dict[str, float]) -> float:
-    return metrics["top1"]
+def _checkpointer() -> ocp.Checkpointer:
+    # The other hosts are not here: no barrier may wait for them.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="host0"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _save_arrays(folder: epath.Path, state: Any) -> None:
+    with _checkpointer() as checkpointer:
+        checkpointer.save(folder, args=ocp.args.PyTreeSave(state))
+
+
+def _restore_arrays(folder: epath.Path, abstract_state: Any) -> Any:
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract_state)
+    arguments = ocp.args.PyTreeRestore(item=abstract_state, restore_args=as_numpy)
+    with _checkpointer() as checkpointer:
+        return checkpointer.restore(folder, args=arguments)

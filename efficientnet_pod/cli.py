@@ -3,13 +3,16 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from efficientnet_pod.errors import RunError, UserError, did_you_mean
+from efficientnet_pod.errors import CHECKPOINTED, Preempted, RunError, UserError, did_you_mean
+from efficientnet_pod.redact import redact
 
 # TensorFlow reads these once, when a library first imports it; without them each start prints a page.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,9 +25,16 @@ commands:
   evaluate  evaluate a checkpoint of a workdir
   plan      print what a recipe would run, tensor by tensor; runs nothing
   data      describe and check a recipe's images, or prepare a smaller copy of them
+  pod       rehearse the hosts of a pod on this machine: many processes of train or evaluate
 
 efficientnet-pod COMMAND --help lists the flags.
 example: efficientnet-pod train --config=configs/digits.py --workdir=runs/digits --config.epochs=10
+
+A run on many hosts is the same command on each. On Cloud TPU pods and under SLURM, Open MPI and Kubernetes
+they find each other; elsewhere give --coordinator=HOST:PORT --processes=N --process=I.
+
+exit codes: 0 done; 1 failed; 2 change the command or the recipe; 42 checkpointed, start the same command
+again; 130 stopped by Ctrl-C
 """
 
 DATA_USAGE = """usage: efficientnet-pod data COMMAND [FLAGS]
@@ -39,8 +49,17 @@ example: efficientnet-pod data prepare --config=configs/imagenet.py:b0 --resize=
 
 
 def run() -> None:
-    """Runs the command line and exits: 0 done, 1 the run failed, 2 the user's mistake."""
-    sys.exit(main(sys.argv[1:]))
+    """Runs the command line and exits with the code that the usage explains."""
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as error:
+        code = error.code
+    if code in (CHECKPOINTED, 130):
+        # All is saved. Python's own end would wait for threads, of which one may wait for input in vain.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,24 +71,70 @@ def main(arguments: Sequence[str]) -> int:
         name, *rest = arguments
         if name not in COMMANDS:
             raise UserError(f"unknown command '{name}'{did_you_mean(name, COMMANDS)}")
-        COMMANDS[name](rest)
-    except UserError as error:
-        print(f"efficientnet-pod: {error}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"efficientnet-pod: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("efficientnet-pod: stopped; the same command goes on from what is saved", file=sys.stderr)
-        return 130
-    return 0
+        return COMMANDS[name](rest) or 0
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(error)[1]
+
+
+def _report(error: BaseException) -> tuple[str, int]:
+    """Prints what ended a command; returns it in one line, and the exit code."""
+    line, code = redact(str(error)), 1
+    match error:
+        case UserError():
+            code = 2
+        case Preempted():
+            code = CHECKPOINTED
+        case KeyboardInterrupt():
+            line, code = "stopped; the same command goes on from what is saved", 130
+        case RunError():
+            pass
+        case _:
+            said = redact("".join(traceback.format_exception(error)))
+            print(said, end="", file=sys.stderr, flush=True)
+            return said.rstrip().rpartition("\n")[2], 1
+    print(f"efficientnet-pod: {line}", file=sys.stderr, flush=True)
+    return line, code
+
+
+@contextmanager
+def _joined(values: flags.FlagValues) -> Iterator[bool]:
+    """Joins the hosts of a run for what happens inside; yields whether this is host 0, which prints.
+
+    Of several hosts none survives an error of another one: it is reported here and ends the process.
+    """
+    from efficientnet_pod.pod import hosts
+
+    preempted = None
+    try:
+        hosts.join(values.coordinator, values.processes, values.process)
+        try:
+            yield hosts.index() == 0
+        except Preempted as error:
+            preempted = error
+        hosts.finish()
+    except (Exception, KeyboardInterrupt) as error:
+        if hosts.count() == 1:
+            raise
+        line, code = _report(error)
+        hosts.tell_failure(line, code)
+        hosts.leave(code)
+    if preempted and hosts.index() > 0:
+        raise SystemExit(CHECKPOINTED)
+    if preempted:
+        raise preempted
 
 
 def _train(arguments: Sequence[str]) -> None:
-    values = _flags("train", arguments, workdir=True, config=True)
-    from efficientnet_pod.train import train_and_evaluate
+    values = _flags("train", arguments, _define_hosts, workdir=True, config=True)
+    with _joined(values) as is_first_host:
+        from efficientnet_pod.train import train_and_evaluate
 
-    summary = train_and_evaluate(values.config.to_dict(), values.workdir, compile_apart=True)
+        summary = train_and_evaluate(values.config.to_dict(), values.workdir, compile_apart=True)
+        if is_first_host:
+            _print_summary(summary, values.workdir)
+
+
+def _print_summary(summary: dict[str, Any], workdir: str) -> None:
     final, best = summary["final"], summary["best"]
     hits = round(final["top1"] * final["images"])
     rate = summary["images_per_second"]
@@ -82,7 +147,7 @@ def _train(arguments: Sequence[str]) -> None:
             if rate
             else ""
         )
-        + f"\nrecords in {values.workdir}: metrics.jsonl, summary.json, tensorboard/, checkpoints/"
+        + f"\nrecords in {workdir}: metrics.jsonl, summary.json, tensorboard/, checkpoints/"
     )
 
 
@@ -90,19 +155,49 @@ def _evaluate(arguments: Sequence[str]) -> None:
     def define(values: flags.FlagValues) -> None:
         flags.DEFINE_string("checkpoint", "latest", "'best', 'latest' or a step.", flag_values=values)
         flags.DEFINE_bool("raw", False, "Take the raw weights, not the averaged ones.", flag_values=values)
+        _define_hosts(values)
 
     values = _flags("evaluate", arguments, define, workdir=True)
-    from efficientnet_pod.evaluate import evaluate_checkpoint
-    from efficientnet_pod.recipe import read_recipe
-    from efficientnet_pod.records import Workdir
-    from efficientnet_pod.run import open_run
+    with _joined(values) as is_first_host:
+        from efficientnet_pod.evaluate import evaluate_checkpoint
+        from efficientnet_pod.pod import hosts
+        from efficientnet_pod.recipe import read_recipe
+        from efficientnet_pod.records import Workdir
+        from efficientnet_pod.run import open_run
 
-    workdir = Workdir(values.workdir)
-    run = open_run(read_recipe(workdir.read("config.json")))
-    step, result = evaluate_checkpoint(run, workdir, values.checkpoint, raw=values.raw)
-    print(
-        f"step {step:,}: top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.loss:.4f} "
-        f"of {result.images:,} images"
+        workdir = Workdir(values.workdir)
+        config = workdir.read("config.json") if hosts.index() == 0 else None
+        run = open_run(read_recipe(hosts.from_first("config", config)))
+        step, result = evaluate_checkpoint(run, workdir, values.checkpoint, raw=values.raw)
+        if is_first_host:
+            print(
+                f"step {step:,}: top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.loss:.4f} "
+                f"of {result.images:,} images"
+            )
+
+
+def _pod(arguments: Sequence[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        flags.DEFINE_integer("processes", None, "Hosts of the pod.", 1, flag_values=values)
+        about = "CPU devices of each host; by default as the recipe has it."
+        flags.DEFINE_integer("devices_per_process", None, about, 1, flag_values=values)
+
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    values, command = _flags("pod", arguments[:end], define), list(arguments[end + 1 :])
+    example = "efficientnet-pod pod --processes=4 --devices-per-process=2 -- train --config=… --workdir=…"
+    if values.processes is None:
+        raise UserError(f"pod needs --processes, e.g. {example}")
+    if command[:1] not in (["train"], ["evaluate"]):
+        said = f"not '{command[0]}'" if command else "nothing is there"
+        raise UserError(f"pod rehearses what follows --: train or evaluate, {said}; e.g. {example}")
+    if command[0] == "evaluate" and values.devices_per_process:
+        raise UserError("evaluate takes the devices of its workdir's recipe; leave out --devices-per-process")
+    from efficientnet_pod.rehearsal import rehearse
+
+    return rehearse(
+        [sys.executable, "-m", "efficientnet_pod", *command],
+        processes=values.processes,
+        devices=values.devices_per_process,
     )
 
 
@@ -215,6 +310,7 @@ def _flags(
     Raises:
       UserError: an unknown flag or field, a value of the wrong type, a missing flag or file.
     """
+    arguments = [_with_underscores(word) for word in arguments]
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
     if config:
@@ -244,11 +340,26 @@ def _flags(
     return values
 
 
+def _define_hosts(values: flags.FlagValues) -> None:
+    about = "HOST:PORT of process 0, the same on all hosts; by default the hosts find each other."
+    flags.DEFINE_string("coordinator", None, about, flag_values=values)
+    flags.DEFINE_integer("processes", None, "Number of hosts.", 1, flag_values=values)
+    flags.DEFINE_integer("process", None, "Index of this host, from 0.", 0, flag_values=values)
+
+
 def _define_config(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
     config_flags.DEFINE_config_file(
         "config", None, about, flag_values=values, sys_argv=["efficientnet-pod", *arguments]
     )
+
+
+def _with_underscores(word: str) -> str:
+    """Returns a flag as absl knows it: ``--devices-per-process=2`` with underscores; all else as it is."""
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--") or flag.startswith("--config."):
+        return word
+    return "--" + flag[2:].replace("-", "_") + equals + value
 
 
 def _unknown_field(arguments: Sequence[str]) -> str | None:
@@ -282,10 +393,11 @@ def _one_line(error: Exception) -> str:
     return text
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "plan": _plan,
     "data": _data,
+    "pod": _pod,
 }
 DATA_COMMANDS = {"describe": _data_describe, "prepare": _data_prepare}

@@ -1,41 +1,91 @@
 """A whole evaluation set on all replicas, each image counted once."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
 import jax
 
+from efficientnet_pod import inject
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.feed import Feed, nothing
 from efficientnet_pod.metrics import Counts, Rates, rates
-from efficientnet_pod.pod.mesh import prefetch_to_devices, replicated
+from efficientnet_pod.pod import hosts
+from efficientnet_pod.pod.mesh import share_from_first_host
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import Run
+from efficientnet_pod.steps import GO, STOP, commands
 
-EvalStep = Callable[[Any, dict[str, jax.Array]], Counts]
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array]]
+_IN_FLIGHT = 2  # batches dispatched and not read: the devices never wait for the host
 
 
-def evaluate(run: Run, eval_step: EvalStep, variables: Any) -> Rates:
-    """Returns loss and accuracies over all evaluation images.
+def evaluate(
+    run: Run,
+    eval_step: EvalStep,
+    variables: Any,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[], None] = lambda: None,
+) -> Rates | None:
+    """Returns loss and accuracies over all evaluation images; None on all hosts if one of them was to stop.
 
-    Every replica of every host takes part; batches are padded and masked, sums stay on the devices until
-    the end.
+    Every replica of every host takes part; batches are padded and masked, and summed at the end.
 
     Args:
       run: whose evaluation images are read.
       eval_step: from :func:`eval_step_of` the compiled ``run.lower_eval_steps()``.
       variables: parameters and BN statistics.
+      stop: whether this host was told to.
+      progress: called when the devices have done a batch.
 
     Raises:
       UserError: an image cannot be used.
       RuntimeError: not every image was counted once.
     """
-    batches = prefetch_to_devices(eval_batches(run), run.mesh)
-    result = rates(jax.device_get([eval_step(variables, batch) for batch in batches]))
+    told = commands(run.mesh)
+    counted: list[Counts] = []
+    in_flight: deque[tuple[Counts, jax.Array]] = deque()
+
+    def read() -> bool:
+        counts, stops = jax.device_get(in_flight.popleft())
+        counted.append(counts)
+        progress()
+        return bool(stops)
+
+    with closing(Feed(run, eval_batches(run), first_step=0)) as feed:
+        for number, shape in enumerate(_shapes(run)):
+            inject.at("evaluating", number)
+            batch = _next(feed, stop)
+            batch = nothing(shape, run, mask=True) if batch is None else batch
+            command = told[STOP if stop() else GO]
+            in_flight.append(eval_step(variables, batch | {"command": command}))
+            # Every host reads as far behind as the others: they find the same.
+            if len(in_flight) > _IN_FLIGHT and read():
+                return None
+    if any([read() for _ in range(len(in_flight))]):
+        return None
+    result = rates(counted)
     if result.images != run.plan.num_eval:
         raise RuntimeError(f"{result.images} images were counted in an evaluation of {run.plan.num_eval}")
     return result
+
+
+def _next(feed: Feed, stop: Callable[[], bool]) -> dict[str, jax.Array] | None:
+    """Returns the next batch; None where there is none, or none in time."""
+    try:
+        return feed.next(stop)
+    except StopIteration:
+        return None
+
+
+def _shapes(run: Run) -> Iterator[tuple[int, ...]]:
+    for height, width, batches in run.plan.eval_shapes:
+        for _ in range(batches):
+            yield (run.plan.eval_batch, height, width, 3)
 
 
 def eval_batches(run: Run) -> Iterator[Any]:
@@ -73,16 +123,25 @@ def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) ->
     Raises:
       UserError: no such checkpoint.
     """
+    step, restored = _restored(run, workdir, which) if hosts.index() == 0 else (0, None)
+    step = hosts.from_first("step", step)
+    state = share_from_first_host(restored, run.abstract_state(), run.mesh)
+    with compilation_cache(workdir.programs) if hosts.index() == 0 else nullcontext():
+        eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
+    result = evaluate(run, eval_step, state.variables if raw else state.eval_variables)
+    assert result is not None  # nobody stops it
+    return step, result
+
+
+def _restored(run: Run, workdir: Workdir, which: str) -> tuple[int, Any]:
+    """Returns the step of a checkpoint and its state, in host memory."""
     if not workdir.checkpoints.exists():
         raise UserError(f"no checkpoints in '{workdir.path}'; --workdir must name the folder of a run")
-    with Checkpoints(workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints) as checkpoints:
-        named = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
-        if which not in named and not which.isdecimal():
-            raise UserError(f"--checkpoint={which} must be 'best', 'latest' or a step")
-        step = named[which] if which in named else int(which)
-        if step is None:
-            raise UserError(f"no checkpoint in '{workdir.checkpoints}' yet; train first")
-        state = checkpoints.restore(step, run.abstract_state(), sharding=replicated(run.mesh))
-    with compilation_cache(workdir.programs):
-        eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
-    return step, evaluate(run, eval_step, state.variables if raw else state.eval_variables)
+    checkpoints = Checkpoints(workdir.checkpoints)
+    named = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
+    if which not in named and not which.isdecimal():
+        raise UserError(f"--checkpoint={which} must be 'best', 'latest' or a step")
+    step = named[which] if which in named else int(which)
+    if step is None:
+        raise UserError(f"no checkpoint in '{workdir.checkpoints}' yet; train first")
+    return step, checkpoints.restore(step, run.abstract_state())

@@ -14,15 +14,15 @@ import jax
 from etils import epath
 
 from efficientnet_pod.evaluate import EvalStep, eval_step_of
-from efficientnet_pod.metrics import Counts
 from efficientnet_pod.phases import Phase
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import IMAGE_NUMBERS, Run, open_run
 from efficientnet_pod.state import TrainState
+from efficientnet_pod.steps import Outcome
 
-TrainProgram = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Counts]]
+TrainProgram = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Outcome]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,14 @@ class Programs:
         self._compiler.shutdown(cancel_futures=True)
 
 
-def get_programs(run: Run, workdir: Workdir, *, start_step: int, apart: bool = False) -> Programs:
+def get_programs(
+    run: Run,
+    workdir: Workdir,
+    *,
+    start_step: int,
+    apart: bool = False,
+    before_exit: list[Callable[[], None]] | None = None,
+) -> Programs:
     """Returns the programs, from the workdir if an earlier start left them there.
 
     On an accelerator those of later phases follow in a thread, while the first one trains. Not on a CPU:
@@ -68,11 +75,14 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int, apart: bool = F
       start_step: steps done; what only earlier ones need is left out.
       apart: on a CPU, let another process compile. The compiler leaves the heap it worked in full of holes,
         and eight replicas, which share one heap, train half as fast in it as in a fresh one.
+      before_exit: gets what ends that process, should this one be ended while it compiles.
     """
     began = time.monotonic()
     on_cpu = run.runtime.platform == "cpu"
     apart = apart and on_cpu and run.runtime.host_count == 1
     compiler = _start_compiler(workdir) if apart and not _complete(workdir).exists() else None
+    if compiler and before_exit is not None:
+        before_exit.append(compiler.kill)
     phases = run.plan.phases_after(start_step)
     first = phases if on_cpu else phases[:1]
     # Tracing holds the interpreter; the compiler does not.

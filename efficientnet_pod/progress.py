@@ -57,12 +57,11 @@ def _columns() -> tuple[ProgressColumn, ...]:
 class Display:
     """Prints for one host; silent on the others. A context manager."""
 
-    def __init__(self, *, total_steps: int, done: int, silent: bool, console: Console | None = None):
+    def __init__(self, *, total_steps: int, silent: bool, console: Console | None = None):
         """Prepares the bar; nothing is printed yet.
 
         Args:
           total_steps: of the run.
-          done: steps done before this start.
           silent: print nothing, as on all hosts but the first.
           console: where to print; standard output by default.
         """
@@ -72,7 +71,7 @@ class Display:
             console=self.console,
             disable=silent or not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=total_steps, completed=done, rate="")
+        self._task = self._bar.add_task("training", total=total_steps, rate="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -98,6 +97,10 @@ class Display:
         self._bar.update(self._task, description=name)
         yield
         self._bar.update(self._task, description="training")
+
+    def begin_at(self, step: int) -> None:
+        """Puts the bar where the training begins; the steps done before say nothing of its speed."""
+        self._bar.reset(self._task, completed=step, description="training", rate="")
 
     def advance(self, step: int, *, images_per_second: float | None) -> None:
         """Moves the bar."""

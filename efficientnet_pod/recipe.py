@@ -146,7 +146,7 @@ class Recipe:
       checkpoint_minutes: of wall time between checkpoints, beside those that follow evaluations; 0 for none.
       on_non_finite: what follows a loss or gradient that is not finite, found before the update: ``stop``;
         ``skip`` the update; or ``rewind`` to the newest checkpoint and go on with other images.
-      stuck_seconds: without a step, longer than ten usual steps, after which a process ends itself; 0 for never.
+      stuck_seconds: without progress, and longer than ten steps, after which a process ends; 0 for never.
       optimizer: hyper-parameters of the chosen optimizer.
       schedule: of the learning rate.
       phases: of the training, by ``from_epoch``; none where all of it is alike.

@@ -1,36 +1,37 @@
-"""The files of a workdir: config, plan, metrics and summary, written by host 0."""
+"""The files of a workdir: config, plan, data, metrics and summary, written by host 0."""
 
 import json
-from collections.abc import Iterator
-from typing import Any
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
 
 from etils import epath
 
-from efficientnet_pod.errors import UserError
-
-# What may change between two starts of one run: it does not change its numbers, or only those of bad images.
-FREE_FIELDS = frozenset(
-    {
-        "platform",
-        "log_steps",
-        "keep_checkpoints",
-        "checkpoint_minutes",
-        "on_non_finite",
-        "stuck_seconds",
-        "data.data_dir",
-        "data.skip_corrupt",
-    }
+from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.files import cannot_write, is_remote, make_writable, write_whole
+from efficientnet_pod.redact import redact_strings
+from efficientnet_pod.same_run import (
+    as_json,
+    machine_warnings,
+    require_same_config,
+    require_same_images,
+    require_same_plan,
 )
 
 
 class Workdir:
-    """The folder of one run. Every host may read; only one calls the writing methods."""
+    """The folder of one run. Only one host calls the writing methods, or reads while they may be called."""
 
     def __init__(self, path: epath.PathLike):
         """Names the folder; nothing is touched."""
         given = epath.Path(path)
         # Orbax refuses a relative folder; `absolute` would take gs:// for one.
         self.path = given if given.is_absolute() else given.absolute()
+        self._config: dict[str, Any] | None = None
 
     @property
     def checkpoints(self) -> epath.Path:
@@ -43,109 +44,264 @@ class Workdir:
         return self.path / "programs"
 
     def claim(self, config: dict[str, Any]) -> None:
-        """Makes the folder and stores the config, or checks that the one stored is the same.
+        """Makes the folder and stores the config, or checks that the one stored is of the same run.
+
+        What the machine or the images decide is left to :meth:`accept`, which then stores a config that has
+        changed where it may.
 
         Raises:
-          UserError: the folder cannot be written, or belongs to another config.
+          UserError: the folder cannot be written, belongs to another config, or to one that cannot be read.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(
-                f"workdir '{self.path}' cannot be written: {error.strerror or error}; choose another"
-            ) from error
-        if (self.path / "config.json").exists():
-            stored = self.read("config.json")
-            differing = differences(stored, config)
-            if any(name not in dict(_flatten(stored)) for name, _, _ in differing):
-                raise UserError(
-                    f"workdir '{self.path}' was made by another version, whose recipes have no "
-                    f"config.{differing[0][0]}; choose another --workdir"
-                )
-            if differing:
-                shown = ", ".join(
-                    f"config.{name} was {old!r}, is {new!r}" for name, old, new in differing[:5]
-                )
-                more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-                raise UserError(
-                    f"workdir '{self.path}' belongs to another config: {shown}{more}; "
-                    "choose another --workdir or restore these fields"
-                )
-        self.write("config.json", config)
+        make_writable(self.path)
+        given = as_json(redact_strings(config))
+        if not (self.path / "config.json").exists():
+            self._require_no_checkpoints("config.json")
+            self.write("config.json", config)
+            return
+        stored = self.read("config.json")
+        require_same_config(stored, given, self.path)
+        self._config = None if stored == given else config
 
-    def read(self, name: str) -> Any:
-        """Returns the contents of a JSON file.
+    def accept(self, plan: dict[str, Any], data: dict[str, Any]) -> list[str]:
+        """Checks that this start goes on with what the earlier ones did, and writes ``plan.json`` and
+        ``data.json``; call it after :meth:`claim`.
+
+        Args:
+          plan: ``Plan.as_dict()``; with ``device_kind``, if another one is to be warned of.
+          data: ``name``, ``num_train``, ``num_eval``, ``class_names`` and ``fingerprint`` of the source.
+
+        Returns:
+          Warnings: what is not bit for bit the same on this machine.
 
         Raises:
-          UserError: there is none.
+          UserError: the images, the BN batch, a dtype or another number of the plan differs; nothing is
+            written.
+        """
+        warnings: list[str] = []
+        for name, value, require_same in (
+            ("data.json", data, require_same_images),
+            ("plan.json", plan, require_same_plan),
+        ):
+            if not (self.path / name).exists():
+                self._require_no_checkpoints(name)
+                continue
+            stored, given = self.read(name), as_json(redact_strings(value))
+            try:
+                require_same(stored, given, self.path)
+                warnings += machine_warnings(stored, given)
+            except (KeyError, TypeError) as error:
+                raise UserError(
+                    f"{name} in '{self.path}' was written by another version; choose another --workdir"
+                ) from error
+        if self._config is not None:
+            self.write("config.json", self._config)
+        self.write("plan.json", plan)
+        self.write("data.json", data)
+        return warnings
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Returns the contents of a JSON file, which is a table.
+
+        Raises:
+          UserError: there is none, or it is damaged.
         """
         file = self.path / name
         if not file.exists():
             raise UserError(f"no {name} in '{self.path}'; --workdir must name the folder of a run")
-        return json.loads(file.read_text())
+        try:
+            table = json.loads(file.read_bytes())
+        except ValueError:
+            table = None
+        if not isinstance(table, dict):
+            raise UserError(
+                f"{name} in '{self.path}' is damaged: it is not a table in JSON; restore it or choose "
+                "another --workdir"
+            )
+        return table
 
-    def write(self, name: str, value: Any) -> None:
-        """Writes a JSON file whole or not at all."""
-        scratch = self.path / f".{name}.partial"
-        scratch.write_text(json.dumps(value, indent=2) + "\n")
-        scratch.replace(self.path / name)
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """Writes a JSON file whole or not at all; secrets in its strings are blanked."""
+        _write_whole(self.path / name, (json.dumps(redact_strings(value), indent=2) + "\n").encode())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the rows of ``metrics.jsonl``; a last line torn by a kill is left out."""
+        """Returns the rows of ``metrics.jsonl``; a line torn by a kill or damaged is left out."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return list(_rows(lines))
+        return _parse(file.read_bytes() if file.exists() else b"")[0]
+
+    def _require_no_checkpoints(self, name: str) -> None:
+        if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
+            raise UserError(
+                f"workdir '{self.path}' has checkpoints and no {name}, which says of what run they are; "
+                "restore it or choose another --workdir"
+            )
 
 
 class MetricsLog:
-    """Appends rows to ``metrics.jsonl`` and to TensorBoard's events."""
+    """Appends rows to ``metrics.jsonl`` and to TensorBoard's events. A context manager that closes both.
 
-    def __init__(self, workdir: Workdir, *, resumed_step: int):
-        """Opens both; rows of steps after ``resumed_step``, which will be made again, are dropped."""
-        self._file = workdir.path / "metrics.jsonl"
-        self.rows = [row for row in workdir.metrics() if row["step"] <= resumed_step]
-        self._file.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        from clu import metric_writers  # imports TensorFlow, which takes seconds
+    The file has each step once, whatever killed the starts before: rows of steps that will be made again are
+    dropped, and so is a last line that was not written to its end. TensorBoard drops them by a mark in the
+    events.
 
-        self._events = metric_writers.SummaryWriter(str(workdir.path / "tensorboard"))
+    Attributes:
+      rows: all of them, those of earlier starts included.
+    """
+
+    def __init__(self, workdir: Workdir, *, resumed_step: int, report: Callable[[str], None] = print):
+        """Opens both, without the rows of steps after ``resumed_step``.
+
+        Lines that are damaged are left out, after a copy of the file as it is and a line to ``report``.
+        """
+        self._file, self._report = workdir.path / "metrics.jsonl", report
+        self._folder = str(workdir.path / "tensorboard")
+        stored = self._file.read_bytes() if self._file.exists() else b""
+        rows, damaged = _parse(stored)
+        if damaged:
+            aside = self._file.parent / f"metrics.jsonl.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+            _write_whole(aside, stored)
+            report(
+                f"warning: of the lines of {self._file} {len(damaged):,} cannot be read, first line "
+                f"{damaged[0]:,}; the others are kept, and the file as it was is {aside.name}"
+            )
+        self.rows = rows
+        self._append: int | None = None
+        self._events: Any = None
+        self.drop_after(resumed_step, stored)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def drop_after(self, step: int, stored: bytes | None = None) -> None:
+        """Drops the rows of steps after ``step``, which will be made again.
+
+        The file is replaced whole, unless it is ``stored`` (its contents) and has nothing to drop.
+        """
+        self.close()
+        self.rows[:] = [row for row in self.rows if row["step"] <= step]
+        text = "".join(map(_line, self.rows)).encode()
+        if text != stored:
+            _write_whole(self._file, text)
+        if not is_remote(self._file):
+            self._append = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._events = _Events(self._folder, first_step=step + 1, report=self._report)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends a row with ``step``, ``split`` and scalars; it is on disk when this returns."""
+        """Appends a row with ``step``, ``split`` and scalars; ``metrics.jsonl`` is on disk when this returns.
+
+        Raises:
+          RunError: the file cannot be written; a part of the row that was is taken back.
+        """
+        if self._events is None:
+            raise ValueError("the log is closed")
+        if self._append is None:  # an object store cannot append
+            write_whole(self._file, "".join(map(_line, [*self.rows, row])).encode())
+        else:
+            try:
+                _append(self._append, _line(row).encode())
+            except OSError as error:
+                raise RunError(cannot_write(self._file, error)) from error
         self.rows.append(row)
-        with self._file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        scalars = {
-            f"{row['split']}/{name}": value for name, value in row.items() if name not in ("step", "split")
-        }
-        self._events.write_scalars(row["step"], scalars)
+        names = [name for name in row if name not in ("step", "split")]
+        self._events.write(row["step"], {f"{row['split']}/{name}": row[name] for name in names})
 
     def close(self) -> None:
-        """Flushes the events."""
-        self._events.close()
+        """Closes both; the events are written out."""
+        if self._append is not None:
+            os.close(self._append)
+        if self._events:
+            self._events.close()
+        self._append = self._events = None
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Returns (dotted field, old value, new value) where two configs differ in what decides the numbers."""
-    a, b = dict(_flatten(old)), dict(_flatten(new))
-    names = sorted((a.keys() | b.keys()) - FREE_FIELDS)
-    return [(name, a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)]
+class _Events:
+    """A file of TensorBoard events, one for each start.
 
+    It begins with the mark of a start: TensorBoard then drops the steps from ``first_step`` on that it has
+    read in earlier files. The events repeat what ``metrics.jsonl`` has, so that a run goes on without them
+    where they cannot be written.
+    """
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    def __init__(self, folder: str, *, first_step: int, report: Callable[[str], None]):
+        # Takes seconds where nothing else has imported TensorFlow.
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        proto: Any = event_pb2  # whose names exist at run time only
+        self._event, self._scalar, self._report = proto.Event, scalar_pb, report
+        self._writer: Any = None
+        self._is_remote = is_remote(folder)
+        with self._reported():
+            self._writer = EventFileWriter(folder)
+            mark = proto.SessionLog(status=proto.SessionLog.START)
+            self._writer.add_event(proto.Event(wall_time=time.time(), step=first_step, session_log=mark))
 
-def _rows(lines: list[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines):
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        with self._reported():
+            if self._writer:
+                now = time.time()
+                for name, value in scalars.items():
+                    summary = self._scalar(name, value)
+                    self._writer.add_event(self._event(wall_time=now, step=step, summary=summary))
+                if not self._is_remote:  # where each flush would send the whole file; it does, after 120 s
+                    self._writer.flush()
+
+    def close(self) -> None:
+        with self._reported():
+            if self._writer:
+                self._writer.close()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            if number < len(lines) - 1:
-                raise
+            yield
+        except Exception as error:  # TensorFlow's, of any kind of file system
+            self._writer = None
+            reason = " ".join(str(error).split())
+            self._report(f"warning: TensorBoard events are no longer written: {reason}")
+
+
+def _append(opened: int, line: bytes) -> None:
+    """Writes a line to the end of a file and to the disk, or leaves the file as it was and raises OSError."""
+    before = os.fstat(opened).st_size
+    try:
+        written = 0
+        while written < len(line):  # a disk that fills up takes a part first
+            written += os.write(opened, line[written:])
+        os.fsync(opened)
+    except OSError:
+        os.ftruncate(opened, before)
+        raise
+
+
+def _write_whole(file: epath.Path, contents: bytes) -> None:
+    try:
+        write_whole(file, contents)
+    except Exception as error:  # an OSError, or what the library of an object store raises
+        raise RunError(cannot_write(file, error)) from error
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _parse(stored: bytes) -> tuple[list[dict[str, Any]], list[int]]:
+    """Returns the rows of a metrics file and the numbers of its damaged lines, from 1.
+
+    A last line without its end is no damage: a kill tore it, and its step has not been recorded.
+    """
+    rows, damaged = [], []
+    lines = stored.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:  # not UTF-8, or not JSON
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row:
+            rows.append(row)
+        elif number < len(lines):
+            damaged.append(number)
+    return rows, damaged

@@ -162,6 +162,13 @@ def _in_rectangles(plan: Plan, source: Any) -> tuple[Plan, np.ndarray | None]:
     return dataclasses.replace(plan, eval_shapes=shapes), order_of(ratios)
 
 
+def data_of(run: Run) -> dict[str, Any]:
+    """Returns what tells the images of a run from others: name, numbers, classes and fingerprint."""
+    source = run.source
+    names = ("name", "num_train", "num_eval", "class_names", "fingerprint")
+    return {name: getattr(source, name) for name in names}
+
+
 def open_images(recipe: Recipe) -> Any:
     """Returns the recipe's images as a ``data.sources.Source``."""
     from efficientnet_pod.data.sources import open_source  # TensorFlow takes seconds to import
@@ -214,9 +221,9 @@ def view(run: Run) -> dict[str, Any]:
     }
     images = {
         **{name: getattr(plan, name) for name in IMAGE_NUMBERS},
-        "classes": _digest(getattr(source, "class_names", ())),
-        "files": getattr(source, "fingerprint", "")[:12],
-        "training_images": type(getattr(source, "train", None)).__name__,
+        "classes": _digest(source.class_names),
+        "files": source.fingerprint[:16],
+        "training_images": type(source.train).__name__,
         "eval_shapes": _digest(plan.eval_shapes),
         "eval_order": None if run.eval_order is None else _digest(run.eval_order.tolist()),
     }
@@ -233,7 +240,7 @@ def _flat(value: Any, name: str) -> list[tuple[str, Any]]:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def build(

@@ -1,7 +1,7 @@
 """How long the devices stood still because a batch was not there yet."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,10 +22,10 @@ class InputWait:
         self._watcher = ThreadPoolExecutor(1, thread_name_prefix="end-of-step")
         self._end = _known(clock())
 
-    def next(self, batches: Iterator[Any]) -> Any:
-        """Returns the next batch and adds the time since it was asked for, or since the devices were free."""
+    def next(self, get: Callable[[], Any]) -> Any:
+        """Returns what ``get`` does and adds the time it took, as far as the devices were free."""
         asked = self._clock()
-        batch = next(batches)
+        batch = get()
         if self._end.done():
             self.seconds += max(0.0, self._clock() - max(asked, self._end.result()))
         return batch

@@ -11,24 +11,15 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {
-        "errors",
-        "images",
-        "inject",
-        "metrics",
-        "optim",
-        "models",
-        "pod",
-        "pod.topology",
-        "rectangles",
-        "redact",
-    },
-    {"recipe", "phases", "plan", "pod.runtime", "progress", "waiting", "host_cores"},
-    {"state", "pod.mesh", "data"},
+    {"errors", "images", "inject", "metrics", "optim", "models", "pod", "rectangles", "redact"},
+    {"files", "recipe", "phases", "plan", "pod.runtime", "progress", "waiting", "host_cores"},
+    {"checkpoint_folder", "commit", "same_run", "state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
-    {"checkpoint", "owner", "records", "describe", "evaluate", "feed"},
-    {"programs"},
+    {"checkpoint", "owner", "records", "describe", "feed"},
+    {"evaluate"},
+    {"programs", "training_log"},
+    {"loop"},
     {"train"},
     {"cli", "rehearsal"},
 ]

@@ -10,7 +10,6 @@ from recipes import load, phased_digits
 from tiny import build_tiny_networks
 
 from efficientnet_pod.checkpoint import Checkpoints
-from efficientnet_pod.pod.mesh import replicated
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import open_run
@@ -37,9 +36,7 @@ def final_state(config, workdir):
     run = open_run(read_recipe(config))
     with Checkpoints(Workdir(workdir).checkpoints) as checkpoints:
         step = checkpoints.latest_step
-        return step, jax.device_get(
-            checkpoints.restore(step, run.abstract_state(), sharding=replicated(run.mesh))
-        )
+        return step, jax.device_get(checkpoints.restore(step, run.abstract_state()))
 
 
 def assert_same_bits(one, two):

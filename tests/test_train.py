@@ -15,7 +15,6 @@ from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.evaluate import evaluate_checkpoint
 from efficientnet_pod.metrics import Rates
-from efficientnet_pod.pod.mesh import replicated
 from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
@@ -43,7 +42,7 @@ def final_state(cfg, workdir):
     run = open_run(read_recipe(cfg))
     with Checkpoints(Workdir(workdir).checkpoints) as checkpoints:
         step = checkpoints.latest_step
-        state = checkpoints.restore(step, run.abstract_state(), sharding=replicated(run.mesh))
+        state = checkpoints.restore(step, run.abstract_state())
     return step, jax.device_get(state)
 
 
@@ -79,7 +78,7 @@ def test_a_run_that_waits_for_its_input_says_so(tmp_path, monkeypatch, capsys):
 def test_a_host_that_writes_nothing_has_the_same_summary(tmp_path):
     run = open_run(read_recipe(config()))
     second = dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, host_index=1))
-    with Display(total_steps=24, done=0, silent=True) as display:
+    with Display(total_steps=24, silent=True) as display:
         log = TrainingLog(second, Workdir(tmp_path), display, resumed_step=0)
         log.evaluation(6, Rates(loss=1.5, top1=0.5, top5=0.75, images=360), seconds=2.0)
         summary = log.summary(compile_seconds=1.0, total_seconds=2.0)

@@ -22,10 +22,12 @@ def clock():
     return Clock()
 
 
-def batches(clock, seconds):
-    while True:
+def taking(clock, seconds):
+    def get():
         clock.now += seconds
-        yield 0
+        return 0
+
+    return get
 
 
 def step_ending_at(wait, end):
@@ -46,12 +48,12 @@ def step_ending_at(wait, end):
 def test_only_the_time_without_a_step_counts(clock, end, waited):
     wait = InputWait(clock)
     step_ending_at(wait, end)
-    wait.next(batches(clock, 5.0))
+    wait.next(taking(clock, 5.0))
     assert wait.seconds == waited
 
 
 def test_the_first_batch_and_the_one_after_an_evaluation_count_from_the_asking(clock):
-    wait, source = InputWait(clock), batches(clock, 2.0)
+    wait, source = InputWait(clock), taking(clock, 2.0)
     wait.next(source)
     assert wait.seconds == 2.0
     step_ending_at(wait, None)

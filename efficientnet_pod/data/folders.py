@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import join
 
 import tensorflow as tf
 
-from efficientnet_pod.data.splits import Example, Indexed, Source
+from efficientnet_pod.data.splits import Example, Indexed, Source, fingerprint_of
 from efficientnet_pod.errors import UserError
 
 # The layout and the suffixes are those of tfds.ImageFolder, whose file list is private and which reads from
@@ -55,7 +55,12 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
         )
     class_names = tuple(sorted(train))
     return Source(
-        name, class_names, _files(train, class_names), _files(held_out, class_names), _warnings(listings)
+        name,
+        class_names,
+        _files(train, class_names),
+        _files(held_out, class_names),
+        _warnings(listings),
+        fingerprint_of(_relative(path, train, held_out)),
     )
 
 
@@ -164,6 +169,14 @@ def _tenth(path: str, label: str, files: Sequence[str]) -> list[str]:
         files, key=lambda file: hashlib.sha256(os.fsencode(file[len(path) :].lstrip("/"))).digest()
     )
     return sorted(by_digest[: max(1, round(len(files) / 10))])
+
+
+def _relative(path: str, *splits: dict[str, list[str]]) -> Iterator[str]:
+    """Yields the paths of all images below ``path`` in the order of the splits, which hold the labels."""
+    for files in splits:
+        yield "/"  # where a split begins
+        for label in sorted(files):
+            yield from (file[len(path) :].lstrip("/") for file in files[label])
 
 
 def _files(files: dict[str, list[str]], class_names: Sequence[str]) -> Indexed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +106,8 @@ class Source:
     """A labelled image data set with a training and an evaluation split; label i means ``class_names[i]``.
 
     ``warnings`` are sentences for the user about what was found on opening, and does not stop a run.
+    ``fingerprint`` (SHA-256, hexadecimal) is that of the names of the files in their order, with labels or
+    numbers of records, wherever they lie; empty where there are no files to tell apart. No image is read.
     """
 
     name: str
@@ -111,6 +115,7 @@ class Source:
     train: Indexed | Records
     eval: Indexed | Records
     warnings: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     @property
     def num_train(self) -> int:
@@ -126,6 +131,23 @@ class Source:
     def num_classes(self) -> int:
         """Classes of the data set."""
         return len(self.class_names)
+
+
+def fingerprint_of(entries: Iterable[str]) -> str:
+    """Returns the SHA-256, hexadecimal, of the entries in their order; file names need not be UTF-8."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update(os.fsencode(entry) + b"\0")  # which no file name holds
+    return digest.hexdigest()
+
+
+def fingerprint_of_files(train: Sequence[FileRange], held_out: Sequence[FileRange]) -> str:
+    """Returns the fingerprint of two splits of record files: their names and numbers of records."""
+    return fingerprint_of(
+        f"{split}/{os.path.basename(file.path)}#{file.start}-{file.stop}"
+        for split, files in (("train", train), ("eval", held_out))
+        for file in files
+    )
 
 
 def _overlap(files: Sequence[FileRange], start: int, stop: int) -> list[FileRange]:

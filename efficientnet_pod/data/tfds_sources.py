@@ -11,7 +11,7 @@ from tensorflow_datasets.core.splits import SplitDict
 
 from efficientnet_pod.data.array_records import indexed
 from efficientnet_pod.data.record_files import reason_of
-from efficientnet_pod.data.splits import Example, FileRange, Indexed, Records, Source
+from efficientnet_pod.data.splits import Example, FileRange, Indexed, Records, Source, fingerprint_of_files
 from efficientnet_pod.errors import UserError, did_you_mean
 
 MANIFEST = "prepare.json"  # of a folder that `data prepare` writes
@@ -76,11 +76,22 @@ def _source(name: str, builder: tfds.core.DatasetBuilder, train_split: str, eval
     features: Any = builder.info.features
     label = features["label"]
     class_names = tuple(label.names or map(str, range(label.num_classes)))
-    train, held_out = (_split(name, builder, split, len(class_names)) for split in (train_split, eval_split))
-    return Source(name, class_names, train, held_out)
+    splits = train_split, eval_split
+    files = [file_ranges(name, builder.info.splits, split) for split in splits]
+    train, held_out = (
+        _split(name, builder, split, ranges, len(class_names))
+        for split, ranges in zip(splits, files, strict=True)
+    )
+    return Source(name, class_names, train, held_out, fingerprint=fingerprint_of_files(*files))
 
 
-def _split(name: str, builder: tfds.core.DatasetBuilder, split: str, num_classes: int) -> Indexed | Records:
+def _split(
+    name: str,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    ranges: tuple[FileRange, ...],
+    num_classes: int,
+) -> Indexed | Records:
     """Returns a split with at least one example, the first of which has a label."""
     features: Any = builder.info.features
     skip_decoding = {"image": tfds.decode.SkipDecoding()}
@@ -89,7 +100,6 @@ def _split(name: str, builder: tfds.core.DatasetBuilder, split: str, num_classes
         example = features.deserialize_example(record, decoders=skip_decoding)
         return {"image": example["image"], "label": tf.cast(example["label"], tf.int32), "name": place}
 
-    ranges = file_ranges(name, builder.info.splits, split)
     formats = tfds.core.FileFormat
     if builder.info.file_format == formats.ARRAY_RECORD:
         examples = indexed(ranges, parse)

@@ -15,7 +15,7 @@ from etils import epath
 from tensorflow_datasets.core.splits import SplitDict
 
 from efficientnet_pod.data.record_files import count_records, reason_of
-from efficientnet_pod.data.splits import Example, FileRange, Records, Source
+from efficientnet_pod.data.splits import Example, FileRange, Records, Source, fingerprint_of_files
 from efficientnet_pod.data.tfds_sources import file_ranges, split_names
 from efficientnet_pod.errors import UserError
 
@@ -58,7 +58,8 @@ def open_tfrecords(name: str, path: str, train_split: str, eval_split: str) -> S
         Records(file_ranges(name, table, split), _parse) for split in (train_split, eval_split)
     )
     names = _class_names([*_first_records(train), *_first_records(held_out)])
-    return Source(name, names, train, held_out)
+    fingerprint = fingerprint_of_files(train.files, held_out.files)
+    return Source(name, names, train, held_out, fingerprint=fingerprint)
 
 
 def _list_shards(path: str, splits: Sequence[str]) -> dict[str, list[str]]:

@@ -18,6 +18,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Two that come closer together are one: `timeout` and some schedulers signal a process and then its group.
 _SAME_SECONDS = 0.3
 _LAST_WORDS_SECONDS = 5.0
+# Host 0 holds what the hosts tell each other: the others must have looked before it is gone, or they abort.
+_HEARD_SECONDS = 2.0
 
 
 class Interrupt:
@@ -93,7 +95,8 @@ class Interrupt:
     def nothing_to_lose(self) -> Iterator[None]:
         """Ends the process at once, inside the context, when somebody asks or has asked.
 
-        With exit code 42, for the same command goes on; 130 for SIGINT on a lone host.
+        With exit code 42, for the same command goes on; 130 for SIGINT on a lone host. One of several lingers
+        for two seconds, in which the others hear of it.
         """
         with self._lock:
             self._nothing_to_lose += 1
@@ -138,9 +141,9 @@ class Interrupt:
         return is_first
 
     def _end_with_nothing_lost(self, reason: str) -> None:
-        _in_background(lambda: self._report(f"{reason}: nothing to save yet; the same command goes on")).join(
-            1.0
-        )
+        self._say(f"{reason}: nothing to save yet; the same command goes on")
+        if not self.lone_host:
+            time.sleep(_HEARD_SECONDS)
         self._end(130 if reason == "SIGINT" and self.lone_host else CHECKPOINTED)
 
     def _say(self, line: str) -> None:

@@ -1,0 +1,131 @@
+"""Files, local or remote: written whole or not at all, measured, removed, and what their errors mean."""
+
+import errno
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+
+from etils import epath
+
+from efficientnet_pod.errors import UserError
+
+# What reading a damaged file may end with; any other system error says nothing about the file.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL}
+_NO_DAMAGE = re.compile("PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED")
+
+
+def make_writable(folder: epath.Path) -> None:
+    """Makes the folder of a run, where it is not there, and checks that files can be written in it.
+
+    Raises:
+      UserError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
+    except Exception as error:  # an OSError, or what the library of an object store raises
+        raise UserError(f"workdir '{folder}' cannot be written: {reason(error)}; choose another") from error
+
+
+def write_whole(file: epath.Path, contents: bytes) -> None:
+    """Writes a file so that, whatever happens, it has the old contents or the new; they are on disk then.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    if is_remote(file):
+        file.write_bytes(contents)  # an object appears whole or not at all
+        return
+    scratch = file.parent / f".{file.name}.partial"
+    with open(scratch, "wb") as opened:
+        opened.write(contents)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(scratch, file)
+    _sync_folder(file.parent)
+
+
+def _sync_folder(folder: epath.Path) -> None:
+    """Makes the names in a folder outlive a loss of power."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def cannot_write(file: epath.Path, error: Exception) -> str:
+    """Returns the message for a file that could not be written, with the room that is left on its disk."""
+    message = f"'{file}' cannot be written: {reason(error)}"
+    if not is_remote(file):
+        message += f", {shutil.disk_usage(file.parent).free:,} bytes free"
+    return f"{message}; make room there and start again"
+
+
+def sizes_of_files(folder: epath.Path) -> dict[str, int]:
+    """Returns the bytes of each file below a folder, by relative path; of none if there is no folder."""
+    return dict(_sizes(folder, "")) if folder.exists() else {}
+
+
+def remove(path: epath.Path) -> None:
+    """Removes a file or a folder, into which threads of a failed write may still write for a moment.
+
+    Raises:
+      OSError: it stays.
+    """
+    for pause in (0.1, 1.0, None):
+        try:
+            return path.rmtree() if path.is_dir() else path.unlink()
+        except OSError:
+            if pause is None:
+                raise
+            time.sleep(pause)
+
+
+def free_bytes(folder: epath.Path) -> int | None:
+    """Returns the bytes free on the file system of a folder, None if nobody can tell."""
+    try:
+        return None if is_remote(folder) else shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Returns whether a path is of an object store, where files are written whole and cannot be locked."""
+    return "://" in str(path)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Returns whether an error of reading speaks against the file, and not against the way to it."""
+    number = _system_error(error)
+    if number is not None:
+        return number in _DAMAGE
+    return not isinstance(error, MemoryError) and not _NO_DAMAGE.match(str(error))
+
+
+def reason(error: BaseException) -> str:
+    """Returns why a file could not be read or written, a few words on one line."""
+    number = _system_error(error)
+    if number is not None:
+        return os.strerror(number)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _sizes(folder: epath.Path, prefix: str) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _sizes(path, f"{prefix}{path.name}/")
+        else:
+            yield prefix + path.name, path.stat().length
+
+
+def _system_error(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # as TensorStore words it
+    return int(code[1]) if code else None

@@ -1,0 +1,219 @@
+"""What must stay the same between two starts of one run: its config, its plan and its images."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from efficientnet_pod.errors import UserError
+
+# What may change between two starts of one run: it does not change its numbers, or only those of bad images.
+FREE_FIELDS = frozenset(
+    {
+        "platform",
+        "cpu_replicas",
+        "log_steps",
+        "keep_checkpoints",
+        "checkpoint_minutes",
+        "on_non_finite",
+        "stuck_seconds",
+        "data.data_dir",
+        "data.skip_corrupt",
+    }
+)
+# What decides by what it comes to: the BN batch on so many replicas, the dtype on this platform, the images.
+RESOLVED_FIELDS = frozenset({"bn_group_size", "model.dtype", "data.link_dtype", "data.name"})
+
+# Fields of a plan that follow from the machine at hand, or are compared as a config.
+_OF_THE_MACHINE = frozenset(
+    {
+        "recipe",
+        "num_replicas",
+        "num_hosts",
+        "device_kind",
+        "host_batch",
+        "per_replica_batch",
+        "eval_batch",
+        "eval_steps",
+        "eval_shapes",
+        "warnings",
+    }
+)
+_DTYPE_FIELDS = {"compute_dtype": "model.dtype", "link_dtype": "data.link_dtype"}
+_SHOWN = 5
+_ABSENT = object()
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns (dotted field, old value, new value) where two configs differ in what decides the numbers.
+
+    Both are as JSON has them. 1 and 1.0 are the same number; True is not 1. A field that one of them does
+    not have is ``absent`` there.
+    """
+    return [
+        each
+        for each in _differences(old, new)
+        if each[0] not in FREE_FIELDS and each[0] not in RESOLVED_FIELDS
+    ]
+
+
+def require_same_config(old: dict[str, Any], new: dict[str, Any], workdir: object) -> None:
+    """Raises UserError, which shows the first fields that differ, where two configs are not of one run."""
+    differing = config_differences(old, new)
+    # The phases of a config are named by its user; all other fields it must have.
+    unknown = [name for name, was, _ in differing if was == "absent" and not name.startswith("phases.")]
+    if unknown:
+        raise UserError(
+            f"workdir '{workdir}' was made by another version, whose recipes have no config.{unknown[0]}; "
+            "choose another --workdir"
+        )
+    if differing:
+        shown = ", ".join(f"config.{name} was {was}, is {now}" for name, was, now in differing[:_SHOWN])
+        more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        raise UserError(
+            f"workdir '{workdir}' belongs to another config: {shown}{more}; "
+            "choose another --workdir or restore these fields"
+        )
+
+
+def require_same_images(old: dict[str, Any], new: dict[str, Any], workdir: object) -> None:
+    """Raises UserError where the images are not those that the run has begun with.
+
+    Both hold ``name``, ``num_train``, ``num_eval``, ``class_names`` and ``fingerprint``. The name may change
+    where both have a fingerprint, and it is the same: the data has been moved.
+    """
+
+    def refuse(what: str) -> UserError:
+        return UserError(
+            f"the images are not those of the run in '{workdir}': {what}; give it the data it began with "
+            f"(--config.data.name={old['name']}) or choose another --workdir"
+        )
+
+    classes = [(list(each["class_names"]), len(each["class_names"])) for each in (old, new)]
+    (was, was_many), (now, now_many) = classes
+    if was != now:
+        label = next((i for i, pair in enumerate(zip(was, now, strict=False)) if pair[0] != pair[1]), None)
+        counts = f"{was_many:,} classes, now {now_many:,}" if was_many != now_many else ""
+        first = f"class {label} was '{was[label]}', is '{now[label]}'" if label is not None else ""
+        raise refuse(" and ".join(filter(None, (counts, first))))
+    for name, images in (("num_train", "training"), ("num_eval", "evaluation")):
+        if old[name] != new[name]:
+            raise refuse(f"{old[name]:,} {images} images, now {new[name]:,}")
+    if old["fingerprint"] and new["fingerprint"]:
+        if old["fingerprint"] != new["fingerprint"]:
+            raise refuse("the names of the files or the numbers of their records differ")
+    elif old["name"] != new["name"]:
+        raise refuse(f"config.data.name was '{old['name']}', is '{new['name']}'")
+
+
+def require_same_plan(old: dict[str, Any], new: dict[str, Any], workdir: object) -> None:
+    """Raises UserError where what a run does differs from how it has begun; the machine alone may.
+
+    Both are ``Plan.as_dict()`` as JSON has it. What fields of the config come to is named by these fields.
+    """
+    for name, was, now in _differences(_of_the_run(old), _of_the_run(new)):
+        last = name.rpartition(".")[2]
+        if last == "bn_batch":
+            raise UserError(_other_bn_batch(old, new, workdir))
+        if last in _DTYPE_FIELDS:
+            field = _DTYPE_FIELDS[last]
+            raise UserError(
+                f"{last} of the run in '{workdir}' was {was[1:-1]}, would be {now[1:-1]} here; "
+                f"set --config.{field}={was[1:-1]}"
+            )
+        raise UserError(
+            f"the plan of the run in '{workdir}' had {name}={was}, would have {now}; go on with the version "
+            "and data it began with, or choose another --workdir"
+        )
+
+
+def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Returns what is not bit for bit the same on another machine, a sentence for each difference of it."""
+
+    def differ(name: str) -> bool:
+        return name in old and name in new and old[name] != new[name]
+
+    warnings = []
+    if differ("num_replicas"):
+        warnings.append(
+            f"the run began on {_many(old, 'replica')} and goes on on {_many(new, 'replica')}: its dropout "
+            "and stochastic-depth masks, drawn per replica, are others, and sums run in another order; it "
+            "will not be bit for bit what it would have been"
+        )
+    if differ("num_hosts"):
+        warnings.append(
+            f"the run began on {_many(old, 'host')} and goes on on {_many(new, 'host')}: sums run in another "
+            "order; and of record files, which are shared out by host, the order of the images "
+            "changes, and the epoch under way may repeat or miss some"
+        )
+    if differ("device_kind"):
+        warnings.append(
+            f"the run began on {old['device_kind']} and goes on on {new['device_kind']}: sums run in another "
+            "order; it will not be bit for bit what it would have been"
+        )
+    return warnings
+
+
+def as_json(value: Any) -> Any:
+    """Returns the value as it is after it was written to JSON and read: tuples are lists."""
+    return json.loads(json.dumps(value))
+
+
+def _of_the_run(plan: dict[str, Any]) -> dict[str, Any]:
+    """Returns the plan without what follows from the machine; phases under their names."""
+    kept = {name: value for name, value in plan.items() if name not in _OF_THE_MACHINE and name != "phases"}
+    return kept | {"phases": {phase["name"]: _of_the_run(phase) for phase in plan.get("phases", ())}}
+
+
+def _other_bn_batch(old: dict[str, Any], new: dict[str, Any], workdir: object) -> str:
+    def group_size(plan: dict[str, Any]) -> int:
+        return plan["bn_batch"] // plan["per_replica_batch"]
+
+    def shown(plan: dict[str, Any]) -> str:
+        return f"{_many({'num_replicas': group_size(plan)}, 'replica')} of {plan['per_replica_batch']:,}"
+
+    groups = old["num_replicas"] // group_size(old)
+    wanted, rest = divmod(new["num_replicas"], groups)
+    remedy = (
+        f"start on {_many(old, 'replica')} as before, or another multiple of {groups:,}"
+        if rest
+        else f"set --config.bn_group_size={wanted}"
+    )
+    return (
+        f"BN batch of the run in '{workdir}' was {old['bn_batch']:,} images ({shown(old)}), would be "
+        f"{new['bn_batch']:,} ({shown(new)}) on {_many(new, 'replica')}; {remedy}"
+    )
+
+
+def _many(plan: dict[str, Any], what: str) -> str:
+    number = plan[f"num_{what}s"]
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:
+    a, b = dict(_flatten(old)), dict(_flatten(new))
+    pairs = [(name, a.get(name, _ABSENT), b.get(name, _ABSENT)) for name in [*a, *(b.keys() - a.keys())]]
+    return [
+        (name, _shown(was), _shown(now)) for name, was, now in sorted(pairs, key=_name) if not _same(was, now)
+    ]
+
+
+def _name(pair: Sequence[Any]) -> str:
+    return pair[0]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def _shown(value: Any) -> str:
+    return "absent" if value is _ABSENT else repr(value)
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,202 @@
+"""What a training run writes down: rows of metrics, one step behind the devices, and its summary."""
+
+import math
+import time
+from typing import Any
+
+from clu import parameter_overview
+
+from efficientnet_pod.errors import RunError
+from efficientnet_pod.metrics import Counts, Rates, rates
+from efficientnet_pod.phases import Phase
+from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.progress import Display
+from efficientnet_pod.records import MetricsLog, Workdir
+from efficientnet_pod.run import Run
+from efficientnet_pod.state import TrainState
+from efficientnet_pod.steps import Outcome
+from efficientnet_pod.waiting import InputWait
+
+
+class TrainingLog:
+    """Turns the outcomes of steps into rows of metrics; only host 0 keeps them in the workdir."""
+
+    def __init__(self, run: Run, workdir: Workdir, display: Display, *, resumed_step: int):
+        """Starts the clock, after the time that earlier starts of this run took."""
+        self._run, self._workdir, self.display = run, workdir, display
+        self._is_writer = run.runtime.host_index == 0
+        self._metrics = None
+        if self._is_writer:
+            self._metrics = MetricsLog(workdir, resumed_step=resumed_step, report=display.warn)
+        self._rows: list[dict[str, Any]] = self._metrics.rows if self._metrics else []
+        rows = self._rows
+        self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
+        self.skips: Any = None
+        self.skipped_steps = sum(row.get("skipped_steps", 0) for row in rows)
+        self._last_read = resumed_step
+        self._skipped = 0
+        self._window: list[Counts] = []
+        self._window_began = time.monotonic()
+        self._trained_images, self._trained_seconds = 0, 0.0
+        self.input_wait, self._waited_before = InputWait(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start of the run, those before a resume included, compilation excluded."""
+        return time.monotonic() - self._began
+
+    def write_overview(self, state: TrainState) -> None:
+        """Writes ``parameters.txt``: every tensor with its shape, mean and spread at the start."""
+        if self._is_writer:
+            text = parameter_overview.get_parameter_overview(state.params)
+            (self._workdir.path / "parameters.txt").write_text(text + "\n")
+
+    def phase(self, phase: Phase, *, waited: float) -> None:
+        """Says which phase begins, if there are any, and leaves the wait for its program out of the rates."""
+        plan = self._run.plan
+        if plan.recipe.phases:
+            self.display.print(
+                f"phase '{phase.name}' from epoch {plan.epoch(phase.first_step):.2f}: {phase.image_size} px, "
+                f"{phase.recipe.global_batch:,} images a step; waited {waited:.1f} s for its program"
+            )
+        self.restart_window()
+
+    def take(self, step: int, outcome: Outcome) -> None:
+        """Takes the outcome, on the host, of a step that ended; a step that it has already is left out."""
+        if step <= self._last_read:
+            return
+        self._last_read = step
+        if outcome.updated:
+            self._window.append(outcome.counts)
+        else:
+            self.skipped_steps += 1
+            self._skipped += 1
+            self.display.warn(f"step {step:,} is not finite and was skipped, at {self._learning_rate(step)}")
+        so_far = sum(int(c.images) for c in self._window)
+        elapsed = time.monotonic() - self._window_began
+        self.display.advance(step, images_per_second=so_far / elapsed)
+        if step % self._run.plan.recipe.log_steps == 0:
+            self._end_window()
+
+    def flush(self) -> None:
+        """Ends the window of training: writes a row for the steps taken since the last one."""
+        self._end_window()
+
+    def rewind(self, step: int) -> None:
+        """Forgets the rows of the steps after ``step``, which are made again from other images."""
+        self._window, self._skipped, self._last_read = [], 0, step
+        if self._metrics:
+            self._metrics.drop_after(step)
+        else:
+            self._rows = [row for row in self._rows if row["step"] <= step]
+        self.restart_window()
+
+    def restart_window(self) -> None:
+        """Leaves out what was done since the last step, which is no training."""
+        self._window_began = time.monotonic()
+        self.input_wait.restart()
+
+    def close(self) -> None:
+        """Flushes the events."""
+        if self._metrics:
+            self._metrics.close()
+
+    def is_evaluated(self, step: int) -> bool:
+        """Returns whether there is a row of the evaluation after this step."""
+        return any(row["step"] == step and row["split"] == "eval" for row in self._rows)
+
+    def evaluation(self, step: int, result: Rates, *, seconds: float) -> None:
+        """Writes a row of evaluation."""
+        self._require_finite(result.loss, "evaluation loss", step)
+        row = self._row(step, "eval", result, images_per_second=result.images / seconds)
+        self._write(row)
+        self.display.print(
+            f"epoch {row['epoch']:6.2f}  step {step:,}  eval   loss {result.loss:.4f}  "
+            f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}  of {result.images:,} images"
+        )
+        self.restart_window()
+
+    def summary(self, *, compile_seconds: float, total_seconds: float) -> dict[str, Any]:
+        """Returns what ``summary.json`` holds."""
+        evaluations = [row for row in self._rows if row["split"] == "eval"]
+        final = evaluations[-1]
+        best = max(evaluations, key=lambda row: (row["top1"], row["step"]))  # as the checkpoints have it
+        rate = self._trained_images / self._trained_seconds if self._trained_seconds else None
+        fields = ("step", "epoch", "top1", "top5", "loss", "images", "seconds")
+        return {
+            "final": {name: final[name] for name in fields},
+            "best": {name: best[name] for name in fields},
+            "best_top5": max(row["top5"] for row in evaluations),
+            "compile_seconds": compile_seconds,
+            "total_seconds": total_seconds,
+            "images_per_second": rate,
+            "input_wait": self.input_wait.seconds / self._trained_seconds if self._trained_seconds else None,
+            "skipped_steps": self.skipped_steps,
+            "devices": {"count": len(self._run.runtime.devices), "kind": self._run.runtime.device_kind},
+            "versions": pod_runtime.versions(),
+        }
+
+    def _end_window(self) -> None:
+        """Writes a row for the steps since the last one; none where all of them were skipped."""
+        if not self._window:
+            return
+        now = time.monotonic()
+        result, elapsed = rates(self._window), now - self._window_began
+        waited, self._waited_before = (
+            self.input_wait.seconds - self._waited_before,
+            self.input_wait.seconds,
+        )
+        self._trained_images += result.images
+        self._trained_seconds += elapsed
+        row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
+        row["input_wait"] = waited / elapsed
+        if self._skipped:
+            row["skipped_steps"] = self._skipped
+        if self.skips and self.skips.allowed:
+            row["skipped"] = len(self.skips.names)  # images that host 0 has skipped since it started
+        plan = self._run.plan
+        if plan.recipe.phases:
+            phase = plan.phase_of(self._last_read)
+            row |= {"image_size": phase.image_size, "global_batch": phase.recipe.global_batch}
+        self._write(row)
+        if not self.display.is_bar_shown:
+            images_left = plan.images_seen(plan.total_steps) - plan.images_seen(self._last_read)
+            left = images_left * elapsed / result.images
+            self.display.print(
+                f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
+                f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
+                f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
+                f"{left:.0f} s left"
+            )
+        self._window, self._window_began, self._skipped = [], now, 0
+
+    def _row(self, step: int, split: str, result: Rates, *, images_per_second: float) -> dict[str, Any]:
+        return {
+            "step": step,
+            "epoch": self._run.plan.epoch(step),
+            "split": split,
+            "loss": result.loss,
+            "top1": result.top1,
+            "top5": result.top5,
+            "images": result.images,
+            # The one of the update that made this step, counted from 0.
+            "learning_rate": float(self._run.learning_rate(step - 1)),
+            "images_per_second": images_per_second,
+            "seconds": self.seconds,
+        }
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self._metrics:
+            self._metrics.write(row)
+        else:
+            self._rows.append(row)
+
+    def _require_finite(self, value: float, name: str, step: int) -> None:
+        if not math.isfinite(value):
+            raise RunError(
+                f"{name} is {value} after step {step}, at {self._learning_rate(step)}; checkpoints are in "
+                f"{self._workdir.checkpoints}; lower the base learning rate or warm up longer"
+            )
+
+    def _learning_rate(self, step: int) -> str:
+        return f"learning rate {float(self._run.learning_rate(step - 1)):.4g}"

@@ -1,0 +1,236 @@
+"""Real training processes of the tiny network: started, signalled, waited for, and what they left read.
+
+Run as a program this file is one of them: ``pod_processes.py POINTS SECONDS train --config=…``.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+ROOT = Path(__file__).parents[1]
+LIMIT_SECONDS = 120.0  # of any wait: the machine may be busy
+
+# 24 steps an epoch; with its evaluation each sixth step leaves a checkpoint.
+FIELDS: dict[str, Any] = {
+    "global_batch": 60,
+    "eval_epochs": 0.25,
+    "log_steps": 4,
+    "ema_decay": 0.5,
+    "keep_checkpoints": 100,
+    "schedule.warmup_epochs": 0.25,
+    "model.bn_momentum": 0.5,
+}
+STEPS_PER_EPOCH, EVAL_STEPS, EVAL_BATCHES = 1437 / 60, 6, 6
+
+
+class Training:
+    """One start of a run: a process for each host. A context manager: leaving it kills what still runs."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        steps: int,
+        hosts: int = 1,
+        fault: str = "",
+        step_seconds: float = 0.0,
+        **fields: Any,
+    ):
+        """Starts it.
+
+        Args:
+          workdir: its records; new ones start faster after :func:`take_programs`.
+          steps: of the whole run.
+          hosts: 2 replicas are shared among them.
+          fault: see ``efficientnet_pod.inject``.
+          step_seconds: by which every step is slowed down, for signals to come in the middle of the run.
+          fields: of the config, beside ``FIELDS``; ``__`` stands for a dot.
+        """
+        self.workdir, self.hosts, self.fault = workdir, hosts, fault
+        self._logs = workdir.parent / f"{workdir.name}-logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        (workdir / "programs").mkdir(parents=True, exist_ok=True)
+        (workdir / "programs" / "complete").touch()  # no process apart, which would compile the real network
+        self._start = len(list(self._logs.glob("*-host0.txt")))
+        replicas = {"cpu_replicas": 2 // hosts, "bn_group_size": 2, "epochs": steps / STEPS_PER_EPOCH}
+        values = FIELDS | replicas | {name.replace("__", "."): value for name, value in fields.items()}
+        arguments = ["train", f"--config={ROOT}/configs/digits.py", f"--workdir={workdir}"]
+        arguments += [f"--config.{name}={value}" for name, value in values.items()]
+        if hosts > 1:
+            arguments += [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={hosts}"]
+        self.processes = [
+            self._process(host, arguments, fault=fault, step_seconds=step_seconds) for host in range(hosts)
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def _process(
+        self, host: int, arguments: list[str], *, fault: str, step_seconds: float
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, __file__, str(self._points(host)), str(step_seconds), *arguments]
+        command += [f"--process={host}"] if self.hosts > 1 else []
+        environment = os.environ | {
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "EFFICIENTNET_POD_FAULT": fault,
+        }
+        with self._output(host).open("wb") as output:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+            )
+
+    def _output(self, host: int) -> Path:
+        return self._logs / f"{self._start:03}-host{host}.txt"
+
+    def _points(self, host: int) -> Path:
+        return self._output(host).with_suffix(".points")
+
+    def output(self, host: int = 0) -> str:
+        """Returns what a host has printed so far."""
+        return self._output(host).read_text(errors="replace")
+
+    def points(self, host: int = 0) -> list[str]:
+        """Returns the points a host has come to, such as ``step 13``."""
+        path = self._points(host)
+        return path.read_text().splitlines() if path.exists() else []
+
+    def wait_for(self, point: str, host: int = 0) -> None:
+        """Returns when a host has come to a point."""
+        self.wait_until(lambda: point in self.points(host) or self.has_ended)
+        assert point in self.points(host), f"ended before '{point}': {self.output(host)}"
+
+    def wait_until(self, is_so: Callable[[], bool], seconds: float = LIMIT_SECONDS) -> None:
+        """Returns when it is so."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            said = "\n".join(self.output(host)[-3000:] for host in range(self.hosts))
+            assert time.monotonic() < deadline, f"still not so after {seconds} s: {said}"
+            time.sleep(0.05)
+
+    def signal(self, number: signal.Signals, host: int = 0) -> None:
+        """Sends a signal to one host, by its pid."""
+        self.processes[host].send_signal(number)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no host runs any more."""
+        return all(process.poll() is not None for process in self.processes)
+
+    def end(self, seconds: float = LIMIT_SECONDS) -> list[int]:
+        """Returns the exit codes of all hosts, negative those of a signal; waits for them."""
+        self.wait_until(lambda: self.has_ended, seconds)
+        return [process.wait() for process in self.processes]
+
+    def seconds_to_the_end_of_all(self) -> float:
+        """Returns how long the last host ran after the first was down."""
+        self.wait_until(lambda: any(process.poll() is not None for process in self.processes))
+        began = time.monotonic()
+        self.end()
+        return time.monotonic() - began
+
+
+def run(workdir: Path, **options: Any) -> tuple[list[int], str]:
+    """Returns the exit codes of one start and what its hosts printed."""
+    with Training(workdir, **options) as training:
+        return training.end(), "\n".join(training.output(host) for host in range(training.hosts))
+
+
+def take_programs(finished: Path, workdir: Path) -> None:
+    """Copies the compiled programs of one run into the workdir of another."""
+    shutil.copytree(finished / "programs", workdir / "programs")
+
+
+def summary(workdir: Path) -> dict[str, Any]:
+    """Returns ``summary.json``."""
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def rows(workdir: Path, split: str) -> list[dict[str, Any]]:
+    """Returns the rows of metrics of one split, in the order of the file."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def digests(workdir: Path) -> dict[int, str]:
+    """Returns the digest of each committed checkpoint whose commit can be read, by step."""
+    found = {}
+    for path in (workdir / "checkpoints").glob("[0-9]*/commit.json"):
+        with suppress(ValueError, KeyError):
+            found[int(path.parent.name)] = json.loads(path.read_text())["digest"]
+    return found
+
+
+def differences(workdir: Path, reference: Path) -> list[str]:
+    """Returns in what a finished run differs from one that was never interrupted; nothing if all is well.
+
+    Compared are the digest of the final state and of all checkpoints both have; the evaluations; and that
+    each step of training stands in exactly one row.
+    """
+    found = []
+    here, there = digests(workdir), digests(reference)
+    found += [
+        f"state of step {step}" for step in sorted(here.keys() & there.keys()) if here[step] != there[step]
+    ]
+    if summary(workdir)["state_digest"] != summary(reference)["state_digest"]:
+        found.append("final state")
+    evaluations = [
+        [(row["step"], row["loss"], row["top1"], row["top5"], row["images"]) for row in rows(each, "eval")]
+        for each in (workdir, reference)
+    ]
+    if evaluations[0] != evaluations[1]:
+        found.append(f"evaluations {evaluations[0]} instead of {evaluations[1]}")
+    trained = rows(workdir, "train")
+    steps = [row["step"] for row in trained]
+    if steps != sorted(set(steps)):
+        found.append(f"steps of training in more than one row: {steps}")
+    images = [sum(row["images"] for row in rows(each, "train")) for each in (workdir, reference)]
+    if images[0] != images[1]:
+        found.append(f"{images[0]} images in the rows of training instead of {images[1]}")
+    return found
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _main(points: str, step_seconds: float, arguments: list[str]) -> int:
+    """Runs a command of the real command line on the tiny network; notes each point it comes to."""
+    import pytest
+    from tiny import build_tiny_networks
+
+    from efficientnet_pod import cli, inject
+
+    at = inject.at
+    file = os.open(points, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(point: str, step: int | None = None, host: int | None = None) -> None:
+        os.write(file, f"{point} {step}\n".encode())
+        if point == "step":
+            time.sleep(step_seconds)
+        at(point, step, host)
+
+    inject.at = note
+    build_tiny_networks(pytest.MonkeyPatch())
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1], float(sys.argv[2]), sys.argv[3:]))
