@@ -81,7 +81,9 @@ def cannot_write(file: epath.Path, error: Exception) -> str:
     if is_remote(file):
         return f"'{file}' cannot be written: {reason(error)}; mend that and start again"
     free = shutil.disk_usage(file.parent).free
-    return f"'{file}' cannot be written: {reason(error)}, {free:,} bytes free; make room there and start again"
+    return (
+        f"'{file}' cannot be written: {reason(error)}, {free:,} bytes free; make room there and start again"
+    )
 
 
 def sizes_of_files(folder: epath.Path) -> dict[str, int]:
