@@ -22,9 +22,9 @@ _VALUE = r"(?:(?<=\")[^\"\n]+?(?=\\?\"|\n|\Z)|(?<=')[^'\n]+?(?=\\?'|\n|\Z)|(?<![
 _PATTERNS = (
     (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", BLANK),
     # A URL's user and password; the whole query of one that is signed.
-    (r"(?P<keep>[a-zA-Z][\w+.-]{0,20}://)[^\s/@:\"']*:[^\s@\"']+(?=@)", rf"\g<keep>{BLANK}"),
+    (r"(?P<keep>[a-zA-Z][\w+.-]{0,20}://)[^\s/@:\"']{0,200}:[^\s@\"']{1,500}(?=@)", rf"\g<keep>{BLANK}"),
     (
-        r"\?[^\s\"'<>]*?(?i:signature|credential|token|accesskey|googleaccessid|\bsig|\bkey)[\w-]*=[^\s\"'<>]*",
+        r"\?[^\s\"'<>?]*?(?i:signature|credential|token|accesskey|googleaccessid|\bsig|\bkey)[\w-]{0,60}=[^\s\"'<>]*",
         f"?{BLANK}",
     ),
     (

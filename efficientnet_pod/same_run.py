@@ -136,7 +136,8 @@ def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     if differ("num_replicas"):
         warnings.append(
             f"the run began on {_many(old, 'replica')} and goes on on {_many(new, 'replica')}: its dropout "
-            "and stochastic-depth masks, drawn per replica, are others, and sums run in another order; it will not be bit for bit what it would have been"
+            "and stochastic-depth masks, drawn per replica, are others, and sums run in another order; it "
+            "will not be bit for bit what it would have been"
         )
     if differ("num_hosts"):
         warnings.append(

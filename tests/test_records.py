@@ -393,7 +393,10 @@ def test_the_same_bn_batch_goes_on_with_other_replicas(begun, replicas, group):
     config = changed(load("digits.py"), "bn_group_size", group)
     begun.claim(config)
     (warning,) = begun.accept(*start(config, replicas))
-    assert f"began on 8 replicas and goes on on {replicas}: its dropout and stochastic-depth masks" in warning
+    assert (
+        f"began on 8 replicas and goes on on {replicas} replicas: its dropout and stochastic-depth masks"
+        in warning
+    )
     assert json.loads((begun.path / "plan.json").read_text())["num_replicas"] == replicas
     assert json.loads((begun.path / "config.json").read_text())["bn_group_size"] == group
 
