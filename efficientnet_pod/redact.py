@@ -36,7 +36,7 @@ _PATTERNS = (
     # What Google, AWS, Hugging Face and GitHub hand out, and JSON web tokens.
     (
         r"\b(?:AIza[\w-]{16,}|ya29\.[\w.-]+|A[KS]IA[0-9A-Z]{12,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}"
-        r"|github_pat_\w{16,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)",
+        r"|github_pat_\w{16,}|eyJ[\w-]{4,}\.eyJ[\w-]{4,}\.[\w-]*)",
         BLANK,
     ),
     (rf"(?P<keep>(?<![\w-]){_NAME}(?:{_QUOTE})?\]?\s*[:=]\s*{_OPEN}){_VALUE}", rf"\g<keep>{BLANK}"),

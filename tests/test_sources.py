@@ -154,6 +154,29 @@ def test_an_entry_that_cannot_be_an_image_is_refused_by_name(tmp_path):
         open_source(f"folder:{root}")
 
 
+def test_the_fingerprint_of_a_folder_is_of_its_names_wherever_it_lies(tmp_path):
+    def fingerprint(name, files):
+        root = write_folder(tmp_path / name, files)
+        return open_source(f"folder:{root}").fingerprint
+
+    first = fingerprint("a", {"cat": 3, "dog": 2})
+    assert first == fingerprint("b", {"cat": 3, "dog": 2}) and len(bytes.fromhex(first)) == 32
+    assert first != fingerprint("c", {"cat": 2, "dog": 3})
+    assert first != fingerprint("d", {"cats": 3, "dog": 2})
+    (tmp_path / "b" / "cat" / "000.jpg").rename(tmp_path / "b" / "cat" / "0000.jpg")
+    assert first != open_source(f"folder:{tmp_path / 'b'}").fingerprint
+
+
+def test_the_fingerprint_of_record_files_is_of_their_names_and_numbers_wherever_they_lie(tmp_path):
+    def fingerprint(root, split="train"):
+        return open_source("numbered_photos", data_dir=str(root), train_split=split).fingerprint
+
+    first, second = (prepare_numbered_photos(tmp_path / name) for name in "ab")
+    assert fingerprint(first) == fingerprint(second) != ""
+    assert fingerprint(first) != fingerprint(first, "train[:99%]")
+    assert open_source("digits").fingerprint == ""
+
+
 @pytest.mark.parametrize("name", ["folder:/nowhere/at/all", "folder:"])
 def test_a_missing_folder_is_refused(name):
     with pytest.raises(UserError, match=f"folder '{name[7:]}' does not exist.*folder:/path"):
