@@ -17,7 +17,7 @@ def make_writable(folder: epath.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
-        probe.write_text("")
+        probe.write_text("x")
         probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
     except Exception as error:  # an OSError, or what the library of an object store raises
         raise UserError(f"workdir '{folder}' cannot be written: {_reason(error)}; choose another") from error
@@ -56,10 +56,10 @@ def _sync_folder(folder: epath.Path) -> None:
 
 def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the room that is left on its disk."""
-    message = f"'{file}' cannot be written: {_reason(error)}"
-    if not is_remote(file):
-        message += f", {shutil.disk_usage(file.parent).free:,} bytes free"
-    return f"{message}; make room there and start again"
+    if is_remote(file):
+        return f"'{file}' cannot be written: {_reason(error)}; mend that and start again"
+    free = shutil.disk_usage(file.parent).free
+    return f"'{file}' cannot be written: {_reason(error)}, {free:,} bytes free; make room there and start again"
 
 
 def is_remote(path: epath.PathLike) -> bool:
