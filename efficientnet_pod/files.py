@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib import import_module
 
 from etils import epath
 
@@ -12,8 +13,16 @@ def make_writable(folder: epath.Path) -> None:
     """Makes the folder of a run, where it is not there, and checks that files can be written in it.
 
     Raises:
-      UserError: they cannot.
+      UserError: they cannot, or Orbax could not.
     """
+    if str(folder).startswith("gs://"):
+        try:
+            import_module("google.cloud.storage")  # which Orbax asks about the bucket
+        except ImportError:
+            raise UserError(
+                f"workdir '{folder}' is in Google Cloud Storage, whose package is not installed; "
+                "pip install 'efficientnet-pod[gcs]'"
+            ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -59,7 +68,9 @@ def cannot_write(file: epath.Path, error: Exception) -> str:
     if is_remote(file):
         return f"'{file}' cannot be written: {_reason(error)}; mend that and start again"
     free = shutil.disk_usage(file.parent).free
-    return f"'{file}' cannot be written: {_reason(error)}, {free:,} bytes free; make room there and start again"
+    return (
+        f"'{file}' cannot be written: {_reason(error)}, {free:,} bytes free; make room there and start again"
+    )
 
 
 def is_remote(path: epath.PathLike) -> bool:
