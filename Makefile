@@ -7,11 +7,7 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.11.txt" if sys.ve
 STAMP := $(VENV)/installed-$(PINS)
 RUN ?= runs/digits
 
-<<<<<<< HEAD
 .PHONY: smoke test check format soak bench bench-input bench-ffcv gs-workdir pins clean
-=======
-.PHONY: smoke test check format bench bench-input bench-ffcv gs-workdir pins clean
->>>>>>> workdir
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)

@@ -4,11 +4,8 @@ import errno
 import os
 import re
 import shutil
-<<<<<<< HEAD
 import time
 from collections.abc import Iterator
-=======
->>>>>>> workdir
 from importlib import import_module
 
 from etils import epath
@@ -82,7 +79,6 @@ def _sync_folder(folder: epath.Path) -> None:
 def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the room that is left on its disk."""
     if is_remote(file):
-<<<<<<< HEAD
         return f"'{file}' cannot be written: {reason(error)}; mend that and start again"
     free = shutil.disk_usage(file.parent).free
     return (
@@ -116,13 +112,6 @@ def free_bytes(folder: epath.Path) -> int | None:
         return None if is_remote(folder) else shutil.disk_usage(folder).free
     except OSError:
         return None
-=======
-        return f"'{file}' cannot be written: {_reason(error)}; mend that and start again"
-    free = shutil.disk_usage(file.parent).free
-    return (
-        f"'{file}' cannot be written: {_reason(error)}, {free:,} bytes free; make room there and start again"
-    )
->>>>>>> workdir
 
 
 def is_remote(path: epath.PathLike) -> bool:
