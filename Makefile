@@ -7,7 +7,7 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.11.txt" if sys.ve
 STAMP := $(VENV)/installed-$(PINS)
 RUN ?= runs/digits
 
-.PHONY: smoke test check format soak bench bench-input bench-ffcv pins clean
+.PHONY: smoke test check format soak bench bench-input bench-ffcv gs-workdir pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
@@ -47,6 +47,11 @@ bench-ffcv:
 	$(VENV)-ffcv/bin/pip install -q setuptools wheel assertpy fastargs numba opencv-python-headless pillow psutil terminaltables torch==2.13.0 tqdm
 	$(VENV)-ffcv/bin/pip install -q --no-deps pytorch-pfn-extras
 	$(VENV)-ffcv/bin/pip install -q --no-deps --no-build-isolation ffcv==1.0.2
+
+# A workdir on gs://, against an emulator; needs no account and sends nothing.
+gs-workdir: $(STAMP)
+	$(BIN)/pip install -q -c $(PINS) -e '.[gcs]' cryptography gcp-storage-emulator
+	$(BIN)/python -m benchmarks.gs_workdir
 
 $(STAMP): pyproject.toml $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "efficientnet-pod needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12")'

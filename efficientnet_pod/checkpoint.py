@@ -266,7 +266,7 @@ class Checkpoints:
         try:
             kept = [other for other in self.steps if other != step]
             older = f"older ones are kept, the newest is step {kept[-1]}" if kept else "there is no other"
-        except OSError:
+        except Exception:
             older = "nor can the others be listed"
         return RunError(
             f"checkpoint {step} could not be written to '{self._folder.path}': {reason(error)} "

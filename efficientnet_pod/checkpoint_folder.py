@@ -99,7 +99,7 @@ class CheckpointFolder:
             mark.unlink()
         except Damaged:
             mark.unlink()  # and touch nothing: all of it is evidence
-        except OSError as error:
+        except Exception as error:  # TensorFlow's, of remote files, are no OSErrors
             self._report(f"what is left of '{folder}' could not be removed: {reason(error)}")
 
     def tidy_all(self) -> None:
@@ -123,7 +123,7 @@ class CheckpointFolder:
                 self.mark(step)
                 (self.of(step) / COMMIT).unlink()
                 self.tidy(step)
-        except OSError as error:
+        except Exception as error:
             self._report(f"an old checkpoint in '{self.path}' could not be deleted: {reason(error)}")
 
     def move_aside(self, step: int, damage: Damaged) -> None:
@@ -135,7 +135,7 @@ class CheckpointFolder:
         name = f"damaged-{step}-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         try:
             self.of(step).rename(self.path / name)
-        except OSError as error:
+        except Exception as error:
             raise RunError(
                 f"checkpoint '{self.of(step)}' is damaged ({damage}) and cannot be renamed: {reason(error)}"
             ) from error

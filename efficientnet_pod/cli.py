@@ -50,7 +50,16 @@ example: efficientnet-pod data prepare --config=configs/imagenet.py:b0 --resize=
 
 def run() -> None:
     """Runs the command line and exits with the code that the usage explains."""
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as error:
+        code = error.code
+    if code in (CHECKPOINTED, 130):
+        # All is saved. Python's own end would wait for threads, of which one may wait for input in vain.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -151,12 +160,14 @@ def _evaluate(arguments: Sequence[str]) -> None:
     values = _flags("evaluate", arguments, define, workdir=True)
     with _joined(values) as is_first_host:
         from efficientnet_pod.evaluate import evaluate_checkpoint
+        from efficientnet_pod.pod import hosts
         from efficientnet_pod.recipe import read_recipe
         from efficientnet_pod.records import Workdir
         from efficientnet_pod.run import open_run
 
         workdir = Workdir(values.workdir)
-        run = open_run(read_recipe(workdir.read("config.json")))
+        config = workdir.read("config.json") if hosts.index() == 0 else None
+        run = open_run(read_recipe(hosts.from_first("config", config)))
         step, result = evaluate_checkpoint(run, workdir, values.checkpoint, raw=values.raw)
         if is_first_host:
             print(

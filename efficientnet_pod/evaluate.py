@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.feed import Feed, nothing
 from efficientnet_pod.metrics import Counts, Rates, rates
-from efficientnet_pod.pod.mesh import replicated
+from efficientnet_pod.pod import hosts
+from efficientnet_pod.pod.mesh import share_from_first_host
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import Run
@@ -122,18 +123,25 @@ def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) ->
     Raises:
       UserError: no such checkpoint.
     """
-    if not workdir.checkpoints.exists():
-        raise UserError(f"no checkpoints in '{workdir.path}'; --workdir must name the folder of a run")
-    with Checkpoints(workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints) as checkpoints:
-        named = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
-        if which not in named and not which.isdecimal():
-            raise UserError(f"--checkpoint={which} must be 'best', 'latest' or a step")
-        step = named[which] if which in named else int(which)
-        if step is None:
-            raise UserError(f"no checkpoint in '{workdir.checkpoints}' yet; train first")
-        state = jax.device_put(checkpoints.restore(step, run.abstract_state()), replicated(run.mesh))
-    with compilation_cache(workdir.programs):
+    step, restored = _restored(run, workdir, which) if hosts.index() == 0 else (0, None)
+    step = hosts.from_first("step", step)
+    state = share_from_first_host(restored, run.abstract_state(), run.mesh)
+    with compilation_cache(workdir.programs) if hosts.index() == 0 else nullcontext():
         eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
     result = evaluate(run, eval_step, state.variables if raw else state.eval_variables)
     assert result is not None  # nobody stops it
     return step, result
+
+
+def _restored(run: Run, workdir: Workdir, which: str) -> tuple[int, Any]:
+    """Returns the step of a checkpoint and its state, in host memory."""
+    if not workdir.checkpoints.exists():
+        raise UserError(f"no checkpoints in '{workdir.path}'; --workdir must name the folder of a run")
+    checkpoints = Checkpoints(workdir.checkpoints)
+    named = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
+    if which not in named and not which.isdecimal():
+        raise UserError(f"--checkpoint={which} must be 'best', 'latest' or a step")
+    step = named[which] if which in named else int(which)
+    if step is None:
+        raise UserError(f"no checkpoint in '{workdir.checkpoints}' yet; train first")
+    return step, checkpoints.restore(step, run.abstract_state())

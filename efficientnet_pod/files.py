@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from importlib import import_module
 
 from etils import epath
 
@@ -13,19 +14,35 @@ from efficientnet_pod.errors import UserError
 
 # What reading a damaged file may end with; any other system error says nothing about the file.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL}
-_NO_DAMAGE = re.compile("PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED")
+# The same of a remote file: TensorStore's ValueErrors begin so, TensorFlow's classes are named so.
+_NO_DAMAGE = (
+    "permissiondenied",
+    "unauthenticated",
+    "unavailable",
+    "deadlineexceeded",
+    "aborted",
+    "cancelled",
+)
 
 
 def make_writable(folder: epath.Path) -> None:
     """Makes the folder of a run, where it is not there, and checks that files can be written in it.
 
     Raises:
-      UserError: they cannot.
+      UserError: they cannot, or Orbax could not.
     """
+    if str(folder).startswith("gs://"):
+        try:
+            import_module("google.cloud.storage")  # which Orbax asks about the bucket
+        except ImportError:
+            raise UserError(
+                f"workdir '{folder}' is in Google Cloud Storage, whose package is not installed; "
+                "pip install 'efficientnet-pod[gcs]'"
+            ) from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
-        probe.write_text("")
+        probe.write_text("x")
         probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
     except Exception as error:  # an OSError, or what the library of an object store raises
         raise UserError(f"workdir '{folder}' cannot be written: {reason(error)}; choose another") from error
@@ -61,10 +78,12 @@ def _sync_folder(folder: epath.Path) -> None:
 
 def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the room that is left on its disk."""
-    message = f"'{file}' cannot be written: {reason(error)}"
-    if not is_remote(file):
-        message += f", {shutil.disk_usage(file.parent).free:,} bytes free"
-    return f"{message}; make room there and start again"
+    if is_remote(file):
+        return f"'{file}' cannot be written: {reason(error)}; mend that and start again"
+    free = shutil.disk_usage(file.parent).free
+    return (
+        f"'{file}' cannot be written: {reason(error)}, {free:,} bytes free; make room there and start again"
+    )
 
 
 def sizes_of_files(folder: epath.Path) -> dict[str, int]:
@@ -105,7 +124,10 @@ def is_damage(error: BaseException) -> bool:
     number = _system_error(error)
     if number is not None:
         return number in _DAMAGE
-    return not isinstance(error, MemoryError) and not _NO_DAMAGE.match(str(error))
+    words = (type(error).__name__, str(error))
+    return not isinstance(error, MemoryError) and not any(
+        word.replace("_", "").lower().startswith(_NO_DAMAGE) for word in words
+    )
 
 
 def reason(error: BaseException) -> str:
@@ -121,7 +143,8 @@ def _sizes(folder: epath.Path, prefix: str) -> Iterator[tuple[str, int]]:
         if path.is_dir():
             yield from _sizes(path, f"{prefix}{path.name}/")
         else:
-            yield prefix + path.name, path.stat().length
+            # Of a local file epath's own `stat` looks up the owner, who in a container may have no name.
+            yield prefix + path.name, path.stat().length if is_remote(path) else os.stat(path).st_size
 
 
 def _system_error(error: BaseException) -> int | None:

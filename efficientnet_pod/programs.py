@@ -104,8 +104,8 @@ def get_programs(
 
 
 def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:
-    # The workdir is host 0's. The other hosts compile for themselves, at the same time: JAX would let them read
-    # the folder and not write it, and on CPUs would not find for them what host 0 has put there.
+    # The workdir is host 0's. The others compile for themselves meanwhile: JAX would let them write nothing
+    # there, and on CPUs would not find for them what host 0 has written.
     cache = compilation_cache(workdir.programs) if jax.process_index() == 0 else nullcontext()
     with cache, ThreadPoolExecutor() as pool:
         return list(pool.map(lambda program: program.compile(), lowered))

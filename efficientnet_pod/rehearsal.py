@@ -92,7 +92,7 @@ class _Output:
                 with self.lock:
                     if self.failed is None and (follows := _FOLLOWS.match(line)):
                         self.failed = int(follows[1])
-                    print(label, line.rstrip("\n"), file=to, flush=True)
+                    print(f"{label} " + line.removesuffix("\n"), file=to, flush=True)
 
 
 class _Rank:

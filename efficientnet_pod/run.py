@@ -169,25 +169,6 @@ def data_of(run: Run) -> dict[str, Any]:
     return {name: getattr(source, name) for name in names}
 
 
-def view(run: Run) -> dict[str, Any]:
-    """Returns what all hosts must see alike before they compile, a flat table of short values."""
-    data, versions = data_of(run), pod_runtime.versions()
-    return {
-        "recipe": _digest(dataclasses.asdict(run.plan.recipe)),
-        "num_train": data["num_train"],
-        "num_eval": data["num_eval"],
-        "classes": _digest(data["class_names"]),
-        "images": data["fingerprint"][:16],
-        "eval_shapes": str(run.plan.eval_shapes),
-        "replicas": run.plan.num_replicas,
-        **{name: versions[name] for name in ("efficientnet_pod", "git_commit", "jax", "jaxlib")},
-    }
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def open_images(recipe: Recipe) -> Any:
     """Returns the recipe's images as a ``data.sources.Source``."""
     from efficientnet_pod.data.sources import open_source  # TensorFlow takes seconds to import
@@ -216,6 +197,50 @@ def image_numbers(recipe: Recipe) -> dict[str, int]:
             raise
         return dict(zip(IMAGE_NUMBERS, PUBLISHED_NUMBERS[recipe.data.name], strict=True))
     return {name: getattr(source, name) for name in IMAGE_NUMBERS}
+
+
+# Other versions may cut, draw or compute otherwise.
+_VERSIONS = ("efficientnet_pod", "git_commit", "jax", "jaxlib", "flax", "optax", "tensorflow")
+
+
+def view(run: Run) -> dict[str, Any]:
+    """Returns what every host of a run must see alike: a flat table of short values, for JSON.
+
+    Its recipe, devices, versions and images; where a host has its copy of a TFDS data set is its own affair.
+    """
+    source, plan, runtime = run.source, run.plan, run.runtime
+    recipe = {**dataclasses.asdict(plan.recipe), "optimizer": plan.as_dict()["recipe"]["optimizer"]}
+    fields = {name: value for name, value in _flat(recipe, "config") if name != "config.data.data_dir"}
+    versions = pod_runtime.versions()
+    devices = {
+        "platform": runtime.platform,
+        "device_kind": runtime.device_kind,
+        "replicas": plan.num_replicas,
+        "replicas_of_a_host": sum(d.process_index == runtime.host_index for d in runtime.devices),
+        "mesh": _digest([d.id for d in run.mesh.devices.flat]),
+    }
+    images = {
+        **{name: getattr(plan, name) for name in IMAGE_NUMBERS},
+        "classes": _digest(source.class_names),
+        "files": source.fingerprint[:16],
+        "training_images": type(source.train).__name__,
+        "eval_shapes": _digest(plan.eval_shapes),
+        "eval_order": None if run.eval_order is None else _digest(run.eval_order.tolist()),
+    }
+    return fields | devices | {name: versions[name] for name in _VERSIONS} | images
+
+
+def _flat(value: Any, name: str) -> list[tuple[str, Any]]:
+    """Returns the leaves of nested tables and lists under their dotted names."""
+    if isinstance(value, dict):
+        return [leaf for key, part in value.items() for leaf in _flat(part, f"{name}.{key}")]
+    if isinstance(value, (list, tuple)):
+        return [leaf for i, part in enumerate(value) for leaf in _flat(part, f"{name}.{i}")]
+    return [(name, value)]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def build(

@@ -33,7 +33,7 @@ def run_hosts(folder: Path, scenarios: list[str], *, hosts: int, devices: int) -
             started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
         processes.append(started)
     try:
-        _wait(processes, logs, deadline=time.monotonic() + 240)
+        _wait(processes, logs, deadline=time.monotonic() + 500)
     finally:
         for process in processes:
             process.kill()

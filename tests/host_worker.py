@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from recipes import load
-from tiny import batch, build_tiny_networks, tiny_model
+from tiny import CLASSES, batch, build_tiny_networks
 
 from efficientnet_pod.evaluate import eval_batches, eval_step_of
 from efficientnet_pod.feed import train_batches
 from efficientnet_pod.metrics import rates
 from efficientnet_pod.models.batch_norm import group_moments
-from efficientnet_pod.models.initial import initial_variables
+from efficientnet_pod.models.layers import stochastic_depth
 from efficientnet_pod.pod import mesh as mesh_module
 from efficientnet_pod.pod.mesh import (
     BN_MEMBER,
@@ -35,7 +36,9 @@ from efficientnet_pod.pod.mesh import (
     share_from_first_host,
     to_global,
 )
+from efficientnet_pod.programs import _compile
 from efficientnet_pod.recipe import read_recipe
+from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import Run, open_run
 from efficientnet_pod.state import TrainState, init_state
 from efficientnet_pod.steps import GO, TrainStep, commands, compile_train_step, not_halted
@@ -112,7 +115,7 @@ def first_batches(folder: Path) -> Found:
 
 def records(folder: Path) -> Found:
     """The labels of this host's images, which number them, where there are fewer files than hosts."""
-    run = opened(digits(name=f"tfrecord:{folder}/records"))
+    run = opened(digits(name=f"tfrecord:{folder}/records") | {"epochs": 60.0})
     trained = [b["label"] for b in islice(train_batches(run, start_step=0), 12)]
     held_out = list(eval_batches(run))
     return {"train": np.concatenate(trained)} | {
@@ -120,51 +123,40 @@ def records(folder: Path) -> Found:
     }
 
 
-class Drawn:
-    """The tiny network, whose BN statistics are what its dropout and stochastic depth have left standing."""
+class Drawn(nn.Module):
+    """A network whose logits are zero and whose BN statistics are what its random draws leave standing."""
 
-    def __init__(self, variables: Any, replicas: int):
-        """Takes the weights and the true BN statistics."""
-        self._model = tiny_model(dropout=0.5, survival_probability=0.5, bn_axis=BN_MEMBER)
-        self._variables, self._replicas = variables, replicas
+    replicas: int
 
-    def apply(self, variables: Any, images: jax.Array, *, rngs: Any, **_: Any) -> Any:
-        """Returns the logits, and {"drawn": (replicas, batch, features + 1)} for ``batch_stats``."""
-        logits, seen = self._model.apply(
-            {"params": variables["params"], "batch_stats": self._variables["batch_stats"]},
-            images,
-            train=True,
-            mutable=["batch_stats", "intermediates"],
-            rngs=rngs,
-            capture_intermediates=lambda module, _: module.name in ("Dropout_0", "block2a", "block2b"),
-        )
-        outputs = {name: values["__call__"][0] for name, values in seen["intermediates"].items()}
-        kept = outputs["Dropout_0"] != 0
-        deep = jnp.any(outputs["block2b"] != outputs["block2a"], axis=(1, 2, 3))
-        mine = jnp.concatenate([kept, deep[:, None]], axis=1).astype(jnp.float32)
-        everyone = jnp.zeros((self._replicas, *mine.shape), jnp.float32)
-        everyone = everyone.at[jax.lax.axis_index(REPLICAS)].set(mine)
-        return logits, {"batch_stats": {"drawn": jax.lax.psum(everyone, REPLICAS)}}
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Draws masks for dropout, 64 features of each image, and for a block of stochastic depth."""
+        rows = images.shape[0]
+        features = nn.Dropout(0.5, deterministic=not train)(jnp.ones((rows, 64), jnp.float32))
+        ones = jnp.ones((rows, 1), jnp.float32)
+        block = stochastic_depth(ones, key=self.make_rng("dropout"), survival_probability=0.5)
+        mine = jnp.concatenate([features, block], axis=1) / 2
+        drawn = self.variable("batch_stats", "drawn", jnp.zeros, (self.replicas, *mine.shape), jnp.float32)
+        everyone = jnp.zeros_like(drawn.value).at[jax.lax.axis_index(REPLICAS)].set(mine)
+        drawn.value = jax.lax.psum(everyone, REPLICAS)
+        return jnp.tile(self.param("bias", nn.initializers.zeros, (1, CLASSES)), (rows, 1))
 
 
 def masks(folder: Path) -> Found:
-    """What each replica's dropout and stochastic depth leave standing in two steps, the images all alike."""
+    """What each replica's dropout and stochastic depth leave standing, in two steps: (2, 8, 4, 64 + 1)."""
     del folder
     mesh = create_mesh(jax.devices(), 4)
-    model = Drawn(initial_variables(tiny_model(), SIZE, seed=0), mesh.size)
-    features = model._variables["params"]["classifier"]["kernel"].shape[0]
-    drawn = {"drawn": np.zeros((mesh.size, 4, features + 1), np.float32)}
-    variables = {"params": model._variables["params"], "batch_stats": drawn}
+    variables = {
+        "params": {"bias": np.zeros((1, CLASSES), np.float32)},
+        "batch_stats": {"drawn": np.zeros((mesh.size, 4, 65), np.float32)},
+    }
     sgd = optax.sgd(0.0)
-    step = compile_train_step(TrainStep(model, sgd, 0.0, 0.0, jax.random.key(0)), mesh)
+    step = compile_train_step(TrainStep(Drawn(mesh.size), sgd, 0.0, 0.0, jax.random.key(0)), mesh)
     state = put_replicated(jax.device_get(init_state(variables, sgd, ema=False)), mesh)
-    one = batch(4, size=SIZE)
-    images = to_global(
-        {name: np.concatenate([rows] * len(mesh.local_devices)) for name, rows in one.items()}, mesh
-    )
+    images = to_global(batch(4 * len(mesh.local_devices), size=SIZE), mesh) | {"command": commands(mesh)[GO]}
     found = []
     for _ in range(2):
-        state, _ = step(state, images | {"command": commands(mesh)[GO]}, not_halted(mesh))
+        state, _ = step(state, images, not_halted(mesh))
         found.append(jax.device_get(state.batch_stats["drawn"]))
     return {"drawn": np.stack(found)}
 
@@ -259,9 +251,32 @@ def sharing(folder: Path) -> Found:
     return found | {"int32 + 1": jax.device_get(plus_one(shared["int32"]))}
 
 
+def cached_programs(folder: Path) -> Found:
+    """Compiles into a workdir that is there for host 0 alone; the files there and on this host."""
+    workdir = Workdir(folder / ("workdir" if jax.process_index() == 0 else "elsewhere/workdir"))
+    kept = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    try:
+        _compile(opened(digits()).lower_eval_steps(), workdir)
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", kept)
+    return {"files": sorted(file.name for file in workdir.programs.glob("*-cache"))} | {
+        "exists": workdir.path.parent.exists()
+    }
+
+
 SCENARIOS: dict[str, Callable[[Path], Found]] = {
     scenario.__name__: scenario
-    for scenario in (train_digits, first_batches, records, masks, tiles, evaluations, sharing)
+    for scenario in (
+        train_digits,
+        first_batches,
+        records,
+        masks,
+        tiles,
+        evaluations,
+        sharing,
+        cached_programs,
+    )
 }
 
 
@@ -270,6 +285,7 @@ def main(folder: str, coordinator: str, hosts: str, host: str, devices: str, *sc
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", int(devices))
     jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.distributed.initialize(coordinator, int(hosts), int(host), coordinator_bind_address=coordinator)
     build_tiny_networks(pytest.MonkeyPatch())
     for name in scenarios:

@@ -130,7 +130,10 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
             kept.append(checkpoints.steps)
         assert kept == [[1], [1, 2], [2, 3], [3, 4], [4, 5], [4, 5, 6], [4, 5, 6, 7]]
         assert (checkpoints.latest_step, checkpoints.best_step) == (7, 4)
-    assert names(tmp_path) == ["4", "6", "7"]
+        checkpoints.save(5, make_state(5), metrics={"top1": 0.1})  # after going back to an older one
+        checkpoints.wait()
+        assert checkpoints.steps == [4, 5, 6, 7]
+    assert names(tmp_path) == ["4", "5", "6", "7"]
 
 
 def test_a_step_saved_again_is_replaced_or_gets_its_metrics(tmp_path):
@@ -319,7 +322,10 @@ def test_a_failed_replacement_leaves_the_old_one(copy, monkeypatch):
 def test_a_checkpoint_that_cannot_be_read_now_is_not_called_damaged(copy, monkeypatch):
     from efficientnet_pod import checkpoint
 
-    for error in (OSError(errno.EMFILE, ""), ValueError("UNAVAILABLE: try later")):
+    class UnavailableError(Exception):
+        pass
+
+    for error in (OSError(errno.EMFILE, ""), ValueError("PERMISSION_DENIED: no"), UnavailableError("later")):
         monkeypatch.setattr(
             checkpoint, "_restore_arrays", lambda *_, error=error: (_ for _ in ()).throw(error)
         )
@@ -352,13 +358,16 @@ def test_a_save_waits_for_the_one_before_it_and_keeps_its_own_copy(tmp_path, mon
 
 # One process imports everything and forks: each fork saves 1, 2, 3 ... and is killed inside the third.
 KILLED = """
-import os, random, signal, sys, threading
+import os, pathlib, random, signal, sys, threading
 sys.path[:0] = [{here!r}, {root!r}]
 import orbax.checkpoint as ocp
 from efficientnet_pod import checkpoint, checkpoint_folder, files, inject
 import test_checkpoint
 
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+def half(path):
+    next(file for file in pathlib.Path(path, "state").rglob("*") if file.is_file()).unlink()
+    die()
 def after(function): return lambda *given: [function(*given), die()]
 def arm(point):
     folder = checkpoint_folder.CheckpointFolder
@@ -366,13 +375,13 @@ def arm(point):
     if point == "arrays": ocp.PyTreeCheckpointHandler.finalize = die
     if point == "commit": files.os.fsync = die
     if point in ("saving", "committed"): inject.at = lambda name, step: die() if name == point else None
-    if point == "deleting": checkpoint_folder.remove = die
+    if point == "deleting": checkpoint_folder.remove = half
 
 for name in os.listdir("."):
     if os.fork() == 0:
         with checkpoint.Checkpoints(os.path.abspath(name), keep=2) as checkpoints:
             if name.startswith("after"): threading.Timer(random.Random(name).uniform(0.1, 0.9), die).start()
-            for step in range(1, 1000):
+            for step in range(1, 100):
                 if step == 3: checkpoints.wait(); arm(name)
                 checkpoints.save(step, test_checkpoint.make_state(step), metrics={{}})
         os._exit(0)
@@ -407,6 +416,9 @@ def test_a_killed_save_costs_that_save_at_most(killed, point):
     step, state, warnings = newest(folder)
     assert (step, warnings) == (max(committed, default=None), [])
     assert step is None or bits(state) == bits(make_state(step))
+    with Checkpoints(folder) as checkpoints:
+        for good in committed:
+            assert bits(checkpoints.restore(good, abstract(make_state(0)))) == bits(make_state(good))
     assert names(folder) == sorted(map(str, committed))  # what was cut short is gone
     save(folder, 1000, 1001, keep=2)
     assert names(folder)[:2] == ["1000", "1001"]

@@ -6,7 +6,9 @@ import pytest
 from photos import write_folder
 from recipes import CONFIGS, load
 
+from efficientnet_pod import cli
 from efficientnet_pod.cli import main
+from efficientnet_pod.errors import Preempted, RunError
 
 DIGITS = "--config=configs/digits.py"
 
@@ -55,10 +57,44 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, words):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (RunError("hush: the disk is full"), 1, "efficientnet-pod: [redacted]: the disk is full\n"),
+        (Preempted("checkpointed at step 3"), 42, "efficientnet-pod: checkpointed at step 3\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "efficientnet-pod: stopped; the same command goes on from what is saved\n",
+        ),
+        (KeyError("hush"), 1, "\nKeyError: '[redacted]'\n"),
+    ],
+)
+def test_how_a_command_ends_is_in_its_exit_code(capsys, monkeypatch, error, code, said):
+    def fail(_):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "plan", fail)
+    monkeypatch.setattr(cli, "redact", lambda text: text.replace("hush", "[redacted]"))
+    assert main(["plan"]) == code
+    printed = capsys.readouterr().err
+    assert printed.endswith(said) and printed.count("\n") == 1 or "Traceback" in printed
+    assert printed.startswith("Traceback (most recent call last):\n") == isinstance(error, KeyError)
+
+
+def test_dashes_in_flags_are_underscores_but_not_in_values_and_recipes(capsys):
+    assert main(["plan", DIGITS, "--replicas-per-host=0"]) == 2
+    assert "replicas_per_host=0: 0 is not a positive integer" in capsys.readouterr().err
+    assert main(["evaluate", "--workdir=not-there/of-some-kind"]) == 2
+    assert "not-there/of-some-kind" in capsys.readouterr().err
+    assert main(["plan", DIGITS, "--config.global-batch=64"]) == 2
+    assert "config has no field 'global-batch'; did you mean 'global_batch'?" in capsys.readouterr().err
+
+
 def test_help_names_the_commands(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(command in printed for command in ("train", "evaluate", "plan", "data"))
+    assert all(command in printed for command in ("train", "evaluate", "plan", "data", "pod", "42"))
     assert main([]) == 2
     for arguments, code in ((["data", "--help"], 0), (["data"], 2)):
         with pytest.raises(SystemExit) as stopped:

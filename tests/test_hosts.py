@@ -195,6 +195,11 @@ raise Preempted('checkpointed at step 3')"""
     assert (first.err, second.err) == ("efficientnet-pod: checkpointed at step 3\n", "")
 
 
+def test_a_host_that_is_done_waits_for_those_at_work():
+    ended = run("time.sleep(3 * (hosts.index() == 0))", before="connection.SHUTDOWN_SECONDS = 1")
+    assert [(host.code, host.err) for host in ended] == [(0, ""), (0, "")]
+
+
 def test_hosts_that_do_not_come_are_one_line():
     [alone] = run("", before="connection.JOIN_SECONDS = 1", only=[0])
     assert alone.code == 2

@@ -335,6 +335,14 @@ def test_checkpoints_of_who_knows_what_are_refused(claimed, name):
     assert not (claimed.path / name).exists()
 
 
+def test_a_workdir_on_gs_without_the_package_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)  # as if it were not installed
+    with pytest.raises(
+        UserError, match=r"'gs://bucket/run' is in Google Cloud .*pip install 'efficientnet-pod\[gcs"
+    ):
+        Workdir("gs://bucket/run").claim({})
+
+
 # Plan and images
 
 

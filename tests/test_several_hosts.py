@@ -33,7 +33,7 @@ def four(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """Two hosts with four devices each."""
-    scenarios = ["train_digits", "evaluations", "sharing"]
+    scenarios = ["evaluations", "sharing", "cached_programs"]
     return run_hosts(tmp_path_factory.mktemp("two"), scenarios, hosts=2, devices=4)
 
 
@@ -49,9 +49,8 @@ def difference(found, wanted, part):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("hosts", ["four", "two"])
-def test_hosts_train_as_one_does(hosts, one, request):
-    found, wanted = request.getfixturevalue(hosts)["train_digits"], one("train_digits")
+def test_four_hosts_train_as_one_does(four, one):
+    found, wanted = four["train_digits"], one("train_digits")
     for name in wanted:  # on every host the same bits
         assert len({np.asarray(host[name]).tobytes() for host in found}) == 1, name
     assert int(found[0][".step"]) == STEPS
@@ -78,8 +77,8 @@ def test_what_is_dropped_differs_between_replicas_hosts_and_steps_and_is_that_of
         np.testing.assert_array_equal(host["drawn"], drawn)
     features, blocks = drawn[..., :-1], drawn[..., -1]
     assert len({mask.tobytes() for mask in features.reshape(2 * 8 * 4, -1)}) == 64
-    assert 0.4 < features.mean() < 0.6
-    assert 20 < blocks.sum() < 44 and len({mask.tobytes() for mask in blocks.reshape(16, 4)}) > 6
+    assert len({mask.tobytes() for mask in blocks.reshape(16, 4)}) > 6  # of 16 values
+    assert 0.4 < features.mean() < 0.6 and 0.3 < blocks.mean() < 0.7
 
 
 def test_records_in_fewer_files_than_hosts_come_once_an_epoch(four):
@@ -88,7 +87,7 @@ def test_records_in_fewer_files_than_hosts_come_once_an_epoch(four):
     assert [len(share) for share in shares] == [4, 3, 3, 3]
     assert sorted(label for share in shares for label in share) == list(range(sum(RECORDS)))
     for labels, share in zip(seen, shares, strict=True):
-        epochs = labels.reshape(-1, len(share))
+        epochs = labels[: len(labels) // len(share) * len(share)].reshape(-1, len(share))
         assert all(set(epoch) == share for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) > 1
     assert len({host["mask"].shape for host in four["records"]}) == 1  # as many batches on every host
     counted = [label for host in four["records"] for label in host["label"][host["mask"] == 1]]
@@ -171,3 +170,9 @@ def test_the_state_of_the_first_host_comes_to_the_others_bit_for_bit(two, one):
         for name, leaf in awkward_state().items():
             assert host[name].tobytes() == leaf.tobytes(), name
         np.testing.assert_array_equal(host["int32 + 1"], awkward_state()["int32"] + np.array(1, np.int32))
+
+
+def test_compiled_programs_are_kept_by_the_first_host_alone(two):
+    first, second = two["cached_programs"]
+    assert len(first["files"]) == 1 and not second["files"].size
+    assert first["exists"] and not second["exists"]

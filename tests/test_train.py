@@ -10,8 +10,8 @@ import pytest
 from recipes import load
 from tiny import build_tiny_networks
 
-from efficientnet_pod import train
-from efficientnet_pod.checkpoint import Checkpoints
+from efficientnet_pod import inject, loop
+from efficientnet_pod.checkpoint import Checkpoints, digest_of
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.evaluate import evaluate_checkpoint
 from efficientnet_pod.metrics import Rates
@@ -19,7 +19,8 @@ from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import open_run
-from efficientnet_pod.train import TrainingLog, train_and_evaluate
+from efficientnet_pod.train import train_and_evaluate
+from efficientnet_pod.training_log import TrainingLog
 
 ROW = set("step epoch split loss top1 top5 images learning_rate images_per_second seconds".split())
 
@@ -65,8 +66,8 @@ def test_a_run_that_waits_for_its_input_says_so(tmp_path, monkeypatch, capsys):
             time.sleep(0.4)
             yield batch
 
-    batches = train.train_batches
-    monkeypatch.setattr(train, "train_batches", slow)
+    batches = loop.train_batches
+    monkeypatch.setattr(loop, "train_batches", slow)
     summary = train_and_evaluate(config(epochs=0.5), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     waits = [row["input_wait"] for row in rows if row["split"] == "train"]
@@ -118,29 +119,21 @@ def test_tensorboard_has_the_same_numbers(uninterrupted):
     assert float(make_ndarray(last.tensor_proto)) == pytest.approx(summary["final"]["top1"])
 
 
-@pytest.mark.parametrize("stop", [7, 12])
-def test_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, uninterrupted, stop):
-    class Stopped(Exception):
-        pass
-
-    after_step = train.TrainingLog.train_step
-
-    def stop_here(self, step, counts):
-        after_step(self, step, counts)
-        if step == stop:
-            raise Stopped
-
-    monkeypatch.setattr(train.TrainingLog, "train_step", stop_here)
-    with pytest.raises(Stopped):
+@pytest.mark.parametrize("crash", [8, 13])
+def test_a_run_that_crashed_resumes_to_the_same_bits(tmp_path, monkeypatch, uninterrupted, crash):
+    monkeypatch.setenv(inject.VARIABLE, f"raise@step:{crash}")
+    inject._pending.cache_clear()
+    with pytest.raises(RuntimeError, match="fault on purpose at step"):
         train_and_evaluate(config(), str(tmp_path))
-    monkeypatch.setattr(train.TrainingLog, "train_step", after_step)
-    summary = train_and_evaluate(config(), str(tmp_path))
+    assert not list(tmp_path.glob("owner*"))
+    summary = train_and_evaluate(config(), str(tmp_path))  # the fault has happened
+    inject._pending.cache_clear()
 
     step, state = final_state(config(), tmp_path)
     same_step, same = final_state(config(), uninterrupted[0])
     assert step == same_step == 24
     jax.tree.map(np.testing.assert_array_equal, state, same)
-    assert summary["final"]["top1"] == uninterrupted[1]["final"]["top1"]
+    assert summary["state_digest"] == uninterrupted[1]["state_digest"] == digest_of(state)
     rows = Workdir(tmp_path).metrics()
     assert [row["step"] for row in rows if row["split"] == "eval"] == [6, 12, 18, 24]
     assert sum(row["images"] for row in rows if row["split"] == "train") == 24 * 120
@@ -175,6 +168,6 @@ def test_non_finite_loss_stops_the_run(tmp_path):
     cfg["optimizer"]["name"] = "sgd"
     cfg["optimizer"]["sgd"]["lr_per_256"] = 1e30
     cfg["schedule"]["warmup_epochs"] = 0.4  # the first steps are at nearly zero
-    with pytest.raises(RunError, match=r"loss is (nan|inf) between step \d+ and \d+.*last good checkpoint"):
+    with pytest.raises(RunError, match=r"step \d is not finite.*the state before it is untouched and saved"):
         train_and_evaluate(cfg, str(tmp_path))
     assert not (tmp_path / "summary.json").exists()

@@ -52,10 +52,10 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
       UserError: some arguments are missing or wrong, detection failed, the coordinator cannot be reached or
         its port is taken, or not all hosts came in time.
     """
+    global _is_connected
     if not jax.distributed.is_initialized():
         connect(coordinator, processes, process)
     if count() > 1:
-        global _is_connected
         _is_connected = True
         _listener.start()
         agree("the hosts", {"processes": count()})
@@ -188,11 +188,12 @@ def finish() -> None:
 
     Raises `RunError` if not all hosts came to their end.
     """
-    if count() == 1:
-        return
-    barrier("the end", seconds=WAIT_SECONDS)
-    _listener.stop()  # until here the failure of a host that is still at work is heard
-    jax.distributed.shutdown()
+    global _is_connected
+    if _is_connected:
+        barrier("the end", seconds=WAIT_SECONDS)
+        _listener.stop()  # until here the failure of a host that is still at work is heard
+        _is_connected = False
+        jax.distributed.shutdown()
 
 
 def _follow(host: int, line: str, exit_code: int) -> None:
