@@ -63,7 +63,7 @@ class Soak:
         reference = self.reference(hosts)
         workdir = self.folder / f"run-{number}"
         take_programs(reference, workdir)
-        faults, damaged = chance.randint(3, MAX_FAULTS), None
+        faults, damaged, start = chance.randint(3, MAX_FAULTS), None, 0
         for start in range(MAX_FAULTS + 2):
             name = f"run {number} start {start}"
             if 0 < start <= faults and not damaged:
@@ -148,7 +148,8 @@ class Soak:
             twice = "twice" in event
             self.count["SIGTERMs"] += 1
             self.count["SIGTERMs twice"] += twice
-            allowed = {42, 143} if twice else {42}
+            # The second one may come when all is saved, and Python on its way out has its own handlers.
+            allowed = {42, 143, TERMINATED} if twice else {42}
             allowed |= {0, TERMINATED} if is_complete else set()
             # Of two hosts, one that is gone at once takes the other with it.
             if not allowed.issuperset(codes) and not (twice and 143 in codes and all(codes)):
