@@ -78,8 +78,7 @@ def train_and_evaluate(
             display.print(f"resumed from step {start.position.step:,} in {workdir.checkpoints}")
         else:
             log.write_overview(state)
-        stuck = Watchdog(run.plan.recipe.stuck_seconds, on_stuck=lambda line: hosts.tell_failure(line, 1))
-        watchdog = stack.enter_context(stuck)
+        watchdog = stack.enter_context(Watchdog(run.plan.recipe.stuck_seconds, on_stuck=_tell_stuck))
         training = Training(run, programs, log, interrupt, watchdog, checkpoints, owner)
         training.run(state, start.position, evaluated=start.evaluated)
         summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
@@ -87,6 +86,11 @@ def train_and_evaluate(
             summary["state_digest"] = checkpoints.commit(run.plan.total_steps)["digest"]
             workdir.write("summary.json", summary)
     return summary
+
+
+def _tell_stuck(line: str) -> None:
+    hosts.tell_failure(line, 1)
+    hosts.linger()  # were host 0 to end at once, the others would never hear why
 
 
 def _take(

@@ -21,7 +21,14 @@ HOLD = """
 import sys, time
 from etils import epath
 from efficientnet_pod.errors import UserError
+from efficientnet_pod import owner
 from efficientnet_pod.owner import Owner
+read = owner._read
+def slowly(file):  # so that starts at once are in each other's way
+    found = read(file)
+    time.sleep(0.1)
+    return found
+owner._read = slowly
 start = float(sys.argv[2])
 time.sleep(max(0, start - time.time()))
 try:
