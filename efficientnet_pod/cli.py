@@ -53,9 +53,9 @@ def run() -> None:
     try:
         code = main(sys.argv[1:])
     except SystemExit as error:
-        code = error.code
-    if code in (CHECKPOINTED, 130):
-        # All is saved. Python's own end would wait for threads, of which one may wait for input in vain.
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    if code:
+        # Python's own end would wait for threads, of which one may compile, or wait for input in vain.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -5,6 +5,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import jax
@@ -27,8 +28,14 @@ class Feed:
     Two are ahead: one on the devices, one on its way. Transfers overlap with the steps.
     """
 
-    def __init__(self, run: Run, batches: Iterator[dict[str, np.ndarray]], *, first_step: int = 1):
-        """Begins at once to make batches out of this host's; the first is that of ``first_step``."""
+    def __init__(self, run: Run, batches: Iterator[dict[str, np.ndarray]], *, first_step: int | None = None):
+        """Begins at once to make batches out of this host's.
+
+        Args:
+          run: whose mesh they go to.
+          batches: this host's share of each.
+          first_step: of training, whose batch the first is; None for an evaluation.
+        """
         self._run = run
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
@@ -65,17 +72,23 @@ class Feed:
                 break
         self._thread.join(_CLOSE_SECONDS)
 
-    def _make(self, batches: Iterator[dict[str, np.ndarray]], step: int) -> None:
+    def _make(self, batches: Iterator[dict[str, np.ndarray]], step: int | None) -> None:
         try:
             while not self._closed.is_set():
-                inject.at("input", step)
-                batch = next(batches)
-                if inject.poisons(step):
-                    batch = batch | {"image": np.full_like(batch["image"], np.nan)}
-                self._ready.put(to_global(batch, self._run.mesh))
-                step += 1
+                if step is not None:
+                    batches, step = _with_faults(batches, step), step + 1
+                self._ready.put(to_global(next(batches), self._run.mesh))
         except BaseException as error:  # StopIteration too: the reader meets it in its place
             self._ready.put(error)
+
+
+def _with_faults(batches: Iterator[dict[str, np.ndarray]], step: int) -> Iterator[dict[str, np.ndarray]]:
+    """Returns what is left of the batches, the next one as a test may have asked for it."""
+    inject.at("input", step)
+    if not inject.poisons(step):
+        return batches
+    batch = next(batches)
+    return chain([batch | {"image": np.full_like(batch["image"], np.nan)}], batches)
 
 
 def nothing(global_shape: tuple[int, ...], run: Run, *, mask: bool) -> Batch:

@@ -29,6 +29,7 @@ from efficientnet_pod.training_log import TrainingLog
 MAX_SKIPS = 10  # steps in a row that may be not finite, where they are skipped
 MAX_REWINDS = 3  # to one checkpoint
 SAVE_SECONDS = 3600  # a host waits for host 0 to write a checkpoint
+COMPILE_SECONDS = 3600  # and for another one to have a program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Training:
         halted, unread = not_halted(self._run.mesh), None
         with closing(Feed(self._run, host_batches, first_step=position.step + 1)) as feed:
             for phase in self._plan.phases_after(position.step):
-                program = self._enter(phase)
+                program = self._enter(phase, state, position)
                 for step in range(max(position.step, phase.first_step) + 1, phase.last_step + 1):
                     inject.at("step", step)
                     batch = self._next_batch(feed, phase)
@@ -129,7 +130,7 @@ class Training:
                     verdict, unread = self._judge(unread), (step, outcome)
                     position = dataclasses.replace(position, step=step)
                     is_eval_due = self._plan.is_eval_due(step)
-                    if verdict is _Verdict.GO_ON and is_eval_due:
+                    if verdict is _Verdict.GO_ON and (is_eval_due or step == phase.last_step):
                         verdict, unread = self._judge(unread), None
                     if verdict is _Verdict.STOP:
                         self._stop(state, position, unread)
@@ -141,14 +142,24 @@ class Training:
                         self._save_by_the_clock(state, position, outcome)
         return None
 
-    def _enter(self, phase: Phase) -> TrainProgram:
+    def _enter(self, phase: Phase, state: TrainState, position: Position) -> TrainProgram:
         """Returns the program of a phase, and says how long the training has waited for it."""
         self._log.flush()
         began = time.monotonic()
-        with self._log.display.phase("compiling"), self._watchdog.doing("compiling"):
-            program = self._programs.train_step(phase)
+        if position.step == phase.first_step > 0 and (
+            hosts.count() > 1 or not self._programs.is_ready(phase)
+        ):
+            # What is still compiled on one host keeps all waiting, for minutes: with nothing to lose.
+            self._finish_saving(state, position)
+            with (
+                self._log.display.phase("compiling"),
+                self._watchdog.paused("compiling"),
+                self._interrupt.nothing_to_lose(),
+            ):
+                self._programs.train_step(phase)
+                hosts.barrier("the next phase", seconds=COMPILE_SECONDS)
         self._log.phase(phase, waited=time.monotonic() - began)
-        return program
+        return self._programs.train_step(phase)
 
     def _next_batch(self, feed: Feed, phase: Phase) -> dict[str, jax.Array]:
         """Returns the next batch with what this host has to tell, one to abandon if it waits in vain."""

@@ -45,6 +45,10 @@ class Programs:
         """Returns the program of a phase still to be trained; waits for it."""
         return self._train_steps[phase.name].result()
 
+    def is_ready(self, phase: Phase) -> bool:
+        """Returns whether the program of a phase is there."""
+        return self._train_steps[phase.name].done()
+
     def raise_failure(self) -> None:
         """Raises what has stopped the compilation of a later phase, days before that phase begins."""
         for program in self._train_steps.values():
@@ -52,8 +56,8 @@ class Programs:
                 program.result()
 
     def close(self) -> None:
-        """Leaves out what has not begun to be compiled, and waits for what has."""
-        self._compiler.shutdown(cancel_futures=True)
+        """Leaves out what has not begun to be compiled, and does not wait for what has."""
+        self._compiler.shutdown(wait=False, cancel_futures=True)
 
 
 def get_programs(

@@ -2,12 +2,14 @@
 
 import dataclasses
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from efficientnet_pod import inject
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.describe import describe_devices, plan_table
-from efficientnet_pod.loop import Position, Training
+from efficientnet_pod.files import is_remote
+from efficientnet_pod.loop import COMPILE_SECONDS, Position, Training
 from efficientnet_pod.owner import Owner
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.interrupt import Interrupt
@@ -70,7 +72,10 @@ def train_and_evaluate(
                 )
             stack.callback(programs.close)
             display.print(f"compiled in {programs.seconds:.0f} s")
+            hosts.barrier("compiled", seconds=COMPILE_SECONDS)  # collectives are less patient
             state = _first_state(run, programs, start)
+            # A host that goes on could lose one that still has nothing to lose.
+            hosts.barrier("the first step", seconds=COMPILE_SECONDS)
         display.begin_at(start.position.step)
         log = TrainingLog(run, workdir, display, resumed_step=start.position.step)
         stack.callback(log.close)
@@ -78,7 +83,10 @@ def train_and_evaluate(
             display.print(f"resumed from step {start.position.step:,} in {workdir.checkpoints}")
         else:
             log.write_overview(state)
-        watchdog = stack.enter_context(Watchdog(run.plan.recipe.stuck_seconds, on_stuck=_tell_stuck))
+        stuck_report = Path(workdir.path) if checkpoints and not is_remote(workdir.path) else None
+        watchdog = stack.enter_context(
+            Watchdog(run.plan.recipe.stuck_seconds, report_folder=stuck_report, on_stuck=_tell_stuck)
+        )
         training = Training(run, programs, log, interrupt, watchdog, checkpoints, owner)
         training.run(state, start.position, evaluated=start.evaluated)
         summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
@@ -129,6 +137,7 @@ def _find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None) -> 
     """Returns where the newest good checkpoint is, as host 0 finds it; the beginning if there is none."""
     found = {"step": 0, "image_offset": 0, "evaluated": True, "summary": None}
     restored = None
+    inject.at("restoring")
     if checkpoints and (newest := checkpoints.restore_newest(run.abstract_state())):
         step, restored, commit = newest
         rows = workdir.metrics()

@@ -81,6 +81,10 @@ class Interrupt:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore.close()
+        if kind and self._first_signal is not None:
+            # On the way out, and all is saved: a scheduler that repeats itself must still see that.
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
     def request(self, reason: str) -> None:
         """Asks, as a signal would, on behalf of another host; only the first reason counts."""

@@ -51,6 +51,7 @@ class Watchdog:
         self._durations: collections.deque[float] = collections.deque(maxlen=_USUAL_STEPS)
         self._usual = 0.0
         self._doing = ["training"]
+        self._is_paused = False
         self._since = time.monotonic()
         self._lock = threading.Lock()
         self._left = threading.Event()
@@ -93,8 +94,20 @@ class Watchdog:
             self._doing.pop()
             self.alive()
 
+    @contextmanager
+    def paused(self, what: str) -> Iterator[None]:
+        """Lets what is going on inside the context take as long as it needs."""
+        self._is_paused = True
+        try:
+            with self.doing(what):
+                yield
+        finally:
+            self._is_paused = False
+
     @property
     def _limit(self) -> float:
+        if self._is_paused:
+            return float("inf")
         return max(self._floor, _TIMES_USUAL * self._usual)
 
     def _watch(self, guard: int) -> None:
