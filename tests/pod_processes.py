@@ -31,6 +31,7 @@ FIELDS: dict[str, Any] = {
     "keep_checkpoints": 100,
     "schedule.warmup_epochs": 0.25,
     "model.bn_momentum": 0.5,
+    "data.image_size": 16,
 }
 STEPS_PER_EPOCH, EVAL_STEPS, EVAL_BATCHES = 1437 / 60, 6, 6
 
