@@ -15,6 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
 @contextmanager
@@ -81,8 +82,8 @@ class Display:
         self._bar.stop()
 
     def print(self, *what: RenderableType) -> None:
-        """Prints above the bar; text as it is, with no markup in it."""
-        self.console.print(*what, markup=False)
+        """Prints above the bar; text as it is, with no markup in it, unlike that in the cells of a table."""
+        self.console.print(*(Text(part) if isinstance(part, str) else part for part in what))
 
     def warn(self, line: str) -> None:
         """Prints a line above the bar, on the host it concerns; standard error where this host is silent."""

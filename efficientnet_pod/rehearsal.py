@@ -21,6 +21,8 @@ GRACE_SECONDS = 5
 KILL_SECONDS = 10
 
 # What a rank prints that goes down because another one failed: it may be gone before that one.
+# What Gloo, the CPU's collectives, says of every group, in halves of lines; no setting of JAX silences it.
+_GLOO = "peer ranks. Expected number of connected peer ranks"
 _FOLLOWS = re.compile(r"efficientnet-pod: host (\d+) failed: ")
 
 # The kernel kills a rank when this process dies, however that happens (prctl's PR_SET_PDEATHSIG). Asked for
@@ -89,6 +91,8 @@ class _Output:
         label = f"\x1b[{31 + rank % 6}m[{rank}]\x1b[0m" if to.isatty() else f"[{rank}]"
         with lines:
             for line in lines:
+                if _GLOO in line:
+                    continue
                 with self.lock:
                     if self.failed is None and (follows := _FOLLOWS.match(line)):
                         self.failed = int(follows[1])

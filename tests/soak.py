@@ -63,12 +63,12 @@ class Soak:
         reference = self.reference(hosts)
         workdir = self.folder / f"run-{number}"
         take_programs(reference, workdir)
-        faults, damaged, start = chance.randint(3, MAX_FAULTS), None, 0
+        faults, damaged, start, newest = chance.randint(3, MAX_FAULTS), None, 0, 0
         for start in range(MAX_FAULTS + 2):
             name = f"run {number} start {start}"
             if 0 < start <= faults and not damaged:
                 damaged = self._damage(workdir, chance, name)
-            options = self._options(chance, hosts) if start < faults else {}
+            options = self._options(chance, hosts, newest) if start < faults else {}
             with Training(workdir, steps=STEPS, hosts=hosts, keep_checkpoints=3, **options) as training:
                 event = self._strike(training, chance) if start < faults else "left alone"
                 codes = self._end(training, name, event)
@@ -90,16 +90,18 @@ class Soak:
         shutil.rmtree(workdir)
         shutil.rmtree(workdir.parent / f"{workdir.name}-logs")
 
-    def _options(self, chance: random.Random, hosts: int) -> dict:
+    def _options(self, chance: random.Random, hosts: int, newest: int) -> dict:
         """Returns how a start is made: in half of them the fault comes from inside, at a chosen point."""
         options: dict = {"step_seconds": STEP_SECONDS}
         if chance.random() < 0.5:
             return options
         kind, point = chance.choice(("kill", "kill", "term")), chance.choice(POINTS)
         host = 0 if point in ("saving", "committed") else chance.randrange(hosts)
-        at = {"step": chance.randint(1, STEPS), "evaluating": chance.randrange(EVAL_BATCHES)}
-        step = at.get(point, EVAL_STEPS * chance.randint(1, STEPS // EVAL_STEPS))
-        # A step that is behind the run does not come: such a start runs to the end.
+        step = min(newest + chance.randint(1, 4 * EVAL_STEPS), STEPS)
+        if point in ("saving", "committed"):
+            step = -(-step // EVAL_STEPS) * EVAL_STEPS
+        elif point == "evaluating":
+            step = chance.randrange(EVAL_BATCHES)
         where = f"{point}:{step}" if chance.random() < 0.5 else point
         return options | {"fault": f"{kind}@{where},host={host}"}
 
@@ -203,12 +205,12 @@ class Soak:
             ("  of these inside a save", str(count["kills inside a save"])),
             ("SIGTERMs answered", str(count["SIGTERMs"])),
             ("  of these twice", str(count["SIGTERMs twice"])),
-            ("damaged checkpoints detected, of those read", detected),
+            ("damage found, of those read (the rest: no effect)", detected),
             ("torn rows mended", str(count["torn rows"])),
             ("longest life after the death of another host", f"{self.slowest_end:.1f} s"),
             ("failures", str(len(self.failures))),
         ]
-        return "\n".join(f"{name:<46} {value:>12}" for name, value in lines)
+        return "\n".join(f"{name:<50} {value:>12}" for name, value in lines)
 
 
 def main() -> int:

@@ -45,7 +45,6 @@ def test_killed_and_failed_anywhere(workdir, uninterrupted):
         ("kill@saving:12", KILLED, ""),
         ("nospace@saving:12", 1, " free)"),
         ("kill@committed:18", KILLED, ""),
-        ("kill@evaluating:2", KILLED, ""),
         (f"kill@step:{STEPS}", KILLED, ""),
     ):
         codes, output = run(workdir, steps=STEPS, fault=fault)
