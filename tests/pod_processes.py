@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import zygote
+
 ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 300.0  # of any wait: the machine may be busy
 
@@ -29,6 +31,7 @@ FIELDS: dict[str, Any] = {
     "keep_checkpoints": 100,
     "schedule.warmup_epochs": 0.25,
     "model.bn_momentum": 0.5,
+    "data.image_size": 16,
 }
 STEPS_PER_EPOCH, EVAL_STEPS, EVAL_BATCHES = 1437 / 60, 6, 6
 
@@ -44,6 +47,7 @@ class Training:
         hosts: int = 1,
         fault: str = "",
         step_seconds: float = 0.0,
+        forked: bool = True,
         **fields: Any,
     ):
         """Starts it.
@@ -54,6 +58,7 @@ class Training:
           hosts: 2 replicas are shared among them.
           fault: see ``efficientnet_pod.inject``.
           step_seconds: by which every step is slowed down, for signals to come in the middle of the run.
+          forked: False for processes as a user starts them, which take seconds to import all they need.
           fields: of the config, beside ``FIELDS``; ``__`` stands for a dot.
         """
         self.workdir, self.hosts, self.fault = workdir, hosts, fault
@@ -69,7 +74,8 @@ class Training:
         if hosts > 1:
             arguments += [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={hosts}"]
         self.processes = [
-            self._process(host, arguments, fault=fault, step_seconds=step_seconds) for host in range(hosts)
+            self._process(host, arguments, fault=fault, step_seconds=step_seconds, forked=forked)
+            for host in range(hosts)
         ]
 
     def __enter__(self) -> Self:
@@ -81,21 +87,17 @@ class Training:
             process.wait()
 
     def _process(
-        self, host: int, arguments: list[str], *, fault: str, step_seconds: float
-    ) -> subprocess.Popen[bytes]:
-        command = [sys.executable, __file__, str(self._points(host)), str(step_seconds), *arguments]
-        command += [f"--process={host}"] if self.hosts > 1 else []
-        environment = os.environ | {
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-            "JAX_PLATFORMS": "cpu",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",  # their path is a part of a program's key
-            "EFFICIENTNET_POD_FAULT": fault,
-        }
-        with self._output(host).open("wb") as output:
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
-            )
+        self, host: int, arguments: list[str], *, fault: str, step_seconds: float, forked: bool
+    ) -> zygote.Forked | subprocess.Popen[bytes]:
+        words = [str(self._points(host)), str(step_seconds), *arguments]
+        words += [f"--process={host}"] if self.hosts > 1 else []
+        return zygote.start(
+            Path(__file__),
+            words,
+            out=self._output(host),
+            environment={"EFFICIENTNET_POD_FAULT": fault},
+            forked=forked,
+        )
 
     def _output(self, host: int) -> Path:
         return self._logs / f"{self._start:03}-host{host}.txt"

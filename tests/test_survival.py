@@ -1,7 +1,8 @@
 """Runs that are killed, told to stop, fed nonsense or stuck, and end as if nothing had been.
 
-Starts cost seconds, so a run meets one fault after another; all its checkpoints are compared with those of a
-run that was never interrupted, hence a difference has its fault.
+A run meets one fault after another; all its checkpoints are compared with those of a run that was never
+interrupted, hence a difference has its fault. Only the uninterrupted ones are fresh processes, started as a
+user starts them; the others are forked (zygote.py), and must come to the same bits.
 """
 
 import signal
@@ -17,7 +18,7 @@ KILLED = -signal.SIGKILL
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    codes, output = run(workdir, steps=STEPS)
+    codes, output = run(workdir, steps=STEPS, forked=False)
     assert codes == [0], output
     assert [row["step"] for row in rows(workdir, "eval")] == sorted(digests(workdir)) == [6, 12, 18, 24, 30]
     assert sum(row["images"] for row in rows(workdir, "train")) == STEPS * 60
@@ -91,7 +92,7 @@ def test_a_step_that_is_not_finite_is_gone_over(workdir, uninterrupted, policy):
 @pytest.fixture(scope="module")
 def uninterrupted_pair(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pair") / "run"
-    codes, output = run(workdir, steps=STEPS, hosts=2)
+    codes, output = run(workdir, steps=STEPS, hosts=2, forked=False)
     assert codes == [0, 0], output
     return workdir
 
