@@ -7,7 +7,7 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.11.txt" if sys.ve
 STAMP := $(VENV)/installed-$(PINS)
 RUN ?= runs/digits
 
-.PHONY: smoke test check format soak bench bench-input bench-ffcv gs-workdir pins clean
+.PHONY: smoke test check format soak host-faults corruption bench bench-input bench-ffcv gs-workdir pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
@@ -18,6 +18,14 @@ test: $(STAMP)
 # Random kills and damage: make soak ARGS="--minutes 20"
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py $(ARGS)
+
+# How long the others go on after a host has died, raised or got stuck.
+host-faults: $(STAMP)
+	$(BIN)/python tests/host_faults.py $(ARGS)
+
+# Damage to checkpoints, beside Orbax alone.
+corruption: $(STAMP)
+	$(BIN)/python -m benchmarks.corruption $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
