@@ -1,6 +1,6 @@
 """How long the hosts of a run go on after one of them has died, raised, or got stuck: real processes, timed.
 
-``make host-faults``. Prints for each fault the seconds until all the others are down, and the exit codes, first host 0's.
+``make host-faults``. Prints for each fault the seconds until the others are down, and the exit codes.
 """
 
 import argparse
