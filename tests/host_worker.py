@@ -18,12 +18,14 @@ import optax
 import pytest
 from flax import linen as nn
 from recipes import load
-from tiny import CLASSES, batch, build_tiny_networks
+from tiny import CLASSES, STAGES, batch, tiny_model
 
+from efficientnet_pod import run as run_module
 from efficientnet_pod.evaluate import eval_batches, eval_step_of
 from efficientnet_pod.feed import train_batches
 from efficientnet_pod.metrics import rates
 from efficientnet_pod.models.batch_norm import group_moments
+from efficientnet_pod.models.efficientnet import EfficientNet
 from efficientnet_pod.models.layers import stochastic_depth
 from efficientnet_pod.pod import mesh as mesh_module
 from efficientnet_pod.pod.mesh import (
@@ -47,6 +49,17 @@ Found = dict[str, Any]
 STEPS = 20
 SIZE = 16  # pixels
 RECORDS = [7, 6]  # of the training files, fewer than there are hosts
+# Every host compiles for itself, and so does the one they are compared with: what a program computes counts.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+
+def build_networks_of_one_block(patch: pytest.MonkeyPatch) -> None:
+    """Makes every run build a network of one block, with the options its recipe gives the real one."""
+
+    def build(name: str, **options: Any) -> EfficientNet:
+        return tiny_model(**options).clone(stages=STAGES[:1])
+
+    patch.setattr(run_module, "efficientnet", build)
 
 
 def digits(*, bn_group_size: int = 4, **data: Any) -> dict[str, Any]:
@@ -60,13 +73,13 @@ def digits(*, bn_group_size: int = 4, **data: Any) -> dict[str, Any]:
 
 
 def opened(config: dict[str, Any], source: Any = None) -> Run:
-    """Returns the run, of the tiny network where `build_tiny_networks` was called."""
+    """Returns the run, of a network of one block where `build_networks_of_one_block` was called."""
     return open_run(read_recipe(config), source)
 
 
 def initial_state(run: Run) -> TrainState:
     """Returns the state before the first step."""
-    return put_replicated(jax.device_get(run.init(run.initial_variables())), run.mesh)
+    return run.lower_init().compile(QUICKLY)(run.initial_variables())
 
 
 def named(tree: Any) -> Found:
@@ -83,7 +96,7 @@ def shards(array: jax.Array, name: str) -> Found:
 
 def evaluated(run: Run, variables: Any) -> Found:
     """Returns loss, accuracies and the number of images that were counted, and the number of steps."""
-    step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
+    step = eval_step_of(run, [lowered.compile(QUICKLY) for lowered in run.lower_eval_steps()])
     go = {"command": commands(run.mesh)[GO]}
     counts = []
     for images in prefetch_to_devices(eval_batches(run), run.mesh):
@@ -97,7 +110,7 @@ def train_digits(folder: Path) -> Found:
     """Twenty steps and an evaluation, on images that are fetched by number."""
     del folder
     run = opened(digits())
-    step = run.lower_train_step(run.plan.phases[0]).compile()
+    step = run.lower_train_step(run.plan.phases[0]).compile(QUICKLY)
     state, halted, go = initial_state(run), not_halted(run.mesh), {"command": commands(run.mesh)[GO]}
     losses = []
     for images in prefetch_to_devices(islice(train_batches(run, start_step=0), STEPS), run.mesh):
@@ -287,7 +300,7 @@ def main(folder: str, coordinator: str, hosts: str, host: str, devices: str, *sc
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.distributed.initialize(coordinator, int(hosts), int(host), coordinator_bind_address=coordinator)
-    build_tiny_networks(pytest.MonkeyPatch())
+    build_networks_of_one_block(pytest.MonkeyPatch())
     for name in scenarios:
         np.savez(Path(folder) / f"{name}.{host}.npz", **SCENARIOS[name](Path(folder)))
 
