@@ -18,14 +18,12 @@ import optax
 import pytest
 from flax import linen as nn
 from recipes import load
-from tiny import CLASSES, STAGES, batch, tiny_model
+from tiny import CLASSES, STAGES, batch, build_tiny_networks
 
-from efficientnet_pod import run as run_module
 from efficientnet_pod.evaluate import eval_batches, eval_step_of
 from efficientnet_pod.feed import train_batches
 from efficientnet_pod.metrics import rates
 from efficientnet_pod.models.batch_norm import group_moments
-from efficientnet_pod.models.efficientnet import EfficientNet
 from efficientnet_pod.models.layers import stochastic_depth
 from efficientnet_pod.pod import mesh as mesh_module
 from efficientnet_pod.pod.mesh import (
@@ -53,15 +51,6 @@ RECORDS = [7, 6]  # of the training files, fewer than there are hosts
 QUICKLY = {"xla_backend_optimization_level": 0}
 
 
-def build_networks_of_one_block(patch: pytest.MonkeyPatch) -> None:
-    """Makes every run build a network of one block, with the options its recipe gives the real one."""
-
-    def build(name: str, **options: Any) -> EfficientNet:
-        return tiny_model(**options).clone(stages=STAGES[:1])
-
-    patch.setattr(run_module, "efficientnet", build)
-
-
 def digits(*, bn_group_size: int = 4, **data: Any) -> dict[str, Any]:
     """Returns digits.py with all that is random switched on, for the devices of this host."""
     config = load("digits.py") | {"global_batch": 64, "epochs": 2.0, "ema_decay": 0.9}
@@ -73,7 +62,7 @@ def digits(*, bn_group_size: int = 4, **data: Any) -> dict[str, Any]:
 
 
 def opened(config: dict[str, Any], source: Any = None) -> Run:
-    """Returns the run, of a network of one block where `build_networks_of_one_block` was called."""
+    """Returns the run, of the tiny network where `build_tiny_networks` was called."""
     return open_run(read_recipe(config), source)
 
 
@@ -300,7 +289,7 @@ def main(folder: str, coordinator: str, hosts: str, host: str, devices: str, *sc
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.distributed.initialize(coordinator, int(hosts), int(host), coordinator_bind_address=coordinator)
-    build_networks_of_one_block(pytest.MonkeyPatch())
+    build_tiny_networks(pytest.MonkeyPatch(), STAGES[:1])
     for name in scenarios:
         np.savez(Path(folder) / f"{name}.{host}.npz", **SCENARIOS[name](Path(folder)))
 
