@@ -1,15 +1,11 @@
 """Starts real hosts, processes of `host_worker.py` on this machine, and collects what they found out."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).parents[1]
+import zygote
 
 Found = dict[str, np.ndarray]
 
@@ -17,21 +13,17 @@ Found = dict[str, np.ndarray]
 def run_hosts(folder: Path, scenarios: list[str], *, hosts: int, devices: int) -> dict[str, list[Found]]:
     """Returns for each scenario what each host has found, in the order of the hosts.
 
-    All scenarios run in one start of the processes, which costs most of the time. When one process fails, the
-    others are killed.
+    All scenarios run in one start of the processes. When one process fails, the others are killed.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    program = Path(__file__).with_name("host_worker.py")
     logs = [folder / f"host{host}.log" for host in range(hosts)]
     processes = []
     for host, log in enumerate(logs):
         place = [str(folder), coordinator, str(hosts), str(host), str(devices)]
-        command = [sys.executable, str(ROOT / "tests/host_worker.py"), *place, *scenarios]
-        with log.open("w") as file:
-            started = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        processes.append(started)
+        processes.append(zygote.start(program, [*place, *scenarios], out=log))
     try:
         _wait(processes, logs, deadline=time.monotonic() + 500)
     finally:
@@ -41,7 +33,7 @@ def run_hosts(folder: Path, scenarios: list[str], *, hosts: int, devices: int) -
     return {name: [_read(folder / f"{name}.{host}.npz") for host in range(hosts)] for name in scenarios}
 
 
-def _wait(processes: list[subprocess.Popen], logs: list[Path], *, deadline: float) -> None:
+def _wait(processes: list[zygote.Process], logs: list[Path], *, deadline: float) -> None:
     while any(process.poll() is None for process in processes):
         if any(process.poll() for process in processes) or time.monotonic() > deadline:
             break

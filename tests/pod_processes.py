@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -88,7 +87,7 @@ class Training:
 
     def _process(
         self, host: int, arguments: list[str], *, fault: str, step_seconds: float, forked: bool
-    ) -> zygote.Forked | subprocess.Popen[bytes]:
+    ) -> zygote.Process:
         words = [str(self._points(host)), str(step_seconds), *arguments]
         words += [f"--process={host}"] if self.hosts > 1 else []
         return zygote.start(

@@ -1,30 +1,36 @@
 """What ends a run early, or sends it back: stops, steps that are not finite, the clock; in one process."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 from recipes import load
-from tiny import build_tiny_networks
+from tiny import STAGES, build_tiny_networks
 
 from efficientnet_pod import inject, loop, train
 from efficientnet_pod.errors import Preempted, RunError
-from efficientnet_pod.records import Workdir
 from efficientnet_pod.train import train_and_evaluate
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tiny_network(tmp_path_factory):
-    """Tiny networks, each compiled once: the programs of all workdirs are in one folder."""
-    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("programs")
-    build_tiny_networks(patch)
-    patch.setattr(Workdir, "programs", folder)
-    seconds = "jax_persistent_cache_min_compile_time_secs"
-    kept = getattr(jax.config, seconds)
-    jax.config.update(seconds, 0)
+def _tiny_network():
+    """Networks of one block; programs are traced and compiled for the first run that needs them."""
+    patch, made, get_programs = pytest.MonkeyPatch(), {}, train.get_programs
+
+    def get_once(run, workdir, *, start_step, **options):
+        recipe = run.plan.recipe
+        is_skipping = recipe.on_non_finite == "skip"
+        same = {"on_non_finite": "skip" if is_skipping else "stop", "checkpoint_minutes": 0.0}
+        recipe = repr(dataclasses.replace(recipe, **same))
+        if recipe not in made:
+            made[recipe] = get_programs(run, workdir, start_step=0, **options)
+        return made[recipe] if start_step == 0 else dataclasses.replace(made[recipe], init=None)
+
+    build_tiny_networks(patch, STAGES[:1])
+    patch.setattr(train, "get_programs", get_once)
     yield
-    jax.config.update(seconds, kept)
     patch.undo()
 
 
@@ -40,7 +46,7 @@ def config(**fields):
     config = load("digits.py") | short | fields
     config["schedule"]["warmup_epochs"] = 0.25
     config["model"]["bn_momentum"] = 0.5
-    config["data"]["link_dtype"] = "float32"  # which has room for NaN
+    config["data"] |= {"image_size": 16, "link_dtype": "float32"}  # which has room for NaN
     return config
 
 

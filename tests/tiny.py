@@ -18,9 +18,9 @@ def tiny_model(**options) -> EfficientNet:
     return efficientnet("b0", **options).clone(variant=VARIANT, stages=STAGES)
 
 
-def build_tiny_networks(patch: pytest.MonkeyPatch) -> None:
+def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = STAGES) -> None:
     """Makes every run build the tiny network, with the options its recipe gives the real one."""
-    patch.setattr(run, "efficientnet", lambda name, **options: tiny_model(**options))
+    patch.setattr(run, "efficientnet", lambda name, **options: tiny_model(**options).clone(stages=stages))
 
 
 def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:

@@ -76,6 +76,9 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+Process = Forked | subprocess.Popen[bytes]
+
+
 def start(
     program: Path,
     arguments: Sequence[str],
@@ -84,7 +87,7 @@ def start(
     err: Path | None = None,
     environment: Mapping[str, str] | None = None,
     forked: bool = True,
-) -> Forked | subprocess.Popen[bytes]:
+) -> Process:
     """Returns a process that runs a Python file.
 
     Args:
