@@ -19,6 +19,7 @@ LAYERS = [
     {"checkpoint", "owner", "records", "describe", "feed"},
     {"evaluate"},
     {"programs", "training_log"},
+    {"saves"},
     {"loop"},
     {"train"},
     {"cli", "rehearsal"},
