@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 
 from etils import epath
@@ -58,11 +59,16 @@ def write_whole(file: epath.Path, contents: bytes) -> None:
         file.write_bytes(contents)  # an object appears whole or not at all
         return
     scratch = file.parent / f".{file.name}.partial"
-    with open(scratch, "wb") as opened:
-        opened.write(contents)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(scratch, file)
+    try:
+        with open(scratch, "wb") as opened:
+            opened.write(contents)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(scratch, file)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(scratch)
+        raise
     _sync_folder(file.parent)
 
 
