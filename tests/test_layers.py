@@ -16,7 +16,7 @@ LAYERS = [
     {"checkpoint_folder", "commit", "same_run", "state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
-    {"checkpoint", "owner", "records", "describe", "feed"},
+    {"checkpoint", "owner", "events", "records", "describe", "feed"},
     {"evaluate"},
     {"programs", "training_log"},
     {"saves"},
