@@ -21,7 +21,7 @@ LAYERS = [
     {"programs", "training_log"},
     {"loop"},
     {"train"},
-    {"cli", "rehearsal"},
+    {"cli", "command_flags", "data_commands", "rehearsal"},
 ]
 ONLY_IN = {"flax": "models/", "tensorflow": "data/", "tensorflow_datasets": "data/", "orbax": "checkpoint.py"}
 COLLECTIVES = {"pmean", "psum", "pmax", "pmin", "all_gather", "axis_index", "ppermute"}
