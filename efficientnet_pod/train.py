@@ -45,7 +45,7 @@ def train_and_evaluate(
       config: a recipe as plain nested tables.
       workdir_path: of the run's records.
       compile_apart: see :func:`get_programs`.
-      interrupt: entered; one for this call if there is none.
+      interrupt: entered by the caller; by default one of its own.
 
     Raises:
       UserError: something asked for is impossible, and nothing has been compiled; or an image cannot be used.
@@ -53,7 +53,9 @@ def train_and_evaluate(
       Preempted: it was told to stop, and everything done is saved.
     """
     with ExitStack() as stack:
-        interrupt = interrupt or stack.enter_context(Interrupt(notify=hosts.tell_stop))
+        interrupt = interrupt or stack.enter_context(
+            Interrupt(notify=hosts.tell_stop, linger=hosts.nothing_lost)
+        )
         interrupt.lone_host = hosts.count() == 1
         hosts.on_stop = interrupt.request
         with interrupt.nothing_to_lose():

@@ -22,7 +22,7 @@ LAYERS = [
     {"saves"},
     {"loop"},
     {"train"},
-    {"cli", "rehearsal"},
+    {"cli", "command_flags", "data_commands", "rehearsal"},
 ]
 ONLY_IN = {"flax": "models/", "tensorflow": "data/", "tensorflow_datasets": "data/", "orbax": "checkpoint.py"}
 COLLECTIVES = {"pmean", "psum", "pmax", "pmin", "all_gather", "axis_index", "ppermute"}
