@@ -98,15 +98,6 @@ def test_told_to_stop_anywhere(workdir, uninterrupted):
     assert differences(workdir, uninterrupted) == []
 
 
-@pytest.mark.parametrize("policy", ["skip", "rewind"])
-def test_a_step_that_is_not_finite_is_gone_over(workdir, uninterrupted, policy):
-    codes, output = run(workdir, steps=STEPS, fault="nan@step:9", on_non_finite=policy)
-    assert codes == [0] and "step 9 is not finite" in output, output
-    assert summary(workdir)["state_digest"] != summary(uninterrupted)["state_digest"]
-    assert digests(workdir)[6] == digests(uninterrupted)[6]
-    assert [row["step"] for row in rows(workdir, "eval")] == [6, 12, 18, 24, 30]
-
-
 @pytest.fixture(scope="module")
 def uninterrupted_pair(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pair") / "run"
@@ -169,6 +160,16 @@ def test_two_hosts_told_to_stop_anywhere(pair, uninterrupted_pair):
     codes, output = run(**pair)
     assert codes == [0, 0], output
     assert differences(workdir, uninterrupted_pair) == []
+
+
+@pytest.mark.parametrize("policy", ["skip", "rewind"])
+def test_a_step_that_is_not_finite_on_one_of_two_hosts_is_gone_over(pair, uninterrupted_pair, policy):
+    workdir = pair["workdir"]
+    codes, output = run(**pair, fault="nan@step:9,host=1", on_non_finite=policy)
+    assert codes == [0, 0] and "step 9 is not finite" in output, output
+    assert summary(workdir)["state_digest"] != summary(uninterrupted_pair)["state_digest"]
+    assert digests(workdir)[6] == digests(uninterrupted_pair)[6]
+    assert [row["step"] for row in rows(workdir, "eval")] == [6, 12, 18, 24, 30]
 
 
 def test_a_run_goes_on_on_other_hosts(pair, uninterrupted):
