@@ -2,9 +2,8 @@
 
 import os
 import re
-import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 BLANK = "[redacted]"
 
@@ -76,11 +75,6 @@ def redact_strings(value: Any) -> Any:
             for name, each in value.items()
         }
     return [redact_strings(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def print_error(text: str, file: TextIO | None = None) -> None:
-    """Prints a text with its secrets blanked, on standard error unless ``file`` says otherwise."""
-    print(redact(text), file=file or sys.stderr, flush=True)
 
 
 def _secrets_of_the_environment() -> Iterator[str]:

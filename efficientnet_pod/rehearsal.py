@@ -20,9 +20,9 @@ from efficientnet_pod.errors import CHECKPOINTED
 GRACE_SECONDS = 5
 KILL_SECONDS = 10
 
-# What a rank prints that goes down because another one failed: it may be gone before that one.
 # What Gloo, the CPU's collectives, says of every group, in halves of lines; no setting of JAX silences it.
 _GLOO = "peer ranks. Expected number of connected peer ranks"
+# What a rank prints that goes down because another one failed: it may be gone before that one.
 _FOLLOWS = re.compile(r"efficientnet-pod: host (\d+) failed: ")
 
 # The kernel kills a rank when this process dies, however that happens (prctl's PR_SET_PDEATHSIG). Asked for

@@ -1,5 +1,6 @@
 """Hosts that find each other, agree, wait, stop and fail together: real processes, real signals."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from recipes import load
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import connection, hosts
@@ -54,13 +56,13 @@ def by_open_mpi(port, processes, process):
     }
 
 
-def run(act, *, processes=2, before="", find=by_flags, only=None):
+def run(act, *, processes=2, before="", find=by_flags, only=None, command=TRAIN):
     """Returns what became of hosts that do `act` in place of training."""
     port = free_port()
     began, started = time.time(), []
     for process in range(processes) if only is None else only:
         flags, variables = find(port, processes, process)
-        program = [sys.executable, "tests/acting_host.py", *TRAIN, *flags]
+        program = [sys.executable, "tests/acting_host.py", *command, *flags]
         variables = {**os.environ, **variables, "ACT": act, "BEFORE": before, "PYTHONPATH": "."}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started.append(subprocess.Popen(program, cwd=ROOT, env=variables, **pipes))
@@ -183,16 +185,80 @@ def test_a_stop_is_told_to_all_and_exits_with_42():
 if hosts.index() == 1:
     hosts.tell_stop('SIGTERM')
     hosts.tell_stop('SIGINT')
-time.sleep(1)
-heard = []
-hosts.on_stop = heard.append
+assert interrupt.wait(10)
 time.sleep(1.2)
-print(*heard, sep='|')
+print(interrupt.reason)
 raise Preempted('checkpointed at step 3')"""
     first, second = run(act)
     assert (first.code, second.code) == (42, 42)
     assert first.out == "joined 0 2\nSIGTERM on host 1\n" and second.out == "joined 1 2\nSIGTERM on host 1\n"
-    assert (first.err, second.err) == ("efficientnet-pod: checkpointed at step 3\n", "")
+    saving = "SIGTERM on host 1: saving a checkpoint after this step\n"
+    assert (first.err, second.err) == (f"{saving}efficientnet-pod: checkpointed at step 3\n", saving)
+
+
+@pytest.mark.parametrize("signalled", [(0,), (1,), (0, 1, 2)])
+def test_a_stop_with_nothing_to_lose_ends_all_with_42(signalled):
+    act = f"""
+with interrupt.nothing_to_lose():
+    hosts.barrier('all are here', seconds=10)
+    if hosts.index() in {signalled}:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)"""
+    ended = run(act, processes=3)
+    assert [host.code for host in ended] == [42, 42, 42], ended
+    assert all(host.err.endswith("nothing to save yet; the same command goes on\n") for host in ended)
+    assert max(host.ended for host in ended) == ended[0].ended  # it holds the coordinator
+
+
+def test_who_can_do_nothing_without_a_host_that_lost_nothing_has_lost_nothing():
+    act = """
+if hosts.index() == 1:
+    with interrupt.nothing_to_lose():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+time.sleep(60)"""
+    first, second = run(act)
+    assert (first.code, second.code) == (42, 42), (first, second)
+    assert first.err.endswith("host 1 ended: told to stop with nothing to save yet\n")
+
+
+def test_a_stop_while_the_hosts_join_loses_nothing():
+    before = "import threading; threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()"
+    [alone] = run("", before=before, only=[0])
+    assert (alone.code, alone.out) == (42, "")
+    assert alone.err == "SIGTERM: nothing to save yet; the same command goes on\n"
+
+
+def test_evaluating_hosts_must_see_the_same(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(load("digits.py")))
+    before = """
+from efficientnet_pod import evaluate, run
+view, evaluate.evaluate_checkpoint = run.view, lambda *_, **__: time.sleep(60)
+run.view = lambda it: view(it) | {'files': sys.argv[-1]}"""
+    ended = run("", before=before, command=["evaluate", f"--workdir={tmp_path}"])
+    assert [host.code for host in ended] == [2, 2], ended
+    assert "host 1 sees files=--process=1, host 0 --process=0; give all hosts the same" in ended[0].err
+
+
+def test_a_store_that_does_not_answer_for_a_moment_is_asked_again(monkeypatch):
+    class Store:
+        looks = 0
+
+        def key_value_dir_get(self, _):
+            self.looks += 1
+            if self.looks < hosts.MOST_MISSES or self.looks > hosts.MOST_MISSES + 2:
+                raise jax.errors.JaxRuntimeError("UNAVAILABLE")
+            return [(hosts._STOP, '{"reason": "SIGTERM", "host": 1}')]
+
+    store, heard = Store(), []
+    monkeypatch.setattr(hosts, "LISTEN_SECONDS", 0.01)
+    monkeypatch.setattr(hosts, "_store", lambda: store)
+    monkeypatch.setattr(hosts, "on_stop", heard.append)
+    listener = hosts.Listener()
+    listener.start()
+    listener._thread.join(10)
+    assert not listener._thread.is_alive()
+    assert (heard, store.looks) == (["SIGTERM on host 1"], 2 * hosts.MOST_MISSES + 2)
 
 
 def test_a_host_that_is_done_waits_for_those_at_work():

@@ -114,8 +114,10 @@ def test_a_request_of_another_host_is_no_first_signal():
 )
 def test_ends_at_once_with_nothing_to_lose(number, lone, code):
     body = NOTED + (
+        "linger = lambda: (say('lingers'), time.sleep(2), 1 / 0)\n"
         "with Interrupt(notify=note) as run, run.nothing_to_lose():\n"
         f"    run.lone_host = {lone}\n"
+        f"    if not {lone}: run.linger = linger\n"
         "    run.before_exit.append(lambda: say('released'))\n"
         "    say('ready')\n    stuck_in_native_code()"
     )
@@ -124,7 +126,7 @@ def test_ends_at_once_with_nothing_to_lose(number, lone, code):
     began = time.monotonic()
     ended, out, error = process.end()
     assert lone == (time.monotonic() - began < 1.5)  # the other hosts have time to hear of it
-    assert (ended, out) == (code, f"told {number.name}\nreleased\n")
+    assert (ended, out) == (code, f"told {number.name}\n" + "lingers\n" * (not lone) + "released\n")
     assert error == f"{number.name}: nothing to save yet; the same command goes on\n"
 
 
@@ -136,6 +138,38 @@ def test_has_nothing_to_lose_after_it_was_asked(asked):
         f"    {asked}; say('asked')\n    with run.nothing_to_lose(): say('still here')"
     )
     assert process.end()[:2] == (42, "asked\n")
+
+
+@pytest.mark.parametrize("after", ["pass", "1 / 0"])
+def test_who_leaves_with_nothing_to_lose_after_it_was_asked_does_nothing_more(after):
+    process = Process(
+        "with Interrupt(linger=lambda: time.sleep(1)) as run:\n"
+        f"    with run.nothing_to_lose():\n        say('ready')\n        run.wait(10)\n        {after}\n"
+        "    say('went on')"
+    )
+    process.signal(signal.SIGTERM)
+    assert process.end()[:2] == (42, "")
+
+
+def test_signals_are_ignored_when_all_is_saved():
+    process = Process(
+        "with Interrupt() as run:\n    say('ready')\n    run.wait(10)\n    run.all_is_saved()\n"
+        "    say('saved')\n    time.sleep(2.5)\n    os._exit(42)"
+    )
+    process.signal(signal.SIGTERM)
+    assert process.process.stdout.readline() == "saved\n"
+    process.signal(signal.SIGTERM, signal.SIGINT)
+    code, out, error = process.end()
+    assert (code, out, error.count("\n")) == (42, "", 1)
+
+
+def test_after_an_error_the_handlers_are_those_of_before():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(KeyboardInterrupt), Interrupt(report=lambda line: None) as run:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert run.wait(5)
+        raise KeyboardInterrupt
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_noticed_while_jax_compiles():

@@ -16,12 +16,13 @@ LAYERS = [
     {"checkpoint_folder", "commit", "same_run", "state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
-    {"checkpoint", "owner", "records", "describe", "feed"},
+    {"checkpoint", "owner", "events", "records", "describe", "feed"},
     {"evaluate"},
     {"programs", "training_log"},
+    {"saves"},
     {"loop"},
     {"train"},
-    {"cli", "rehearsal"},
+    {"cli", "command_flags", "data_commands", "rehearsal"},
 ]
 ONLY_IN = {"flax": "models/", "tensorflow": "data/", "tensorflow_datasets": "data/", "orbax": "checkpoint.py"}
 COLLECTIVES = {"pmean", "psum", "pmax", "pmin", "all_gather", "axis_index", "ppermute"}

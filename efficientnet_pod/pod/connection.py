@@ -115,7 +115,7 @@ def _connect(coordinator: str, processes: int, process: int, local_devices: Any)
         except BaseException as error:
             failures.append(error)
 
-    # On a thread, because signals and Ctrl-C are handled only while the main one is inside Python.
+    # On a thread, because it is more patient than we are.
     connecting = threading.Thread(target=initialize, name="join", daemon=True)
     connecting.start()
     remaining = JOIN_SECONDS - (time.monotonic() - began)

@@ -24,12 +24,13 @@ import jax
 from jax._src.distributed import global_state
 from jax.errors import JaxRuntimeError
 
-from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.errors import CHECKPOINTED, RunError, UserError
 from efficientnet_pod.pod.connection import connect, wait_until
 
 # Between hosts that began together. One may list its images on a slow disk for minutes.
 WAIT_SECONDS = 1800
 LISTEN_SECONDS = 0.5
+MOST_MISSES = 10  # looks in a row that the store did not answer
 
 _FAILURE, _STOP = "efficientnet_pod/told/failure", "efficientnet_pod/told/stop"
 
@@ -183,6 +184,15 @@ def linger() -> None:
         time.sleep(4 * LISTEN_SECONDS if index() == 0 else 2 * LISTEN_SECONDS)
 
 
+def nothing_lost() -> None:
+    """Tells the other hosts that this one ends with nothing lost; returns when they have had time to hear.
+
+    They follow with exit code 42: no step was done since all was saved, for this host would have been in it.
+    """
+    tell_failure("told to stop with nothing to save yet", CHECKPOINTED)
+    linger()
+
+
 def finish() -> None:
     """Ends this host's part in a run that ended well: waits for all hosts and closes the connection.
 
@@ -197,8 +207,9 @@ def finish() -> None:
 
 
 def _follow(host: int, line: str, exit_code: int) -> None:
-    print(f"efficientnet-pod: host {host} failed: {line}", file=sys.stderr)
-    leave(exit_code if exit_code == 2 else 1)
+    what = "ended" if exit_code == CHECKPOINTED else "failed"
+    print(f"efficientnet-pod: host {host} {what}: {line}", file=sys.stderr)
+    leave(exit_code if exit_code in (2, CHECKPOINTED) else 1)
 
 
 # Replace them to do something else. A stop that is told while `on_stop` is None waits for it.
@@ -210,8 +221,8 @@ class Listener:
     """Hears what other hosts tell, on a thread that ends with the process; `join` starts it.
 
     Calls `on_stop` with the reason, once, when any host was told to stop, and `on_failure` with its index,
-    error line and exit code when another host failed. That prints the line and leaves, with exit code 2 if
-    the other host's was 2, else 1.
+    error line and exit code when another host failed or ended with nothing lost. That prints the line and
+    leaves, with the other host's exit code if that was 2 or 42, else 1.
     """
 
     def __init__(self) -> None:
@@ -231,12 +242,16 @@ class Listener:
             self._thread.join(1)
 
     def _listen(self) -> None:
-        is_stop_heard = False
+        is_stop_heard, misses = False, 0
         while not self._ended.wait(LISTEN_SECONDS):
             try:
                 told = _store().key_value_dir_get(_FAILURE.rpartition("/")[0] + "/")
             except JaxRuntimeError:
-                return  # host 0 is gone, and JAX is about to end this process
+                misses += 1
+                if misses == MOST_MISSES:
+                    return  # host 0 is gone, and JAX is about to end this process
+                continue
+            misses = 0
             news = {key: json.loads(value) for key, value in told}
             if (stop := news.get(_STOP)) and not is_stop_heard and on_stop is not None:
                 is_stop_heard = True

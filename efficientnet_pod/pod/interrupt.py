@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from efficientnet_pod.errors import CHECKPOINTED
 
@@ -18,8 +18,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Two that come closer together are one: `timeout` and some schedulers signal a process and then its group.
 _SAME_SECONDS = 0.3
 _LAST_WORDS_SECONDS = 5.0
-# Host 0 holds what the hosts tell each other: the others must have looked before it is gone, or they abort.
-_HEARD_SECONDS = 2.0
 
 
 class Interrupt:
@@ -32,6 +30,7 @@ class Interrupt:
 
     Attributes:
       reason: ``SIGTERM``, ``SIGINT`` or what :meth:`request` was given; None as long as nobody has asked.
+      notify, linger: as given to the constructor; may be replaced.
       before_exit: called, each once, before a process is ended at once; what they raise is ignored.
       lone_host: whether there is no other host, whose exit codes this one's should be like.
     """
@@ -40,22 +39,28 @@ class Interrupt:
         self,
         *,
         notify: Callable[[str], None] = lambda reason: None,
+        linger: Callable[[], None] = lambda: None,
         report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ):
         """Installs nothing yet.
 
         Args:
           notify: gets the reason, once, in a thread of its own, when a signal is the first to ask.
+          linger: called before the process ends with nothing lost; returns when the other hosts have had the
+            time to hear of it. It is waited for some seconds, and what it raises is ignored.
           report: gets a line on what happens now.
         """
         self.reason: str | None = None
         self.before_exit: list[Callable[[], None]] = []
         self.lone_host = True
-        self._notify, self._report = notify, report
+        self.notify, self.linger, self._report = notify, linger, report
         self._asked = threading.Event()
         self._lock = threading.RLock()
+        self._ending = threading.Lock()
         self._nothing_to_lose = 0
+        self._is_all_saved = False
         self._first_signal: float | None = None
+        self._telling: threading.Thread | None = None
         self._restore = contextlib.ExitStack()
 
     @property
@@ -81,10 +86,13 @@ class Interrupt:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore.close()
-        if kind and self._first_signal is not None:
-            # On the way out, and all is saved: a scheduler that repeats itself must still see that.
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
+
+    def all_is_saved(self) -> None:
+        """Says that there is nothing more to stop: from here on the context ignores who asks.
+
+        A scheduler that repeats itself must still see the exit code of what was saved.
+        """
+        self._is_all_saved = True
 
     def request(self, reason: str) -> None:
         """Asks, as a signal would, on behalf of another host; only the first reason counts."""
@@ -99,19 +107,22 @@ class Interrupt:
     def nothing_to_lose(self) -> Iterator[None]:
         """Ends the process at once, inside the context, when somebody asks or has asked.
 
-        With exit code 42, for the same command goes on; 130 for SIGINT on a lone host. One of several lingers
-        for two seconds, in which the others hear of it.
+        With exit code 42, for the same command goes on; 130 for SIGINT on a lone host. A thread that leaves
+        the context while the process ends waits there for the end.
         """
         with self._lock:
             self._nothing_to_lose += 1
-            asked = self.reason
-        if asked:
-            self._end_with_nothing_lost(asked)
+            is_asked = self.reason is not None
+        if is_asked:
+            self._end_with_nothing_lost()
         try:
             yield
         finally:
             with self._lock:
-                self._nothing_to_lose -= 1
+                is_asked = self.reason is not None
+                self._nothing_to_lose -= not is_asked
+            if is_asked:
+                self._end_with_nothing_lost()
 
     def _watch(self, reader: socket.socket) -> None:
         with reader:
@@ -121,39 +132,43 @@ class Interrupt:
                         self._on_signal(signal.Signals(number))
 
     def _on_signal(self, number: signal.Signals) -> None:
+        if self._is_all_saved or self._ending.locked():
+            return
         if self._first_signal is not None:
             if time.monotonic() - self._first_signal > _SAME_SECONDS:
                 self._end(128 + number)
             return
         self._first_signal = time.monotonic()
         # A coordinator that does not answer must not keep this thread from a second signal.
-        telling = _in_background(lambda: self._notify(number.name))
-        if self._ask(number.name, telling):
+        self._telling = _in_background(lambda: self.notify(number.name))
+        if self._ask(number.name):
             self._say(f"{number.name}: saving a checkpoint after this step; a second one ends at once")
 
-    def _ask(self, reason: str, telling: threading.Thread | None = None) -> bool:
+    def _ask(self, reason: str) -> bool:
         """Returns whether this is the first to ask; does not return where there is nothing to lose."""
+        if self._is_all_saved:
+            return False
         with self._lock:
             is_first = self.reason is None
             self.reason = reason if self.reason is None else self.reason
             nothing_to_lose = self._nothing_to_lose > 0
             self._asked.set()
         if nothing_to_lose:
-            if telling:
-                telling.join(_LAST_WORDS_SECONDS)
-            self._end_with_nothing_lost(reason)
+            self._end_with_nothing_lost()
         return is_first
 
-    def _end_with_nothing_lost(self, reason: str) -> None:
-        self._say(f"{reason}: nothing to save yet; the same command goes on")
-        if not self.lone_host:
-            time.sleep(_HEARD_SECONDS)
-        self._end(130 if reason == "SIGINT" and self.lone_host else CHECKPOINTED)
+    def _end_with_nothing_lost(self) -> NoReturn:
+        self._ending.acquire()  # and never released: the first thread ends the process, others wait for it
+        if self._telling:
+            self._telling.join(_LAST_WORDS_SECONDS)
+        self._say(f"{self.reason}: nothing to save yet; the same command goes on")
+        _in_background(self.linger).join(_LAST_WORDS_SECONDS)
+        self._end(130 if self.reason == "SIGINT" and self.lone_host else CHECKPOINTED)
 
     def _say(self, line: str) -> None:
         _in_background(lambda: self._report(line)).join(1.0)  # nobody may be reading what is printed
 
-    def _end(self, code: int) -> None:
+    def _end(self, code: int) -> NoReturn:
         """Ends the process: without Python's own exit, which would wait for threads and compilers."""
 
         def last_words() -> None:
