@@ -103,8 +103,8 @@ class TrainStep:
             ema = update_ema(ema, new, step=state.step, decay=self.ema_decay)
         new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         counts = count(logits, mixed.main_label, losses, jnp.ones_like(batch["label"], dtype=bool))
-        # LARS needs these norms too. One that overflows counts as not finite: the optimizer squares it as well.
-        broken = ~(_all_finite((losses, batch_stats)) & jnp.isfinite(optax.global_norm(gradients)))
+        # LARS needs these norms too. One that overflows counts as not finite: optimizers square it as well.
+        broken = ~(_all_finite((losses, batch_stats)) & jnp.isfinite(optax.tree.norm(gradients)))
         command = batch["command"][0]
         flags = [broken, command != GO, command == ABANDON]
         # Summed, so that all agree, even should one replica's copy of the state have gone astray.
