@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from efficientnet_pod import inject
-from efficientnet_pod.checkpoint_folder import CheckpointFolder, best
+from efficientnet_pod.checkpoint_folder import CheckpointFolder, best, evaluated
 from efficientnet_pod.commit import (
     Damaged,
     bytes_of,
@@ -29,7 +29,7 @@ from efficientnet_pod.commit import (
 )
 from efficientnet_pod.commit import digest_of as digest_of
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.files import free_bytes, is_damage, reason, sizes_of_files
+from efficientnet_pod.files import is_damage, reason, sizes_of_files
 
 # Orbax reports every phase of every save, and an error as a traceback from each thread that met it. What
 # matters of these is raised as well.
@@ -83,6 +83,12 @@ class Checkpoints:
     def best_step(self) -> int | None:
         """The step with the highest top-1, the latest of equals; None if there is none."""
         return best(self._folder.commits())
+
+    @property
+    def evaluated_steps(self) -> list[int]:
+        """The committed steps with a top-1, ascending, but damaged ones. Waits for a save under way."""
+        self._join()
+        return evaluated(self._folder.commits())
 
     def commit(self, step: int) -> dict[str, Any]:
         """Returns what ``commit.json`` says: ``step``, ``created``, ``metrics``, ``record``, ``digest``, ...
@@ -189,6 +195,17 @@ class Checkpoints:
             "restore one from a backup, or choose another --workdir to train from the beginning"
         )
 
+    def forget_after(self, step: int) -> None:
+        """Removes the checkpoints of later steps, damaged ones too, and reports each: the run has left them.
+
+        A start after it resumes from ``step`` or before; killed inside it, from any of them, never a part.
+
+        Raises:
+          RunError: one cannot be removed, or an earlier save failed.
+        """
+        self.wait()
+        self._folder.forget_after(step)
+
     def _require(self, step: int) -> None:
         if step not in self._folder.listed:
             steps = ", ".join(map(str, self.steps)) or "none"
@@ -232,7 +249,7 @@ class Checkpoints:
                 self._write(step, state, said)
             except Exception as error:
                 self._folder.tidy(step)
-                raise self._failed(step, state, error) from error
+                raise self._folder.not_written(step, bytes_of(state), error) from error
             inject.at("committed", step)
             self._folder.tidy(step)
             self._folder.delete_old(keep=self._keep, saved=step)
@@ -259,19 +276,6 @@ class Checkpoints:
         created = datetime.now(UTC).isoformat(timespec="seconds")
         about = {"step": step, "created": created, **said, "digest": digest, "state": place}
         self._folder.commit(step, encode_commit(about | {"files": files, "tensors": tensors}))
-
-    def _failed(self, step: int, state: Any, error: Exception) -> RunError:
-        free = free_bytes(self._folder.path)
-        room = f"{bytes_of(state):,} bytes needed" + ("" if free is None else f", {free:,} free")
-        try:
-            kept = [other for other in self.steps if other != step]
-            older = f"older ones are kept, the newest is step {kept[-1]}" if kept else "there is no other"
-        except Exception:
-            older = "nor can the others be listed"
-        return RunError(
-            f"checkpoint {step} could not be written to '{self._folder.path}': {reason(error)} "
-            f"({room}); {older}"
-        )
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -8,7 +8,7 @@ from etils import epath
 
 from efficientnet_pod.commit import COMMIT, Damaged, decode_commit, read_commit, require_files
 from efficientnet_pod.errors import RunError
-from efficientnet_pod.files import cannot_write, reason, remove, write_whole
+from efficientnet_pod.files import cannot_write, free_bytes, reason, remove, write_whole
 
 Commit = dict[str, Any]
 
@@ -152,13 +152,46 @@ class CheckpointFolder:
         """
         try:
             commits = self.commits()
-            evaluated = [step for step, commit in commits.items() if "top1" in commit["metrics"]]
-            kept = {*evaluated[-keep:], *list(commits)[-2:], best(commits), saved}
+            kept = {*evaluated(commits)[-keep:], *list(commits)[-2:], best(commits), saved}
             for step in commits.keys() - kept:
                 self._uncommit(step)
                 self.tidy(step)
         except Exception as error:
             self._report(f"an old checkpoint in '{self.path}' could not be deleted: {reason(error)}")
+
+    def forget_after(self, step: int) -> None:
+        """Removes the committed and the damaged checkpoints of later steps, and reports each.
+
+        Raises:
+          RunError: one cannot be removed.
+        """
+        later = [each for each in reversed(self.listed) if each > step]
+        # Newest first, and no files before all commits are gone: whatever cuts it short leaves the
+        # beginning of the way that the run has left, each step of it whole.
+        for each in later:
+            try:
+                self._uncommit(each)
+            except Exception as error:
+                raise RunError(
+                    f"checkpoint '{self.of(each)}' cannot be removed: {reason(error)}; the run went back to "
+                    f"step {step}: remove the later checkpoints and start again"
+                ) from error
+        for each in later:
+            self.tidy(each)
+            self._report(f"checkpoint {each} in '{self.path}' is removed: the run went back to step {step}")
+
+    def not_written(self, step: int, needed: int, error: Exception) -> RunError:
+        """Returns what to raise where a checkpoint of ``needed`` bytes could not be written."""
+        free = free_bytes(self.path)
+        room = f"{needed:,} bytes needed" + ("" if free is None else f", {free:,} free")
+        try:
+            kept = [other for other in self.steps if other != step]
+            older = f"older ones are kept, the newest is step {kept[-1]}" if kept else "there is no other"
+        except Exception:
+            older = "nor can the others be listed"
+        return RunError(
+            f"checkpoint {step} could not be written to '{self.path}': {reason(error)} ({room}); {older}"
+        )
 
     def move_aside(self, step: int, damage: Damaged) -> None:
         """Renames a damaged checkpoint ``damaged-<step>-<time>`` in the same folder, and reports it.
@@ -213,10 +246,14 @@ class CheckpointFolder:
         return (self.of(step) / COMMIT).exists()
 
 
+def evaluated(commits: dict[int, Commit]) -> list[int]:
+    """Returns the steps with a top-1, in the order of the commits."""
+    return [step for step, commit in commits.items() if "top1" in commit["metrics"]]
+
+
 def best(commits: dict[int, Commit]) -> int | None:
     """Returns the step with the highest top-1, the latest of equals; None if none has one."""
-    scored = [step for step, commit in commits.items() if "top1" in commit["metrics"]]
-    return max(scored, key=lambda step: (commits[step]["metrics"]["top1"], step), default=None)
+    return max(evaluated(commits), key=lambda step: (commits[step]["metrics"]["top1"], step), default=None)
 
 
 def _mark_name(step: int) -> str:

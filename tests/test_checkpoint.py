@@ -487,6 +487,91 @@ def test_a_commit_that_cannot_be_made_up_for_is_no_damage(killed, tmp_path, monk
     assert newest(folder)[0] == 3
 
 
+def test_evaluated_steps_are_those_with_a_top1_that_can_be_read(copy):
+    lines = []
+    with Checkpoints(copy, report=lines.append) as checkpoints:
+        checkpoints.save(4, make_state(4), metrics={})
+        assert checkpoints.evaluated_steps == [1, 2, 3] and checkpoints.steps == [1, 2, 3, 4]
+        checkpoints.save(4, make_state(4), metrics={"top1": 0.1})
+        assert checkpoints.evaluated_steps == [2, 3, 4]  # which waits for the save
+        damage(copy / "3" / "commit.json", "flip")
+        (copy / "2" / "commit.json").unlink()
+        (copy / "2" / "commit.json").mkdir()
+        assert checkpoints.evaluated_steps == [4]
+    assert [line.split()[1] for line in lines] == ["2", "3"]
+
+
+def test_what_a_rewound_run_has_left_is_forgotten(copy):
+    save(copy, 4, 5, 6, keep=9)
+    damage(copy / "6" / "commit.json", "truncate")
+    (copy / "5" / "commit.json").unlink()
+    (copy / "damaged-9-20261231T000000.000000Z").mkdir()
+    lines = []
+    with Checkpoints(copy, keep=9, report=lines.append) as checkpoints:
+        checkpoints.save(7, make_state(7), metrics={})
+        checkpoints.forget_after(2)
+        checkpoints.forget_after(2)
+    assert [line.split()[1] for line in lines[-5:]] == ["7", "6", "5", "4", "3"]
+    assert all(line.endswith("is removed: the run went back to step 2") for line in lines[-5:])
+    assert names(copy) == ["1", "2", "damaged-9-20261231T000000.000000Z"]
+    assert newest(copy)[0] == 2
+
+
+def test_a_run_that_cannot_forget_ends(copy, monkeypatch):
+    def full(file, contents):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(checkpoint_folder, "write_whole", full)
+    with (
+        Checkpoints(copy) as checkpoints,
+        pytest.raises(
+            RunError, match=r"checkpoint '.*/3' cannot be removed: No space left .* step 1: remove"
+        ),
+    ):
+        checkpoints.forget_after(1)
+    assert newest(copy)[0] == 3
+
+
+# Each fork forgets, and is killed before another change of a name.
+FORGETTING = """
+import itertools, os, shutil, signal, sys
+sys.path[:0] = [{here!r}, {root!r}]
+from efficientnet_pod.checkpoint import Checkpoints
+
+for kill in range(100):
+    shutil.copytree({saved!r}, str(kill))
+    if os.fork() == 0:
+        changes = itertools.count()
+        def counted(change):
+            def changed(*given, **options):
+                if next(changes) == kill: os.kill(os.getpid(), signal.SIGKILL)
+                return change(*given, **options)
+            return changed
+        for name in ("replace", "unlink", "remove", "rmdir"): setattr(os, name, counted(getattr(os, name)))
+        with Checkpoints(os.path.abspath(str(kill)), report=lambda line: None) as checkpoints:
+            checkpoints.forget_after(1)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.wait()[1]) == 0: break
+"""
+
+
+def test_a_kill_while_forgetting_leaves_whole_checkpoints(saved, tmp_path):
+    program = FORGETTING.format(here=str(HERE), root=str(HERE.parent), saved=str(saved))
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    found = []
+    for folder in sorted(tmp_path.iterdir(), key=lambda path: int(path.name)):
+        step, state, warnings = newest(folder)
+        assert bits(state) == bits(make_state(step))
+        assert names(folder) == [str(each) for each in range(1, step + 1)]
+        assert all("removed: its deletion had been cut short" in line for line in warnings)
+        found.append(step)
+    assert found == sorted(found, reverse=True) and set(found) == {1, 2, 3}
+    assert found[4:] == [1] * len(found[4:]) and 10 < len(found) < 100
+
+
 FULL = """
 import json, sys
 sys.path[:0] = [{here!r}, {root!r}]
