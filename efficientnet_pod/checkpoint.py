@@ -18,6 +18,7 @@ from efficientnet_pod.checkpoint_folder import CheckpointFolder, best
 from efficientnet_pod.commit import (
     Damaged,
     bytes_of,
+    encode_commit,
     first_non_finite,
     joint_digest,
     read_commit,
@@ -25,7 +26,6 @@ from efficientnet_pod.commit import (
     require_same_network,
     require_tensors,
     tensor_digests,
-    write_commit,
 )
 from efficientnet_pod.commit import digest_of as digest_of
 from efficientnet_pod.errors import RunError, UserError
@@ -157,7 +157,7 @@ class Checkpoints:
         """Returns step, state and commit of the newest good checkpoint, None only if there never was one.
 
         Newer ones, which are damaged, are renamed ``damaged-<step>-<time>`` and reported; none of their files
-        is lost. Interrupted saves are removed.
+        is lost. Interrupted saves are removed and reported.
 
         Args:
           abstract_state: as for :meth:`restore`.
@@ -165,7 +165,8 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints and none is good, or the newest good one is of another network or
             optimizer. Nothing has been renamed.
-          RunError: a checkpoint cannot be read at present, or an earlier save failed.
+          RunError: a checkpoint cannot be read at present, an interrupted save cannot be completed, or an
+            earlier save failed.
         """
         self.wait()
         self._folder.tidy_all()
@@ -210,7 +211,7 @@ class Checkpoints:
             require_same_network(abstract_state, commit, folder)
             require_files(folder, commit)
             state = _restore_arrays(folder / commit["state"], abstract_state)
-        except (Damaged, UserError):
+        except (Damaged, UserError, RunError):
             raise
         except Exception as error:
             if not is_damage(error):
@@ -249,7 +250,6 @@ class Checkpoints:
             said = {"metrics": old["metrics"] | said["metrics"], "record": said["record"] or old["record"]}
             if all(old[name] == value for name, value in said.items()):
                 return
-            self._folder.mark(step)
         else:
             place = "state-again" if old and old["state"] == "state" else "state"
             self._folder.mark(step)
@@ -258,7 +258,7 @@ class Checkpoints:
             inject.at("saving", step)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         about = {"step": step, "created": created, **said, "digest": digest, "state": place}
-        write_commit(folder, about | {"files": files, "tensors": tensors})
+        self._folder.commit(step, encode_commit(about | {"files": files, "tensors": tensors}))
 
     def _failed(self, step: int, state: Any, error: Exception) -> RunError:
         free = free_bytes(self._folder.path)

@@ -6,19 +6,24 @@ from typing import Any
 
 from etils import epath
 
-from efficientnet_pod.commit import COMMIT, Damaged, read_commit, require_files
+from efficientnet_pod.commit import COMMIT, Damaged, decode_commit, read_commit, require_files
 from efficientnet_pod.errors import RunError
-from efficientnet_pod.files import reason, remove
+from efficientnet_pod.files import cannot_write, reason, remove, write_whole
 
 Commit = dict[str, Any]
+
+# What a mark says, unless it repeats a commit.
+_WRITING = b"This checkpoint is being written: there is nothing of value in it.\n"
+_DELETING = b"This checkpoint is being deleted.\n"
 
 
 class CheckpointFolder:
     """``<step>/`` holds arrays and, written last, ``commit.json``: with it a checkpoint is committed.
 
-    The mark ``<step>.unfinished`` stands while a checkpoint is written or deleted. One with a mark and no
-    commit is an interrupted one, of no value; one with neither is damaged. Whatever is done here may be cut
-    short anywhere: the mark, which comes first and goes last, lets the next start finish it.
+    The mark ``<step>.unfinished`` stands while a checkpoint is written or deleted, and says what it is to be
+    if that is cut short: nothing, or what the commit that it repeats says. It is replaced whole, before
+    ``commit.json`` is, and goes last: wherever a start is killed, the next one finishes what it began. A step
+    without commit, of which no mark says that it never had one, has lost it: it is damaged, never removed.
     """
 
     def __init__(self, path: epath.PathLike, report: Callable[[str], None]) -> None:
@@ -40,7 +45,7 @@ class CheckpointFolder:
         """The committed and the damaged steps, ascending."""
         names = set(self.names)
         steps = sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
-        return [step for step in steps if _mark(step) not in names or self._has_commit(step)]
+        return [step for step in steps if _mark_name(step) not in names or not self._is_nothing(step)]
 
     @property
     def steps(self) -> list[int]:
@@ -79,35 +84,65 @@ class CheckpointFolder:
             return None
 
     def mark(self, step: int) -> None:
-        """Says that a checkpoint is being written or deleted, until :meth:`tidy`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / _mark(step)).write_text("This checkpoint is being written or deleted.\n")
+        """Says that a checkpoint is being written; cut short, it is the one committed before, or none."""
+        commit = self.of(step) / COMMIT
+        self._write_mark(step, commit.read_bytes() if commit.exists() else _WRITING)
 
-    def tidy(self, step: int) -> None:
-        """Removes what no commit names of a marked checkpoint, then the mark. What stays is reported."""
-        folder, mark = self.of(step), self.path / _mark(step)
+    def commit(self, step: int, contents: bytes) -> None:
+        """Writes ``commit.json``, first into the mark: :meth:`tidy` then makes up for one that was lost.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        self._write_mark(step, contents)
+        write_whole(self.of(step) / COMMIT, contents)
+
+    def tidy(self, step: int) -> str | None:
+        """Brings a marked checkpoint to what its mark says, then removes the mark; what stays is reported.
+
+        Returns:
+          What has been removed and why, a few words; None if that is nothing.
+        """
+        folder, mark = self.of(step), self.path / _mark_name(step)
+        removed = None
         try:
-            if not mark.exists():
-                return
+            said = self._read_mark(step)
+            if said is None:
+                return None
+            self._make_up(step)
             if self._has_commit(step):
                 kept = {COMMIT, read_commit(folder)["state"]}
-                for path in folder.iterdir():
-                    if path.name not in kept:
-                        remove(path)
-            elif folder.exists():
+                for path in [path for path in folder.iterdir() if path.name not in kept]:
+                    remove(path)
+                    removed = "is whole; what a save that was cut short had left beside it has been removed"
+            elif said in (_WRITING, _DELETING) and folder.exists():
                 remove(folder)
+                what = "save" if said == _WRITING else "deletion"
+                removed = f"has been removed: its {what} had been cut short"
             mark.unlink()
         except Damaged:
             mark.unlink()  # and touch nothing: all of it is evidence
         except Exception as error:  # TensorFlow's, of remote files, are no OSErrors
             self._report(f"what is left of '{folder}' could not be removed: {reason(error)}")
+        return removed
 
     def tidy_all(self) -> None:
-        """Finishes what was cut short."""
+        """Finishes what was cut short, and reports what that removes.
+
+        Raises:
+          RunError: a commit that a mark repeats cannot be written.
+        """
         for name in self.names:
             step = name.removesuffix(".unfinished")
-            if step != name and step.isdecimal():
-                self.tidy(int(step))
+            if name.startswith(".") and name.endswith(".partial"):
+                (self.path / name).unlink(missing_ok=True)
+            elif step != name and step.isdecimal():
+                try:
+                    self._make_up(int(step))
+                except Exception as error:  # without it, a good checkpoint would be taken for a damaged one
+                    raise RunError(cannot_write(self.of(int(step)) / COMMIT, error)) from error
+                if removed := self.tidy(int(step)):
+                    self._report(f"checkpoint {step} in '{self.path}' {removed}")
 
     def delete_old(self, *, keep: int, saved: int) -> None:
         """Deletes what is neither among the ``keep`` newest with a top-1 nor the best nor just ``saved``.
@@ -120,8 +155,7 @@ class CheckpointFolder:
             evaluated = [step for step, commit in commits.items() if "top1" in commit["metrics"]]
             kept = {*evaluated[-keep:], *list(commits)[-2:], best(commits), saved}
             for step in commits.keys() - kept:
-                self.mark(step)
-                (self.of(step) / COMMIT).unlink()
+                self._uncommit(step)
                 self.tidy(step)
         except Exception as error:
             self._report(f"an old checkpoint in '{self.path}' could not be deleted: {reason(error)}")
@@ -139,7 +173,41 @@ class CheckpointFolder:
             raise RunError(
                 f"checkpoint '{self.of(step)}' is damaged ({damage}) and cannot be renamed: {reason(error)}"
             ) from error
+        (self.path / _mark_name(step)).unlink(missing_ok=True)
         self._report(f"checkpoint {step} in '{self.path}' is damaged: {damage}; it is now named {name}")
+
+    def _write_mark(self, step: int, contents: bytes) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / _mark_name(step), contents)
+
+    def _read_mark(self, step: int) -> bytes | None:
+        """Returns what the mark says, None if there is none."""
+        mark = self.path / _mark_name(step)
+        try:
+            return mark.read_bytes() if mark.exists() else None
+        except FileNotFoundError:  # another process has just removed it
+            return None
+
+    def _make_up(self, step: int) -> None:
+        """Writes the commit that the mark repeats, if there is one and it is not there."""
+        said, file = self._read_mark(step), self.of(step) / COMMIT
+        if said in (None, _WRITING, _DELETING) or not self.of(step).exists():
+            return
+        try:
+            decode_commit(said, self.of(step))
+        except Damaged:
+            return
+        if not file.exists() or file.read_bytes() != said:
+            write_whole(file, said)
+
+    def _uncommit(self, step: int) -> None:
+        """Makes a checkpoint one that :meth:`tidy` removes; a committed one stays, if this is cut short."""
+        self._write_mark(step, _DELETING)
+        (self.of(step) / COMMIT).unlink(missing_ok=True)
+
+    def _is_nothing(self, step: int) -> bool:
+        """Returns whether a marked checkpoint is one whose writing or deletion has been cut short."""
+        return not self._has_commit(step) and self._read_mark(step) in (_WRITING, _DELETING)
 
     def _has_commit(self, step: int) -> bool:
         return (self.of(step) / COMMIT).exists()
@@ -151,5 +219,5 @@ def best(commits: dict[int, Commit]) -> int | None:
     return max(scored, key=lambda step: (commits[step]["metrics"]["top1"], step), default=None)
 
 
-def _mark(step: int) -> str:
+def _mark_name(step: int) -> str:
     return f"{step}.unfinished"

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from efficientnet_pod.errors import UserError
-from efficientnet_pod.files import sizes_of_files, write_whole
+from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.files import is_damage, reason, sizes_of_files
 
 FORMAT = 1
 COMMIT = "commit.json"
@@ -51,12 +51,11 @@ def first_non_finite(state: Any) -> str | None:
     return next((path for path, leaf in leaves_of(state).items() if not np.isfinite(leaf).all()), None)
 
 
-def write_commit(folder: epath.Path, fields: dict[str, Any]) -> None:
-    """Writes ``commit.json`` whole or not at all, with a digest of its own bytes."""
+def encode_commit(fields: dict[str, Any]) -> bytes:
+    """Returns the contents of ``commit.json``, with a digest of its own bytes."""
     blank = json.dumps({"format": FORMAT, **fields, "sha256": ""}, indent=1) + "\n"
     own = hashlib.sha256(blank.encode()).hexdigest()
-    text = json.dumps({"format": FORMAT, **fields, "sha256": own}, indent=1) + "\n"
-    write_whole(folder / COMMIT, text.encode())
+    return (json.dumps({"format": FORMAT, **fields, "sha256": own}, indent=1) + "\n").encode()
 
 
 def read_commit(folder: epath.Path) -> dict[str, Any]:
@@ -65,11 +64,21 @@ def read_commit(folder: epath.Path) -> dict[str, Any]:
     Raises:
       Damaged: it is missing or not what was written.
       UserError: another version wrote it.
+      RunError: it cannot be read at present.
     """
     try:
         raw = (folder / COMMIT).read_bytes()
     except FileNotFoundError:
         raise Damaged(f"{COMMIT} is missing") from None
+    except Exception as error:
+        if is_damage(error):
+            raise Damaged(f"{COMMIT} cannot be read: {reason(error)}") from error
+        raise RunError(f"'{folder / COMMIT}' cannot be read: {reason(error)}; try again") from error
+    return decode_commit(raw, folder)
+
+
+def decode_commit(raw: bytes, folder: epath.Path) -> dict[str, Any]:
+    """Returns the fields of what :func:`encode_commit` made; raises as :func:`read_commit`, which see."""
     try:
         commit = json.loads(raw)
         own = commit["sha256"].encode()

@@ -59,6 +59,7 @@ class Feed:
                     return None
                 continue
             if isinstance(batch, BaseException):
+                self._ready.put(batch)  # whoever asks again gets the same answer
                 raise batch
             return batch
 
@@ -112,12 +113,9 @@ def train_batches(run: Run, *, start_step: int, image_offset: int = 0, skips: An
     out on the way there. Its input is opened some steps earlier, and
     three of its batches wait in memory. ``skips`` (``data.faults.Skips``) are bad images it may leave out.
     """
-    from efficientnet_pod.data.sources import Records  # TensorFlow takes seconds to import
-
     plan = run.plan
     phases = plan.phases_after(start_step)
-    # Record files are entered by reading past the examples before, up to an epoch of them.
-    by_reading = isinstance(run.source.train, Records)
+    by_reading = enters_by_reading(run)
     # All of them before the first step: TensorFlow traces the functions of an input for up to seconds.
     inputs = deque(
         _input(run, phase, max(start_step, phase.first_step), image_offset, skips) for phase in phases
@@ -131,6 +129,20 @@ def train_batches(run: Run, *, start_step: int, image_offset: int = 0, skips: An
             if step == max(first, phase.last_step - ahead) and inputs:
                 opened.append(inputs.popleft().as_numpy_iterator())
             yield next(batches)
+
+
+def enters_by_reading(run: Run) -> bool:
+    """Returns whether training begins by reading past the examples before, up to an epoch of record files."""
+    from efficientnet_pod.data.sources import Records  # TensorFlow takes seconds to import
+
+    return isinstance(run.source.train, Records)
+
+
+def allowed_skips(run: Run, report: Callable[[str], None]) -> Any:
+    """Returns the bad images a process may skip, a ``data.faults.Skips``; ``report`` gets a line on each."""
+    from efficientnet_pod.data.faults import Skips
+
+    return Skips(run.plan.recipe.data.skip_corrupt, report)
 
 
 def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Any) -> Any:

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 
 from etils import epath
@@ -14,15 +15,24 @@ from efficientnet_pod.errors import UserError
 
 # What reading a damaged file may end with; any other system error says nothing about the file.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL}
-# The same of a remote file: TensorStore's ValueErrors begin so, TensorFlow's classes are named so.
+# The same of a remote file: TensorStore's ValueErrors say so, the classes of other libraries are named so.
+# A service that is busy, throttles or fails says nothing about the file either.
 _NO_DAMAGE = (
     "permissiondenied",
     "unauthenticated",
     "unavailable",
+    "serviceunavailable",
     "deadlineexceeded",
+    "timeout",
+    "connection",
     "aborted",
     "cancelled",
+    "resourceexhausted",
+    "toomanyrequests",
+    "internal",
+    "unknown",
 )
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def make_writable(folder: epath.Path) -> None:
@@ -45,7 +55,11 @@ def make_writable(folder: epath.Path) -> None:
         probe.write_text("x")
         probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
     except Exception as error:  # an OSError, or what the library of an object store raises
-        raise UserError(f"workdir '{folder}' cannot be written: {reason(error)}; choose another") from error
+        nearest = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+        why, remedy = reason(error), "choose another"
+        if _system_error(error) in _FULL:
+            why, remedy = why + _room(nearest), "make room there or choose another"
+        raise UserError(f"workdir '{folder}' cannot be written: {why}; {remedy}") from error
 
 
 def write_whole(file: epath.Path, contents: bytes) -> None:
@@ -58,11 +72,16 @@ def write_whole(file: epath.Path, contents: bytes) -> None:
         file.write_bytes(contents)  # an object appears whole or not at all
         return
     scratch = file.parent / f".{file.name}.partial"
-    with open(scratch, "wb") as opened:
-        opened.write(contents)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(scratch, file)
+    try:
+        with open(scratch, "wb") as opened:
+            opened.write(contents)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(scratch, file)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(scratch)
+        raise
     _sync_folder(file.parent)
 
 
@@ -78,12 +97,8 @@ def _sync_folder(folder: epath.Path) -> None:
 
 def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the room that is left on its disk."""
-    if is_remote(file):
-        return f"'{file}' cannot be written: {reason(error)}; mend that and start again"
-    free = shutil.disk_usage(file.parent).free
-    return (
-        f"'{file}' cannot be written: {reason(error)}, {free:,} bytes free; make room there and start again"
-    )
+    remedy = "make room there" if _system_error(error) in _FULL else "mend that"
+    return f"'{file}' cannot be written: {reason(error)}{_room(file.parent)}; {remedy} and start again"
 
 
 def sizes_of_files(folder: epath.Path) -> dict[str, int]:
@@ -124,7 +139,7 @@ def is_damage(error: BaseException) -> bool:
     number = _system_error(error)
     if number is not None:
         return number in _DAMAGE
-    words = (type(error).__name__, str(error))
+    words = [type(error).__name__, *re.findall(r"\b[A-Z][A-Z_]+(?=:)", str(error))]
     return not isinstance(error, MemoryError) and not any(
         word.replace("_", "").lower().startswith(_NO_DAMAGE) for word in words
     )
@@ -136,6 +151,11 @@ def reason(error: BaseException) -> str:
     if number is not None:
         return os.strerror(number)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _room(folder: epath.Path) -> str:
+    free = free_bytes(folder)
+    return "" if free is None else f", {free:,} bytes free"
 
 
 def _sizes(folder: epath.Path, prefix: str) -> Iterator[tuple[str, int]]:

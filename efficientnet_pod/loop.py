@@ -2,47 +2,30 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from enum import Enum
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 
 from efficientnet_pod import inject
-from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.errors import Preempted, RunError
 from efficientnet_pod.evaluate import evaluate
-from efficientnet_pod.feed import Feed, nothing, train_batches
-from efficientnet_pod.owner import Owner
+from efficientnet_pod.feed import Feed, allowed_skips, enters_by_reading, nothing, train_batches
 from efficientnet_pod.phases import Phase
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.interrupt import Interrupt
-from efficientnet_pod.pod.mesh import share_from_first_host
 from efficientnet_pod.pod.watchdog import Watchdog
 from efficientnet_pod.programs import Programs, TrainProgram
 from efficientnet_pod.run import Run
+from efficientnet_pod.saves import Position, Saves
 from efficientnet_pod.state import TrainState
 from efficientnet_pod.steps import ABANDON, GO, STOP, Outcome, commands, not_halted
 from efficientnet_pod.training_log import TrainingLog
 
 MAX_SKIPS = 10  # steps in a row that may be not finite, where they are skipped
 MAX_REWINDS = 3  # to one checkpoint
-SAVE_SECONDS = 3600  # a host waits for host 0 to write a checkpoint
-COMPILE_SECONDS = 3600  # and for another one to have a program
-
-
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """Where a run is: with the state, all that decides what it does from here on.
-
-    Attributes:
-      step: updates done.
-      image_offset: training images left out on the way here, by rewinding.
-    """
-
-    step: int
-    image_offset: int = 0
+COMPILE_SECONDS = 3600  # a host waits for another one to have a program
 
 
 class _Verdict(Enum):
@@ -63,8 +46,7 @@ class Training:
         log: TrainingLog,
         interrupt: Interrupt,
         watchdog: Watchdog,
-        checkpoints: Checkpoints | None,
-        owner: Owner | None,
+        saves: Saves,
     ):
         """Takes what the run needs.
 
@@ -74,15 +56,12 @@ class Training:
           log: takes the outcomes.
           interrupt: says that this host was told to stop.
           watchdog: is told of progress.
-          checkpoints: of host 0; None on the others.
-          owner: likewise.
+          saves: what is done.
         """
         self._run, self._plan, self._programs, self._log = run, run.plan, programs, log
-        self._interrupt, self._watchdog = interrupt, watchdog
-        self._checkpoints, self._owner = checkpoints, owner
+        self._interrupt, self._watchdog, self._saves = interrupt, watchdog, saves
         self._commands = commands(run.mesh)
-        self._saved_step, self._saved_at = 0, time.monotonic()
-        self._skips = self._rewinds = 0
+        self._skips = 0
 
     def run(self, state: TrainState, position: Position, *, evaluated: bool = True) -> None:
         """Returns after the last step, its evaluation and its checkpoint.
@@ -96,17 +75,17 @@ class Training:
           Preempted: told to stop; the state is saved.
           RunError: not finite, or a checkpoint cannot be written.
         """
-        self._saved_step = position.step
         if not evaluated:
-            self._evaluate(state, position)
-        while (fault := self._train(state, position)) is not None:
-            state, position = self._rewound(fault, position)
-        if self._checkpoints:
-            with self._watchdog.doing("saving"):
-                self._checkpoints.wait()
+            position = self._evaluate(state, position)
+        while found := self._train(state, position):
+            state, position = self._rewound(*found)
+        self._saves.wait()
 
-    def _train(self, state: TrainState, position: Position) -> int | None:
-        """Runs the steps after ``position``; returns None at the end, or a step that was not finite."""
+    def _train(self, state: TrainState, position: Position) -> tuple[int, Position] | None:
+        """Runs the steps after ``position``; returns a step that was not finite and where the run is then.
+
+        None at the end of the run.
+        """
         self._log.skips = allowed_skips(self._run, self._log.display.warn)
         host_batches = train_batches(
             self._run,
@@ -115,7 +94,13 @@ class Training:
             skips=self._log.skips,
         )
         halted, unread = not_halted(self._run.mesh), None
-        with closing(Feed(self._run, host_batches, first_step=position.step + 1)) as feed:
+        with (
+            closing(Feed(self._run, host_batches, first_step=position.step + 1)) as feed,
+            ExitStack() as first,
+        ):
+            # Record files are entered by reading what was before, for as long as that takes.
+            watched = self._watchdog.paused if enters_by_reading(self._run) else self._watchdog.doing
+            first.enter_context(watched("the first step"))
             for phase in self._plan.phases_after(position.step):
                 program = self._enter(phase, state, position)
                 for step in range(max(position.step, phase.first_step) + 1, phase.last_step + 1):
@@ -127,30 +112,29 @@ class Training:
                     halted = outcome.halted
                     self._log.input_wait.dispatched(halted)
                     # The step before: this one is running, and the devices do not wait for the host.
-                    verdict, unread = self._judge(unread), (step, outcome)
+                    verdict, unread = self._judge(unread, first), (step, outcome)
                     position = dataclasses.replace(position, step=step)
                     is_eval_due = self._plan.is_eval_due(step)
                     if verdict is _Verdict.GO_ON and (is_eval_due or step == phase.last_step):
-                        verdict, unread = self._judge(unread), None
+                        verdict, unread = self._judge(unread, first), None
                     if verdict is _Verdict.STOP:
                         self._stop(state, position, unread)
                     if verdict is _Verdict.NOT_FINITE:
-                        return self._not_finite(state, position)
+                        return self._not_finite(state, position), position
                     if is_eval_due:
-                        self._evaluate(state, position)
+                        position = self._evaluate(state, position)
                     else:
-                        self._save_by_the_clock(state, position, outcome)
+                        self._saves.save_by_the_clock(state, position, outcome)
         return None
 
     def _enter(self, phase: Phase, state: TrainState, position: Position) -> TrainProgram:
         """Returns the program of a phase, and says how long the training has waited for it."""
         self._log.flush()
         began = time.monotonic()
-        if position.step == phase.first_step > 0 and (
-            hosts.count() > 1 or not self._programs.is_ready(phase)
-        ):
+        begins = position.step == phase.first_step > 0
+        if (begins and hosts.count() > 1) or not self._programs.is_ready(phase):
             # What is still compiled on one host keeps all waiting, for minutes: with nothing to lose.
-            self._finish_saving(state, position)
+            self._saves.finish(state, position)
             with (
                 self._log.display.phase("compiling"),
                 self._watchdog.paused("compiling"),
@@ -172,16 +156,18 @@ class Training:
     def _is_stopping(self) -> bool:
         return self._interrupt.requested
 
-    def _judge(self, unread: tuple[int, Outcome] | None) -> _Verdict:
-        """Reads the outcome of a step, which waits for the devices; all hosts read the same ones in turn."""
+    def _judge(self, unread: tuple[int, Outcome] | None, first: ExitStack) -> _Verdict:
+        """Reads the outcome of a step, which waits for the devices; all hosts read the same ones in turn.
+
+        Closes ``first``, for the first step has ended.
+        """
         if unread is None:
             return _Verdict.GO_ON
         step, outcome = unread[0], jax.device_get(unread[1])
+        first.close()
         self._watchdog.step_ended()
         self._programs.raise_failure()
-        if self._checkpoints and self._owner:
-            self._checkpoints.raise_failure()
-            self._owner.raise_if_lost()
+        self._saves.require_workdir()
         if not outcome.halted:
             self._log.take(step, outcome)
             self._skips = 0 if outcome.updated else self._skips + 1
@@ -196,8 +182,8 @@ class Training:
             )
         return _Verdict.GO_ON
 
-    def _evaluate(self, state: TrainState, position: Position) -> None:
-        """Evaluates, writes the row and starts to save."""
+    def _evaluate(self, state: TrainState, position: Position) -> Position:
+        """Evaluates, writes the row and starts to save; returns where the run is then."""
         self._log.flush()
         variables = state.variables if self._plan.recipe.eval_raw else state.eval_variables
         began = time.monotonic()
@@ -211,48 +197,11 @@ class Training:
             )
         if result is None:
             self._stop(state, position, None)
+        self._saves.require_workdir()
         self._log.evaluation(position.step, result, seconds=time.monotonic() - began)
-        self._save(state, position, metrics={"top1": result.top1, "loss": result.loss})
-        self._rewinds = 0
-
-    def _save_by_the_clock(self, state: TrainState, position: Position, outcome: Outcome) -> None:
-        """Starts to save if it is time to. Other hosts take no part, hence need not agree on the time."""
-        minutes = self._plan.recipe.checkpoint_minutes
-        if not self._checkpoints or not minutes or time.monotonic() - self._saved_at < 60 * minutes:
-            return
-        outcome = jax.device_get(outcome)
-        if outcome.updated and not outcome.stops:
-            self._log.take(position.step, outcome)
-            self._log.flush()  # no step is in two rows, whichever checkpoint is resumed
-            self._save(state, position)
-
-    def _save(self, state: TrainState, position: Position, metrics: dict[str, float] | None = None) -> None:
-        if not self._checkpoints:
-            return
-        runtime = self._run.runtime
-        record = {
-            "image_offset": position.image_offset,
-            "replicas": len(runtime.devices),
-            "hosts": runtime.host_count,
-            "device_kind": runtime.device_kind,
-        }
-        step = int(state.step)
-        with self._watchdog.doing("saving"):
-            self._checkpoints.save(step, state, metrics=metrics or {}, record=record)
-        self._saved_step, self._saved_at = step, time.monotonic()
-        self._log.restart_window()
-
-    def _finish_saving(self, state: TrainState, position: Position) -> int:
-        """Returns the steps done, when they are saved and all hosts know it."""
-        self._log.flush()
-        step = int(state.step)
-        with self._watchdog.doing("saving"):
-            if self._checkpoints:
-                if step > self._saved_step:
-                    self._save(state, position)
-                self._checkpoints.wait()
-            hosts.barrier("saving", seconds=SAVE_SECONDS)
-        return step
+        position = dataclasses.replace(position, rewinds=0)
+        self._saves.save(state, position, metrics={"top1": result.top1, "loss": result.loss})
+        return position
 
     def _stop(self, state: TrainState, position: Position, unread: tuple[int, Outcome] | None) -> NoReturn:
         """Saves what is done and raises `Preempted`, or `KeyboardInterrupt` for Ctrl-C on a lone host."""
@@ -260,7 +209,8 @@ class Training:
             outcome = jax.device_get(unread[1])
             if not outcome.halted:
                 self._log.take(unread[0], outcome)
-        step = self._finish_saving(state, position)
+        step = self._saves.finish(state, position)
+        self._interrupt.all_is_saved()
         reason = self._interrupt.reason or "another host"
         if reason == "SIGINT" and hosts.count() == 1:
             raise KeyboardInterrupt
@@ -273,7 +223,7 @@ class Training:
         """Returns the step that was not finite, for a run that rewinds; ends any other."""
         if self._plan.recipe.on_non_finite == "rewind":
             return int(state.step) + 1
-        step = self._finish_saving(state, position)
+        step = self._saves.finish(state, position)
         raise RunError(
             f"step {step + 1:,} is not finite, its loss or gradient, at learning rate "
             f"{float(self._run.learning_rate(step)):.4g}; the state before it is untouched and saved as step "
@@ -286,36 +236,18 @@ class Training:
 
         Only those: when others are saved is for the clock to say, and a run must not depend on it.
         """
-        target = hosts.from_first("rewind", self._checkpoints and self._last_evaluated())
-        if not target or self._rewinds == MAX_REWINDS:
+        target = self._saves.last_evaluated()
+        if not target or position.rewinds == MAX_REWINDS:
             tried = f"after {MAX_REWINDS} rewinds to step {target:,}" if target else "before any evaluation"
             raise RunError(
                 f"step {fault:,} is not finite, its loss or gradient, {tried}; lower the base learning rate "
                 "or warm up longer"
             )
-        self._rewinds += 1
-        abstract = self._run.abstract_state()
-        with self._watchdog.doing("rewinding"):
-            restored = self._checkpoints.restore(target, abstract) if self._checkpoints else None
-            state = share_from_first_host(restored, abstract, self._run.mesh)
         left_out = self._plan.images_seen(fault) - self._plan.images_seen(target)
-        self._log.rewind(target)
-        self._saved_step = target
+        position = Position(target, position.image_offset + left_out, position.rewinds + 1)
+        state = self._saves.rewind(position)
         self._log.display.warn(
             f"step {fault:,} is not finite: back to step {target:,}, and on with other images than the "
             f"{left_out:,} since"
         )
-        return state, Position(target, position.image_offset + left_out)
-
-    def _last_evaluated(self) -> int:
-        assert self._checkpoints
-        self._checkpoints.wait()
-        steps = self._checkpoints.steps
-        return max((s for s in steps if "top1" in self._checkpoints.commit(s)["metrics"]), default=0)
-
-
-def allowed_skips(run: Run, report: Callable[[str], None]) -> Any:
-    """Returns the bad images a process may skip, a ``data.faults.Skips``; ``report`` gets a line on each."""
-    from efficientnet_pod.data.faults import Skips
-
-    return Skips(run.plan.recipe.data.skip_corrupt, report)
+        return state, position

@@ -16,7 +16,7 @@ from typing import Any, Self
 from etils import epath
 
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.files import is_remote, make_writable
+from efficientnet_pod.files import cannot_write, is_remote, make_writable
 
 _FILE, _LOCK = "owner.json", ".owner.lock"
 _SETTLE_SECONDS = 2.0  # between writing and reading back, where nothing makes the two one
@@ -63,10 +63,16 @@ class Owner:
 
         Raises:
           UserError: another run holds it, or the folder cannot be written.
+          RunError: the file cannot be written or replaced.
         """
         make_writable(self._folder)
         self._record = {"run_id": self.run_id, "beat": 0, **_this_process()}
-        self._take()
+        try:
+            self._take()
+        except UserError:
+            raise
+        except Exception as error:  # an OSError, or what the library of an object store raises
+            raise RunError(cannot_write(self._file, error)) from error
         self._thread = threading.Thread(target=self._beat, name="owner", daemon=True)
         self._thread.start()
         return self

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,14 +41,22 @@ class Programs:
     seconds: float
     _train_steps: dict[str, Future[TrainProgram]]
     _compiler: Executor
+    _compile: Callable[[Phase], TrainProgram] | None = None
 
     def train_step(self, phase: Phase) -> TrainProgram:
-        """Returns the program of a phase still to be trained; waits for it."""
-        return self._train_steps[phase.name].result()
+        """Returns the program of a phase; waits for it."""
+        return self._begun(phase).result()
 
     def is_ready(self, phase: Phase) -> bool:
         """Returns whether the program of a phase is there."""
-        return self._train_steps[phase.name].done()
+        return self._begun(phase).done()
+
+    def _begun(self, phase: Phase) -> Future[TrainProgram]:
+        """Returns what becomes the program of a phase; a run may rewind into one left out at its start."""
+        if phase.name not in self._train_steps:
+            assert self._compile
+            self._train_steps[phase.name] = self._compiler.submit(self._compile, phase)
+        return self._train_steps[phase.name]
 
     def raise_failure(self) -> None:
         """Raises what has stopped the compilation of a later phase, days before that phase begins."""
@@ -104,7 +113,8 @@ def get_programs(
         train_steps[phase.name] = background.submit(_compile_train_step, run, phase, workdir)
     seconds = time.monotonic() - began
     eval_step = eval_step_of(run, made[len(first) :])
-    return Programs(eval_step, init, seconds, train_steps, background)
+    later = partial(_compile_train_step, run, workdir=workdir)
+    return Programs(eval_step, init, seconds, train_steps, background, later)
 
 
 def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:

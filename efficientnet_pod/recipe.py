@@ -145,7 +145,8 @@ class Recipe:
       keep_checkpoints: newest checkpoints kept, beside the best one.
       checkpoint_minutes: of wall time between checkpoints, beside those that follow evaluations; 0 for none.
       on_non_finite: what follows a loss or gradient that is not finite, found before the update: ``stop``;
-        ``skip`` the update; or ``rewind`` to the newest checkpoint and go on with other images.
+        ``skip`` the update, of which the optimizer's schedule then knows nothing; or ``rewind`` to the last
+        evaluation and go on with other images.
       stuck_seconds: without progress, and longer than ten steps, after which a process ends; 0 for never.
       optimizer: hyper-parameters of the chosen optimizer.
       schedule: of the learning rate.

@@ -2,9 +2,7 @@
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +10,8 @@ from typing import Any, Self
 from etils import epath
 
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.files import cannot_write, is_remote, make_writable, write_whole
+from efficientnet_pod.events import TensorBoardEvents
+from efficientnet_pod.files import cannot_write, is_remote, make_writable, reason, write_whole
 from efficientnet_pod.redact import redact_strings
 from efficientnet_pod.same_run import (
     as_json,
@@ -120,13 +119,31 @@ class Workdir:
         return table
 
     def write(self, name: str, value: dict[str, Any]) -> None:
-        """Writes a JSON file whole or not at all; secrets in its strings are blanked."""
-        _write_whole(self.path / name, (json.dumps(redact_strings(value), indent=2) + "\n").encode())
+        """Writes a JSON file as :meth:`write_text` does; secrets in its strings are blanked."""
+        self.write_text(name, json.dumps(redact_strings(value), indent=2) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a file whole or not at all, as it is given.
+
+        Raises:
+          RunError: it cannot be written.
+        """
+        _write_whole(self.path / name, text.encode())
+
+    def summary(self) -> dict[str, Any] | None:
+        """Returns what ``summary.json`` holds; None if there is none or it is damaged."""
+        try:
+            return self.read("summary.json")
+        except UserError:
+            return None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Returns the rows of ``metrics.jsonl``; a line torn by a kill or damaged is left out."""
-        file = self.path / "metrics.jsonl"
-        return _parse(file.read_bytes() if file.exists() else b"")[0]
+        """Returns the rows of ``metrics.jsonl``; a line torn by a kill or damaged is left out.
+
+        Raises:
+          RunError: it cannot be read.
+        """
+        return _parse(_contents(self.path / "metrics.jsonl"))[0]
 
     def _require_no_checkpoints(self, name: str) -> None:
         if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
@@ -151,10 +168,13 @@ class MetricsLog:
         """Opens both, without the rows of steps after ``resumed_step``.
 
         Lines that are damaged are left out, after a copy of the file as it is and a line to ``report``.
+
+        Raises:
+          RunError: the file cannot be read or written.
         """
         self._file, self._report = workdir.path / "metrics.jsonl", report
         self._folder = str(workdir.path / "tensorboard")
-        stored = self._file.read_bytes() if self._file.exists() else b""
+        stored = _contents(self._file)
         rows, damaged = _parse(stored)
         if damaged:
             aside = self._file.parent / f"metrics.jsonl.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
@@ -185,8 +205,11 @@ class MetricsLog:
         if text != stored:
             _write_whole(self._file, text)
         if not is_remote(self._file):
-            self._append = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        self._events = _Events(self._folder, first_step=step + 1, report=self._report)
+            try:
+                self._append = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise RunError(cannot_write(self._file, error)) from error
+        self._events = TensorBoardEvents(self._folder, first_step=step + 1, report=self._report)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends a row with ``step``, ``split`` and scalars; ``metrics.jsonl`` is on disk when this returns.
@@ -197,7 +220,7 @@ class MetricsLog:
         if self._events is None:
             raise ValueError("the log is closed")
         if self._append is None:  # an object store cannot append
-            write_whole(self._file, "".join(map(_line, [*self.rows, row])).encode())
+            _write_whole(self._file, "".join(map(_line, [*self.rows, row])).encode())
         else:
             try:
                 _append(self._append, _line(row).encode())
@@ -214,54 +237,6 @@ class MetricsLog:
         if self._events:
             self._events.close()
         self._append = self._events = None
-
-
-class _Events:
-    """A file of TensorBoard events, one for each start.
-
-    It begins with the mark of a start: TensorBoard then drops the steps from ``first_step`` on that it has
-    read in earlier files. The events repeat what ``metrics.jsonl`` has, so that a run goes on without them
-    where they cannot be written.
-    """
-
-    def __init__(self, folder: str, *, first_step: int, report: Callable[[str], None]):
-        # Takes seconds where nothing else has imported TensorFlow.
-        from tensorboard.compat.proto import event_pb2
-        from tensorboard.plugins.scalar.summary_v2 import scalar_pb
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        proto: Any = event_pb2  # whose names exist at run time only
-        self._event, self._scalar, self._report = proto.Event, scalar_pb, report
-        self._writer: Any = None
-        self._is_remote = is_remote(folder)
-        with self._reported():
-            self._writer = EventFileWriter(folder)
-            mark = proto.SessionLog(status=proto.SessionLog.START)
-            self._writer.add_event(proto.Event(wall_time=time.time(), step=first_step, session_log=mark))
-
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        with self._reported():
-            if self._writer:
-                now = time.time()
-                for name, value in scalars.items():
-                    summary = self._scalar(name, value)
-                    self._writer.add_event(self._event(wall_time=now, step=step, summary=summary))
-                if not self._is_remote:  # where each flush would send the whole file; it does, after 120 s
-                    self._writer.flush()
-
-    def close(self) -> None:
-        with self._reported():
-            if self._writer:
-                self._writer.close()
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # TensorFlow's, of any kind of file system
-            self._writer = None
-            reason = " ".join(str(error).split())
-            self._report(f"warning: TensorBoard events are no longer written: {reason}")
 
 
 def _append(opened: int, line: bytes) -> None:
@@ -282,6 +257,14 @@ def _write_whole(file: epath.Path, contents: bytes) -> None:
         write_whole(file, contents)
     except Exception as error:  # an OSError, or what the library of an object store raises
         raise RunError(cannot_write(file, error)) from error
+
+
+def _contents(file: epath.Path) -> bytes:
+    """Returns the bytes of a file, none if there is no file."""
+    try:
+        return file.read_bytes() if file.exists() else b""
+    except Exception as error:
+        raise RunError(f"'{file}' cannot be read: {reason(error)}; mend that and start again") from error
 
 
 def _line(row: dict[str, Any]) -> str:

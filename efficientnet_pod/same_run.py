@@ -127,7 +127,10 @@ def require_same_plan(old: dict[str, Any], new: dict[str, Any], workdir: object)
 
 
 def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns what is not bit for bit the same on another machine, a sentence for each difference of it."""
+    """Returns what is not bit for bit the same on another machine, a sentence for each difference of it.
+
+    ``old`` is the plan of the start before, which need not be that of the first one.
+    """
 
     def differ(name: str) -> bool:
         return name in old and name in new and old[name] != new[name]
@@ -135,20 +138,20 @@ def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     warnings = []
     if differ("num_replicas"):
         warnings.append(
-            f"the run began on {_many(old, 'replica')} and goes on on {_many(new, 'replica')}: its dropout "
-            "and stochastic-depth masks, drawn per replica, are others, and sums run in another order; it "
-            "will not be bit for bit what it would have been"
+            f"the start before was on {_many(old, 'replica')}, this one is on {_many(new, 'replica')}: its "
+            "dropout and stochastic-depth masks, drawn per replica, are others, and sums run in another "
+            "order; it will not be bit for bit what it would have been"
         )
     if differ("num_hosts"):
         warnings.append(
-            f"the run began on {_many(old, 'host')} and goes on on {_many(new, 'host')}: sums run in another "
-            "order; and of record files, which are shared out by host, the order of the images "
+            f"the start before was on {_many(old, 'host')}, this one is on {_many(new, 'host')}: sums run in "
+            "another order; and of record files, which are shared out by host, the order of the images "
             "changes, and the epoch under way may repeat or miss some"
         )
     if differ("device_kind"):
         warnings.append(
-            f"the run began on {old['device_kind']} and goes on on {new['device_kind']}: sums run in another "
-            "order; it will not be bit for bit what it would have been"
+            f"the start before was on {old['device_kind']}, this one is on {new['device_kind']}: sums run in "
+            "another order; it will not be bit for bit what it would have been"
         )
     return warnings
 

@@ -32,7 +32,7 @@ class Outcome:
     Attributes:
       counts: of the global batch; of no use where the update was not made.
       updated: 1 if the state has this step's update, else 0: its parameters are those from before.
-      finite: 1 if loss, gradient and new state are finite.
+      finite: 1 if loss, gradient and BN statistics are finite.
       stops: replicas whose host was told to stop.
       halted: 1 from a step on that was abandoned, or not finite where that stops a run: no later step that is
         given it makes an update. Hosts dispatch a step before they have read the one before.
@@ -74,7 +74,7 @@ class TrainStep:
 
         The loss is smoothed. The hits of a mixed image are those of the label with the greater share.
         Nothing of a state changes, its step included, where ``halted`` is set (by the outcome of the step
-        before), where a replica abandons its batch, or where loss, gradient or the new state are not finite;
+        before), where a replica abandons its batch, or where loss, gradient or BN statistics are not finite;
         only the step goes on in the last case with ``skip_non_finite``.
         """
         key = jax.random.fold_in(jax.random.fold_in(self.key, state.step), lax.axis_index(REPLICAS))
@@ -103,8 +103,8 @@ class TrainStep:
             ema = update_ema(ema, new, step=state.step, decay=self.ema_decay)
         new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         counts = count(logits, mixed.main_label, losses, jnp.ones_like(batch["label"], dtype=bool))
-        # A gradient that is not finite leaves its mark on the parameters or on the optimizer's state.
-        broken = ~_all_finite((losses, params, batch_stats, opt_state))
+        # LARS needs these norms too. One that overflows counts as not finite: the optimizer squares it as well.
+        broken = ~(_all_finite((losses, batch_stats)) & jnp.isfinite(optax.global_norm(gradients)))
         command = batch["command"][0]
         flags = [broken, command != GO, command == ABANDON]
         # Summed, so that all agree, even should one replica's copy of the state have gone astray.

@@ -3,13 +3,15 @@
 import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from efficientnet_pod import inject
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.describe import describe_devices, plan_table
+from efficientnet_pod.errors import Preempted, UserError
 from efficientnet_pod.files import is_remote
-from efficientnet_pod.loop import COMPILE_SECONDS, Position, Training
+from efficientnet_pod.loop import COMPILE_SECONDS, Training
 from efficientnet_pod.owner import Owner
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.interrupt import Interrupt
@@ -20,7 +22,9 @@ from efficientnet_pod.programs import Programs, get_programs
 from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
+from efficientnet_pod.redact import redact
 from efficientnet_pod.run import Run, data_of, open_run, view
+from efficientnet_pod.saves import Position, Saves
 from efficientnet_pod.state import TrainState
 from efficientnet_pod.training_log import TrainingLog
 
@@ -68,39 +72,65 @@ def train_and_evaluate(
                 return start.summary
             groups = describe_bn_groups(run.runtime.devices, run.plan.recipe.bn_group_size)
             display.print(plan_table(run.plan, devices=describe_devices(run), bn_groups=groups), "")
-            with display.phase("compiling"):
-                inject.at("compiling")
-                programs = get_programs(
-                    run,
-                    workdir,
-                    start_step=start.position.step,
-                    apart=compile_apart,
-                    before_exit=interrupt.before_exit,
-                )
-            stack.callback(programs.close)
-            display.print(f"compiled in {programs.seconds:.0f} s")
-            hosts.barrier("compiled", seconds=COMPILE_SECONDS)  # collectives are less patient
-            state = _first_state(run, programs, start)
-            # A host that goes on could lose one that still has nothing to lose.
-            hosts.barrier("the first step", seconds=COMPILE_SECONDS)
-        display.begin_at(start.position.step)
-        log = TrainingLog(run, workdir, display, resumed_step=start.position.step)
+            programs, state = _prepare(run, workdir, start, display, interrupt, apart=compile_apart)
+        stack.callback(programs.close)
+        position = start.position
+        display.begin_at(position.step)
+        log = TrainingLog(
+            run, workdir, display, resumed_step=position.step, skipped_steps=start.skipped_steps
+        )
         stack.callback(log.close)
-        if start.position.step:
-            display.print(f"resumed from step {start.position.step:,} in {workdir.checkpoints}")
+        if position.step:
+            display.print(f"resumed from step {position.step:,} in {workdir.checkpoints}")
         else:
             log.write_overview(state)
-        stuck_report = Path(workdir.path) if checkpoints and not is_remote(workdir.path) else None
-        watchdog = stack.enter_context(
-            Watchdog(run.plan.recipe.stuck_seconds, report_folder=stuck_report, on_stuck=_tell_stuck)
-        )
-        training = Training(run, programs, log, interrupt, watchdog, checkpoints, owner)
-        training.run(state, start.position, evaluated=start.evaluated)
-        summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
+        watchdog = stack.enter_context(_watchdog(run, workdir))
+        stack.push(_tell_failure)  # the others must not wait for what this host still has to close
+        saves = Saves(run, log, watchdog, checkpoints, owner, step=position.step)
+        training = Training(run, programs, log, interrupt, watchdog, saves)
+        training.run(state, position, evaluated=start.evaluated)
+        summary = None
         if checkpoints:
+            summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
             summary["state_digest"] = checkpoints.commit(run.plan.total_steps)["digest"]
             workdir.write("summary.json", summary)
-    return summary
+        return hosts.from_first("the summary", summary)
+
+
+def _prepare(
+    run: Run, workdir: Workdir, start: "_Start", display: Display, interrupt: Interrupt, *, apart: bool
+) -> tuple[Programs, TrainState]:
+    """Returns the programs, and the state on the devices of all hosts; all hosts come here together."""
+    with display.phase("compiling"):
+        inject.at("compiling")
+        programs = get_programs(
+            run,
+            workdir,
+            start_step=start.position.step,
+            apart=apart,
+            before_exit=interrupt.before_exit,
+        )
+    display.print(f"compiled in {programs.seconds:.0f} s")
+    hosts.barrier("compiled", seconds=COMPILE_SECONDS)  # collectives are less patient
+    if programs.init:
+        state = programs.init(run.initial_variables())
+    else:
+        state = share_from_first_host(start.restored, run.abstract_state(), run.mesh)
+    # A host that goes on would be lost with one that still has nothing to lose.
+    hosts.barrier("the first step", seconds=COMPILE_SECONDS)
+    return programs, state
+
+
+def _watchdog(run: Run, workdir: Workdir) -> Watchdog:
+    report_folder = None if hosts.index() or is_remote(workdir.path) else Path(workdir.path)
+    return Watchdog(run.plan.recipe.stuck_seconds, report_folder=report_folder, on_stuck=_tell_stuck)
+
+
+def _tell_failure(kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    if error and not isinstance(error, Preempted):
+        hosts.tell_failure(
+            redact(f"{error}" or type(error).__name__), 2 if isinstance(error, UserError) else 1
+        )
 
 
 def _tell_stuck(line: str) -> None:
@@ -129,12 +159,14 @@ class _Start:
 
     Attributes:
       position: in the run.
+      skipped_steps: on the way there.
       evaluated: whether the evaluation due there has been made.
       summary: of a run that is complete.
       restored: the state in host memory; only on host 0, None at the first step.
     """
 
     position: Position
+    skipped_steps: int
     evaluated: bool
     summary: dict[str, Any] | None
     restored: Any
@@ -142,28 +174,15 @@ class _Start:
 
 def _find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None) -> _Start:
     """Returns where the newest good checkpoint is, as host 0 finds it; the beginning if there is none."""
-    found = {"step": 0, "image_offset": 0, "evaluated": True, "summary": None}
-    restored = None
     inject.at("restoring")
+    position, skipped_steps, evaluated, summary, restored = Position(0), 0, True, None, None
     if checkpoints and (newest := checkpoints.restore_newest(run.abstract_state())):
         step, restored, commit = newest
-        rows = workdir.metrics()
-        is_evaluated = any(row["step"] == step and row["split"] == "eval" for row in rows)
-        found |= {
-            "step": step,
-            "image_offset": commit["record"]["image_offset"],
-            "evaluated": is_evaluated or not run.plan.is_eval_due(step),
-        }
-        if step == run.plan.total_steps and is_evaluated and (workdir.path / "summary.json").exists():
-            found["summary"] = workdir.read("summary.json")
-    found = hosts.from_first("where to start", found)
-    return _Start(
-        Position(found["step"], found["image_offset"]), found["evaluated"], found["summary"], restored
-    )
-
-
-def _first_state(run: Run, programs: Programs, start: _Start) -> TrainState:
-    """Returns the state on the devices of all hosts."""
-    if programs.init:
-        return programs.init(run.initial_variables())
-    return share_from_first_host(start.restored, run.abstract_state(), run.mesh)
+        record = commit["record"]
+        position = Position(step, record["image_offset"], record["rewinds"])
+        skipped_steps = record["skipped_steps"]
+        evaluated = "top1" in commit["metrics"] or not run.plan.is_eval_due(step)
+        summary = workdir.summary() if step == run.plan.total_steps and evaluated else None
+    found = [dataclasses.asdict(position), skipped_steps, evaluated, summary]
+    where, skipped_steps, evaluated, summary = hosts.from_first("where to start", found)
+    return _Start(Position(**where), skipped_steps, evaluated, summary, restored)

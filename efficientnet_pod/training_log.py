@@ -21,7 +21,9 @@ from efficientnet_pod.waiting import InputWait
 class TrainingLog:
     """Turns the outcomes of steps into rows of metrics; only host 0 keeps them in the workdir."""
 
-    def __init__(self, run: Run, workdir: Workdir, display: Display, *, resumed_step: int):
+    def __init__(
+        self, run: Run, workdir: Workdir, display: Display, *, resumed_step: int, skipped_steps: int = 0
+    ):
         """Starts the clock, after the time that earlier starts of this run took."""
         self._run, self._workdir, self.display = run, workdir, display
         self._is_writer = run.runtime.host_index == 0
@@ -32,7 +34,7 @@ class TrainingLog:
         rows = self._rows
         self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
         self.skips: Any = None
-        self.skipped_steps = sum(row.get("skipped_steps", 0) for row in rows)
+        self.skipped_steps = skipped_steps
         self._last_read = resumed_step
         self._skipped = 0
         self._window: list[Counts] = []
@@ -49,7 +51,7 @@ class TrainingLog:
         """Writes ``parameters.txt``: every tensor with its shape, mean and spread at the start."""
         if self._is_writer:
             text = parameter_overview.get_parameter_overview(state.params)
-            (self._workdir.path / "parameters.txt").write_text(text + "\n")
+            self._workdir.write_text("parameters.txt", text + "\n")
 
     def phase(self, phase: Phase, *, waited: float) -> None:
         """Says which phase begins, if there are any, and leaves the wait for its program out of the rates."""
@@ -87,8 +89,6 @@ class TrainingLog:
         self._window, self._skipped, self._last_read = [], 0, step
         if self._metrics:
             self._metrics.drop_after(step)
-        else:
-            self._rows = [row for row in self._rows if row["step"] <= step]
         self.restart_window()
 
     def restart_window(self) -> None:
@@ -101,13 +101,10 @@ class TrainingLog:
         if self._metrics:
             self._metrics.close()
 
-    def is_evaluated(self, step: int) -> bool:
-        """Returns whether there is a row of the evaluation after this step."""
-        return any(row["step"] == step and row["split"] == "eval" for row in self._rows)
-
     def evaluation(self, step: int, result: Rates, *, seconds: float) -> None:
         """Writes a row of evaluation."""
         self._require_finite(result.loss, "evaluation loss", step)
+        self._drop_evaluation(step)
         row = self._row(step, "eval", result, images_per_second=result.images / seconds)
         self._write(row)
         self.display.print(
@@ -117,7 +114,7 @@ class TrainingLog:
         self.restart_window()
 
     def summary(self, *, compile_seconds: float, total_seconds: float) -> dict[str, Any]:
-        """Returns what ``summary.json`` holds."""
+        """Returns what ``summary.json`` holds; only on host 0, which has the rows."""
         evaluations = [row for row in self._rows if row["split"] == "eval"]
         final = evaluations[-1]
         best = max(evaluations, key=lambda row: (row["top1"], row["step"]))  # as the checkpoints have it
@@ -185,11 +182,16 @@ class TrainingLog:
             "seconds": self.seconds,
         }
 
+    def _drop_evaluation(self, step: int) -> None:
+        """Drops the row of a start that wrote it and was killed before its checkpoint knew of it."""
+        made = [row for row in self._rows if row["step"] == step and row["split"] == "eval"]
+        if made and self._metrics:
+            self._rows[:] = [row for row in self._rows if row not in made]
+            self._metrics.drop_after(step)
+
     def _write(self, row: dict[str, Any]) -> None:
         if self._metrics:
             self._metrics.write(row)
-        else:
-            self._rows.append(row)
 
     def _require_finite(self, value: float, name: str, step: int) -> None:
         if not math.isfinite(value):

@@ -1,8 +1,9 @@
 """Real training processes of a one-block network: started, signalled, waited for, and what they left read.
 
-Run as a program this file is one of them: ``pod_processes.py POINTS SECONDS train --config=…``.
+Run as a program this file is one of them: ``pod_processes.py POINTS SECONDS PROGRAMS train --config=…``.
 """
 
+import io
 import json
 import os
 import shutil
@@ -11,12 +12,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from unittest import mock
 
 import zygote
+
+from efficientnet_pod import cli, rehearsal
 
 ROOT = Path(__file__).parents[1]
 LIMIT_SECONDS = 300.0  # of any wait: the machine may be busy
@@ -46,6 +50,8 @@ class Training:
         hosts: int = 1,
         fault: str = "",
         step_seconds: float = 0.0,
+        save_seconds: float = 0.0,
+        workdir_of_others: Path | None = None,
         forked: bool = True,
         **fields: Any,
     ):
@@ -57,25 +63,33 @@ class Training:
           hosts: 2 replicas are shared among them.
           fault: see ``efficientnet_pod.inject``.
           step_seconds: by which every step is slowed down, for signals to come in the middle of the run.
+          save_seconds: likewise for every save, before its commit.
+          workdir_of_others: what the other hosts are told; None: what the first one is.
           forked: False for processes as a user starts them, which take seconds to import all they need.
           fields: of the config, beside ``FIELDS``; ``__`` stands for a dot.
         """
         self.workdir, self.hosts, self.fault = workdir, hosts, fault
         self._logs = workdir.parent / f"{workdir.name}-logs"
         self._logs.mkdir(parents=True, exist_ok=True)
-        (workdir / "programs").mkdir(parents=True, exist_ok=True)
-        (workdir / "programs" / "complete").touch()  # no process apart, which would compile the real network
+        _prepare_programs(workdir)
         self._start = len(list(self._logs.glob("*-host0.txt")))
-        replicas = {"cpu_replicas": 2 // hosts, "bn_group_size": 2, "epochs": steps / STEPS_PER_EPOCH}
-        values = FIELDS | replicas | {name.replace("__", "."): value for name, value in fields.items()}
-        arguments = ["train", f"--config={ROOT}/configs/digits.py", f"--workdir={workdir}"]
-        arguments += [f"--config.{name}={value}" for name, value in values.items()]
+        arguments = _arguments(steps, {"cpu_replicas": 2 // hosts} | fields)
         if hosts > 1:
             arguments += [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={hosts}"]
-        self.processes = [
-            self._process(host, arguments, fault=fault, step_seconds=step_seconds, forked=forked)
-            for host in range(hosts)
-        ]
+        slow = json.dumps({"step": step_seconds, "saving": save_seconds})
+        self.processes = []
+        for host in range(hosts):
+            words = [str(self._points(host)), slow, str(workdir / "programs"), *arguments]
+            words += [f"--workdir={workdir_of_others if host and workdir_of_others else workdir}"]
+            words += [f"--process={host}"] if hosts > 1 else []
+            process = zygote.start(
+                Path(__file__),
+                words,
+                out=self._output(host),
+                environment={"EFFICIENTNET_POD_FAULT": fault},
+                forked=forked,
+            )
+            self.processes.append(process)
 
     def __enter__(self) -> Self:
         return self
@@ -84,19 +98,6 @@ class Training:
         for process in self.processes:
             process.kill()
             process.wait()
-
-    def _process(
-        self, host: int, arguments: list[str], *, fault: str, step_seconds: float, forked: bool
-    ) -> zygote.Process:
-        words = [str(self._points(host)), str(step_seconds), *arguments]
-        words += [f"--process={host}"] if self.hosts > 1 else []
-        return zygote.start(
-            Path(__file__),
-            words,
-            out=self._output(host),
-            environment={"EFFICIENTNET_POD_FAULT": fault},
-            forked=forked,
-        )
 
     def _output(self, host: int) -> Path:
         return self._logs / f"{self._start:03}-host{host}.txt"
@@ -154,6 +155,27 @@ def run(workdir: Path, **options: Any) -> tuple[list[int], str]:
         return training.end(), "\n".join(training.output(host) for host in range(training.hosts))
 
 
+def rehearse_pod(workdir: Path, *, steps: int) -> tuple[int, str]:
+    """Returns exit code and output of ``efficientnet-pod pod``: the same run, its 2 hosts fresh processes."""
+    _prepare_programs(workdir)
+    rehearse = rehearsal.rehearse
+
+    def of_one_block(command: list[str], **options: Any) -> int:
+        assert command[:3] == [sys.executable, "-m", "efficientnet_pod"]
+        program = [sys.executable, __file__, os.devnull, "{}", str(workdir / "programs")]
+        return rehearse([*program, *command[3:]], environment=zygote.VARIABLES, **options)
+
+    output = io.StringIO()
+    flags = ["--processes=2", "--devices-per-process=1", "--"]
+    with (
+        mock.patch.object(rehearsal, "rehearse", of_one_block),
+        redirect_stdout(output),
+        redirect_stderr(output),
+    ):
+        code = cli.main(["pod", *flags, *_arguments(steps, {}), f"--workdir={workdir}"])
+    return code, output.getvalue()
+
+
 def take_programs(finished: Path, workdir: Path) -> None:
     """Copies the compiled programs of one run into the workdir of another."""
     shutil.copytree(finished / "programs", workdir / "programs")
@@ -208,33 +230,44 @@ def differences(workdir: Path, reference: Path) -> list[str]:
     return found
 
 
+def _arguments(steps: int, fields: dict[str, Any]) -> list[str]:
+    values = FIELDS | {"bn_group_size": 2, "epochs": steps / STEPS_PER_EPOCH}
+    values |= {name.replace("__", "."): value for name, value in fields.items()}
+    flags = [f"--config.{name}={value}" for name, value in values.items()]
+    return ["train", f"--config={ROOT}/configs/digits.py", *flags]
+
+
+def _prepare_programs(workdir: Path) -> None:
+    (workdir / "programs").mkdir(parents=True, exist_ok=True)
+    (workdir / "programs" / "complete").touch()  # no process apart, which would compile the real network
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
-def _main(points: str, step_seconds: float, arguments: list[str]) -> int:
+def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[str]) -> int:
     """Runs a command of the real command line on a network of one block; notes each point it comes to."""
     from tiny import STAGES, tiny_model
 
-    from efficientnet_pod import cli, inject, run
+    from efficientnet_pod import inject, run
 
     at = inject.at
     file = os.open(points, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(point: str, step: int | None = None, host: int | None = None) -> None:
         os.write(file, f"{point} {step}\n".encode())
-        if point == "step":
-            time.sleep(step_seconds)
+        time.sleep(slow.get(point, 0))
         at(point, step, host)
 
     inject.at = note
     run.efficientnet = lambda name, **options: tiny_model(**options).clone(stages=STAGES[:1])
-    _keep_programs_of_other_hosts(arguments)
+    _keep_programs_of_other_hosts(arguments, programs)
     return cli.main(arguments)
 
 
-def _keep_programs_of_other_hosts(arguments: list[str]) -> None:
+def _keep_programs_of_other_hosts(arguments: list[str], folder: Path) -> None:
     """Lets a host that is not the first one find its programs, too, so that its next start costs seconds."""
     from types import SimpleNamespace
 
@@ -245,11 +278,10 @@ def _keep_programs_of_other_hosts(arguments: list[str]) -> None:
 
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if host := int(given.get("--process", "0")):
-        folder = Path(given["--workdir"]) / "programs" / f"host{host}"
-        programs.nullcontext = lambda: compilation_cache(folder)
+        programs.nullcontext = lambda: compilation_cache(folder / f"host{host}")
         first = SimpleNamespace(process_id=0, client=None)  # JAX writes on the first host only
         setattr(compiler, "distributed", SimpleNamespace(global_state=first))  # noqa: B010
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], float(sys.argv[2]), sys.argv[3:]))
+    sys.exit(_main(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]))

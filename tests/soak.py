@@ -7,6 +7,7 @@ ended otherwise than the one that was never interrupted. The faults of run N dep
 
 import argparse
 import collections
+import json
 import random
 import shutil
 import signal
@@ -22,7 +23,8 @@ STEP_SECONDS = 0.12
 TRAINING_SECONDS = 12.0  # of a start that does all the steps, about
 MAX_FAULTS = 9  # that a run meets before it is left alone
 DEAD_SECONDS = 30.0  # in which the other hosts must be down
-POINTS = ("saving", "saving", "committed", "evaluating", "step")
+POINTS = ("saving", "saving", "committed", "evaluating", "step", "compiling", "restoring", "input")
+POISON = {"on_non_finite": "skip", "fault": f"nan@step:{STEPS // 2}"}  # of each third run
 KILLED, TERMINATED = -signal.SIGKILL, -signal.SIGTERM
 
 
@@ -36,7 +38,7 @@ class Soak:
         self.count: collections.Counter[str] = collections.Counter()
         self.slowest_end = 0.0
         self.failures: list[str] = []
-        self.references: dict[int, Path] = {}
+        self.references: dict[tuple[int, str], Path] = {}
 
     def say(self, line: str) -> None:
         print(f"[{time.monotonic() - self.began:6.0f} s] {line}", flush=True)
@@ -45,22 +47,25 @@ class Soak:
         self.failures.append(line)
         self.say(f"FAILED: {line}")
 
-    def reference(self, hosts: int) -> Path:
-        """Returns the workdir of a run that was never interrupted."""
-        if hosts not in self.references:
-            workdir = self.folder / f"uninterrupted-{hosts}"
-            with Training(workdir, steps=STEPS, hosts=hosts) as training:
+    def reference(self, hosts: int, poison: dict) -> Path:
+        """Returns the workdir of a run that was never interrupted, with the same steps not finite."""
+        fault = poison.get("fault", "")
+        if (hosts, fault) not in self.references:
+            workdir = self.folder / f"uninterrupted-{hosts}{'-skips' * bool(fault)}"
+            with Training(workdir, steps=STEPS, hosts=hosts, **poison) as training:
                 codes = training.end(seconds=600)
                 if any(codes):
                     sys.exit(f"the uninterrupted run ended with {codes}: {training.output()}")
-            self.say(f"uninterrupted run on {hosts} host{'s' * (hosts > 1)}: done")
-            self.references[hosts] = workdir
-        return self.references[hosts]
+            skipping = ", a step is skipped" if fault else ""
+            self.say(f"uninterrupted run on {hosts} host{'s' * (hosts > 1)}{skipping}: done")
+            self.references[hosts, fault] = workdir
+        return self.references[hosts, fault]
 
     def run(self, number: int, hosts: int) -> None:
         """Has one run meet its faults, lets it end, and compares."""
         chance = random.Random(f"{self.seed}-{number}")
-        reference = self.reference(hosts)
+        poison = POISON if number % 3 == 1 else {}
+        reference = self.reference(hosts, poison)
         workdir = self.folder / f"run-{number}"
         take_programs(reference, workdir)
         faults, damaged, start, newest = chance.randint(3, MAX_FAULTS), None, 0, 0
@@ -69,8 +74,11 @@ class Soak:
             if 0 < start <= faults and not damaged:
                 damaged = self._damage(workdir, chance, name)
             options = self._options(chance, hosts, newest) if start < faults else {}
+            # Whoever makes the poisoned step meets it: it is a property of the run.
+            fault = options.pop("fault", "")
+            options |= poison | {"fault": ";".join(filter(None, (poison.get("fault"), fault)))}
             with Training(workdir, steps=STEPS, hosts=hosts, keep_checkpoints=3, **options) as training:
-                event = self._strike(training, chance) if start < faults else "left alone"
+                event = fault or (self._strike(training, chance) if start < faults else "left alone")
                 codes = self._end(training, name, event)
                 if damaged and any(point.startswith("step") for point in training.points()):
                     self._judge_damage(workdir, damaged, name)
@@ -81,6 +89,8 @@ class Soak:
                 break
             if self.failures:
                 return
+        if chance.random() < 0.5 and not self._mends_summary(workdir, hosts, chance, poison):
+            return
         self.count["runs"] += 1
         if found := differences(workdir, reference):
             self.fail(f"run {number} in {workdir} differs: {'; '.join(found)}")
@@ -96,6 +106,8 @@ class Soak:
         if chance.random() < 0.5:
             return options
         kind, point = chance.choice(("kill", "kill", "term")), chance.choice(POINTS)
+        if point in ("compiling", "restoring"):
+            return options | {"fault": f"{kind}@{point},host={chance.randrange(hosts)}"}
         host = 0 if point in ("saving", "committed") else chance.randrange(hosts)
         step = min(newest + chance.randint(1, 4 * EVAL_STEPS), STEPS)
         if point in ("saving", "committed"):
@@ -106,9 +118,7 @@ class Soak:
         return options | {"fault": f"{kind}@{where},host={host}"}
 
     def _strike(self, training: Training, chance: random.Random) -> str:
-        """Returns what has been done to a start, or what it will do to itself."""
-        if training.fault:
-            return training.fault
+        """Returns what has been done to a start."""
         kind = chance.choice(("kill", "kill", "kill at any time", "SIGTERM", "SIGTERM twice"))
         host = chance.randrange(training.hosts)
         seconds = chance.uniform(0, TRAINING_SECONDS)
@@ -163,10 +173,8 @@ class Soak:
     def _damage(self, workdir: Path, chance: random.Random, name: str) -> str | None:
         """Damages a file of the newest checkpoint, if there is an older one; returns which."""
         if chance.random() < 0.3 and (workdir / "metrics.jsonl").exists():
-            with (workdir / "metrics.jsonl").open("a") as file:
-                file.write('{"step": 7, "ep')
             self.count["torn rows"] += 1
-            self.say(f"{name}: after a torn last row of metrics.jsonl")
+            self.say(f"{name}: after {_tear(workdir, chance)} of metrics.jsonl")
         steps = sorted(digests(workdir))
         if len(steps) < 2 or chance.random() < 0.5:
             return None
@@ -185,6 +193,19 @@ class Soak:
         what = f"{kind} in {path.relative_to(workdir / 'checkpoints')}"
         self.say(f"{name}: after {what}")
         return what
+
+    def _mends_summary(self, workdir: Path, hosts: int, chance: random.Random, poison: dict) -> bool:
+        """Returns whether a finished run that has lost its summary makes it again."""
+        file = workdir / "summary.json"
+        text = file.read_bytes()
+        size = chance.choice((0, chance.randrange(len(text) - 2), None))
+        file.unlink() if size is None else file.write_bytes(text[:size])
+        with Training(workdir, steps=STEPS, hosts=hosts, keep_checkpoints=3, **poison) as training:
+            codes = training.end()
+        self.count["summaries made again"] += 1
+        if any(codes):
+            self.fail(f"{codes} of {workdir} with {size} bytes of summary.json: {training.output()[-3000:]}")
+        return not any(codes)
 
     def _judge_damage(self, workdir: Path, damaged: str, name: str) -> None:
         """Counts whether a damage was found. One that was not must have no effect: the digests tell."""
@@ -207,10 +228,25 @@ class Soak:
             ("  of these twice", str(count["SIGTERMs twice"])),
             ("damage found, of those read (the rest: no effect)", detected),
             ("torn rows mended", str(count["torn rows"])),
+            ("summaries made again", str(count["summaries made again"])),
             ("longest life after the death of another host", f"{self.slowest_end:.1f} s"),
             ("failures", str(len(self.failures))),
         ]
         return "\n".join(f"{name:<50} {value:>12}" for name, value in lines)
+
+
+def _tear(workdir: Path, chance: random.Random) -> str:
+    """Leaves a last row without its end, as a kill does; returns which: a new one, or one to be made again."""
+    file = workdir / "metrics.jsonl"
+    text = file.read_text()
+    lines = text.splitlines(keepends=True)
+    last = json.loads(lines[-1]) if text.endswith("\n") else {"step": 0, "split": "none"}
+    if chance.random() < 0.5 and (last["split"] == "eval" or last["step"] > max(digests(workdir), default=0)):
+        file.write_text("".join(lines[:-1]) + lines[-1][: chance.randrange(1, len(lines[-1]) - 1)])
+        return "a cut last row"
+    with file.open("a") as opened:
+        opened.write('{"step": 7, "ep')
+    return "a torn last row"
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from efficientnet_pod import inject
+from efficientnet_pod import checkpoint_folder, inject
 from efficientnet_pod.checkpoint import Checkpoints, digest_of
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.state import TrainState
@@ -373,7 +373,13 @@ def arm(point):
     folder = checkpoint_folder.CheckpointFolder
     if point == "mark": folder.mark = after(folder.mark)
     if point == "arrays": ocp.PyTreeCheckpointHandler.finalize = die
-    if point == "commit": files.os.fsync = die
+    if point in ("commit", "repeated"):
+        write = checkpoint_folder.write_whole
+        def write_or_die(file, contents):
+            if file.name == "3.unfinished" and b"sha256" in contents: files.os.replace = die
+            write(file, contents)
+        def repeat_or_die(file, contents): die() if file.name == "commit.json" else write(file, contents)
+        checkpoint_folder.write_whole = write_or_die if point == "commit" else repeat_or_die
     if point in ("saving", "committed"): inject.at = lambda name, step: die() if name == point else None
     if point == "deleting": checkpoint_folder.remove = half
 
@@ -387,7 +393,7 @@ for name in os.listdir("."):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL, name
 """
-POINTS = {"mark": 2, "arrays": 2, "saving": 2, "commit": 2, "committed": 3, "deleting": 3}
+POINTS = {"mark": 2, "arrays": 2, "saving": 2, "commit": 2, "repeated": 2, "committed": 3, "deleting": 3}
 TIMED = [f"after-{number}" for number in range(6)]
 
 
@@ -405,23 +411,80 @@ def killed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("point", [*POINTS, *TIMED])
-def test_a_killed_save_costs_that_save_at_most(killed, point):
-    folder = killed / point
+def test_a_killed_save_costs_that_save_at_most(killed, tmp_path, point):
+    folder = Path(shutil.copytree(killed / point, tmp_path / "checkpoints"))
     left = names(folder)
     with Checkpoints(folder) as checkpoints:
         committed = checkpoints.steps
     if point in POINTS:
         assert (committed[-1], "3.unfinished" in left) == (POINTS[point], point != "deleting")
         assert ("1.unfinished" in left) == (point == "deleting")
+    # The mark repeats the commit before there is one: from there on the checkpoint is as good as committed.
+    marks = {name: (folder / name).read_bytes() for name in left if name.endswith(".unfinished")}
+    committed += [int(name.split(".")[0]) for name, said in marks.items() if b"sha256" in said]
+    committed = sorted(set(committed))
+    removed = {name for name in left if name.isdecimal()} - set(map(str, committed))
     step, state, warnings = newest(folder)
-    assert (step, warnings) == (max(committed, default=None), [])
+    assert step == max(committed, default=None)
+    assert {line.split()[1] for line in warnings if "has been removed: its" in line} == removed
+    assert len(warnings) <= 1 and (point != "repeated" or step == 3)
     assert step is None or bits(state) == bits(make_state(step))
     with Checkpoints(folder) as checkpoints:
         for good in committed:
             assert bits(checkpoints.restore(good, abstract(make_state(0)))) == bits(make_state(good))
     assert names(folder) == sorted(map(str, committed))  # what was cut short is gone
+    assert newest(folder)[2] == []
     save(folder, 1000, 1001, keep=2)
     assert names(folder)[:2] == ["1000", "1001"]
+
+
+@pytest.mark.parametrize("point", ["repeated", "committed"])
+def test_a_commit_lost_after_a_kill_is_made_up_for_by_the_mark(killed, tmp_path, point):
+    folder = Path(shutil.copytree(killed / point, tmp_path / "checkpoints"))
+    for step in (1, 2):
+        shutil.rmtree(folder / str(step))
+    (folder / "3" / "commit.json").unlink(missing_ok=True)
+    step, state, warnings = newest(folder)
+    assert (step, warnings, names(folder)) == (3, [], ["3"]) and bits(state) == bits(make_state(3))
+
+
+@pytest.mark.parametrize("said", [b"", b"{", b"This checkpoint is being\n"])
+def test_only_a_mark_that_says_so_costs_a_checkpoint(killed, tmp_path, said):
+    folder = Path(shutil.copytree(killed / "committed", tmp_path / "checkpoints"))
+    for step in (1, 2):
+        shutil.rmtree(folder / str(step))
+    (folder / "3" / "commit.json").unlink()
+    (folder / "3.unfinished").write_bytes(said)
+    with pytest.raises(UserError, match=r"no good checkpoint .*step 3: commit\.json is missing"):
+        newest(folder)
+    assert (folder / "3" / "state").exists()
+
+
+def test_a_replacement_cut_short_whose_old_commit_is_lost_is_not_removed(copy, monkeypatch):
+    def killed(name, step=None):
+        raise SystemExit  # ends the thread of the save without its cleaning up, as a kill would
+
+    monkeypatch.setattr(inject, "at", killed)
+    with pytest.raises(SystemExit), Checkpoints(copy) as checkpoints:
+        checkpoints.save(3, make_state(9), metrics={})
+    assert names(copy / "3") == ["commit.json", "state", "state-again"] and "3.unfinished" in names(copy)
+    (copy / "3" / "commit.json").unlink()
+    step, state, warnings = newest(copy)
+    assert step == 3 and bits(state) == bits(make_state(3)) and names(copy / "3") == ["commit.json", "state"]
+    assert len(warnings) == 1 and "checkpoint 3" in warnings[0] and "is whole; what a save" in warnings[0]
+
+
+def test_a_commit_that_cannot_be_made_up_for_is_no_damage(killed, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(killed / "repeated", tmp_path / "checkpoints"))
+
+    def full(file, contents):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(checkpoint_folder, "write_whole", full)
+    with pytest.raises(RunError, match=r"3/commit.json' cannot be written: No space left .* bytes free; "):
+        newest(folder)
+    monkeypatch.undo()
+    assert newest(folder)[0] == 3
 
 
 FULL = """

@@ -267,3 +267,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         UserError, match="workdir '.*file/run' cannot be written: Not a directory; choose another"
     ):
         quick(tmp_path / "file" / "run").__enter__()
+
+
+def test_an_owner_file_that_cannot_be_written_is_named_with_the_room_there_is(tmp_path, monkeypatch):
+    def full():
+        raise OSError(28, "")
+
+    held = quick(tmp_path)
+    monkeypatch.setattr(held, "_write", full)
+    message = r"owner.json' cannot be written: No space left on device, [\d,]+ bytes free; make room there"
+    with pytest.raises(RunError, match=message):
+        held.__enter__()

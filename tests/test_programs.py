@@ -92,8 +92,7 @@ def test_what_earlier_phases_needed_is_left_out_and_what_has_not_begun_can_be(tr
     small, large = run.plan.phases
     made = get_programs(run, workdir, start_step=small.last_step)
     assert "<256x32x32x3" in made.train_step(large).as_text()
-    with pytest.raises(KeyError):
-        made.train_step(small)
+    assert "<128x16x16x3" in made.train_step(small).as_text()  # made when a run rewinds into it
     started, may_end = threading.Event(), threading.Event()
 
     def compile_slowly(*_):

@@ -1,5 +1,6 @@
 """A workdir's files through kills, full disks and damage, and what a second start may change."""
 
+import errno
 import json
 import os
 import resource
@@ -10,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from etils import epath
 from recipes import load
 
-from efficientnet_pod import files, same_run
+from efficientnet_pod import files, records, same_run
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.plan import resolve
 from efficientnet_pod.recipe import read_recipe
@@ -105,8 +107,6 @@ def test_a_row_is_on_disk_before_write_returns(tmp_path, monkeypatch):
 
 
 def test_nothing_to_drop_rewrites_nothing(log_of_six, monkeypatch):
-    from efficientnet_pod import records
-
     monkeypatch.setattr(records, "write_whole", pytest.fail)
     MetricsLog(log_of_six, resumed_step=6).close()
 
@@ -149,7 +149,7 @@ from efficientnet_pod import records
 from efficientnet_pod.records import MetricsLog, Workdir
 from types import SimpleNamespace
 quiet = SimpleNamespace(write=lambda *_: None, close=lambda: None)
-records._Events = lambda *_, **__: quiet  # which take seconds to import
+records.TensorBoardEvents = lambda *_, **__: quiet  # which take seconds to import
 workdir = Workdir(sys.argv[1])
 done = max([row["step"] for row in workdir.metrics()], default=0)
 resumed = done // 5 * 5  # a checkpoint at each fifth step
@@ -195,6 +195,112 @@ def test_a_full_disk_is_named_and_takes_back_the_torn_row(tmp_path):
         assert (tmp_path / "metrics.jsonl").stat().st_size == size
         log.write(row(2))
     assert steps(workdir) == [1, 2] and len(log.rows) == 2
+
+
+def refuse(monkeypatch, number, *, names=("open", "replace")):
+    """Lets the system refuse to open or replace any file, as to a user without rights or on a full disk."""
+
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    for name in names:
+        monkeypatch.setattr(os, name, refused)
+
+
+def test_a_log_that_may_not_be_written_or_read_is_named(log_of_six, monkeypatch):
+    file = r"metrics.jsonl' cannot be"
+    with monkeypatch.context() as patch:
+        refuse(patch, errno.EACCES)
+        with pytest.raises(
+            RunError, match=file + r" written: Permission denied, [\d,]+ bytes free; mend that"
+        ):
+            MetricsLog(log_of_six, resumed_step=6)
+    (log_of_six.path / "metrics.jsonl").unlink()
+    (log_of_six.path / "metrics.jsonl").mkdir()
+    for read in (lambda: MetricsLog(log_of_six, resumed_step=6), log_of_six.metrics):
+        with pytest.raises(RunError, match=file + " read: Is a directory; mend that and start again"):
+            read()
+
+
+def test_a_row_that_an_object_store_refuses_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "is_remote", lambda path: True)
+    with MetricsLog(Workdir(tmp_path), resumed_step=0) as log:
+        log.write(row(1))
+        refuse(monkeypatch, errno.ENOSPC)
+        with pytest.raises(
+            RunError, match=r"metrics.jsonl' cannot be written: No space left.*free; make room"
+        ):
+            log.write(row(2))
+        monkeypatch.undo()
+        assert len(log.rows) == 1
+    assert steps(Workdir(tmp_path)) == [1]
+
+
+# Other files
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    workdir = Workdir(tmp_path)
+    workdir.write_text("parameters.txt", "old\n")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunError, match=r"parameters.txt' cannot.*bytes free; "),
+    ):
+        refuse(patch, errno.ENOSPC)
+        workdir.write_text("parameters.txt", "new\n")
+    assert (tmp_path / "parameters.txt").read_text() == "old\n" and os.listdir(tmp_path) == ["parameters.txt"]
+    with pytest.raises(
+        RunError, match=r"gone/a.txt' cannot be written: No such file or directory; mend that"
+    ):
+        Workdir(tmp_path / "gone").write_text("a.txt", "")  # no folder, no free bytes to tell
+
+
+def test_a_damaged_summary_is_none(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert workdir.summary() is None
+    workdir.write("summary.json", {"final": {"top1": 0.5}})
+    assert workdir.summary() == {"final": {"top1": 0.5}}
+    whole = (tmp_path / "summary.json").read_bytes()
+    for damage in (b"", whole[:-9], b"[]", b"\xff"):
+        (tmp_path / "summary.json").write_bytes(damage)
+        assert workdir.summary() is None
+
+
+def test_a_workdir_on_a_full_disk_is_refused_with_the_room_there_is(tmp_path, monkeypatch):
+    def full(self, text):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    message = (
+        r"workdir '.*/run' cannot be written: No space left on device, [\d,]+ bytes free; make room there"
+    )
+    with pytest.raises(UserError, match=message):
+        Workdir(tmp_path / "run").claim({})
+
+
+@pytest.mark.parametrize(
+    ("error", "damage"),
+    [
+        (ValueError("RESOURCE_EXHAUSTED: Error reading gs://b/x: HTTP response code: 429"), False),
+        (ValueError("INTERNAL: HTTP response code: 500"), False),
+        (ValueError("Error reading manifest: UNKNOWN: something"), False),
+        (type("ResourceExhaustedError", (Exception,), {})("quota"), False),
+        (type("TooManyRequests", (Exception,), {})("429 GET"), False),
+        (ConnectionResetError("by peer"), False),
+        (OSError(errno.EACCES, ""), False),
+        (MemoryError(), False),
+        (OSError(errno.ENOENT, ""), True),
+        (OSError(errno.EIO, ""), True),
+        (ValueError("DATA_LOSS: CRC-32C checksum verification failed"), True),
+        (ValueError("NOT_FOUND: key"), True),
+        (ValueError("OUT_OF_RANGE: requested byte range"), True),
+        (ValueError("FAILED_PRECONDITION: Error opening"), True),
+        (ValueError("Unknown codec 'zstx'"), True),
+        (KeyError("internal_shape"), True),
+    ],
+)
+def test_what_speaks_against_a_file_and_what_against_the_way_to_it(error, damage):
+    assert files.is_damage(error) is damage
 
 
 # TensorBoard
@@ -401,7 +507,7 @@ def test_the_same_bn_batch_goes_on_with_other_replicas(begun, replicas, group):
     begun.claim(config)
     (warning,) = begun.accept(*start(config, replicas))
     assert (
-        f"began on 8 replicas and goes on on {replicas} replicas: its dropout and stochastic-depth masks"
+        f"the start before was on 8 replicas, this one is on {replicas} replicas: its dropout and stochastic"
         in warning
     )
     assert json.loads((begun.path / "plan.json").read_text())["num_replicas"] == replicas
@@ -421,8 +527,11 @@ def test_the_bn_batch_of_each_phase_is_compared(claimed):
 
 def test_other_hosts_and_devices_are_warned_of(begun):
     hosts, device = begun.accept(*start(load("digits.py"), hosts=2, kind="TPU v3"))
-    assert "on 1 host and goes on on 2 hosts" in hosts and "may repeat or miss some" in hosts
-    assert "began on cpu and goes on on TPU v3: sums run in another order" in device
+    assert (
+        "the start before was on 1 host, this one is on 2 hosts" in hosts
+        and "may repeat or miss some" in hosts
+    )
+    assert "the start before was on cpu, this one is on TPU v3: sums run in another order" in device
 
 
 def test_another_dtype_is_refused_with_the_field_that_keeps_it(begun):

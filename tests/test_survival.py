@@ -5,11 +5,21 @@ interrupted, hence a difference has its fault. Only the uninterrupted ones are f
 user starts them; the others are forked (zygote.py), and must come to the same bits.
 """
 
+import shutil
 import signal
 import time
 
 import pytest
-from pod_processes import Training, differences, digests, rows, run, summary, take_programs
+from pod_processes import (
+    Training,
+    differences,
+    digests,
+    rehearse_pod,
+    rows,
+    run,
+    summary,
+    take_programs,
+)
 
 STEPS = 30  # an evaluation and a checkpoint at 6, 12, 18, 24, 30
 KILLED = -signal.SIGKILL
@@ -39,6 +49,7 @@ def require_good(workdir, uninterrupted, fault):
 
 
 def test_killed_and_failed_anywhere(workdir, uninterrupted):
+    before = 0
     for fault, code, words in (
         ("kill@step:1", KILLED, ""),
         ("nan@step:9", 1, "step 9 is not finite"),
@@ -49,6 +60,10 @@ def test_killed_and_failed_anywhere(workdir, uninterrupted):
     ):
         codes, output = run(workdir, steps=STEPS, fault=fault)
         assert codes == [code] and words in output, (fault, output)
+        # The owner is known to be dead: nothing is waited for.
+        assert (before == KILLED) == ("which no longer lives" in output), (fault, output)
+        assert "to see whether" not in output
+        before = code
         require_good(workdir, uninterrupted, fault)
     assert run(workdir, steps=STEPS)[0] == [0]
     assert differences(workdir, uninterrupted) == []
@@ -65,6 +80,9 @@ def test_told_to_stop_anywhere(workdir, uninterrupted):
         require_good(workdir, uninterrupted, fault)
     with Training(workdir, steps=STEPS, fault="hang@input:26") as stalled:
         stalled.wait_for("input 26")
+        codes, output = run(workdir, steps=STEPS)
+        assert codes == [2] and output.count("\n") == 1, output
+        assert f"in use by the run of process {stalled.processes[0].pid} on host " in output
         stalled.signal(signal.SIGTERM)
         assert stalled.end() == [42], stalled.output()
     assert max(digests(workdir)) in (24, 25)
@@ -80,41 +98,97 @@ def test_told_to_stop_anywhere(workdir, uninterrupted):
     assert differences(workdir, uninterrupted) == []
 
 
-@pytest.mark.parametrize("policy", ["skip", "rewind"])
-def test_a_step_that_is_not_finite_is_gone_over(workdir, uninterrupted, policy):
-    codes, output = run(workdir, steps=STEPS, fault="nan@step:9", on_non_finite=policy)
-    assert codes == [0] and "step 9 is not finite" in output, output
-    assert summary(workdir)["state_digest"] != summary(uninterrupted)["state_digest"]
-    assert digests(workdir)[6] == digests(uninterrupted)[6]
-    assert [row["step"] for row in rows(workdir, "eval")] == [6, 12, 18, 24, 30]
-
-
 @pytest.fixture(scope="module")
 def uninterrupted_pair(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("pair") / "run"
-    codes, output = run(workdir, steps=STEPS, hosts=2, forked=False)
-    assert codes == [0, 0], output
+    code, output = rehearse_pod(workdir, steps=STEPS)
+    assert code == 0, output
+    assert "[0] records in " in output and "[1] records" not in output
     return workdir
 
 
 @pytest.fixture
 def pair(tmp_path, uninterrupted_pair):
     take_programs(uninterrupted_pair, tmp_path / "run")
-    return {"workdir": tmp_path / "run", "steps": STEPS, "hosts": 2}
+    elsewhere = tmp_path / "not" / "there"
+    yield {"workdir": tmp_path / "run", "steps": STEPS, "hosts": 2, "workdir_of_others": elsewhere}
+    assert not elsewhere.parent.exists()
 
 
-def test_two_hosts_stop_together_and_resume(pair, uninterrupted_pair):
+def test_two_hosts_end_together_and_resume(pair, uninterrupted_pair):
     codes, output = run(**pair, fault="term@step:8,host=1", step_seconds=0.2)
     assert codes == [42, 42], output
-    for fault, seconds in (("kill@step:14,host=1", 30), ("raise@step:20,host=1", 10)):
+    codes, output = run(**pair, fault="nan@step:13,host=1")
+    assert codes == [1, 1] and output.count("step 13 is not finite") >= 2, output
+    for fault, seconds in (
+        ("kill@step:14,host=1", 30),
+        ("raise@step:20,host=1", 10),
+        (f"kill@committed:{STEPS},host=0", 30),
+    ):
         with Training(**pair, fault=fault) as training:
             took = training.seconds_to_the_end_of_all()
             codes = training.end()
             assert all(code not in (0, 42) for code in codes), (codes, training.output())
             assert took < seconds, fault
         require_good(pair["workdir"], uninterrupted_pair, fault)
-    assert run(**pair)[0] == [0, 0]
+    assert max(digests(pair["workdir"])) == STEPS and not (pair["workdir"] / "summary.json").exists()
+    codes, output = run(**pair)
+    assert codes == [0, 0], output
     assert differences(pair["workdir"], uninterrupted_pair) == []
+
+
+def test_two_hosts_told_to_stop_anywhere(pair, uninterrupted_pair):
+    workdir = pair["workdir"]
+    codes, output = run(**pair, fault="term@compiling,host=1")
+    assert codes == [42, 42] and "nothing to save yet" in output, output
+    codes, output = run(**pair, fault="term@evaluating:3,host=1")
+    assert codes == [42, 42] and max(digests(workdir)) == 6, output
+    with Training(**pair, fault="hang@input:14,host=1") as stalled:
+        stalled.wait_for("input 14", host=1)
+        stalled.signal(signal.SIGTERM)
+        assert stalled.end() == [42, 42], stalled.output() + stalled.output(1)
+    assert max(digests(workdir)) in (12, 13)
+    codes, output = run(**pair, fault="term@saving:18,host=0", step_seconds=0.2)
+    assert codes == [42, 42] and 18 <= max(digests(workdir)) < 24, output
+    require_good(workdir, uninterrupted_pair, "saving")
+    with Training(**pair, save_seconds=3.0) as last:
+        last.wait_for(f"saving {STEPS}")
+        time.sleep(1.0)
+        assert not any(process.poll() is not None for process in last.processes), "left before all was saved"
+        last.signal(signal.SIGTERM, host=1)
+        assert last.end() in ([42, 42], [0, 0]), last.output() + last.output(1)
+    codes, output = run(**pair)
+    assert codes == [0, 0], output
+    assert differences(workdir, uninterrupted_pair) == []
+
+
+@pytest.mark.parametrize("policy", ["skip", "rewind"])
+def test_a_step_that_is_not_finite_on_one_of_two_hosts_is_gone_over(pair, uninterrupted_pair, policy):
+    workdir = pair["workdir"]
+    codes, output = run(**pair, fault="nan@step:9,host=1", on_non_finite=policy)
+    assert codes == [0, 0] and "step 9 is not finite" in output, output
+    assert summary(workdir)["state_digest"] != summary(uninterrupted_pair)["state_digest"]
+    assert digests(workdir)[6] == digests(uninterrupted_pair)[6]
+    assert [row["step"] for row in rows(workdir, "eval")] == [6, 12, 18, 24, 30]
+
+
+def test_a_run_goes_on_on_other_hosts(pair, uninterrupted):
+    workdir = pair["workdir"]
+    shutil.copytree(uninterrupted / "programs", workdir / "programs", dirs_exist_ok=True)
+    codes, output = run(workdir, steps=STEPS, fault="term@step:8", step_seconds=0.2)
+    assert codes == [42], output
+    codes, output = run(**pair, bn_group_size=1)
+    assert codes == [2, 2] and output.count("set --config.bn_group_size=2") == 2, output
+    codes, output = run(**pair)
+    assert codes == [0, 0] and "the run began on 1 host and goes on on 2 hosts" in output, output
+    steps = [row["step"] for row in rows(workdir, "train")]
+    assert steps == sorted(set(steps)) and steps[-1] == STEPS
+    assert sum(row["images"] for row in rows(workdir, "train")) == STEPS * 60
+    ours, theirs = rows(workdir, "eval"), rows(uninterrupted, "eval")
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    # The same images and masks; sums run in another order.
+    for name in ("loss", "top1"):
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=0.01)
 
 
 def test_the_end_of_the_first_host_ends_the_other(pair):
@@ -124,9 +198,16 @@ def test_the_end_of_the_first_host_ends_the_other(pair):
 
 
 def test_a_stuck_host_ends_the_run(pair):
+    with Training(**pair, fault="stop@step:4,host=1", stuck_seconds=6.0) as training:
+        training.wait_for("step 4", host=1)
+        training.wait_until(lambda: training.processes[0].poll() is not None, seconds=30)
+        assert training.processes[0].wait() not in (0, 42), training.output()
+        assert training.processes[1].poll() is None
     with Training(**pair, fault="hang@step:8,host=1", stuck_seconds=6.0) as training:
         training.wait_for("step 8", host=1)
         codes = training.end(seconds=60)
         assert all(code not in (0, 42) for code in codes), (codes, training.output())
-        said = training.output() + training.output(1)
-        assert "stuck: training for" in said and "inject.py" in training.output(1)
+        # Whichever notices first ends the other one, perhaps before that has printed its stacks.
+        stacks = {0: "loop.py", 1: "inject.py"}
+        said = {host: training.output(host) for host in stacks}
+        assert any("stuck: training for" in said[host] and stacks[host] in said[host] for host in said), said

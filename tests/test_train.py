@@ -76,14 +76,12 @@ def test_a_run_that_waits_for_its_input_says_so(tmp_path, monkeypatch, capsys):
     assert f"input wait {waits[0]:.0%}" in capsys.readouterr().out
 
 
-def test_a_host_that_writes_nothing_has_the_same_summary(tmp_path):
+def test_a_host_that_is_not_the_first_writes_nothing(tmp_path):
     run = open_run(read_recipe(config()))
     second = dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, host_index=1))
     with Display(total_steps=24, silent=True) as display:
         log = TrainingLog(second, Workdir(tmp_path), display, resumed_step=0)
         log.evaluation(6, Rates(loss=1.5, top1=0.5, top5=0.75, images=360), seconds=2.0)
-        summary = log.summary(compile_seconds=1.0, total_seconds=2.0)
-    assert (summary["final"]["step"], summary["best"]["top1"]) == (6, 0.5)
     assert not list(tmp_path.iterdir())
 
 

@@ -51,7 +51,7 @@ class Watchdog:
         self._durations: collections.deque[float] = collections.deque(maxlen=_USUAL_STEPS)
         self._usual = 0.0
         self._doing = ["training"]
-        self._is_paused = False
+        self._paused = 0
         self._since = time.monotonic()
         self._lock = threading.Lock()
         self._left = threading.Event()
@@ -97,16 +97,16 @@ class Watchdog:
     @contextmanager
     def paused(self, what: str) -> Iterator[None]:
         """Lets what is going on inside the context take as long as it needs."""
-        self._is_paused = True
+        self._paused += 1
         try:
             with self.doing(what):
                 yield
         finally:
-            self._is_paused = False
+            self._paused -= 1
 
     @property
     def _limit(self) -> float:
-        if self._is_paused:
+        if self._paused:
             return float("inf")
         return max(self._floor, _TIMES_USUAL * self._usual)
 
