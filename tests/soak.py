@@ -236,7 +236,7 @@ class Soak:
 
 
 def _tear(workdir: Path, chance: random.Random) -> str:
-    """Leaves a last row without its end, as a kill does; returns which: a new one, or one to be made again."""
+    """Leaves a last row without its end, as a kill does; returns which: one more, or one to be made again."""
     file = workdir / "metrics.jsonl"
     text = file.read_text()
     lines = text.splitlines(keepends=True)
