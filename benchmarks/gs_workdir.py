@@ -86,9 +86,7 @@ def client() -> None:
     assert len(list((workdir.path / "tensorboard").iterdir())) == 2
     with Checkpoints(workdir.checkpoints) as checkpoints:
         assert checkpoints.latest_step == 4
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = jax.eval_shape(lambda: state)
-        restored: Any = checkpoints.restore(4, shapes, sharding=here)
+        restored: Any = checkpoints.restore(4, jax.eval_shape(lambda: state))
     np.testing.assert_array_equal(restored["kernel"], state["kernel"])
     print("the newest checkpoint is restored; done")
 

@@ -134,7 +134,7 @@ def test_workdir_of_another_config_is_one_line(capsys, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"seed": 1}))
     assert main(["train", DIGITS, f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err
-    assert "was made by another version, whose recipes have no config.bn_group_size; choose another" in error
+    assert "was made by another version, whose recipes have no config." in error
     (tmp_path / "config.json").write_text(json.dumps(load("digits.py") | {"seed": 1}))
     assert main(["train", DIGITS, f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err

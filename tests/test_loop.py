@@ -229,13 +229,13 @@ def test_a_run_does_not_rewind_for_ever_nor_from_nothing(tmp_path, with_fault, m
 
 def test_checkpoints_by_the_clock_change_nothing(tmp_path, monkeypatch, uninterrupted):
     saved = []
-    save = loop.Training._save
+    save = loop.Saves.save
 
     def keep(self, state, position, metrics=None):
         saved.append(position.step)
         save(self, state, position, metrics)
 
-    monkeypatch.setattr(loop.Training, "_save", keep)
+    monkeypatch.setattr(loop.Saves, "save", keep)
     summary = train_and_evaluate(config(checkpoint_minutes=1e-9), str(tmp_path))
     assert saved == list(range(1, 13))
     assert summary["state_digest"] == uninterrupted["state_digest"]

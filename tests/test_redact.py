@@ -110,8 +110,8 @@ def test_no_file_or_line_of_a_crashed_run_holds_a_secret(tmp_path, monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     url = "https://me:c4n4ryQ7-pass@host/tfds?X-Goog-Expires=9&X-Goog-Signature=c4n4ryQ7beef"
-    often = {"log_steps": 1, "eval_epochs": 1 / STEPS_PER_EPOCH, "data__data_dir": url}
-    codes, output = run(tmp_path / "run", steps=2, fault="raise@step:2", **often)
+    fields = {"log_steps": 1, "eval_epochs": 1 / STEPS_PER_EPOCH, "cpu_replicas": 1, "bn_group_size": 1}
+    codes, output = run(tmp_path / "run", steps=2, fault="raise@step:2", data__data_dir=url, **fields)
     assert codes == [1] and "Traceback" in output and "top-1" in output, output
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     names = {path.relative_to(tmp_path).parts[1] for path in files}
