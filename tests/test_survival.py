@@ -180,7 +180,7 @@ def test_a_run_goes_on_on_other_hosts(pair, uninterrupted):
     codes, output = run(**pair, bn_group_size=1)
     assert codes == [2, 2] and output.count("set --config.bn_group_size=2") == 2, output
     codes, output = run(**pair)
-    assert codes == [0, 0] and "the run began on 1 host and goes on on 2 hosts" in output, output
+    assert codes == [0, 0] and "the start before was on 1 host, this one is on 2 hosts" in output, output
     steps = [row["step"] for row in rows(workdir, "train")]
     assert steps == sorted(set(steps)) and steps[-1] == STEPS
     assert sum(row["images"] for row in rows(workdir, "train")) == STEPS * 60

@@ -16,6 +16,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+_LOCK = threading.Lock()  # each answer goes to who has asked
 Process = Forked | subprocess.Popen[bytes]
 
 
@@ -129,11 +131,12 @@ def _zygote() -> subprocess.Popen[bytes]:
 
 
 def _ask(request: dict[str, Any]) -> Any:
-    zygote = _zygote()
-    assert zygote.stdin and zygote.stdout
-    zygote.stdin.write(json.dumps(request).encode() + b"\n")
-    zygote.stdin.flush()
-    return json.loads(zygote.stdout.readline())
+    with _LOCK:
+        zygote = _zygote()
+        assert zygote.stdin and zygote.stdout
+        zygote.stdin.write(json.dumps(request).encode() + b"\n")
+        zygote.stdin.flush()
+        return json.loads(zygote.stdout.readline())
 
 
 def _serve() -> dict[str, Any] | None:
