@@ -181,7 +181,9 @@ def _find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None) -> 
         record = commit["record"]
         position = Position(step, record["image_offset"], record["rewinds"])
         skipped_steps = record["skipped_steps"]
-        evaluated = "top1" in commit["metrics"] or not run.plan.is_eval_due(step)
+        # Row and commit both: what only one of them knows of is made again, with the same numbers.
+        has_row = any(row["step"] == step and row["split"] == "eval" for row in workdir.metrics())
+        evaluated = ("top1" in commit["metrics"] and has_row) or not run.plan.is_eval_due(step)
         summary = workdir.summary() if step == run.plan.total_steps and evaluated else None
     found = [dataclasses.asdict(position), skipped_steps, evaluated, summary]
     where, skipped_steps, evaluated, summary = hosts.from_first("where to start", found)
