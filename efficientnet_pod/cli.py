@@ -11,7 +11,14 @@ from absl import flags
 
 from efficientnet_pod.command_flags import define_hosts, parse_flags
 from efficientnet_pod.data_commands import run_data
-from efficientnet_pod.errors import CHECKPOINTED, Preempted, RunError, UserError, did_you_mean
+from efficientnet_pod.errors import (
+    CHECKPOINTED,
+    Preempted,
+    RunError,
+    UserError,
+    did_you_mean,
+    exit_code_of,
+)
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.redact import redact
 
@@ -78,22 +85,17 @@ def _main(arguments: Sequence[str]) -> int:
 
 def _report(error: BaseException) -> tuple[str, int]:
     """Prints what ended a command; returns it in one line, and the exit code."""
-    line, code = redact(str(error)), 1
     match error:
-        case UserError():
-            code = 2
-        case Preempted():
-            code = CHECKPOINTED
+        case UserError() | RunError() | Preempted():
+            line = redact(str(error))
         case KeyboardInterrupt():
-            line, code = "stopped; the same command goes on from what is saved", 130
-        case RunError():
-            pass
+            line = "stopped; the same command goes on from what is saved"
         case _:
             said = redact("".join(traceback.format_exception(error)))
             print(said, end="", file=sys.stderr, flush=True)
-            return said.rstrip().rpartition("\n")[2], 1
+            return said.rstrip().rpartition("\n")[2], exit_code_of(error)
     print(f"efficientnet-pod: {line}", file=sys.stderr, flush=True)
-    return line, code
+    return line, exit_code_of(error)
 
 
 @contextmanager

@@ -28,3 +28,16 @@ CHECKPOINTED = 42
 
 class Preempted(Exception):
     """A run was told to stop and has saved what it had: one line, exit code 42."""
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Returns the exit code of a command that an exception has ended."""
+    match error:
+        case UserError():
+            return 2
+        case Preempted():
+            return CHECKPOINTED
+        case KeyboardInterrupt():
+            return 130
+        case _:
+            return 1

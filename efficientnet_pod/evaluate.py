@@ -56,7 +56,7 @@ def evaluate(
         progress()
         return bool(stops)
 
-    with closing(Feed(run, eval_batches(run))) as feed:
+    with closing(Feed(eval_batches(run), run.mesh)) as feed:
         for number, shape in enumerate(_shapes(run)):
             inject.at("evaluating", number)
             batch = _next(feed, stop)

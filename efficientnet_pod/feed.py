@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from efficientnet_pod import inject
 from efficientnet_pod.phases import Phase
@@ -28,15 +29,17 @@ class Feed:
     Two are ahead: one on the devices, one on its way. Transfers overlap with the steps.
     """
 
-    def __init__(self, run: Run, batches: Iterator[dict[str, np.ndarray]], *, first_step: int | None = None):
+    def __init__(
+        self, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, *, first_step: int | None = None
+    ):
         """Begins at once to make batches out of this host's.
 
         Args:
-          run: whose mesh they go to.
           batches: this host's share of each.
+          mesh: they go to.
           first_step: of training, whose batch the first is; None for an evaluation.
         """
-        self._run = run
+        self._mesh = mesh
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         self._thread = threading.Thread(
@@ -78,7 +81,7 @@ class Feed:
             while not self._closed.is_set():
                 if step is not None:
                     batches, step = _with_faults(batches, step), step + 1
-                self._ready.put(to_global(next(batches), self._run.mesh))
+                self._ready.put(to_global(next(batches), self._mesh))
         except BaseException as error:  # StopIteration too: the reader meets it in its place
             self._ready.put(error)
 

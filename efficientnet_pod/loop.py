@@ -95,7 +95,7 @@ class Training:
         )
         halted, unread = not_halted(self._run.mesh), None
         with (
-            closing(Feed(self._run, host_batches, first_step=position.step + 1)) as feed,
+            closing(Feed(host_batches, self._run.mesh, first_step=position.step + 1)) as feed,
             ExitStack() as first,
         ):
             # Record files are entered by reading what was before, for as long as that takes.

@@ -16,7 +16,7 @@ from typing import Any, Self
 from etils import epath
 
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.files import cannot_write, is_remote, make_writable
+from efficientnet_pod.files import cannot_write, is_remote, make_writable, write_whole
 
 _FILE, _LOCK = "owner.json", ".owner.lock"
 _SETTLE_SECONDS = 2.0  # between writing and reading back, where nothing makes the two one
@@ -173,13 +173,7 @@ class Owner:
                 self._file.unlink()
 
     def _write(self) -> None:
-        text = json.dumps(self._record, indent=2) + "\n"
-        if self._is_remote:
-            self._file.write_text(text)
-            return
-        scratch = self._folder / f".{_FILE}.partial"
-        scratch.write_text(text)
-        scratch.replace(self._file)
+        write_whole(self._file, (json.dumps(self._record, indent=2) + "\n").encode())
 
     @contextmanager
     def _exclusively(self) -> Iterator[bool]:

@@ -9,7 +9,7 @@ from typing import Any
 from efficientnet_pod import inject
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.describe import describe_devices, plan_table
-from efficientnet_pod.errors import Preempted, UserError
+from efficientnet_pod.errors import Preempted, exit_code_of
 from efficientnet_pod.files import is_remote
 from efficientnet_pod.loop import COMPILE_SECONDS, Training
 from efficientnet_pod.owner import Owner
@@ -53,11 +53,7 @@ def train_and_evaluate(
       Preempted: it was told to stop, and everything done is saved.
     """
     with ExitStack() as stack:
-        interrupt = interrupt or stack.enter_context(
-            Interrupt(notify=hosts.tell_stop, linger=hosts.nothing_lost)
-        )
-        interrupt.lone_host = hosts.count() == 1
-        hosts.on_stop = interrupt.request
+        interrupt = interrupt or stack.enter_context(_own_interrupt())
         with interrupt.nothing_to_lose():
             inject.host = hosts.index()
             inject.at("starting")
@@ -97,6 +93,13 @@ def train_and_evaluate(
         return hosts.from_first("the summary", summary)
 
 
+def _own_interrupt() -> Interrupt:
+    interrupt = Interrupt(notify=hosts.tell_stop, linger=hosts.nothing_lost)
+    interrupt.lone_host = hosts.count() == 1
+    hosts.on_stop = interrupt.request
+    return interrupt
+
+
 def _prepare(
     run: Run, workdir: Workdir, start: "_Start", display: Display, interrupt: Interrupt, *, apart: bool
 ) -> tuple[Programs, TrainState]:
@@ -128,9 +131,7 @@ def _watchdog(run: Run, workdir: Workdir) -> Watchdog:
 
 def _tell_failure(kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
     if error and not isinstance(error, Preempted):
-        hosts.tell_failure(
-            redact(f"{error}" or type(error).__name__), 2 if isinstance(error, UserError) else 1
-        )
+        hosts.tell_failure(redact(str(error) or type(error).__name__), exit_code_of(error))
 
 
 def _tell_stuck(line: str) -> None:
@@ -182,8 +183,10 @@ def _find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None) -> 
         position = Position(step, record["image_offset"], record["rewinds"])
         skipped_steps = record["skipped_steps"]
         # Row and commit both: what only one of them knows of is made again, with the same numbers.
-        has_row = any(row["step"] == step and row["split"] == "eval" for row in workdir.metrics())
-        evaluated = ("top1" in commit["metrics"] and has_row) or not run.plan.is_eval_due(step)
+        evaluated = not run.plan.is_eval_due(step) or (
+            "top1" in commit["metrics"]
+            and any(row["step"] == step and row["split"] == "eval" for row in workdir.metrics())
+        )
         summary = workdir.summary() if step == run.plan.total_steps and evaluated else None
     found = [dataclasses.asdict(position), skipped_steps, evaluated, summary]
     where, skipped_steps, evaluated, summary = hosts.from_first("where to start", found)

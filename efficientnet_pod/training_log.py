@@ -26,9 +26,8 @@ class TrainingLog:
     ):
         """Starts the clock, after the time that earlier starts of this run took."""
         self._run, self._workdir, self.display = run, workdir, display
-        self._is_writer = run.runtime.host_index == 0
         self._metrics = None
-        if self._is_writer:
+        if run.runtime.host_index == 0:
             self._metrics = MetricsLog(workdir, resumed_step=resumed_step, report=display.warn)
         self._rows: list[dict[str, Any]] = self._metrics.rows if self._metrics else []
         rows = self._rows
@@ -49,7 +48,7 @@ class TrainingLog:
 
     def write_overview(self, state: TrainState) -> None:
         """Writes ``parameters.txt``: every tensor with its shape, mean and spread at the start."""
-        if self._is_writer:
+        if self._metrics:
             text = parameter_overview.get_parameter_overview(state.params)
             self._workdir.write_text("parameters.txt", text + "\n")
 
@@ -78,11 +77,41 @@ class TrainingLog:
         elapsed = time.monotonic() - self._window_began
         self.display.advance(step, images_per_second=so_far / elapsed)
         if step % self._run.plan.recipe.log_steps == 0:
-            self._end_window()
+            self.flush()
 
     def flush(self) -> None:
-        """Ends the window of training: writes a row for the steps taken since the last one."""
-        self._end_window()
+        """Ends the window: writes a row for the steps since the last one; none if all were skipped."""
+        if not self._window:
+            return
+        now = time.monotonic()
+        result, elapsed = rates(self._window), now - self._window_began
+        waited, self._waited_before = (
+            self.input_wait.seconds - self._waited_before,
+            self.input_wait.seconds,
+        )
+        self._trained_images += result.images
+        self._trained_seconds += elapsed
+        row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
+        row["input_wait"] = waited / elapsed
+        if self._skipped:
+            row["skipped_steps"] = self._skipped
+        if self.skips and self.skips.allowed:
+            row["skipped"] = len(self.skips.names)  # images that host 0 has skipped since it started
+        plan = self._run.plan
+        if plan.recipe.phases:
+            phase = plan.phase_of(self._last_read)
+            row |= {"image_size": phase.image_size, "global_batch": phase.recipe.global_batch}
+        self._write(row)
+        if not self.display.is_bar_shown:
+            images_left = plan.images_seen(plan.total_steps) - plan.images_seen(self._last_read)
+            left = images_left * elapsed / result.images
+            self.display.print(
+                f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
+                f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
+                f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
+                f"{left:.0f} s left"
+            )
+        self._window, self._window_began, self._skipped = [], now, 0
 
     def rewind(self, step: int) -> None:
         """Forgets the rows of the steps after ``step``, which are made again from other images."""
@@ -132,40 +161,6 @@ class TrainingLog:
             "devices": {"count": len(self._run.runtime.devices), "kind": self._run.runtime.device_kind},
             "versions": pod_runtime.versions(),
         }
-
-    def _end_window(self) -> None:
-        """Writes a row for the steps since the last one; none where all of them were skipped."""
-        if not self._window:
-            return
-        now = time.monotonic()
-        result, elapsed = rates(self._window), now - self._window_began
-        waited, self._waited_before = (
-            self.input_wait.seconds - self._waited_before,
-            self.input_wait.seconds,
-        )
-        self._trained_images += result.images
-        self._trained_seconds += elapsed
-        row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
-        row["input_wait"] = waited / elapsed
-        if self._skipped:
-            row["skipped_steps"] = self._skipped
-        if self.skips and self.skips.allowed:
-            row["skipped"] = len(self.skips.names)  # images that host 0 has skipped since it started
-        plan = self._run.plan
-        if plan.recipe.phases:
-            phase = plan.phase_of(self._last_read)
-            row |= {"image_size": phase.image_size, "global_batch": phase.recipe.global_batch}
-        self._write(row)
-        if not self.display.is_bar_shown:
-            images_left = plan.images_seen(plan.total_steps) - plan.images_seen(self._last_read)
-            left = images_left * elapsed / result.images
-            self.display.print(
-                f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
-                f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
-                f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
-                f"{left:.0f} s left"
-            )
-        self._window, self._window_began, self._skipped = [], now, 0
 
     def _row(self, step: int, split: str, result: Rates, *, images_per_second: float) -> dict[str, Any]:
         return {

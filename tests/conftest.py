@@ -6,9 +6,25 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from efficientnet_pod import inject  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 assert len(jax.devices()) == 8  # starts the backend, so that no test sets its own before
+
+
+@pytest.fixture
+def with_fault(monkeypatch):
+    """Returns a function that asks for faults in what follows, as the environment of a process does."""
+
+    def ask(value):
+        monkeypatch.setenv(inject.VARIABLE, value)
+        inject._pending.cache_clear()
+
+    yield ask
+    monkeypatch.delenv(inject.VARIABLE, raising=False)
+    inject._pending.cache_clear()

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,9 +21,8 @@ from flax import linen as nn
 from recipes import load
 from tiny import CLASSES, STAGES, batch, build_tiny_networks
 
-from efficientnet_pod.evaluate import eval_batches, eval_step_of
-from efficientnet_pod.feed import train_batches
-from efficientnet_pod.metrics import rates
+from efficientnet_pod.evaluate import eval_batches, eval_step_of, evaluate
+from efficientnet_pod.feed import Feed, train_batches
 from efficientnet_pod.models.batch_norm import group_moments
 from efficientnet_pod.models.layers import stochastic_depth
 from efficientnet_pod.pod import mesh as mesh_module
@@ -31,7 +31,6 @@ from efficientnet_pod.pod.mesh import (
     REPLICAS,
     batch_sharding,
     create_mesh,
-    prefetch_to_devices,
     put_replicated,
     share_from_first_host,
     to_global,
@@ -86,12 +85,11 @@ def shards(array: jax.Array, name: str) -> Found:
 def evaluated(run: Run, variables: Any) -> Found:
     """Returns loss, accuracies and the number of images that were counted, and the number of steps."""
     step = eval_step_of(run, [lowered.compile(QUICKLY) for lowered in run.lower_eval_steps()])
-    go = {"command": commands(run.mesh)[GO]}
-    counts = []
-    for images in prefetch_to_devices(eval_batches(run), run.mesh):
-        counts.append(jax.device_get(step(variables, images | go))[0])
-    return {f"eval.{name}": value for name, value in dataclasses.asdict(rates(counts)).items()} | {
-        "eval.steps": len(counts)
+    steps: list[None] = []
+    result = evaluate(run, step, variables, progress=lambda: steps.append(None))
+    assert result is not None
+    return {f"eval.{name}": value for name, value in dataclasses.asdict(result).items()} | {
+        "eval.steps": len(steps)
     }
 
 
@@ -102,9 +100,10 @@ def train_digits(folder: Path) -> Found:
     step = run.lower_train_step(run.plan.phases[0]).compile(QUICKLY)
     state, halted, go = initial_state(run), not_halted(run.mesh), {"command": commands(run.mesh)[GO]}
     losses = []
-    for images in prefetch_to_devices(islice(train_batches(run, start_step=0), STEPS), run.mesh):
-        state, outcome = step(state, images | go, halted)
-        losses.append(outcome.counts.loss)
+    with closing(Feed(train_batches(run, start_step=0), run.mesh)) as feed:
+        for _ in range(STEPS):
+            state, outcome = step(state, feed.next() | go, halted)
+            losses.append(outcome.counts.loss)
     return named(state) | {"losses": jax.device_get(losses)} | evaluated(run, state.eval_variables)
 
 

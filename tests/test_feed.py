@@ -1,9 +1,12 @@
 """The batches of a run in phases against the one stream of images that a run without phases sees."""
 
 import itertools
+import threading
 import time
+from contextlib import closing
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,8 +15,9 @@ from recipes import phased_digits
 
 from efficientnet_pod.data import pipeline
 from efficientnet_pod.data.sources import Indexed, Source, open_source
-from efficientnet_pod.feed import STEPS_AHEAD, train_batches
+from efficientnet_pod.feed import STEPS_AHEAD, Feed, train_batches
 from efficientnet_pod.plan import resolve
+from efficientnet_pod.pod.mesh import create_mesh
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.run import Run
 
@@ -137,3 +141,65 @@ def test_inputs_are_traced_when_they_are_made(sources, monkeypatch):
     assert before > 0
     next(batches.as_numpy_iterator())
     assert len(traced) == before
+
+
+def labelled(count):
+    return [{"label": np.full((8,), i, dtype=np.int32)} for i in range(count)]
+
+
+def feed_of(batches):
+    return closing(Feed(batches, create_mesh(jax.devices(), 4)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_every_batch_comes_once_and_in_order_and_then_no_more(count):
+    with feed_of(iter(labelled(count))) as feed:
+        assert [int(feed.next()["label"][0]) for _ in range(count)] == list(range(count))
+        for _ in range(2):  # whoever asks again gets the same answer
+            with pytest.raises(StopIteration):
+                feed.next()
+
+
+def test_two_batches_are_made_ahead_and_no_more():
+    taken = []
+
+    def source():
+        for i, batch in enumerate(labelled(6)):
+            taken.append(i)
+            yield batch
+
+    with feed_of(source()) as feed:
+        for got in range(3):
+            deadline = time.monotonic() + 60
+            while len(taken) < got + 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.1)  # in which a thread that does not stop would go on
+            assert len(taken) == got + 2
+            feed.next()
+
+
+def test_an_error_of_the_input_comes_in_its_place():
+    def source():
+        yield from labelled(1)
+        raise OSError("disk gone")
+
+    with feed_of(source()) as feed:
+        feed.next()
+        for _ in range(2):
+            with pytest.raises(OSError, match="disk gone"):
+                feed.next()
+
+
+def test_a_wait_can_be_given_up_and_what_hangs_can_be_closed(monkeypatch):
+    monkeypatch.setattr("efficientnet_pod.feed._CLOSE_SECONDS", 0.2)
+    goes_on = threading.Event()
+
+    def source():
+        goes_on.wait(60)
+        yield from labelled(1)
+
+    began = time.monotonic()
+    with feed_of(source()) as feed:
+        assert feed.next(lambda: True) is None
+    assert time.monotonic() - began < 30
+    goes_on.set()

@@ -1,4 +1,4 @@
-"""Faults on purpose happen where and when they are asked for, once, and never unasked."""
+"""Faults on purpose happen where and when they are with_fault for, once, and never unasked."""
 
 import errno
 import os
@@ -10,17 +10,6 @@ import pytest
 
 from efficientnet_pod import inject
 from efficientnet_pod.errors import UserError
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    def ask(value):
-        monkeypatch.setenv(inject.VARIABLE, value)
-        inject._pending.cache_clear()
-
-    yield ask
-    monkeypatch.undo()
-    inject._pending.cache_clear()
 
 
 def reach_every_point():
@@ -36,8 +25,8 @@ def test_inert_unless_asked(monkeypatch):
     assert not inject.poisons(1)
 
 
-def test_happens_once_at_its_step_on_its_host(asked):
-    asked("raise@step:13,host=1")
+def test_happens_once_at_its_step_on_its_host(with_fault):
+    with_fault("raise@step:13,host=1")
     inject.at("step", 12, 1)
     inject.at("step", 13, 0)
     inject.at("evaluating", 13, 1)
@@ -47,8 +36,8 @@ def test_happens_once_at_its_step_on_its_host(asked):
     inject.at("step", 13, 1)
 
 
-def test_without_a_step_the_first_time(asked, monkeypatch):
-    asked("nospace@saving,host=0; raise@committed")
+def test_without_a_step_the_first_time(with_fault, monkeypatch):
+    with_fault("nospace@saving,host=0; raise@committed")
     monkeypatch.setattr(inject, "host", 0)
     with pytest.raises(OSError) as error:
         inject.at("saving", 7)
@@ -58,15 +47,15 @@ def test_without_a_step_the_first_time(asked, monkeypatch):
         inject.at("committed")
 
 
-def test_step_0_is_a_step(asked):
-    asked("raise@step:0")
+def test_step_0_is_a_step(with_fault):
+    with_fault("raise@step:0")
     inject.at("step", 1)
     with pytest.raises(RuntimeError):
         inject.at("step", 0)
 
 
-def test_poison_is_data_and_not_flow(asked):
-    asked("nan@step:5")
+def test_poison_is_data_and_not_flow(with_fault):
+    with_fault("nan@step:5")
     inject.at("step", 5)
     assert [inject.poisons(step) for step in (4, 5, 5)] == [False, True, False]
 
@@ -83,8 +72,8 @@ def test_poison_is_data_and_not_flow(asked):
         ("nan@step", "nan needs a step"),
     ],
 )
-def test_what_cannot_be_read_is_refused(asked, value, words):
-    asked(value)
+def test_what_cannot_be_read_is_refused(with_fault, value, words):
+    with_fault(value)
     with pytest.raises(UserError, match=words):
         inject.at("starting")
 

@@ -34,12 +34,6 @@ def _tiny_network():
     patch.undo()
 
 
-@pytest.fixture(autouse=True)
-def _no_fault():
-    yield
-    inject._pending.cache_clear()
-
-
 def config(**fields):
     """Twelve steps of 120 images, evaluated after every fourth."""
     short = {"global_batch": 120, "epochs": 1.0, "eval_epochs": 1 / 3, "log_steps": 3, "ema_decay": 0.5}
@@ -48,17 +42,6 @@ def config(**fields):
     config["model"]["bn_momentum"] = 0.5
     config["data"] |= {"image_size": 16, "link_dtype": "float32"}  # which has room for NaN
     return config
-
-
-@pytest.fixture
-def with_fault(monkeypatch):
-    """Returns a function that asks for faults in the runs that follow."""
-
-    def ask(value):
-        monkeypatch.setenv(inject.VARIABLE, value)
-        inject._pending.cache_clear()
-
-    yield ask
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -18,7 +17,6 @@ from efficientnet_pod.pod.mesh import (
     REPLICAS,
     batch_sharding,
     create_mesh,
-    prefetch_to_devices,
     replicated,
     to_global,
 )
@@ -73,40 +71,6 @@ def test_a_state_is_whole_on_every_device():
     mesh = permuted_mesh()
     weights = jax.device_put(np.arange(5.0, dtype=np.float32), replicated(mesh))
     assert [shard.data.shape for shard in weights.addressable_shards] == [(5,)] * 8
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-@pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_prefetch_yields_every_batch_once_and_in_order(count: int, size: int):
-    mesh = create_mesh(jax.devices(), 4)
-    host = [{"label": np.full((8,), i, dtype=np.int32)} for i in range(count)]
-    got = [int(batch["label"][0]) for batch in prefetch_to_devices(iter(host), mesh, size=size)]
-    assert got == list(range(count))
-
-
-def test_prefetch_runs_one_batch_ahead_and_no_further():
-    mesh = create_mesh(jax.devices(), 4)
-    taken = []
-
-    def source() -> Iterator[dict[str, np.ndarray]]:
-        for i in range(5):
-            taken.append(i)
-            yield {"label": np.full((8,), i, dtype=np.int32)}
-
-    batches = prefetch_to_devices(source(), mesh)
-    ahead = [len(taken) - i - 1 for i, _ in enumerate(batches)]
-    assert ahead == [1, 1, 1, 1, 0]
-
-
-def test_prefetch_passes_on_an_error_of_the_input():
-    mesh = create_mesh(jax.devices(), 4)
-
-    def source() -> Iterator[dict[str, np.ndarray]]:
-        yield {"label": np.zeros((8,), np.int32)}
-        raise OSError("disk gone")
-
-    with pytest.raises(OSError, match="disk gone"):
-        list(prefetch_to_devices(source(), mesh))
 
 
 TWO_HOSTS = """

@@ -10,7 +10,7 @@ import pytest
 from recipes import load
 from tiny import build_tiny_networks
 
-from efficientnet_pod import inject, loop
+from efficientnet_pod import loop
 from efficientnet_pod.checkpoint import Checkpoints, digest_of
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.evaluate import evaluate_checkpoint
@@ -118,14 +118,12 @@ def test_tensorboard_has_the_same_numbers(uninterrupted):
 
 
 @pytest.mark.parametrize("crash", [8, 13])
-def test_a_run_that_crashed_resumes_to_the_same_bits(tmp_path, monkeypatch, uninterrupted, crash):
-    monkeypatch.setenv(inject.VARIABLE, f"raise@step:{crash}")
-    inject._pending.cache_clear()
+def test_a_run_that_crashed_resumes_to_the_same_bits(tmp_path, with_fault, uninterrupted, crash):
+    with_fault(f"raise@step:{crash}")
     with pytest.raises(RuntimeError, match="fault on purpose at step"):
         train_and_evaluate(config(), str(tmp_path))
     assert not list(tmp_path.glob("owner*"))
     summary = train_and_evaluate(config(), str(tmp_path))  # the fault has happened
-    inject._pending.cache_clear()
 
     step, state = final_state(config(), tmp_path)
     same_step, same = final_state(config(), uninterrupted[0])

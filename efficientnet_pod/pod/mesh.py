@@ -1,7 +1,6 @@
 """Owns the mesh: the named grid of replicas, and how batches and states lie on it."""
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,21 +49,6 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     # BN tiles interleave the devices of neighbouring hosts, so a host's rows need not be consecutive in the
     # global array. JAX gives the host's n-th run of rows to its n-th device in mesh order, wherever that is.
     return jax.make_array_from_process_local_data(batch_sharding(mesh), dict(batch))
-
-
-def prefetch_to_devices(
-    batches: Iterable[Mapping[str, np.ndarray]], mesh: Mesh, *, size: int = 2
-) -> Iterator[dict[str, jax.Array]]:
-    """Yields every host batch as a global batch, with `size` of them on the devices or on their way.
-
-    Transfers are asynchronous: while one batch is used the next is being copied.
-    """
-    on_devices: deque[dict[str, jax.Array]] = deque()
-    for batch in batches:
-        on_devices.append(to_global(batch, mesh))
-        if len(on_devices) >= size:
-            yield on_devices.popleft()
-    yield from on_devices
 
 
 def put_replicated(state: Any, mesh: Mesh) -> Any:
