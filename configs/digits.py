@@ -15,8 +15,8 @@ def get_config() -> ConfigDict:
     config.cpu_replicas = 8
     config.seed = 0
 
-    config.global_batch = 256
-    config.bn_group_size = 4  # 128 images normalise together, the paper's BN batch
+    config.global_batch = 128
+    config.bn_group_size = 4  # 64 images normalise together
     config.epochs = 28.0
     config.label_smoothing = 0.1
     config.ema_decay = 0.9
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.model.name = "b0"
     config.model.dropout = -1.0
     config.model.survival_probability = 0.9
-    config.model.bn_momentum = 0.9  # 157 steps: .99 would remember its initial variance
+    config.model.bn_momentum = 0.9  # 314 steps: .99 would remember its initial variance
     config.model.bn_epsilon = 1e-3
     config.model.dtype = "auto"
 
@@ -61,8 +61,9 @@ def get_config() -> ConfigDict:
     config.optimizer.name = "lars"
     # In so few steps kernels must move faster, relative to their norm, than the published .001 lets them. A
     # learning rate of 10 would do that too, and blow up batch norm and biases, which LARS does not adapt.
+    # Twice as fast, or in 157 steps of 256, rounding decides how a run ends: 84 to 99 %.
     config.optimizer.lars = ConfigDict(
-        dict(lr_per_256=0.1, momentum=0.9, weight_decay=1e-5, trust_coefficient=0.1, epsilon=0.0)
+        dict(lr_per_256=0.2, momentum=0.9, weight_decay=1e-5, trust_coefficient=0.05, epsilon=0.0)
     )
     config.optimizer.rmsprop = ConfigDict(
         dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5)

@@ -19,8 +19,9 @@ def load(path_and_argument: str) -> dict[str, Any]:
 
 def phased_digits(**fields: Any) -> dict[str, Any]:
     """Returns digits.py in two phases: 11 steps of 128 images of 16 pixels, then 6 of 256 of 32."""
-    short = {"epochs": 2.0, "eval_epochs": 704 / 1437, "log_steps": 4, "ema_decay": 0.5}
+    short = {"global_batch": 256, "epochs": 2.0, "eval_epochs": 704 / 1437, "log_steps": 4, "ema_decay": 0.5}
     config = load("digits.py") | short | fields
+    config["optimizer"]["lars"]["lr_per_256"] = 0.1
     config["schedule"]["warmup_epochs"] = 0.25
     config["model"]["bn_momentum"] = 0.5
     config["phases"] = {

@@ -39,10 +39,10 @@ def test_published_b0():
 def test_digits():
     digits = plan("digits.py", DIGITS, 8)
     assert (digits.per_replica_batch, digits.bn_batch, digits.eval_batch, digits.eval_steps) == (
-        32,
+        16,
+        64,
         128,
-        256,
-        2,
+        3,
     )
     assert digits.is_eval_due(digits.total_steps)
     assert digits.warnings == ()
@@ -111,7 +111,7 @@ LARGE = {"from_epoch": 10.5, "label_smoothing": 0.2, "mixup": 0.2}
 
 
 def phased(phases, path="digits.py", numbers=DIGITS, **fields):
-    config = load(path) | fields
+    config = load(path) | {"global_batch": 256} | fields
     config["phases"] = phases
     return resolve(read_recipe(config), **numbers, num_replicas=8, num_hosts=2, default_dtype="float32")
 
@@ -147,7 +147,7 @@ def test_evaluation_is_due_by_images_in_every_phase():
 
 def test_a_run_without_phases_has_one():
     (only,) = plan("digits.py", DIGITS, 8).phases
-    assert (only.first_step, only.last_step, only.image_size, only.bn_batch) == (0, 157, 32, 128)
+    assert (only.first_step, only.last_step, only.image_size, only.bn_batch) == (0, 314, 32, 64)
     assert only.recipe == read_recipe(load("digits.py"))
 
 

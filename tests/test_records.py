@@ -354,7 +354,7 @@ def claimed(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "shown"),
     [
-        ("global_batch", 512, "config.global_batch was 256, is 512"),
+        ("global_batch", 512, "config.global_batch was 128, is 512"),
         ("seed", False, "config.seed was 0, is False"),  # equal in Python
         ("eval_raw", 0, "config.eval_raw was False, is 0"),
         ("seed", "0", "config.seed was 0, is '0'"),
@@ -468,7 +468,7 @@ def start(config, replicas=8, *, hosts=1, dtype="float32", kind="cpu", **data):
 
 @pytest.fixture
 def begun(claimed):
-    """A workdir of the digits, on eight replicas, four of which normalise together: BN batch 128."""
+    """A workdir of the digits, on eight replicas, four of which normalise together: BN batch 64."""
     assert claimed.accept(*start(load("digits.py"))) == []
     return claimed
 
@@ -477,25 +477,25 @@ def test_the_same_start_again_is_accepted(begun):
     plan, data = start(load("digits.py"))
     assert begun.accept(plan, data) == []
     assert json.loads((begun.path / "data.json").read_text())["class_names"] == list("0123456789")
-    assert json.loads((begun.path / "plan.json").read_text())["bn_batch"] == 128
+    assert json.loads((begun.path / "plan.json").read_text())["bn_batch"] == 64
 
 
 @pytest.mark.parametrize(
     ("replicas", "group", "remedy"),
     [
-        (4, 4, r"\(4 replicas of 64\) on 4 replicas; set --config.bn_group_size=2"),
-        (16, 4, r"\(4 replicas of 16\) on 16 replicas; set --config.bn_group_size=8"),
-        (2, 2, r"\(2 replicas of 128\) on 2 replicas; set --config.bn_group_size=1"),
+        (4, 4, r"\(4 replicas of 32\) on 4 replicas; set --config.bn_group_size=2"),
+        (16, 4, r"\(4 replicas of 8\) on 16 replicas; set --config.bn_group_size=8"),
+        (2, 2, r"\(2 replicas of 64\) on 2 replicas; set --config.bn_group_size=1"),
         (
             1,
             1,
-            r"\(1 replica of 256\) on 1 replica; start on 8 replicas as before, or another multiple of 2",
+            r"\(1 replica of 128\) on 1 replica; start on 8 replicas as before, or another multiple of 2",
         ),
     ],
 )
 def test_another_bn_batch_is_refused_with_the_group_size_that_keeps_it(begun, replicas, group, remedy):
     with pytest.raises(
-        UserError, match=r"BN batch of .* was 128 images \(4 replicas of 32\), would be .*" + remedy
+        UserError, match=r"BN batch of .* was 64 images \(4 replicas of 16\), would be .*" + remedy
     ):
         begun.accept(*start(changed(load("digits.py"), "bn_group_size", group), replicas))
     assert json.loads((begun.path / "plan.json").read_text())["num_replicas"] == 8
