@@ -146,7 +146,7 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
     )
     plan = dataclasses.replace(plan, warnings=plan.warnings + getattr(source, "warnings", ()))
     plan, eval_order = _in_rectangles(plan, source)
-    model, variables, optimizer, learning_rate = build(plan)
+    model, variables, optimizer, learning_rate = build(plan, packed=runtime.platform == "tpu")
     mesh = create_mesh(runtime.devices, recipe.bn_group_size)
     return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate, eval_order)
 
@@ -244,9 +244,12 @@ def _digest(value: Any) -> str:
 
 
 def build(
-    plan: Plan,
+    plan: Plan, *, packed: bool = False
 ) -> tuple[EfficientNet, dict[str, Any], optax.GradientTransformation, LearningRate]:
-    """Returns the network, its variables as shapes and dtypes, the optimizer and its learning rate."""
+    """Returns the network, its variables as shapes and dtypes, the optimizer and its learning rate.
+
+    ``packed`` says whether the network puts images side by side, as is good for a TPU.
+    """
     recipe = plan.recipe
     model = efficientnet(
         recipe.model.name,
@@ -257,6 +260,7 @@ def build(
         bn_epsilon=recipe.model.bn_epsilon,
         dropout=plan.dropout,
         survival_probability=recipe.model.survival_probability,
+        packed=packed,
     )
     schedule = create_schedule(
         recipe.schedule,

@@ -18,6 +18,7 @@ from efficientnet_pod.models.layers import (
     squeeze_excite,
     stochastic_depth,
 )
+from efficientnet_pod.models.packing import images_side_by_side, repack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +66,7 @@ STAGES = (
 )
 STEM_FILTERS = 32
 HEAD_FILTERS = 1280
+PACKED_STAGES = 3  # beyond, layers fill the lanes without; estimated cycles are in records/tpu_step.md
 
 
 def round_filters(filters: int, width: float) -> int:
@@ -79,6 +81,7 @@ class BlockSpec:
     """One block after scaling, with its name (stage number and a letter, as in Keras)."""
 
     name: str
+    stage: int
     kernel_size: int
     filters: int
     expansion: int
@@ -101,6 +104,7 @@ def block_specs(
             specs.append(
                 BlockSpec(
                     name=f"block{number}{chr(ord('a') + i)}",
+                    stage=number,
                     kernel_size=stage.kernel_size,
                     filters=round_filters(stage.filters, variant.width),
                     expansion=stage.expansion,
@@ -112,28 +116,38 @@ def block_specs(
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: expand, depthwise, squeeze-excite, project, and a shortcut where shapes agree."""
+    """Inverted bottleneck: expand, depthwise, squeeze-excite, project, and a shortcut where shapes agree.
+
+    Attributes:
+      spec: what it is.
+      norm: partial of :class:`BatchNorm`.
+      dtype: of convolutions and activations.
+      pack: images side by side in the channels, see :mod:`packing`.
+    """
 
     spec: BlockSpec
     norm: partial
     dtype: Any
+    pack: int
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)."""
-        spec, inputs, inputs_filters = self.spec, x, x.shape[-1]
+        spec, inputs, inputs_filters = self.spec, x, x.shape[-1] // self.pack
+        options = {"dtype": self.dtype, "pack": self.pack}
+        norm = partial(self.norm, pack=self.pack)
         if spec.expansion != 1:
-            x = Conv(inputs_filters * spec.expansion, dtype=self.dtype, name="expand_conv")(x)
-            x = nn.swish(self.norm(name="expand_bn")(x, train=train))
-        x = DepthwiseConv(spec.kernel_size, spec.strides, dtype=self.dtype, name="depthwise_conv")(x)
-        x = nn.swish(self.norm(name="depthwise_bn")(x, train=train))
-        x = squeeze_excite(x, features=max(1, int(inputs_filters * 0.25)), dtype=self.dtype)
-        x = Conv(spec.filters, dtype=self.dtype, name="project_conv")(x)
-        x = self.norm(name="project_bn")(x, train=train)
+            x = Conv(inputs_filters * spec.expansion, **options, name="expand_conv")(x)
+            x = nn.swish(norm(name="expand_bn")(x, train=train))
+        x = DepthwiseConv(spec.kernel_size, spec.strides, **options, name="depthwise_conv")(x)
+        x = nn.swish(norm(name="depthwise_bn")(x, train=train))
+        x = squeeze_excite(x, features=max(1, int(inputs_filters * 0.25)), **options)
+        x = Conv(spec.filters, **options, name="project_conv")(x)
+        x = norm(name="project_bn")(x, train=train)
         if spec.strides == 1 and inputs_filters == spec.filters:
             if train and spec.survival_probability < 1:
-                key = self.make_rng("dropout")
-                x = stochastic_depth(x, key=key, survival_probability=spec.survival_probability)
+                chance, key = spec.survival_probability, self.make_rng("dropout")
+                x = stochastic_depth(x, key=key, survival_probability=chance, pack=self.pack)
             x = x + inputs
         return x
 
@@ -149,6 +163,7 @@ class EfficientNet(nn.Module):
       norm: partial of :class:`BatchNorm`.
       dtype: dtype of convolutions and activations; parameters and logits are float32.
       stages: of blocks, before scaling.
+      packed: put images side by side in the channels of the early layers, for a TPU; see :mod:`packing`.
     """
 
     variant: Variant
@@ -158,6 +173,7 @@ class EfficientNet(nn.Module):
     norm: partial
     dtype: Any
     stages: tuple[Stage, ...] = STAGES
+    packed: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -166,10 +182,15 @@ class EfficientNet(nn.Module):
         Training needs the random stream ``dropout`` and the collection ``batch_stats`` mutable.
         """
         width = self.variant.width
-        x = Conv(round_filters(STEM_FILTERS, width), 3, 2, dtype=self.dtype, name="stem_conv")(images)
-        x = nn.swish(self.norm(name="stem_bn")(x, train=train))
+        pack = images_side_by_side(len(images)) if self.packed else 1
+        x = repack(images.astype(self.dtype), 1, pack)
+        stem = Conv(round_filters(STEM_FILTERS, width), 3, 2, dtype=self.dtype, pack=pack, name="stem_conv")
+        x = nn.swish(self.norm(pack=pack, name="stem_bn")(stem(x), train=train))
         for spec in block_specs(self.variant, self.survival_probability, self.stages):
-            x = MBConv(spec, self.norm, self.dtype, name=spec.name)(x, train=train)
+            if spec.stage == PACKED_STAGES + 1:
+                x, pack = repack(x, pack, 1), 1
+            x = MBConv(spec, self.norm, self.dtype, pack, name=spec.name)(x, train=train)
+        x = repack(x, pack, 1)
         x = Conv(round_filters(HEAD_FILTERS, width), dtype=self.dtype, name="head_conv")(x)
         x = nn.swish(self.norm(name="head_bn")(x, train=train))
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
@@ -187,6 +208,7 @@ def efficientnet(
     bn_epsilon: float = 1e-3,
     dropout: float | None = None,
     survival_probability: float = 0.8,
+    packed: bool = False,
 ) -> EfficientNet:
     """Returns the network ``"b0"`` … ``"b7"``.
 
@@ -199,6 +221,7 @@ def efficientnet(
       bn_epsilon: added to the variance.
       dropout: before the classifier; None takes the variant's.
       survival_probability: of stochastic depth, at the end of its linear schedule.
+      packed: for a TPU; the results are the same but for rounding.
 
     Raises:
       UserError: no such variant.
@@ -214,4 +237,5 @@ def efficientnet(
         survival_probability=survival_probability,
         norm=norm,
         dtype=dtype,
+        packed=packed,
     )

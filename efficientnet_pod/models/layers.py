@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
+from efficientnet_pod.models.packing import block_diagonal
 
 
 def conv_std(shape: tuple[int, ...]) -> float:
@@ -50,19 +51,28 @@ def classifier_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
 
 
 class Conv(nn.Module):
-    """A dense convolution with TensorFlow's "SAME" padding and no bias."""
+    """A dense convolution with TensorFlow's "SAME" padding and no bias.
+
+    Attributes:
+      features: output channels of an image.
+      kernel_size: pixels.
+      strides: likewise.
+      dtype: of the arithmetic.
+      pack: images side by side in the channels, see :mod:`packing`; here and in what follows.
+    """
 
     features: int
     kernel_size: int = 1
     strides: int = 1
     dtype: Any = jnp.float32
+    pack: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, features) in ``dtype``."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", conv_init, shape, jnp.float32)
-        return conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.pack, self.features)
+        kernel = self.param("kernel", conv_init, shape, jnp.float32).astype(self.dtype)
+        return conv2d(x.astype(self.dtype), block_diagonal(kernel, self.pack), strides=self.strides)
 
 
 class DepthwiseConv(nn.Module):
@@ -71,33 +81,38 @@ class DepthwiseConv(nn.Module):
     kernel_size: int
     strides: int = 1
     dtype: Any = jnp.float32
+    pack: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, channels) in ``dtype``."""
-        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1])
+        shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1] // self.pack)
         kernel = self.param("kernel", depthwise_init, shape, jnp.float32)
+        kernel = jnp.tile(kernel, self.pack)
         return depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
 
 
-def squeeze_excite(x: jax.Array, *, features: int, dtype: Any) -> jax.Array:
+def squeeze_excite(x: jax.Array, *, features: int, dtype: Any, pack: int) -> jax.Array:
     """Returns ``x`` (batch, height, width, channels), each channel gated by a two-layer net of their means.
 
     Call it inside a compact module: it adds ``se_reduce`` and ``se_expand``, 1×1 convolutions with biases.
     ``features`` is a quarter of the *block's input* filters, not of the expanded ones (tensorflow/tpu#616).
     """
-    means = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # (batch, channels)
+    packed = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    means = packed.reshape(len(x) * pack, -1)  # (batch, channels)
     reduce = nn.Dense(features, dtype=dtype, kernel_init=conv_init, name="se_reduce")
-    expand = nn.Dense(x.shape[-1], dtype=dtype, kernel_init=conv_init, name="se_expand")
+    expand = nn.Dense(means.shape[-1], dtype=dtype, kernel_init=conv_init, name="se_expand")
     gate = nn.sigmoid(expand(nn.swish(reduce(means))))
-    return x * gate[:, None, None, :].astype(x.dtype)
+    return x * gate.reshape(len(x), 1, 1, -1).astype(x.dtype)
 
 
-def stochastic_depth(x: jax.Array, *, key: jax.Array, survival_probability: float) -> jax.Array:
+def stochastic_depth(
+    x: jax.Array, *, key: jax.Array, survival_probability: float, pack: int = 1
+) -> jax.Array:
     """Returns ``x`` with whole examples set to zero, the others divided by the survival probability.
 
     The draw is float32: bfloat16 knows 128 uniform values and would keep .8993 for .9.
     """
-    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-    survives = jax.random.uniform(key, shape, jnp.float32) < survival_probability
+    survives = jax.random.uniform(key, (len(x) * pack,), jnp.float32) < survival_probability
+    survives = jnp.repeat(survives.reshape(len(x), 1, 1, pack), x.shape[-1] // pack, axis=-1)
     return jnp.where(survives, x / jnp.asarray(survival_probability, x.dtype), jnp.zeros_like(x))
