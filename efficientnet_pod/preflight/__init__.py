@@ -1,1 +1,1 @@
-"""What a recipe would need of a pod and what it would cost, from its compiled program; nothing is run."""
+"""Answers before a cent is spent: does a recipe fit a machine, how fast is it there, what does it cost."""
