@@ -6,19 +6,17 @@ process of its own, one after the other, without a compilation cache. Seconds de
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.resumable import Results, made_of
+
 CONTENDERS = ("ours", "plain", "plain-bf16")  # plain-bf16: batch norm returns bfloat16
 CLOCK_MHZ = {"v3": 940, "v4": 1050, "v5e": 1500, "v5": 1500, "v5p": 1750}
 IMAGENET = {"num_train": 1_281_167, "num_eval": 50_000, "num_classes": 1000}
@@ -119,36 +117,11 @@ def _refusal(message: str) -> str:
     return message.splitlines()[0][:200]
 
 
-def identity(contender: str, row: Row, topology: str) -> dict[str, str]:
-    """Returns what a result depends on: the program's name, its sources and the versions below them."""
-    sources = [Path("benchmarks/tpu_step.py"), Path("benchmarks/plain_flax.py")]
+def sources_of(contender: str) -> list[str]:
+    """Returns the files and folders a result depends on."""
     if contender == "ours":
-        package = sorted(path.relative_to(ROOT) for path in (ROOT / "efficientnet_pod").rglob("*.py"))
-        sources = [sources[0], Path("configs/supercomputer.py"), *package]
-    digest = hashlib.sha256(b"".join((ROOT / path).read_bytes() for path in sources)).hexdigest()[:16]
-    packages = {name: metadata.version(name) for name in ("jax", "libtpu", "flax", "optax")}
-    return {"row": str(row), "contender": contender, "topology": topology, "sources": digest} | packages
-
-
-def results(path: Path) -> list[dict[str, Any]]:
-    """Returns the results in a file of JSON lines; a line cut off by an interruption is left out."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            print(f"{path}: a line is not whole; it is left out", file=sys.stderr)
-    return found
-
-
-def in_a_process(command: list[str]) -> dict[str, Any]:
-    """Returns the JSON object a Python module prints last; raises RuntimeError with its last words."""
-    process = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT)
-    answers = [line for line in process.stdout.splitlines() if line.startswith("{")]
-    if process.returncode or not answers:
-        last = "\n".join(process.stderr.splitlines()[-20:])
-        raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}:\n{last}")
-    return json.loads(answers[-1])
+        return ["benchmarks/tpu_step.py", "configs/supercomputer.py", "efficientnet_pod"]
+    return ["benchmarks/tpu_step.py", "benchmarks/plain_flax.py"]
 
 
 def table(found: Iterable[dict[str, Any]], topology: str) -> str:
@@ -200,22 +173,17 @@ def main() -> None:
     if flags.worker:
         print(json.dumps(compile_step(flags.contenders[0], flags.rows[0], flags.topology)), flush=True)
         return
-    kept = results(flags.json) if flags.resume else []
-    flags.json.parent.mkdir(parents=True, exist_ok=True)
+    results = Results(flags.json, resume=flags.resume)
     found = []
     for row in flags.rows:
         for contender in flags.contenders:
-            wanted = identity(contender, row, flags.topology)
-            result = next((old for old in kept if wanted.items() <= old.items()), None)
-            if result is None:
-                print(f"compiling {row}, {contender}, for {flags.topology}", file=sys.stderr, flush=True)
-                command = ["benchmarks.tpu_step", "--worker", "--topology", flags.topology]
-                result = wanted | in_a_process([*command, "--rows", str(row), "--contenders", contender])
-                with flags.json.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
-            found.append(result)
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "libtpu", "flax", "optax"))
-    print(f"{table(found, flags.topology)}\n\n{versions}")
+            identity = {"row": str(row), "contender": contender, "topology": flags.topology}
+            command = ["benchmarks.tpu_step", "--worker", "--topology", flags.topology]
+            command += ["--rows", str(row), "--contenders", contender]
+            result = results.get(identity | made_of(sources_of(contender)), command)
+            found += [result] if result else []
+    print(table(found, flags.topology))
+    sys.exit(1 if results.failures else 0)
 
 
 if __name__ == "__main__":
