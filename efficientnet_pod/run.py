@@ -133,7 +133,20 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
     Raises:
       UserError: the devices, the images or the numbers of the recipe are not possible.
     """
-    runtime = pod_runtime.start(recipe.platform, recipe.cpu_replicas)
+    return run_on(pod_runtime.start(recipe.platform, recipe.cpu_replicas), recipe, source)
+
+
+def run_on(runtime: Runtime, recipe: Recipe, source: Any = None) -> Run:
+    """Returns the run on the devices of ``runtime``, which need not be on this machine; nothing is compiled.
+
+    Args:
+      runtime: devices and hosts; the recipe's platform is not asked.
+      recipe: what to run.
+      source: stands in for the recipe's images; only their numbers are read here.
+
+    Raises:
+      UserError: the images or the numbers of the recipe are not possible there.
+    """
     source = source or open_images(recipe)
     plan = resolve(
         recipe,

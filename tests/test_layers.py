@@ -18,11 +18,11 @@ LAYERS = [
     {"run"},
     {"checkpoint", "owner", "events", "records", "describe", "feed"},
     {"evaluate"},
-    {"programs", "training_log"},
+    {"programs", "training_log", "preflight"},
     {"saves"},
     {"loop"},
     {"train"},
-    {"cli", "command_flags", "data_commands", "rehearsal"},
+    {"cli", "command_flags", "data_commands", "preflight_command", "rehearsal"},
 ]
 ONLY_IN = {"flax": "models/", "tensorflow": "data/", "tensorflow_datasets": "data/", "orbax": "checkpoint.py"}
 COLLECTIVES = {"pmean", "psum", "pmax", "pmin", "all_gather", "axis_index", "ppermute"}

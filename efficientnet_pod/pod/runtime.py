@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ctypes.util import find_library
 from dataclasses import dataclass
 from glob import glob
 from importlib import metadata
@@ -85,7 +86,8 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
 def accelerators_present() -> list[str]:
     """Returns the signs of an accelerator on this machine that need no working driver, such as a device file.
 
-    A sign is worded for an error message. An installed libtpu is none: it also compiles for TPUs elsewhere.
+    A sign is worded for an error message. An installed libtpu is none: it also compiles for TPUs elsewhere;
+    nor is JAX's CUDA plug-in without CUDA's own library.
     """
     signs = glob("/dev/nvidia[0-9]*") + glob("/dev/accel[0-9]*")
     if Path("/dev/dxg").exists() and shutil.which("nvidia-smi"):
@@ -94,7 +96,8 @@ def accelerators_present() -> list[str]:
     if vfio := glob("/dev/vfio/[0-9]*"):
         vendors = {Path(path).read_text().strip() for path in glob("/sys/bus/pci/devices/*/vendor")}
         signs += vfio if "0x1ae0" in vendors else []
-    signs += [f"JAX plugin {plugin.name}" for plugin in metadata.entry_points(group="jax_plugins")]
+    plugins = [plugin.name for plugin in metadata.entry_points(group="jax_plugins")]
+    signs += [f"JAX plugin {name}" for name in plugins if not name.startswith("xla_cuda") or _has_cuda()]
     return sorted(signs)
 
 
@@ -146,6 +149,12 @@ def git_commit(source: Path) -> str | None:
     if not _git(source, "ls-files", "--", "."):
         return None
     return _git(source, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _has_cuda() -> bool:
+    """Returns whether CUDA's runtime library is installed, as a wheel or by the system."""
+    wheels = ("nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
+    return any(map(_version, wheels)) or find_library("cudart") is not None
 
 
 def _ask_for_cpu_replicas(cpu_replicas: int) -> None:

@@ -94,7 +94,8 @@ class _Layout:
 
 def _lay_tiles(devices: Sequence[Device], bn_group_size: int) -> _Layout | str:
     """Returns the tiles of BN groups on the devices' grid, or the reason why there are none."""
-    if any(getattr(device, "coords", None) is None for device in devices):
+    # GPUs of a topology that is not here have coordinates, all the same, and no cores.
+    if any(getattr(d, name, None) is None for d in devices for name in ("coords", "core_on_chip")):
         return "devices have no coordinates"
     xs, ys, zs = ({device.coords[axis] for device in devices} for axis in range(3))
     origin = (min(xs), min(ys), min(zs))

@@ -1,0 +1,208 @@
+"""Owns the chips one can plan for: clock, peak rates, memory, links and price, each with a source."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+GIB = 1 << 30
+_DOCS = "Cloud TPU documentation, system architecture of this generation"
+_LINKS = "Austin et al., How to Scale Your Model, hardware table"
+_GCP = "SkyPilot catalog v7, gcp/vms.csv, commit 017e250"
+_LAMBDA = "Lambda's list price: SkyPilot catalog v8, lambda/vms.csv, commit 0f40703"
+_XLA = "OpenXLA, xla/backends/gpu/target_config/specs"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What XLA must know of a GPU to compile for it where there is none.
+
+    Attributes:
+      kind: its name as the driver gives it.
+      capability: CUDA compute capability, (major, minor).
+      cores: streaming multiprocessors.
+      fpus_per_core: float32 lanes of each.
+      threads_per_core: at most, of each.
+      shared_memory: bytes of each.
+      shared_memory_optin: bytes a block may ask for.
+      l2_bytes: of the level-2 cache.
+    """
+
+    kind: str
+    capability: tuple[int, int]
+    cores: int
+    fpus_per_core: int
+    threads_per_core: int
+    shared_memory: int
+    shared_memory_optin: int
+    l2_bytes: int
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One kind of chip; rates and sizes are of a whole chip, which may show more than one device.
+
+    Attributes:
+      name: as in ``--topology``.
+      title: for people.
+      platform: ``tpu``, ``gpu`` or ``cpu``.
+      device_kinds: what JAX calls its devices.
+      devices: that JAX shows of a chip: replicas.
+      named_cores: that a name such as ``v3-32`` counts of a chip.
+      chips_per_host: of a host among several.
+      dimensions: of the torus; 0 for none.
+      most_chips: of one slice or, of GPUs, of one host; 0: no limit is known.
+      clock_hz: of the compiler's cycles; None where none is published.
+      flops: peak bfloat16 FLOP/s, dense.
+      hbm_bytes: of memory.
+      hbm_usable: of it a program may use at most.
+      hbm_bandwidth: bytes/s.
+      link_bandwidth: bytes/s, one way: of one link of a torus, or of all links of a GPU together.
+      usd: an hour, on demand; None where no price was found.
+      usd_spot: likewise on spot, cheapest region; it changes from day to day.
+      sources: of the figures, by field.
+      also: figures of another source, where they differ enough to matter.
+      gpu: what a GPU's compiler must know.
+    """
+
+    name: str
+    title: str
+    platform: str
+    device_kinds: tuple[str, ...]
+    devices: int = 1
+    named_cores: int = 1
+    chips_per_host: int = 4
+    dimensions: int = 0
+    most_chips: int = 0
+    clock_hz: float | None = None
+    flops: float | None = None
+    hbm_bytes: int = 0
+    hbm_usable: int = 0
+    hbm_bandwidth: float | None = None
+    link_bandwidth: float | None = None
+    usd: float | None = None
+    usd_spot: float | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    also: str = ""
+    gpu: Gpu | None = None
+
+    @property
+    def replica(self) -> str:
+        """What one replica is: ``core`` of a chip with several, else ``chip``, ``GPU`` or ``device``."""
+        if self.devices > 1:
+            return "core"
+        return {"tpu": "chip", "gpu": "GPU", "cpu": "device"}[self.platform]
+
+
+def _tpu(name: str, title: str, *kinds: str, clock: str, hbm_gib: tuple[float, float], **fields: Any) -> Chip:
+    """Returns a TPU; ``hbm_gib`` is what it has, and of it what a program may use."""
+    hbm_bytes, hbm_usable = (round(gib * GIB) for gib in hbm_gib)
+    sources = {
+        "clock_hz": clock,
+        "flops": _DOCS,
+        "hbm_bytes": _DOCS,
+        "hbm_usable": "libtpu 0.0.42.1, when it refuses a program",
+        "hbm_bandwidth": _DOCS,
+        "link_bandwidth": _LINKS,
+        "usd": _GCP,
+        "usd_spot": f"{_GCP}, the cheapest region",
+    }
+    return Chip(
+        name,
+        title,
+        "tpu",
+        kinds,
+        hbm_bytes=hbm_bytes,
+        hbm_usable=hbm_usable,
+        sources=sources,
+        **fields,
+    )
+
+
+def _gpu(
+    name: str, title: str, gpu: Gpu, *, peak: str, hbm_bytes: int, usd_source: str = _LAMBDA, **fields: Any
+) -> Chip:
+    sources = {
+        "flops": peak,
+        "hbm_bytes": _XLA,
+        "hbm_usable": "three quarters, JAX's default; XLA_PYTHON_CLIENT_MEM_FRACTION sets another share",
+        "hbm_bandwidth": _XLA,
+        "link_bandwidth": peak,
+        "usd": usd_source,
+    }
+    return Chip(
+        name,
+        title,
+        "gpu",
+        (gpu.kind,),
+        chips_per_host=8,
+        hbm_bytes=hbm_bytes,
+        hbm_usable=hbm_bytes * 3 // 4,
+        sources=sources,
+        gpu=gpu,
+        **fields,
+    )
+
+
+_FROM_PEAK = "not published; follows from peak = cores × MXUs × 128² × 2 FLOPs × clock"
+
+# Of one source each, so that a share of the peak means the same from column to column.
+_ALL = (
+    _tpu(
+        "v3", "TPU v3", "TPU v3", clock=_FROM_PEAK, devices=2, named_cores=2, dimensions=2, most_chips=1024,
+        clock_hz=940e6, flops=123e12, hbm_gib=(32, 2 * 15.48), hbm_bandwidth=900e9,
+        link_bandwidth=1e11, usd=2.00, usd_spot=0.51,
+        also="jax/_src/pallas/mosaic/tpu_info.py has 140 TFLOP/s and 825 GB/s",
+    ),
+    _tpu(
+        "v4", "TPU v4", "TPU v4", clock=_FROM_PEAK, named_cores=2, dimensions=3, most_chips=4096,
+        clock_hz=1050e6, flops=275e12, hbm_gib=(32, 30.75), hbm_bandwidth=1200e9,
+        link_bandwidth=4.5e10, usd=3.22, usd_spot=0.92,
+    ),
+    _tpu(
+        "v5e", "TPU v5e", "TPU v5 lite", "TPU v5e", clock=_LINKS, dimensions=2, most_chips=256,
+        clock_hz=1500e6, flops=197e12, hbm_gib=(16, 15.75), hbm_bandwidth=819e9,
+        link_bandwidth=4.5e10, usd=1.20, usd_spot=0.213,
+    ),
+    _tpu(
+        "v5p", "TPU v5p", "TPU v5", "TPU v5p", clock=_FROM_PEAK, named_cores=2, dimensions=3,
+        most_chips=6144, clock_hz=1750e6, flops=459e12, hbm_gib=(95, 95.74), hbm_bandwidth=2765e9,
+        link_bandwidth=9e10, usd=4.20, usd_spot=1.68,
+    ),
+    _tpu(
+        "v6e", "TPU v6e", "TPU v6 lite", "TPU v6e", clock="not published", dimensions=2, most_chips=256,
+        flops=918e12, hbm_gib=(32, 31.25), hbm_bandwidth=1638e9, link_bandwidth=9e10, usd=2.70,
+        usd_spot=0.648,
+    ),
+    _gpu(
+        "v100", "NVIDIA V100 SXM2 16 GB",
+        Gpu("Tesla V100-SXM2-16GB", (7, 0), 80, 64, 2048, 98304, 98304, 6291456),
+        peak="NVIDIA V100 data sheet (float16: it has no bfloat16 of its own)",
+        flops=125e12, hbm_bytes=16935682048, hbm_bandwidth=898e9, link_bandwidth=150e9, usd=0.79,
+    ),
+    _gpu(
+        "a100", "NVIDIA A100 SXM4 40 GB",
+        Gpu("NVIDIA A100-SXM4-40GB", (8, 0), 108, 64, 2048, 167936, 166912, 41943040),
+        peak="NVIDIA A100 data sheet",
+        flops=312e12, hbm_bytes=42331013120, hbm_bandwidth=1555.2e9, link_bandwidth=300e9, usd=1.99,
+    ),
+    _gpu(
+        "h100", "NVIDIA H100 SXM5 80 GB",
+        Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 128, 2048, 233472, 232448, 52428800),
+        peak="NVIDIA H100 data sheet, without sparsity",
+        flops=989e12, hbm_bytes=84942979072, hbm_bandwidth=3352.32e9, link_bandwidth=450e9, usd=3.99,
+    ),
+    _gpu(
+        "rtx3090", "NVIDIA RTX 3090 24 GB",
+        # OpenXLA has the A6000 of the same architecture; cores, cache and memory are the 3090's.
+        Gpu("NVIDIA GeForce RTX 3090", (8, 6), 82, 128, 1536, 102400, 101376, 6291456),
+        peak="NVIDIA GA102 white paper, float32 accumulation; PCIe 4.0 × 16",
+        usd_source="none: a card to own", flops=71e12, hbm_bytes=24 * GIB, hbm_bandwidth=936e9,
+        link_bandwidth=32e9,
+    ),
+    Chip("cpu", "CPU of this machine", "cpu", ("cpu",), chips_per_host=0),
+)  # fmt: skip
+CHIPS = {chip.name: chip for chip in _ALL}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """Returns the chip whose devices JAX calls so; None for one that is not in the table."""
+    return next((chip for chip in _ALL if device_kind in chip.device_kinds), None)
