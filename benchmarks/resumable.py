@@ -20,7 +20,8 @@ def made_of(sources: Iterable[str]) -> dict[str, str]:
         path = ROOT / source
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             sha.update(file.read_bytes())
-    versions = {name: metadata.version(name) for name in ("jax", "libtpu", "flax", "optax")}
+    packages = {name: metadata.distributions(name=name) for name in ("jax", "libtpu", "flax", "optax")}
+    versions = {name: next((one.version for one in found), "-") for name, found in packages.items()}
     return {"sources": sha.hexdigest()[:16]} | versions
 
 
