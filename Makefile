@@ -74,7 +74,7 @@ $(STAMP): pyproject.toml $(PINS)
 
 # New pins, with uv: newest versions for the oldest Python of each file.
 pins:
-	for v in 3.11 3.12; do uv pip compile -q --no-header --no-annotate --no-emit-index-url --python-version $$v --extra dev --upgrade pyproject.toml -o constraints-$$v.txt; done
+	for v in 3.11 3.12; do uv pip compile -q --no-header --no-annotate --no-emit-index-url --python-version $$v --extra dev --extra preflight-cuda --upgrade pyproject.toml -o constraints-$$v.txt; done
 
 clean:
 	rm -rf $(VENV) $(VENV)-ffcv .cache .pytest_cache .ruff_cache

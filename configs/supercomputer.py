@@ -6,7 +6,7 @@ models/official/efficientnet). The paper's abstract: B5, 83 % top-1 in 64 minute
 against its tables. Machine: 1,024 TPU v3 cores (v3:16x32). Not yet reproduced with this code: no figure of
 ours stands here.
 Command: efficientnet-pod train --config=configs/supercomputer.py:b5,65536 --workdir=gs://bucket/b5
-Without the pod: efficientnet-pod plan --config=configs/supercomputer.py:b5,65536 --replicas=1024
+Without the pod: efficientnet-pod preflight --config=configs/supercomputer.py:b5,65536 --topology=v3:16x32
 """
 
 from ml_collections import ConfigDict

@@ -20,6 +20,7 @@ from efficientnet_pod.errors import (
     exit_code_of,
 )
 from efficientnet_pod.pod.interrupt import Interrupt
+from efficientnet_pod.preflight_command import run_preflight
 from efficientnet_pod.redact import redact
 
 # TensorFlow reads these once, when a library first imports it; without them each start prints a page.
@@ -32,6 +33,7 @@ commands:
   train     train a recipe and evaluate it on the way; the same workdir resumes
   evaluate  evaluate a checkpoint of a workdir
   plan      print what a recipe would run, tensor by tensor; runs nothing
+  preflight compile a recipe for a machine that need not be here: does it fit, how long, at what price
   data      describe and check a recipe's images, or prepare a smaller copy of them
   pod       rehearse the hosts of a pod on this machine: many processes of train or evaluate
 
@@ -241,6 +243,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "plan": _plan,
+    "preflight": run_preflight,
     "data": run_data,
     "pod": _pod,
 }

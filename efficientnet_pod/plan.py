@@ -96,6 +96,14 @@ class Plan:
         passed = [math.floor((self.clock(s) + 1e-4) / interval) for s in (step - 1, step)]
         return step == self.total_steps or passed[0] < passed[1]
 
+    def evaluations(self) -> int:
+        """Returns how many steps of the run are followed by an evaluation."""
+        interval, last = self.steps_between_evals, self.total_steps
+        if interval < max(phase.recipe.global_batch for phase in self.phases) / self.recipe.global_batch:
+            return sum(map(self.is_eval_due, range(1, last + 1)))  # a step may pass several multiples
+        due = [math.floor((self.clock(step) + 1e-4) / interval) for step in (last - 1, last)]
+        return due[1] + (due[0] == due[1])
+
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         plain = dataclasses.asdict(self)

@@ -145,6 +145,19 @@ def test_evaluation_is_due_by_images_in_every_phase():
     assert [step for step in range(1, 217) if digits.is_eval_due(step)] == due
 
 
+@pytest.mark.parametrize("eval_epochs", [0.01, 0.1, 0.31, 1.0, 7.0, 28.0, 100.0])
+@pytest.mark.parametrize("phased_run", [False, True])
+def test_evaluations_are_counted_as_they_fall_due(eval_epochs, phased_run):
+    fields = {"eval_epochs": eval_epochs}
+    digits = (
+        phased({"small": SMALL, "large": LARGE}, **fields)
+        if phased_run
+        else plan("digits.py", DIGITS, 8, **fields)
+    )
+    due = [step for step in range(1, digits.total_steps + 1) if digits.is_eval_due(step)]
+    assert digits.evaluations() == len(due)
+
+
 def test_a_run_without_phases_has_one():
     (only,) = plan("digits.py", DIGITS, 8).phases
     assert (only.first_step, only.last_step, only.image_size, only.bn_batch) == (0, 157, 32, 128)

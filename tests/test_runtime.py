@@ -199,6 +199,13 @@ def test_a_new_process_gets_the_replicas_it_asks_for_and_caches_what_it_compiles
     assert any((tmp_path / "cache").iterdir())
 
 
+@pytest.mark.usefixtures("free_choice")
+def test_a_machine_without_accelerator_leaves_libtpu_alone(signs: Callable[..., None]):
+    signs()
+    assert runtime.start("any", None).platform == "cpu"
+    assert runtime._jax_option("jax_platforms") == "cpu"
+
+
 def test_a_tpu_that_fails_says_why():
     printed = in_a_new_process(
         "try:\n    runtime.start('tpu', 2)\nexcept runtime.UserError as error:\n    print(error)"

@@ -62,7 +62,11 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
     if platform in ("cpu", "tpu"):
         # Named, a TPU that fails says why (another process holds it); JAX has no such name for every GPU.
         jax.config.update("jax_platforms", {"cpu": "cpu", "tpu": "tpu,cpu"}[platform])
-    if platform == "cpu" or (platform == "any" and not accelerators_present()):
+    nothing_else = platform == "any" and not accelerators_present()
+    if nothing_else and not _jax_option("jax_platforms"):
+        # JAX would load an installed libtpu, which takes a lock and fills a page to say that no TPU is there.
+        jax.config.update("jax_platforms", "cpu")
+    if platform == "cpu" or nothing_else:
         keep_freed_memory()
     backend = _start_backend(platform)
     if platform == "any" and backend == "cpu":

@@ -1,0 +1,243 @@
+"""Owns the estimate: from what the compiler says of the programs to seconds, hours and dollars of the run."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from efficientnet_pod.host_cores import images_per_core_second
+from efficientnet_pod.phases import Phase
+from efficientnet_pod.preflight.chips import Chip
+from efficientnet_pod.preflight.compiled import Compilation, Compiled
+from efficientnet_pod.preflight.cost import Program, read_program
+
+from efficientnet_pod.preflight.links import collective_seconds
+from efficientnet_pod.preflight.targets import Target
+from efficientnet_pod.run import Run
+
+# The batch that follows is on the devices while a step runs, and one more on its way (feed.py).
+_BATCHES_AHEAD = 2
+NOTHING = Program(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepEstimate:
+    """One program on one replica; seconds and shares are None where the compiler does not say enough.
+
+    Attributes:
+      name: of the program.
+      phase: of training, None for evaluation.
+      images: of the global batch.
+      replicas: that share them.
+      hbm_bytes: arguments, outputs without what is aliased, temporaries and code; of a program that is too
+        large, what the compiler counted before it gave up, or None.
+      waiting_bytes: beside the program: batches that wait, and the rest of the state during an evaluation.
+      program: layers, collectives and buffers of the compiled text.
+      compiled: as the compiler gave it.
+      compute_seconds: the compiler's cycles at the chip's clock.
+      collective_seconds: of each of the program's collectives, all of its calls together, by the link model.
+      optimal_seconds: the compiler's own lower bound.
+      flops: FLOPs of a replica.
+      hbm_seconds: bytes accessed at the full bandwidth of the memory.
+      flop_seconds: FLOPs at the peak rate.
+    """
+
+    name: str
+    phase: Phase | None
+    images: int
+    replicas: int
+    hbm_bytes: int | None
+    waiting_bytes: int
+    program: Program
+    compiled: Compiled
+    compute_seconds: float | None
+    collective_seconds: tuple[float, ...]
+    optimal_seconds: float | None
+    flops: float | None
+    hbm_seconds: float | None
+    flop_seconds: float | None
+
+    @property
+    def communication_seconds(self) -> float:
+        """Of all collectives; the compiler's cycles have none of it."""
+        return sum(self.collective_seconds)
+
+    @property
+    def basis(self) -> str | None:
+        """What the seconds follow from: ``cycles``; ``roofline``, a lower bound; or nothing."""
+        if self.compute_seconds is not None:
+            return "cycles"
+        return None if self.hbm_seconds is None or self.flop_seconds is None else "roofline"
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a step: computing, then communicating, without an overlap."""
+        match self.basis:
+            case "cycles":
+                computing = self.compute_seconds
+            case "roofline":
+                computing = max(self.hbm_seconds or 0.0, self.flop_seconds or 0.0)
+            case _:
+                return None
+        return (computing or 0.0) + self.communication_seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A recipe on a machine.
+
+    Attributes:
+      target: the machine.
+      run: the recipe there.
+      compilation: of its programs.
+      steps: of each program, in the order of the compilation.
+      hbm_limit: bytes a replica may use, None if that is not known.
+      evaluations: of the whole run.
+      measured: seconds of a train step as they were measured, by the name of the program.
+    """
+
+    target: Target
+    run: Run
+    compilation: Compilation
+    steps: tuple[StepEstimate, ...]
+    hbm_limit: int | None
+    evaluations: int
+    measured: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def train(self) -> StepEstimate:
+        """The train step that needs the most memory: the only one of a recipe without phases."""
+        return max((s for s in self.steps if s.phase), key=lambda step: step.hbm_bytes or math.inf)
+
+    @property
+    def tightest(self) -> StepEstimate:
+        """The program that needs the most, with what waits beside it."""
+        return max(
+            self.steps, key=lambda s: math.inf if s.hbm_bytes is None else s.hbm_bytes + s.waiting_bytes
+        )
+
+    @property
+    def fits(self) -> bool:
+        """Whether every program, with what waits beside it, has room."""
+        return all(self.has_room(step) for step in self.steps)
+
+    def has_room(self, step: StepEstimate) -> bool:
+        """Returns whether a program, with what waits beside it, is below the limit."""
+        if step.compiled.said.is_too_large or step.hbm_bytes is None:
+            return False
+        return self.hbm_limit is None or step.hbm_bytes + step.waiting_bytes <= self.hbm_limit
+
+    def seconds_of(self, step: StepEstimate) -> float | None:
+        """Returns the seconds of a step: as measured, else as estimated; None if neither is known."""
+        return self.measured.get(step.name, step.seconds)
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of the whole machine while it trains, over all phases."""
+        hours, plan = self.train_hours, self.run.plan
+        return plan.images_seen(plan.total_steps) / (3600 * hours) if hours else None
+
+    @property
+    def train_hours(self) -> float | None:
+        """Of training alone."""
+        return self._hours(
+            (step, step.phase.last_step - step.phase.first_step) for step in self.steps if step.phase
+        )
+
+    @property
+    def eval_hours(self) -> float | None:
+        """Of all evaluations."""
+        evals = [step for step in self.steps if step.phase is None]
+        passes = [steps for _, _, steps in self.run.plan.eval_shapes]
+        return self._hours(
+            (step, self.evaluations * count) for step, count in zip(evals, passes, strict=True)
+        )
+
+    @property
+    def hours(self) -> float | None:
+        """Of training and evaluations, without starts, compilation, checkpoints and waits for input."""
+        train, evaluations = self.train_hours, self.eval_hours
+        return None if train is None or evaluations is None else train + evaluations
+
+    def _hours(self, counted: Iterable[tuple[StepEstimate, int]]) -> float | None:
+        """Returns the hours of so many calls of each program; None if one's seconds are not known."""
+        seconds = [(self.seconds_of(step), count) for step, count in counted]
+        if any(each is None for each, _ in seconds):
+            return None
+        return sum((each or 0.0) * count for each, count in seconds) / 3600
+
+    def usd(self, *, spot: bool = False) -> float | None:
+        """Returns the price of those hours; None without hours or a price."""
+        chip, hours = self.target.chip, self.hours
+        price = chip.usd_spot if spot else chip.usd
+        return None if hours is None or price is None else hours * self.target.chips * price
+
+    @property
+    def host_cores(self) -> int | None:
+        """Cores of one host that must decode images to keep up; None where that has not been measured."""
+        rate, per_core = self.images_per_second, images_per_core_second(self.run.plan)
+        return math.ceil(rate / self.target.hosts / per_core) if rate and per_core else None
+
+
+def estimate(run: Run, target: Target, compilation: Compilation) -> Estimate:
+    """Returns what follows for a run from its compiled programs."""
+    plan = run.plan
+    state = jax.eval_shape(run.init, run.variables)
+    evals = [rows for *_, rows in plan.eval_shapes]
+    assert len(compilation.programs) == len(plan.phases) + len(evals)
+    beside = _bytes(state) - _bytes(run.variables)  # an evaluation is given weights and statistics alone
+    steps = []
+    for compiled in compilation.programs:
+        phase = compiled.phase
+        size = phase.image_size if phase else plan.image_size
+        images = phase.recipe.global_batch if phase else plan.eval_batch
+        per_replica = images // plan.num_replicas
+        batch = per_replica * size * size * 3 * jax.numpy.dtype(plan.link_dtype).itemsize
+        waiting = _BATCHES_AHEAD * batch + (0 if phase else beside)
+        steps.append(_estimate_step(compiled, run, target.chip, images=images, waiting=waiting))
+    return Estimate(target, run, compilation, tuple(steps), hbm_limit(target), plan.evaluations())
+
+
+def hbm_limit(target: Target) -> int | None:
+    """Returns the bytes a replica may use; virtual devices share the memory of this machine."""
+    chip = target.chip
+    if chip.platform == "cpu":
+        memory = _machine_bytes()
+        return memory // target.replicas if memory else None
+    return chip.hbm_usable // chip.devices
+
+
+def _estimate_step(compiled: Compiled, run: Run, chip: Chip, *, images: int, waiting: int) -> StepEstimate:
+    program = read_program(compiled.said.text) if compiled.said.text else NOTHING
+    cost, cycles = compiled.said.cost, program.estimated_cycles
+    flops, accessed = cost.get("flops"), cost.get("bytes accessed")
+    return StepEstimate(
+        name=compiled.name,
+        phase=compiled.phase,
+        images=images,
+        replicas=run.plan.num_replicas,
+        hbm_bytes=compiled.said.memory.total if compiled.said.memory else compiled.said.needed,
+        waiting_bytes=waiting,
+        program=program,
+        compiled=compiled,
+        compute_seconds=cycles / chip.clock_hz if cycles and chip.clock_hz else None,
+        collective_seconds=tuple(collective_seconds(each, run.mesh, chip) for each in program.collectives),
+        optimal_seconds=cost.get("optimal_seconds"),
+        flops=flops,
+        hbm_seconds=accessed / chip.hbm_bandwidth * chip.devices if accessed and chip.hbm_bandwidth else None,
+        flop_seconds=flops / chip.flops * chip.devices if flops and chip.flops else None,
+    )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _machine_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return None

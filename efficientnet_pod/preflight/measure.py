@@ -1,0 +1,89 @@
+"""Owns the measurement of a run's programs on the devices that are here, with random images."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from efficientnet_pod.pod.mesh import put_replicated, to_global
+from efficientnet_pod.preflight.compiled import Compiled
+from efficientnet_pod.run import Run
+from efficientnet_pod.steps import GO, commands, not_halted
+
+_WARM_UP, _CALLS = 3, 10
+
+
+def measure(run: Run, programs: tuple[Compiled, ...]) -> dict[str, float]:
+    """Returns the median seconds of ten calls of each program, after three to warm up, by its name.
+
+    The state goes on from step to step, as in training. The images are noise and stay on the devices, so that
+    no input is waited for. Programs that are too large are left out.
+    """
+    variables = run.initial_variables()
+    shapes = iter(run.plan.eval_shapes)
+    seconds = {}
+    for compiled in programs:
+        if compiled.phase:
+            size = compiled.phase.image_size
+            batch = _noise(run, compiled.phase.recipe.global_batch, size, size, mask=False)
+            call = _training(run, compiled, batch, variables)
+        else:
+            height, width, _ = next(shapes)
+            batch = _noise(run, run.plan.eval_batch, height, width, mask=True)
+            call = _evaluating(run, compiled, batch, variables)
+        if compiled.program is not None:
+            seconds[compiled.name] = _median(call)
+    return seconds
+
+
+def _training(
+    run: Run, compiled: Compiled, batch: dict[str, jax.Array], variables: dict[str, Any]
+) -> Callable[[], Any]:
+    """Returns what makes one step, from the state that the step before has left."""
+    state, halted = run.lower_init().compile()(variables), not_halted(run.mesh)
+
+    def call() -> Any:
+        nonlocal state, halted
+        assert compiled.program
+        state, outcome = compiled.program(state, batch, halted)
+        halted = outcome.halted
+        return outcome
+
+    return call
+
+
+def _evaluating(
+    run: Run, compiled: Compiled, batch: dict[str, jax.Array], variables: dict[str, Any]
+) -> Callable[[], Any]:
+    weights = put_replicated(variables, run.mesh)
+
+    def call() -> Any:
+        assert compiled.program
+        return compiled.program(weights, batch)
+
+    return call
+
+
+def _median(call: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(_WARM_UP + _CALLS):
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[_WARM_UP:])
+
+
+def _noise(run: Run, images: int, height: int, width: int, *, mask: bool) -> dict[str, jax.Array]:
+    """Returns a global batch of levels of 0 to 255, with random labels; every image is real."""
+    rng = np.random.default_rng(0)
+    shapes = run.abstract_batch(images, height, width, mask=mask)
+    batch = {
+        "image": rng.integers(0, 256, shapes["image"].shape, np.uint8).astype(shapes["image"].dtype),
+        "label": rng.integers(0, run.plan.num_classes, images, np.int32),
+    }
+    if mask:
+        batch["mask"] = np.ones(images, np.float32)
+    return to_global(batch, run.mesh) | {"command": commands(run.mesh)[GO]}
