@@ -112,11 +112,12 @@ def table(found: list[Result], target: Target) -> str:
         "| trace and lower s | compile s | of plain's |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    plain = {result["row"]: result for result in found if result["contender"] == "plain"}
+    fitting = [result for result in found if "too_large" not in result]
+    plain = {result["row"]: result for result in fitting if result["contender"] == "plain"}
 
     def of_plain(result: Result, field: str) -> str:
         theirs = plain.get(result["row"], {}).get(field)
-        return f"{result[field] / theirs:.2f}" if theirs and field in result else ""
+        return f"{result[field] / theirs:.2f}" if theirs and result in fitting else ""
 
     def shown(value: float | None, digits: int) -> str:
         return "" if value is None else f"{value:.{digits}f}"
