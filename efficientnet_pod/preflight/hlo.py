@@ -1,0 +1,344 @@
+"""Owns the reading of HLO text: what a compiled program says of its computations, instructions and shapes."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from math import prod
+from typing import Any
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16}  # the others end in their bits: f32, s4, f8e4m3fn
+_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([0-9,<=?]*)\](?:\{([^{}]*)\})?")
+_TILE = re.compile(r"\(([0-9,*]+)\)")
+_OPCODE = re.compile(r" ([a-z][\w\-]*)\(")
+_NAME = re.compile(r"%?([\w.\-]+)(?:,|$|\))")
+_CALLED = re.compile(
+    r"\b(calls|to_apply|body|condition|branch_computations|true_computation|false_computation"
+    r"|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
+)
+_OP_NAME = re.compile(r'\bop_name="((?:[^"\\]|\\.)*)"')
+_FRAME = re.compile(r"\bstack_frame_id=(\d+)")
+_SOURCE = re.compile(r'\bsource_file="([^"]*)"')
+_COMMENT = re.compile(r"/\*[^*]*\*/")
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """One array of a result: its type, and how it lies in memory.
+
+    Attributes:
+      dtype: as HLO has it: ``f32``, ``bf16``, ``pred``.
+      dims: sizes, logical order; of a bounded dimension the bound.
+      minor_to_major: order of the dimensions in memory, the fastest first; empty where the text gives none.
+      tiles: sizes of each level of tiling, outermost first; 0 for a dimension merged with the next.
+      memory_space: 0 is the device's main memory; on a TPU 1 is VMEM, 2 flags, 6 SMEM.
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+    minor_to_major: tuple[int, ...] = ()
+    tiles: tuple[tuple[int, ...], ...] = ()
+    memory_space: int = 0
+
+    @property
+    def bits(self) -> int:
+        """Bits of an element; booleans take a byte."""
+        if self.dtype in _BITS:
+            return _BITS[self.dtype]
+        found = re.match(r"[a-z]+(\d+)", self.dtype)
+        return int(found.group(1)) if found else 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the elements, without padding."""
+        return -(-prod(self.dims) * self.bits // 8)
+
+    @property
+    def padded_bytes(self) -> int:
+        """Bytes in memory: each level of tiles rounds the fastest dimensions up.
+
+        Source: openxla.org/xla/tiled_layout. ``f32[3,5]{1,0:T(2,2)}`` takes 2·3 tiles of 4 elements.
+        """
+        order = self.minor_to_major if len(self.minor_to_major) == len(self.dims) else ()
+        sizes = [self.dims[i] for i in reversed(order)] if order else list(self.dims)
+        for tile in self.tiles:
+            sizes = _tiled(sizes, tile)
+        return -(-prod(sizes) * self.bits // 8)
+
+
+def _tiled(sizes: list[int], tile: tuple[int, ...]) -> list[int]:
+    """Returns the sizes with the last ones, as many as the tile has, split into tiles and what is in one."""
+    sizes = [1] * (len(tile) - len(sizes)) + sizes
+    kept, last = sizes[: len(sizes) - len(tile)], sizes[len(sizes) - len(tile) :]
+    merged, carried = [], 1
+    for size, side in zip(last, tile, strict=True):
+        if side == 0:
+            carried *= size
+        else:
+            merged.append((size * carried, side))
+            carried = 1
+    return [*kept, *(-(-size // side) for size, side in merged), *(side for _, side in merged)]
+
+
+def arrays(text: str) -> tuple[Array, ...]:
+    """Returns the arrays of a shape's text in order, those of nested tuples too."""
+    return tuple(_array(*groups) for groups in _ARRAY.findall(text))
+
+
+def _array(dtype: str, dims: str, layout: str) -> Array:
+    order, _, rest = layout.partition(":")
+    tiled = re.search(r"T((?:\([0-9,*]+\))+)", rest)
+    space = re.search(r"S\((\d+)\)", rest)
+    return Array(
+        dtype,
+        tuple(int(d.lstrip("<=?") or 0) for d in dims.split(",") if d),
+        tuple(int(i) for i in order.split(",") if i),
+        tuple(
+            tuple(0 if side == "*" else int(side) for side in tile.split(","))
+            for tile in (_TILE.findall(tiled.group(1)) if tiled else ())
+        ),
+        int(space.group(1)) if space else 0,
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Instruction:
+    """One line of a computation; what is rarely asked for is read when it is.
+
+    Attributes:
+      name: without ``%``, unique in its module.
+      opcode: such as ``fusion``.
+      shape: text of the result's shape.
+      operands: names of instructions; of a constant or parameter, what stands between its parentheses.
+      attributes: text of everything behind the operands.
+      is_root: the result of its computation.
+    """
+
+    name: str
+    opcode: str
+    shape: str
+    operands: tuple[str, ...]
+    attributes: str
+    is_root: bool = False
+
+    @property
+    def results(self) -> tuple[Array, ...]:
+        """The arrays of the result, those of nested tuples in order."""
+        return arrays(self.shape)
+
+    @property
+    def op_name(self) -> str:
+        """The framework's path to the operation, or ``""``."""
+        found = _OP_NAME.search(self.attributes) if "op_name=" in self.attributes else None
+        return found.group(1).replace("\\'", "'").replace('\\"', '"') if found else ""
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Names of the computations this one calls, in order."""
+        lists = (names for _, names in _CALLED.findall(self.attributes))
+        return tuple(name.strip("{% ") for names in lists for name in names.rstrip("}").split(",") if name)
+
+    @property
+    def backend_config(self) -> dict[str, Any]:
+        """What the compiler's back end noted; empty where that is nothing, or not JSON."""
+        start = self.attributes.find("backend_config=")
+        if start < 0:
+            return {}
+        text = self.attributes[start + len("backend_config=") :]
+        try:
+            value, _ = json.JSONDecoder().raw_decode(text)
+            value = json.loads(value) if isinstance(value, str) else value  # older compilers quote it
+        except json.JSONDecodeError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def attribute(self, name: str) -> str | None:
+        """Returns the text of an attribute up to the comma that ends it, or None."""
+        found = re.search(rf"(?:^|[ ,]){name}=", self.attributes)
+        if found is None:
+            return None
+        text, depth = self.attributes[found.end() :], 0
+        for i, character in enumerate(text):
+            depth += (character in "{[(") - (character in "}])")
+            if depth < 0 or (depth == 0 and text[i : i + 2] == ", "):
+                return text[:i]
+        return text
+
+
+@dataclass(slots=True, eq=False)
+class Computation:
+    """Instructions by name in the order of the text, which is the schedule of a scheduled module."""
+
+    name: str
+    is_entry: bool
+    instructions: dict[str, Instruction] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Instruction:
+        """The instruction whose result is the computation's; the last where none is marked."""
+        return next((i for i in self.instructions.values() if i.is_root), [*self.instructions.values()][-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One place of the source that led to an operation."""
+
+    file: str
+    function: str
+
+
+@dataclass(eq=False)
+class Module:
+    """A whole program.
+
+    Attributes:
+      header: first line.
+      computations: by name.
+      tables: lines of the tables of source locations, by title and number.
+    """
+
+    header: str
+    computations: dict[str, Computation]
+    tables: dict[str, dict[int, str]]
+
+    @property
+    def entry(self) -> Computation:
+        """The computation that a call of the program runs."""
+        return next(c for c in self.computations.values() if c.is_entry)
+
+    def stack(self, instruction: Instruction) -> tuple[Frame, ...]:
+        """Returns the places of the source that led to an instruction, innermost first; maybe none."""
+        found = _FRAME.search(instruction.attributes)
+        if found:
+            return self._stacks.get(int(found.group(1)), ())
+        found = _SOURCE.search(instruction.attributes)
+        return (Frame(found.group(1), ""),) if found else ()
+
+    @cached_property
+    def _stacks(self) -> dict[int, tuple[Frame, ...]]:
+        tables = self.tables
+        numbers = {
+            title: {key: [int(n) for n in re.findall(r"=(\d+)", line)] for key, line in tables[title].items()}
+            for title in ("FileLocations", "StackFrames")
+        }
+        # XLA prints a parent's number plus one, 1 being none, in some versions, and as it is in others.
+        first = numbers["StackFrames"].get(1, [0, 0])
+        shift = first[1] if len(first) > 1 else 0
+        stacks: dict[int, tuple[Frame, ...]] = {}
+        for key, (location, *parents) in sorted(numbers["StackFrames"].items()):
+            file, function, *_ = numbers["FileLocations"].get(location, [0, 0])
+            frame = Frame(
+                tables["FileNames"].get(file, "").strip('"'),
+                tables["FunctionNames"].get(function, "").strip('"'),
+            )
+            parent = parents[0] - shift if parents else 0
+            stacks[key] = (frame, *stacks.get(parent, ()))
+        return stacks
+
+
+_TITLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
+
+
+def parse(text: str) -> Module:
+    """Returns the program of which ``compiled.as_text()`` gave the text, of any back end.
+
+    Raises:
+      ValueError: the text is not that of an HLO module with an entry computation.
+    """
+    lines = text.splitlines()
+    header = next((line for line in lines if line.strip()), "")
+    computations: dict[str, Computation] = {}
+    tables: dict[str, dict[int, str]] = {title: {} for title in _TITLES}
+    table: dict[int, str] | None = None
+    computation: Computation | None = None
+    for line in lines:
+        if computation is None:
+            if line.endswith("{") and not line.startswith("HloModule"):
+                computation = _open(line)
+                computations[computation.name] = computation
+            elif line in tables:
+                table = tables[line]
+            elif table is not None and line[:1].isdigit():
+                number, _, value = line.partition(" ")
+                table[int(number)] = value
+        elif line.startswith("}"):
+            computation = None
+        elif instruction := _instruction(line):
+            computation.instructions[instruction.name] = instruction
+    module = Module(header, computations, tables)
+    if not any(c.is_entry for c in computations.values()):
+        raise ValueError(f"{header[:60]!r} does not begin an HLO module with an ENTRY computation")
+    return module
+
+
+def _open(line: str) -> Computation:
+    is_entry = line.startswith("ENTRY ")
+    name = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
+    return Computation(name, is_entry)
+
+
+def _instruction(line: str) -> Instruction | None:
+    head, equals, rest = line.partition(" = ")
+    opcode = _OPCODE.search(rest) if equals else None
+    if opcode is None:
+        return None
+    head = head.strip()
+    is_root = head.startswith("ROOT ")
+    name = head.removeprefix("ROOT ").lstrip("%")
+    start = opcode.end()
+    end = _closing(rest, start)
+    operands, kind = rest[start:end], opcode.group(1)
+    if kind in ("constant", "parameter"):
+        names = (operands,)
+    else:
+        names = _operand_names(operands)
+    return Instruction(name, kind, rest[: opcode.start()], names, rest[end + 1 :], is_root)
+
+
+def _operand_names(text: str) -> tuple[str, ...]:
+    if "/*" in text:
+        text = _COMMENT.sub("", text)
+    if "%" in text:  # each may come with its shape in front
+        return tuple(re.findall(r"%([\w.\-]+)", text))
+    return tuple(_NAME.findall(text.replace(", ", ",")))
+
+
+def _closing(text: str, start: int) -> int:
+    """Returns the place of the parenthesis that closes the one before ``start``."""
+    end = text.find(")", start)
+    opened = text.count("(", start, end)
+    while opened and end >= 0:
+        begin, end = end + 1, text.find(")", end + 1)
+        opened += text.count("(", begin, end) - 1
+    return end if end >= 0 else len(text)
+
+
+def replica_groups(text: str) -> tuple[tuple[int, ...], ...]:
+    """Returns the groups of a collective from its ``replica_groups`` attribute, as device numbers.
+
+    Both forms: ``{{0,1},{2,3}}``, and ``[2,4]<=[4,2]T(1,0)``, which numbers an array of the shape behind the
+    arrow, transposes it and cuts it into the shape before.
+    """
+    iota = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text.strip())
+    if iota is None:
+        return tuple(
+            tuple(int(n) for n in group.split(",") if n.strip())
+            for group in re.findall(r"\{([\d, ]*)\}", text.strip()[1:-1] if "{{" in text else text)
+            if group.strip()
+        )
+    shape, source, order = ([int(n) for n in part.split(",")] if part else [] for part in iota.groups())
+    numbers = _transposed(source, order or list(range(len(source))))
+    size = shape[-1]
+    return tuple(
+        tuple(n for _, n in group) for _, group in groupby(enumerate(numbers), lambda p: p[0] // size)
+    )
+
+
+def _transposed(sizes: list[int], order: list[int]) -> list[int]:
+    """Returns 0, 1, 2 … in an array of these sizes, row-major, read in the transposed order."""
+    strides = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
+    numbers = [0]
+    for axis in order:
+        numbers = [base + step * strides[axis] for base in numbers for step in range(sizes[axis])]
+    return numbers
