@@ -11,6 +11,7 @@ from rich.console import Console
 
 from efficientnet_pod.command_flags import parse_flags
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.preflight.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from efficientnet_pod.pod.runtime import Runtime
@@ -28,8 +29,9 @@ def run_preflight(arguments: Sequence[str]) -> None:
         raise UserError(f"preflight needs --topology, e.g. {_EXAMPLE}")
     if values.sweep and values.measure:
         raise UserError("--measure runs one recipe; leave out --sweep, or measure its points one by one")
-    from efficientnet_pod.preflight.sweep import parse_sweep
-    from efficientnet_pod.recipe import read_recipe
+    with quiet_libraries():  # of the CUDA plug-in, which JAX loads at once, and which misses a driver
+        from efficientnet_pod.preflight.sweep import parse_sweep
+        from efficientnet_pod.recipe import read_recipe
 
     sweep = parse_sweep(values.sweep) if values.sweep else None
     recipe = read_recipe(values.config.to_dict())

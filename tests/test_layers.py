@@ -11,7 +11,21 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "images", "inject", "metrics", "optim", "models", "pod", "preflight", "rectangles", "redact"},
+    {
+        "errors",
+        "images",
+        "inject",
+        "metrics",
+        "optim",
+        "models",
+        "pod",
+        "rectangles",
+        "redact",
+        "preflight.hlo",
+    },
+    {"preflight.attribution", "preflight.execution", "preflight.torus", "preflight.quiet"},
+    {"preflight.collectives", "preflight.buffers"},
+    {"preflight.cost"},
     {"files", "recipe", "phases", "plan", "pod.runtime", "progress", "waiting", "host_cores"},
     {"checkpoint_folder", "commit", "same_run", "state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from efficientnet_pod.preflight.cost import Collective
+from efficientnet_pod.preflight.collectives import Collective
 from efficientnet_pod.preflight.estimate import Estimate, StepEstimate
 
 
@@ -68,13 +68,16 @@ def _step(step: StepEstimate) -> dict[str, Any]:
     }
 
 
-def _collective(each: Collective, seconds: float) -> dict[str, Any]:
+def _collective(each: Collective, seconds: float | None) -> dict[str, Any]:
     return {
         "op": each.op,
         "bytes": each.bytes,
         "group_size": each.group_size,
         "purpose": each.purpose,
+        "purposes": dict(each.purposes),
+        "num_groups": each.num_groups,
         "count": each.count,
+        "strategy": each.strategy,
         "estimated_ms": _ms(seconds),
     }
 

@@ -13,14 +13,14 @@ from efficientnet_pod.phases import Phase
 from efficientnet_pod.preflight.chips import Chip
 from efficientnet_pod.preflight.compiled import Compilation, Compiled
 from efficientnet_pod.preflight.cost import Program, read_program
-
-from efficientnet_pod.preflight.links import collective_seconds
+from efficientnet_pod.preflight.links import seconds_of, torus_of
 from efficientnet_pod.preflight.targets import Target
+from efficientnet_pod.preflight.torus import Torus
 from efficientnet_pod.run import Run
 
 # The batch that follows is on the devices while a step runs, and one more on its way (feed.py).
 _BATCHES_AHEAD = 2
-NOTHING = Program(None)
+_NOTHING = Program(None, (), ())  # of a program that is too large
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +36,10 @@ class StepEstimate:
         large, what the compiler counted before it gave up, or None.
       waiting_bytes: beside the program: batches that wait, and the rest of the state during an evaluation.
       program: layers, collectives and buffers of the compiled text.
+      torus: of the replicas, in the program's order; None of what is none.
       compiled: as the compiler gave it.
       compute_seconds: the compiler's cycles at the chip's clock.
-      collective_seconds: of each of the program's collectives, all of its calls together, by the link model.
+      collective_seconds: of each of the program's collectives, all its calls together; None: no links known.
       optimal_seconds: the compiler's own lower bound.
       flops: FLOPs of a replica.
       hbm_seconds: bytes accessed at the full bandwidth of the memory.
@@ -52,9 +53,10 @@ class StepEstimate:
     hbm_bytes: int | None
     waiting_bytes: int
     program: Program
+    torus: Torus | None
     compiled: Compiled
     compute_seconds: float | None
-    collective_seconds: tuple[float, ...]
+    collective_seconds: tuple[float | None, ...]
     optimal_seconds: float | None
     flops: float | None
     hbm_seconds: float | None
@@ -63,7 +65,7 @@ class StepEstimate:
     @property
     def communication_seconds(self) -> float:
         """Of all collectives; the compiler's cycles have none of it."""
-        return sum(self.collective_seconds)
+        return sum(seconds or 0.0 for seconds in self.collective_seconds)
 
     @property
     def basis(self) -> str | None:
@@ -211,7 +213,8 @@ def hbm_limit(target: Target) -> int | None:
 
 
 def _estimate_step(compiled: Compiled, run: Run, chip: Chip, *, images: int, waiting: int) -> StepEstimate:
-    program = read_program(compiled.said.text) if compiled.said.text else NOTHING
+    torus = torus_of([*run.mesh.devices.flat], chip)
+    program = read_program(compiled.said.text) if compiled.said.text else _NOTHING
     cost, cycles = compiled.said.cost, program.estimated_cycles
     flops, accessed = cost.get("flops"), cost.get("bytes accessed")
     return StepEstimate(
@@ -222,9 +225,10 @@ def _estimate_step(compiled: Compiled, run: Run, chip: Chip, *, images: int, wai
         hbm_bytes=compiled.said.memory.total if compiled.said.memory else compiled.said.needed,
         waiting_bytes=waiting,
         program=program,
+        torus=torus,
         compiled=compiled,
         compute_seconds=cycles / chip.clock_hz if cycles and chip.clock_hz else None,
-        collective_seconds=tuple(collective_seconds(each, run.mesh, chip) for each in program.collectives),
+        collective_seconds=tuple(seconds_of(each, torus, chip) for each in program.collectives),
         optimal_seconds=cost.get("optimal_seconds"),
         flops=flops,
         hbm_seconds=accessed / chip.hbm_bandwidth * chip.devices if accessed and chip.hbm_bandwidth else None,

@@ -4,9 +4,11 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 
+from efficientnet_pod.preflight.buffers import Buffer
 from efficientnet_pod.preflight.chips import GIB, Chip
 from efficientnet_pod.preflight.estimate import Estimate, StepEstimate
 from efficientnet_pod.preflight.figures import DASH, duration, number, percent, size, table
+from efficientnet_pod.preflight.links import about, describe
 from efficientnet_pod.preflight.remedy import remedy
 
 _MOST_LAYERS, _MOST_BUFFERS = 10, 8
@@ -34,17 +36,18 @@ def memory(found: Estimate) -> RenderableType:
             f"limit {limit}; outputs are those that take no argument's place; beside a step wait the next "
             "batches, beside an evaluation the rest of the state too"
         )
-    if found.train.program.buffers:
-        parts += ["", _buffers(found.train)]
+    if found.train.program.memory:
+        parts += ["", _buffers(found.train.program.memory.buffers)]
     if not found.fits:
         parts.append(Text(f"to make it fit: {remedy(found)}", style="bold"))
     return Group(*parts)
 
 
-def _buffers(step: StepEstimate) -> RenderableType:
-    rows = table("largest buffers of a step", "size")
-    for buffer in sorted(step.program.buffers, key=lambda b: b.bytes, reverse=True)[:_MOST_BUFFERS]:
-        rows.add_row(escape(buffer.layer), size(buffer.bytes))
+def _buffers(buffers: tuple[Buffer, ...]) -> RenderableType:
+    rows = table("held at the fullest moment", "part", "direction", "array", "size", left=4)
+    for buffer in buffers[:_MOST_BUFFERS]:
+        names = (buffer.layer, buffer.part or buffer.kind, buffer.direction, buffer.array)
+        rows.add_row(*map(escape, names), size(buffer.bytes))
     return rows
 
 
@@ -108,17 +111,19 @@ def layers(step: StepEstimate) -> RenderableType:
 
 def communication(found: Estimate) -> RenderableType:
     """Returns the collectives of the train step, those of a purpose and group size together."""
-    step = found.train
+    step, chip = found.train, found.target.chip
     folded: dict[tuple[str, str, int], tuple[int, int, float]] = {}
+    groups = {}
     for each, seconds in zip(step.program.collectives, step.collective_seconds, strict=True):
         key = (each.purpose, each.op, each.group_size)
         calls, moved, spent = folded.get(key, (0, 0, 0.0))
-        folded[key] = (calls + each.count, moved + each.count * each.bytes, spent + seconds)
+        folded[key] = (calls + each.count, moved + each.count * each.bytes, spent + (seconds or 0.0))
+        groups.setdefault(each.groups_text, describe(each, step.torus))
     if not folded:
         return DASH if step.compiled.said.is_too_large else "none"
     rows = table("purpose", "collective", "group", "calls", "operands", "estimate", "of the step", left=2)
     whole = found.seconds_of(step)
     for (purpose, op, group), (calls, moved, spent) in sorted(folded.items(), key=lambda item: -item[1][2]):
-        figures = (f"{group:,}", f"{calls:,}", size(moved), duration(spent), percent(spent, whole))
-        rows.add_row(purpose, op, *figures)
-    return rows
+        times = (duration(spent or None), percent(spent or None, whole))
+        rows.add_row(purpose, op, f"{group:,}", f"{calls:,}", size(moved), *times)
+    return Group(rows, *filter(None, groups.values()), about(chip))

@@ -5,9 +5,6 @@ import importlib.util
 import math
 import os
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -18,6 +15,7 @@ from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.preflight.chips import CHIPS, Chip, chip_of
+from efficientnet_pod.preflight.quiet import quiet_libraries
 
 EXAMPLES = "v3:16x32 (chips), v3-1024 (cores), cuda:h100x8 or cpu:8"
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e", "tpu": ""}
@@ -125,7 +123,7 @@ def runtime_for(target: Target, *, cpu_devices: int | None = None) -> Runtime:
     if target.chip.platform == "cpu":
         started = pod_runtime.start("cpu", cpu_devices or target.replicas)
         return dataclasses.replace(started, devices=started.devices[: target.replicas])
-    with _quiet_libraries():
+    with quiet_libraries():
         pod_runtime.start("cpu", None)
         devices = _tpu_devices(target) if target.chip.platform == "tpu" else _gpu_devices(target)
     return Runtime(target.chip.platform, devices, devices[0].device_kind, 0, target.hosts)
@@ -277,17 +275,3 @@ platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
 device_description_str: "{gpu.kind}"
 """
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Hides what compilers print while they load, of machines they were not made for: they go past Python."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
