@@ -49,8 +49,8 @@ def estimate_on(row: Row, machine: str) -> Result:
 def table(found: list[Result]) -> str:
     """Returns the results as Markdown."""
     lines = [
-        "| images a replica | cores | chips | global batch | BN group | step ms | communication | efficiency "
-        "| images/s | hours | on demand $ | spot $ | collectives | HBM GiB | compile s |",
+        "| network × images a replica | cores | chips | global batch | BN group | step ms | communication "
+        "| efficiency | images/s | hours | on demand $ | spot $ | collectives | HBM GiB | compile s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     smallest: dict[tuple[str, str], float] = {}

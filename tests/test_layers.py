@@ -22,6 +22,7 @@ LAYERS = [
         "rectangles",
         "redact",
         "preflight.hlo",
+        "preflight.shapes",
     },
     {"preflight.attribution", "preflight.execution", "preflight.torus", "preflight.quiet"},
     {"preflight.collectives", "preflight.buffers"},
