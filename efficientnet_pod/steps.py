@@ -81,6 +81,9 @@ class TrainStep:
         mixed = self._mixed(batch, key)
 
         def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
+            # The transpose of this cast sums the gradient over the replicas: here, in float32. Left to the
+            # layers, it would happen behind their own cast, and bfloat16 kernels' gradients be summed as such.
+            params = lax.pcast(params, REPLICAS, to="varying")
             logits, updated = self.model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 mixed.images,
