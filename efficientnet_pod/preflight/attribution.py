@@ -27,6 +27,7 @@ PARTS = (
     "other",
 )
 STEP = "step"  # the layer of what is in no layer
+BETWEEN = ""  # the layer of what stands between the layers, until its neighbours tell
 
 _LAYER = re.compile(r"(block\d+[a-z]+|stem|head|classifier|Dropout)(?:_(\w+))?$")
 _OF_SUBMODULE = {
@@ -91,9 +92,8 @@ def place_of(op_name: str, stack: tuple[Frame, ...]) -> Place | None:
     for i, step in enumerate(path):
         if found := _LAYER.match(step):
             return _in_layer(found.group(1), found.group(2) or "", path[i + 1 :], stack, direction)
-    if any("EfficientNet" in step for step in path):  # between the layers
-        before_head = "silu" in op_name and not any("log" in step for step in path)
-        return Place("head", "swish" if before_head else "head", direction)
+    if any("EfficientNet" in step for step in path):
+        return Place(BETWEEN, "swish" if "silu" in op_name else "", direction)
     for frame in stack:
         for file, function, part in _OF_SOURCE:
             if file in frame.file and frame.function.startswith(function):
@@ -132,16 +132,26 @@ class Places:
 
         Its own name says it. Where that does not, those of the instructions fused in it do: a convolution's
         first, else the place that writes most bytes; then the instruction it reads, then one that reads it.
+        What stands between the layers belongs to the one before it.
         """
         key = f"{computation.name}/{instruction.name}"
         if key not in self._known:
-            self._known[key] = (
-                self._named(instruction)
-                or self._fused(instruction)
-                or self._near(instruction, computation)
-                or OTHER
-            )
+            place = self._named(instruction) or self._fused(instruction)
+            if place is None:
+                place = self._near(instruction, computation, backward=False, between=True) or OTHER
+            if place.layer == BETWEEN:
+                place = self._beside(place, instruction, computation)
+            self._known[key] = place
         return self._known[key]
+
+    def _beside(self, place: Place, instruction: Instruction, computation: Computation) -> Place:
+        """Returns the place of something between the layers: in a backward pass what comes next is before."""
+        backward = place.direction == "backward"
+        near = self._near(instruction, computation, backward=backward, between=False)
+        layer = near.layer if near and near.layer != STEP else "stem"
+        return Place(
+            layer, place.part or ("shortcut" if layer.startswith("block") else layer), place.direction
+        )
 
     def _named(self, instruction: Instruction) -> Place | None:
         op_name = instruction.op_name
@@ -162,19 +172,32 @@ class Places:
                     bytes_of[place] += sum(array.padded_bytes for array in part.results)
         return max(bytes_of, key=lambda place: (bytes_of[place], place)) if bytes_of else None
 
-    def _near(self, instruction: Instruction, computation: Computation) -> Place | None:
-        """Returns the place of the nearest instruction that feeds this one or, failing that, is fed by it."""
-        for neighbours in (lambda i: i.operands, lambda i: self._users[computation.name].get(i.name, ())):
+    def _near(
+        self, instruction: Instruction, computation: Computation, *, backward: bool, between: bool
+    ) -> Place | None:
+        """Returns the place of the nearest instruction that feeds this one or, failing that, is fed by it.
+
+        Args:
+          instruction: whose neighbours to ask.
+          computation: that it is in.
+          backward: ask those it feeds first.
+          between: whether places between the layers are an answer, or outside of them.
+        """
+        operands = lambda i: i.operands  # noqa: E731
+        users = lambda i: self._users[computation.name].get(i.name, ())  # noqa: E731
+        for neighbours in (users, operands) if backward else (operands, users):
             seen, waiting = {instruction.name}, [instruction]
             for at in waiting:
                 for name in neighbours(at):
                     other = computation.instructions.get(name)
                     if other is None or name in seen or other.opcode in _SOURCELESS:
                         continue
-                    if place := self._named(other) or self._fused(other):
+                    place = self._named(other) or self._fused(other)
+                    if place and (between or place.layer not in (BETWEEN, STEP)):
                         return place
                     seen.add(name)
-                    waiting.append(other)
+                    if place is None or place.layer == BETWEEN:
+                        waiting.append(other)
         return None
 
     @cached_property

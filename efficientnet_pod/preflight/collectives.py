@@ -6,7 +6,8 @@ from functools import cached_property
 
 from efficientnet_pod.preflight.attribution import Place, place_of
 from efficientnet_pod.preflight.execution import Executed, Execution
-from efficientnet_pod.preflight.hlo import Array, Computation, Instruction, Module, replica_groups
+from efficientnet_pod.preflight.hlo import Computation, Instruction, Module, replica_groups
+from efficientnet_pod.preflight.shapes import Array
 
 COLLECTIVES = (
     "all-reduce",

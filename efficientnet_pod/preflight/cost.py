@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from efficientnet_pod.preflight.attribution import Places
+from efficientnet_pod.preflight.buffers import Buffer, Memory, memory_of
 from efficientnet_pod.preflight.collectives import Collective, collectives_of
 from efficientnet_pod.preflight.execution import Execution, cycles, own_cycles
 from efficientnet_pod.preflight.hlo import parse
@@ -29,13 +30,20 @@ class Program:
         none (CPU, GPU).
       layers: the same by layer, part and direction, the most first; their sum is `estimated_cycles`.
       collectives: in the order of the program.
+      memory: what a device holds at the fullest moment; None where the text is not in the order of execution.
       unknown_loops: names of loops whose trip count the text does not tell; they count once.
     """
 
     estimated_cycles: int | None
     layers: tuple[LayerCost, ...]
     collectives: tuple[Collective, ...]
+    memory: Memory | None = None
     unknown_loops: tuple[str, ...] = ()
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """What is alive at the fullest moment, the largest first."""
+        return self.memory.buffers if self.memory else ()
 
 
 def read_program(text: str) -> Program:
@@ -57,5 +65,6 @@ def read_program(text: str) -> Program:
         estimated_cycles=cycles(execution.instructions),
         layers=tuple(LayerCost(*place, count) for place, count in spent.most_common()),
         collectives=collectives_of(module, execution),
+        memory=memory_of(module, places),
         unknown_loops=tuple(sorted(execution.unknown_loops)),
     )

@@ -110,10 +110,13 @@ def trip_count(loop: Instruction, computation: Computation, module: Module) -> i
         return None
     last = initial(limit[0]) if isinstance(limit, tuple) else limit
     first, step = initial(counter[0]), _step(body, counter[0])
-    if first is None or last is None or not step:
+    if first is None or last is None or step is None:
         return None
-    span = last - first + (1 if step > 0 else -1) * (direction in ("LE", "GE"))
-    return max(0, math.ceil(span / step))
+    upward, downward = step > 0 and direction in ("LT", "LE"), step < 0 and direction in ("GT", "GE")
+    if not (upward or downward):
+        return None
+    inclusive = direction in ("LE", "GE")
+    return max(0, math.ceil((last - first + inclusive * (1 if upward else -1)) / step))
 
 
 def _comparison(condition: Computation, module: Module) -> tuple[str, list[int | tuple[int] | None]] | None:
