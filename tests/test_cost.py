@@ -277,6 +277,21 @@ def test_memory_is_what_is_alive_between_making_and_last_use():
     assert temporaries == [("e", 2000), ("c", 1600), ("d", 200)]
 
 
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        'backend_config={"aliasing_operands":{"lists":[{"indices":["0","1"]}]}}',  # TPU: operand, result
+        "output_to_operand_aliasing={{}: (0, {})}",
+        None,
+    ],
+)
+def test_a_result_in_the_place_of_an_operand_takes_no_memory(attribute):
+    again = f"%again = f32[500]{{0}} negate(%e), {attribute or 'metadata={}'}\n  %small"
+    text = read_hlo("peak").replace("%small =", f"{again} =").replace("slice(%e)", "slice(%again)")
+    alive = 400 + 50 + 500 if attribute else 500 + 500
+    assert read_program(text).memory.temporary_bytes == 4 * alive
+
+
 def test_what_a_loop_holds_inside_counts_beside_what_is_held_around_it():
     inside = loop().replace("  %f.2 = ", "  %big.2 = f32[1000]{0} broadcast(%x.2), dimensions={0}\n  %f.2 = ")
     around = inside.replace("  %loop = ", "  %held = f32[500]{0} broadcast(%x), dimensions={0}\n  %loop = ")

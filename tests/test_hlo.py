@@ -25,6 +25,7 @@ from efficientnet_pod.preflight.shapes import arrays, elements
         ("bf16[1,8]{1,0:T(1,128)(2,1)}", 2 * 128 * 2),  # two bfloat16 rows share a word
         ("pred[32]{0:T(1024)(128)(4,1)}", 1024),
         ("f32[2,3,5]{2,1,0:T(*,4)}", 32 * 4),  # 3·5 merged make four tiles, twice
+        ("f32[2,3,5]{2,1,0:T(*,*,4)}", 32 * 4),  # 2·3·5 merged make eight
         ("s4[7]{0}", 4),
         ("f8e4m3fn[7]", 7),
         ("c64[2]", 16),

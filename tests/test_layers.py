@@ -9,31 +9,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "efficientnet_pod"
 MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
+# The others of preflight/ read texts and tables, and know nothing of a run.
+PREFLIGHT_OF_RUNS = """
+    targets cache compiled estimate measure remedy sweep as_json show show_programs show_sweep
+""".split()
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {
-        "errors",
-        "images",
-        "inject",
-        "metrics",
-        "optim",
-        "models",
-        "pod",
-        "rectangles",
-        "redact",
-        "preflight.hlo",
-        "preflight.shapes",
-    },
-    {"preflight.attribution", "preflight.execution", "preflight.torus", "preflight.quiet"},
-    {"preflight.collectives", "preflight.buffers"},
-    {"preflight.cost"},
+    {"errors", "images", "inject", "metrics", "optim", "models", "pod", "preflight", "rectangles", "redact"},
     {"files", "recipe", "phases", "plan", "pod.runtime", "progress", "waiting", "host_cores"},
     {"checkpoint_folder", "commit", "same_run", "state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
     {"checkpoint", "owner", "events", "records", "describe", "feed"},
     {"evaluate"},
-    {"programs", "training_log", "preflight"},
+    {"programs", "training_log", *(f"preflight.{name}" for name in PREFLIGHT_OF_RUNS)},
     {"saves"},
     {"loop"},
     {"train"},

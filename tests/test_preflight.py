@@ -191,6 +191,7 @@ def test_a_report_is_at_most_100_columns_and_gives_the_answer_first(v3):
     assert max(map(len, lines)) <= 100
     text = " ".join(" ".join(lines).split())
     assert "2 groups of 4 replicas, tiles of 1x2 chips" in text or "tiles of 2x1 chips" in text
+    assert "BN: 2 groups of 4 replicas: each a connected tile of" in text
     assert "140 TFLOP/s and 825 GB/s" in text and "used here: 123 TFLOP/s and 900 GB/s a chip" in text
     assert "the learning rate rises after warm-up" in text  # 0.1 is above 0.081 × 32 / 256
     for column in ("temporaries", "computing", "memory floor", "most expensive", "of the step"):

@@ -34,7 +34,7 @@ class Collective:
       num_groups: that do so at the same time.
       count: how often a call of the program runs it.
       purposes: (purpose, bytes) of what was combined, the most bytes first.
-      strategy: how the compiler will run it (TPU), or "".
+      strategy: the compiler's name for how it will run (TPU), such as ``UniDirectionNDRingStrategy``, or "".
     """
 
     name: str
@@ -122,7 +122,7 @@ def _groups(instruction: Instruction, devices: int) -> tuple[str, int, int]:
 
 def _strategy(instruction: Instruction) -> str:
     config = instruction.backend_config.get("collective_algorithm_config", {})
-    return str(config.get("strategy", "")) if isinstance(config, dict) else ""
+    return str(config.get("strategy") or config.get("emitter", "")) if isinstance(config, dict) else ""
 
 
 def _is_bn(instruction: Instruction, module: Module) -> bool:

@@ -12,7 +12,10 @@ from efficientnet_pod.preflight.hlo import parse
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Cycles of one part of a layer in one direction; see `attribution.Place` for the names."""
+    """Cycles of one part of a layer in one direction; see `attribution.Place` for the names.
+
+    Compilers fuse: a convolution's cycles hold those of the normalisation and activation fused with it.
+    """
 
     layer: str
     part: str

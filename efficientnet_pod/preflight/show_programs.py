@@ -113,12 +113,12 @@ def communication(found: Estimate) -> RenderableType:
     """Returns the collectives of the train step, those of a purpose and group size together."""
     step, chip = found.train, found.target.chip
     folded: dict[tuple[str, str, int], tuple[int, int, float]] = {}
-    groups = {}
+    groups: dict[str, tuple[set[str], str]] = {}
     for each, seconds in zip(step.program.collectives, step.collective_seconds, strict=True):
         key = (each.purpose, each.op, each.group_size)
         calls, moved, spent = folded.get(key, (0, 0, 0.0))
         folded[key] = (calls + each.count, moved + each.count * each.bytes, spent + (seconds or 0.0))
-        groups.setdefault(each.groups_text, describe(each, step.torus))
+        groups.setdefault(each.groups_text, (set(), describe(each, step.torus)))[0].add(each.purpose)
     if not folded:
         return DASH if step.compiled.said.is_too_large else "none"
     rows = table("purpose", "collective", "group", "calls", "operands", "estimate", "of the step", left=2)
@@ -126,4 +126,5 @@ def communication(found: Estimate) -> RenderableType:
     for (purpose, op, group), (calls, moved, spent) in sorted(folded.items(), key=lambda item: -item[1][2]):
         times = (duration(spent or None), percent(spent or None, whole))
         rows.add_row(purpose, op, f"{group:,}", f"{calls:,}", size(moved), *times)
-    return Group(rows, *filter(None, groups.values()), about(chip))
+    where = [f"{', '.join(sorted(purposes))}: {text}" for purposes, text in groups.values() if text]
+    return Group(rows, *where, about(chip))
