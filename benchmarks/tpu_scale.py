@@ -17,7 +17,7 @@ from efficientnet_pod.preflight.chips import GIB
 from efficientnet_pod.preflight.targets import parse_target
 
 ROWS = (Row("b2", 32), Row("b5", 64), Row("b5", 32))
-# Cores, smallest first: the efficiency of a machine is against the smallest of its kind.
+# Cores, smallest first: the efficiency of a machine is against the smallest of its kind in the table.
 MACHINES = {
     "v3": (8, 32, 128, 512, 1024, 2048),
     "v4": (8, 512),
@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="take from --json what has not changed since")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if unknown := set(flags.chips.split(",")) - set(MACHINES):
+        parser.error(f"--chips: {', '.join(sorted(unknown))}; known are {', '.join(MACHINES)}")
     rows = [row for row in flags.rows if flags.models is None or row.model in flags.models.split(",")]
     machines = [
         f"{chip}-{cores}"
