@@ -158,11 +158,10 @@ def test_the_gradient_is_reduced_over_all_replicas_and_batch_norm_over_its_group
     found, _ = v3
     params = jax.tree_util.tree_leaves_with_path(found.run.variables["params"])
     sizes = {jax.tree_util.keystr(path): math.prod(leaf.shape) for path, leaf in params}
-    # What a convolution in bfloat16 was given is summed in bfloat16, the rest in float32; the gradients of
-    # batch norm's scale and bias come out of its own sums.
-    gradient_bytes = sum(
-        count * (4 if "classifier" in path else 2) for path, count in sizes.items() if "_bn" not in path
-    )
+    # Float32, whatever the convolutions compute in; the biases of squeeze-excite are read as they were computed,
+    # in bfloat16, and added up in float32.
+    halved = {path for path in sizes if "se_" in path and "bias" in path}
+    gradient_bytes = sum(count * (2 if path in halved else 4) for path, count in sizes.items())
     sums = [each for each in found.train.program.collectives if each.group_size == 8]
     moved = sum(dict(each.purposes).get("gradients", 0) * each.count for each in sums)
     assert moved == gradient_bytes
