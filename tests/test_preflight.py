@@ -158,8 +158,8 @@ def test_the_gradient_is_reduced_over_all_replicas_and_batch_norm_over_its_group
     found, _ = v3
     params = jax.tree_util.tree_leaves_with_path(found.run.variables["params"])
     sizes = {jax.tree_util.keystr(path): math.prod(leaf.shape) for path, leaf in params}
-    # Float32, whatever the convolutions compute in. The compiler may read the biases of squeeze-excite as they
-    # were computed, in bfloat16, and add them up in float32.
+    # Float32, whatever the convolutions compute in. The compiler may read the biases of squeeze-excite as
+    # they were computed, in bfloat16, and add them up in float32.
     gradient_bytes = 4 * sum(sizes.values())
     biases = sum(size for path, size in sizes.items() if "se_" in path and "bias" in path)
     sums = [each for each in found.train.program.collectives if each.group_size == 8]
