@@ -9,7 +9,6 @@ import pytest
 from efficientnet_pod.pod.topology import bn_device_order
 from efficientnet_pod.preflight.torus import (
     Torus,
-    all_reduce_seconds,
     collective_seconds,
     connected,
     describe_groups,
@@ -38,7 +37,7 @@ def torus(width: int, height: int, depth: int = 1, *, cores: int = 1, wrap: bool
 
 
 def seconds(size: float, groups: Sequence[Sequence[int]], on: Torus, **options) -> float:
-    return all_reduce_seconds(size, groups, on, link_bandwidth=LINK, hop_seconds=HOP, **options)
+    return collective_seconds("all-reduce", size, groups, on, link_bandwidth=LINK, hop_seconds=HOP, **options)
 
 
 def test_a_ring_sends_all_but_an_nth_twice_over_two_links():
@@ -135,8 +134,8 @@ def simulated_ring(chips: int, size: float) -> float:
 
 @pytest.mark.parametrize("length", [3, 4, 8, 16])
 def test_a_ring_algorithm_played_out_takes_what_the_formula_says(length):
-    without_latency = all_reduce_seconds(
-        GB, [range(length)], torus(length, 1), link_bandwidth=LINK, hop_seconds=0.0
+    without_latency = collective_seconds(
+        "all-reduce", GB, [range(length)], torus(length, 1), link_bandwidth=LINK, hop_seconds=0.0
     )
     assert simulated_ring(length, GB) == pytest.approx(without_latency)
 

@@ -162,27 +162,6 @@ def collective_seconds(
     return max(seen.values(), default=0.0)
 
 
-def all_reduce_seconds(
-    size: float,
-    groups: Groups,
-    torus: Torus,
-    *,
-    link_bandwidth: float,
-    hop_seconds: float,
-    chip_bandwidth: float = math.inf,
-) -> float:
-    """Returns the seconds of an all-reduce of ``size`` bytes; see `collective_seconds`."""
-    return collective_seconds(
-        "all-reduce",
-        size,
-        groups,
-        torus,
-        link_bandwidth=link_bandwidth,
-        hop_seconds=hop_seconds,
-        chip_bandwidth=chip_bandwidth,
-    )
-
-
 def connected(group: Sequence[int], torus: Torus) -> bool:
     """Returns whether each chip of a group is reached from each other over chips of the group alone."""
     chips = set(torus.chips(group))
