@@ -41,9 +41,10 @@ def test_only_tpus_have_a_torus():
     assert describe(all_reduce(8, 8), None) == ""
 
 
-def test_a_ring_of_gpus_sends_twice_seven_eighths_of_the_bytes():
-    each = all_reduce(450_000_000, 8, count=3)
-    assert seconds_of(each, None, CHIPS["h100"]) == pytest.approx(3 * (10e-6 + 2 * 7 / 8 * 1e-3))
+@pytest.mark.parametrize(("op", "passes"), [("all-reduce", 2), ("reduce-scatter", 1), ("all-gather", 1)])
+def test_a_ring_of_gpus_sends_seven_eighths_of_the_bytes_at_every_pass(op, passes):
+    each = all_reduce(450_000_000, 8, op=op, count=3)
+    assert seconds_of(each, None, CHIPS["h100"]) == pytest.approx(3 * (10e-6 + passes * 7 / 8 * 1e-3))
 
 
 def test_two_chips_of_a_v3_share_one_link():

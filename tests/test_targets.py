@@ -27,7 +27,7 @@ needs_cuda_plugin = pytest.mark.skipif(
     "topology, name, replicas, hosts",
     [
         ("v3:16x32", "v3:16x32", 1024, 128),
-        # The slices of the Cloud TPU documentation, by cores of v3, v4 and v5p and chips of v5e and v6e.
+        # The slices of the Cloud TPU documentation, by cores of v3, v4, v5p and tpu7x and chips of v5e and v6e.
         ("v3-8", "v3:2x2", 8, 1),
         ("v3-32", "v3:4x4", 32, 4),
         ("v3-128", "v3:8x8", 128, 16),
@@ -45,6 +45,8 @@ needs_cuda_plugin = pytest.mark.skipif(
         ("v5e-8", "v5e:2x4", 8, 1),
         ("v5litepod-16", "v5e:4x4", 16, 4),
         ("v6e-256", "v6e:16x16", 256, 64),
+        ("tpu7x-8", "tpu7x:2x2x1", 8, 1),
+        ("v7x-128", "tpu7x:4x4x4", 128, 16),
         ("cuda:h100x8", "cuda:h100x8", 8, 1),
         ("cuda:h100x64", "cuda:h100x64", 64, 8),
         ("cuda:a100", "cuda:a100x1", 1, 1),
@@ -69,7 +71,7 @@ def test_names_stand_for_the_slices_of_their_makers(topology, name, replicas, ho
         ("v3:0x2", "has no chips"),
         ("v5e:32x32", "TPU v5e has 256 at most in one slice: choose fewer, e.g. --topology=v5e-256"),
         ("v5:2x2", "names no known TPU; did you mean 'v5p'?"),
-        ("v9:2x2", "names no known TPU; known: v3, v4, v5e, v5p, v6e"),
+        ("v9:2x2", "names no known TPU; known: tpu7x, v3, v4, v5e, v5p, v6e"),
         ("cuda:h200x8", "names no known GPU; did you mean 'h100'?"),
         ("cuda:h100x12", "is not whole hosts of 8; the nearest that is: --topology=cuda:h100x16"),
         ("h100:2x2", "GPUs are written cuda:h100x8"),
@@ -96,7 +98,7 @@ def test_a_machine_of_the_same_chips_with_other_replicas():
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", ["v3:4x4", "v4:2x2x2", "v5e:2x4", "v5p:2x2x1", "v6e:1x1"])
+@pytest.mark.parametrize("name", ["v3:4x4", "v4:2x2x2", "v5e:2x4", "v5p:2x2x1", "v6e:1x1", "tpu7x:2x2x2"])
 def test_devices_of_a_tpu_are_those_that_libtpu_shows(name):
     target = parse_target(name)
     runtime = runtime_for(target)

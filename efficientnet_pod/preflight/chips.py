@@ -92,7 +92,16 @@ class Chip:
         return {"tpu": "chip", "gpu": "GPU", "cpu": "device"}[self.platform]
 
 
-def _tpu(name: str, title: str, *kinds: str, clock: str, hbm_gib: tuple[float, float], **fields: Any) -> Chip:
+def _tpu(
+    name: str,
+    title: str,
+    *kinds: str,
+    clock: str,
+    hbm_gib: tuple[float, float],
+    link: str = _LINKS,
+    price: str = _GCP,
+    **fields: Any,
+) -> Chip:
     """Returns a TPU; ``hbm_gib`` is what it has, and of it what a program may use."""
     hbm_bytes, hbm_usable = (round(gib * GIB) for gib in hbm_gib)
     sources = {
@@ -101,9 +110,9 @@ def _tpu(name: str, title: str, *kinds: str, clock: str, hbm_gib: tuple[float, f
         "hbm_bytes": _DOCS,
         "hbm_usable": "libtpu 0.0.42.1, when it refuses a program",
         "hbm_bandwidth": _DOCS,
-        "link_bandwidth": _LINKS,
-        "usd": _GCP,
-        "usd_spot": f"{_GCP}, the cheapest region",
+        "link_bandwidth": link,
+        "usd": price,
+        "usd_spot": f"{price}, the cheapest region",
     }
     return Chip(
         name,
@@ -171,6 +180,11 @@ _ALL = (
         "v6e", "TPU v6e", "TPU v6 lite", "TPU v6e", clock="not published", dimensions=2, most_chips=256,
         flops=918e12, hbm_gib=(32, 31.25), hbm_bandwidth=1638e9, link_bandwidth=9e10, usd=2.70,
         usd_spot=0.648,
+    ),
+    _tpu(
+        "tpu7x", "TPU7x (Ironwood)", "TPU7x", clock="not published", devices=2, named_cores=2, dimensions=3,
+        most_chips=9216, flops=2307e12, hbm_gib=(192, 2 * 94.75), hbm_bandwidth=7380e9, link=_DOCS,
+        link_bandwidth=1e11, price="none published", also="1,200 GB/s of 6 links, both ways",
     ),
     _gpu(
         "v100", "NVIDIA V100 SXM2 16 GB",

@@ -5,19 +5,18 @@ from typing import Any
 
 from efficientnet_pod.preflight.chips import Chip
 from efficientnet_pod.preflight.collectives import Collective
-from efficientnet_pod.preflight.torus import Torus, collective_seconds, describe_groups
+from efficientnet_pod.preflight.torus import PASSES, Torus, collective_seconds, describe_groups
 
 # Orders of magnitude, which decide the time of batch norm's small sums: nobody publishes them.
 _HOP_SECONDS = 1e-6  # from a TPU to its neighbour
 _LAUNCH_SECONDS = 10e-6  # of a collective kernel on GPUs
-_MODELLED = ("all-reduce", "reduce-scatter", "all-gather")
 
 
 def torus_of(devices: Sequence[Any], chip: Chip) -> Torus | None:
     """Returns the torus that the devices of a program, in its order, span; None of what is none.
 
-    A side is a ring only where a slice is as long as the pod, or, of the switched tori of v4 and v5p, a
-    multiple of four. Source: Cloud TPU documentation of each generation.
+    A side is a ring only where a slice is as long as the pod, or, of the switched tori of three
+    dimensions, a multiple of four. Source: Cloud TPU documentation of each generation.
     """
     if chip.platform != "tpu":
         return None
@@ -30,11 +29,11 @@ def torus_of(devices: Sequence[Any], chip: Chip) -> Torus | None:
 
 def seconds_of(each: Collective, torus: Torus | None, chip: Chip) -> float | None:
     """Returns the seconds of all calls of a collective; None where there is no model of it."""
-    if each.op not in _MODELLED or not chip.link_bandwidth:
+    if each.op not in PASSES or not chip.link_bandwidth:
         return None
     if torus is None:
-        # A ring: 2 (n - 1) / n of the bytes leave each GPU. Source: NCCL tests, performance, bus bandwidth.
-        moved = 2 * (each.group_size - 1) / each.group_size * each.bytes
+        # A ring: (n - 1) / n of the bytes leave each GPU at every pass. Source: NCCL tests, bus bandwidth.
+        moved = PASSES[each.op] * (each.group_size - 1) / each.group_size * each.bytes
         return each.count * (_LAUNCH_SECONDS + moved / chip.link_bandwidth)
     return each.count * collective_seconds(
         each.op,

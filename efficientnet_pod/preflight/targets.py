@@ -18,7 +18,7 @@ from efficientnet_pod.preflight.chips import CHIPS, Chip, chip_of
 from efficientnet_pod.preflight.quiet import quiet_libraries
 
 EXAMPLES = "v3:16x32 (chips), v3-1024 (cores), cuda:h100x8 or cpu:8"
-_ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e", "tpu": ""}
+_ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e", "v7x": "tpu7x", "tpu": ""}
 
 # Before libtpu is loaded: it must neither lock the TPU, which it does not open, nor ask the metadata server
 # what machine this is, nor say on standard error that it does not know.
@@ -57,8 +57,8 @@ def parse_target(topology: str) -> Target:
     """Returns what a name stands for.
 
     Names are ``v3:16x32``, a TPU's grid of chips; ``v3-1024``, a TPU by the number its makers give it, cores
-    of v3, v4 and v5p and chips of v5e and v6e, as the most compact grid; ``cuda:h100x8``, GPUs, eight to a
-    host; ``cpu:8``, virtual devices of this machine.
+    of v3, v4, v5p and tpu7x and chips of v5e and v6e, as the most compact grid; ``cuda:h100x8``, GPUs, eight
+    to a host; ``cpu:8``, virtual devices of this machine.
 
     Raises:
       UserError: no machine has that name or that shape.

@@ -10,7 +10,7 @@ Chip = tuple[int, ...]
 Groups = Sequence[Sequence[int]]
 
 # How often the whole of a message goes round: an all-reduce is a reduce-scatter and an all-gather.
-_PASSES = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1}
+PASSES = {"all-reduce": 2, "reduce-scatter": 1, "all-gather": 1}
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def collective_seconds(
     69 (2009): no algorithm sends less than 2·(n−1)/n; Jain and Sabharwal, "Optimal bucket algorithms for
     large MPI collectives on torus interconnects", ICS 2010: all links of a torus at once.
     """
-    if op not in _PASSES:
-        raise ValueError(f"op={op!r} has no model here; it must be one of {', '.join(_PASSES)}")
+    if op not in PASSES:
+        raise ValueError(f"op={op!r} has no model here; it must be one of {', '.join(PASSES)}")
     seen: dict[tuple[Any, ...], float] = {}
     for group in groups:
         chips = torus.chips(group)
@@ -158,7 +158,7 @@ def collective_seconds(
             if len(chips) > 1:
                 share = (len(chips) - 1) / len(chips)
                 seconds += share * size / (links * link_bandwidth) + reach * hop_seconds
-            seen[key] = _PASSES[op] * seconds
+            seen[key] = PASSES[op] * seconds
     return max(seen.values(), default=0.0)
 
 
