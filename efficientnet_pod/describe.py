@@ -91,6 +91,7 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         "exponential": f"× {schedule.decay_rate:g} every {schedule.decay_epochs:g} epochs",
         "cosine": f"half a cosine, to {schedule.end_lr:g}",
         "constant": "constant",
+        "piecewise": "",
     }[schedule.name]
     changes = any(phase.recipe.global_batch != recipe.global_batch for phase in plan.phases)
     of_steps = "" if changes else f" of {plan.steps_per_epoch:,.2f}"
@@ -104,16 +105,28 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("batch norm", f"{plan.bn_batch:,} images together; {bn_groups}"),
         ("steps", f"{plan.total_steps:,} = {recipe.epochs:g} epochs{of_steps}"),
         ("optimizer", f"{optimizer_name(recipe)}, {recipe.optimizer.lr_per_256:g} per 256 images"),
-        ("learning rate", f"0 to {plan.peak_lr:g} in {plan.warmup_steps:,} steps "
+        ("learning rate", _piecewise(plan) if schedule.name == "piecewise" else
+                          f"0 to {plan.peak_lr:g} in {plan.warmup_steps:,} steps "
                           f"({schedule.warmup_epochs:g} epochs{of_batch}); then {decay}"),
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
                        f"{describe_shapes(plan.eval_shapes)}"),
     ]  # fmt: skip
     for name, value in rows + _phase_rows(plan):
         table.add_row(name, value)
+    for note in recipe.notes:
+        table.add_row("note", escape(note))
     for warning in plan.warnings:
         table.add_row("[yellow]warning[/]", escape(warning))
     return table
+
+
+def _piecewise(plan: Plan) -> str:
+    """Returns e.g. ``"0 at epoch 0, 0.4 at 5, 0 at 24"``."""
+    epochs = plan.recipe.epochs
+    knots = [
+        f"{plan.peak_lr * height:.4g} at {epochs * share:g}" for share, height in plan.recipe.schedule.knots
+    ]
+    return ", ".join(knots).replace(" at ", " at epoch ", 1)
 
 
 def _phase_rows(plan: Plan) -> list[tuple[str, str]]:

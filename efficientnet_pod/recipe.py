@@ -131,6 +131,7 @@ class Recipe:
     """One published or intended result, whatever machine it runs on.
 
     Attributes:
+      notes: where its numbers come from, a line each, for the reader of the plan.
       platform: ``any``, ``tpu``, ``gpu`` or ``cpu``.
       cpu_replicas: virtual devices, where the platform is the CPU.
       seed: of the initial weights, the order of the images and every random draw.
@@ -141,6 +142,7 @@ class Recipe:
       ema_decay: of the averaged weights; 0 keeps none.
       eval_epochs: epochs between evaluations, each followed by a checkpoint; may be a fraction.
       eval_raw: evaluate the raw weights instead of the averaged ones.
+      eval_flip: evaluate each image and its mirror image, and average the logits.
       log_steps: steps between lines of training metrics.
       keep_checkpoints: newest checkpoints kept, beside the best one.
       checkpoint_minutes: of wall time between checkpoints, beside those that follow evaluations; 0 for none.
@@ -153,6 +155,7 @@ class Recipe:
       phases: of the training, by ``from_epoch``; none where all of it is alike.
     """
 
+    notes: tuple[str, ...]
     platform: str
     cpu_replicas: int
     seed: int
@@ -163,6 +166,7 @@ class Recipe:
     ema_decay: float
     eval_epochs: float
     eval_raw: bool
+    eval_flip: bool
     log_steps: int
     keep_checkpoints: int
     checkpoint_minutes: float
@@ -199,7 +203,10 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     fields["model"] = ModelSettings(**_checked(fields["model"], ModelSettings, "config.model"))
     fields["data"] = DataSettings(**_checked(fields["data"], DataSettings, "config.data"))
     fields["optimizer"] = _optimizer(fields["optimizer"])
-    fields["schedule"] = Schedule(**_checked(fields["schedule"], Schedule, "config.schedule"))
+    schedule = _checked(fields["schedule"], Schedule, "config.schedule")
+    schedule["knots"] = _knots(schedule["knots"])
+    fields["schedule"] = Schedule(**schedule)
+    fields["notes"] = tuple(fields["notes"])
     phases = [_phase(name, table) for name, table in fields["phases"].items()]
     fields["phases"] = tuple(sorted(phases, key=lambda phase: phase.from_epoch))
     return Recipe(**fields)
@@ -219,6 +226,17 @@ def _require_known(table: dict[str, Any], names: list[str], where: str) -> None:
     for name in table:
         if name not in names:
             raise UserError(f"{where} has no field '{name}'{did_you_mean(name, names)}")
+
+
+def _knots(value: Any) -> tuple[tuple[float, float], ...]:
+    """Returns the knots as tuples, which JSON has as lists."""
+    try:
+        return tuple((float(share), float(height)) for share, height in value)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"config.schedule.knots is {value!r}; it must be pairs (share of the run, share of the peak), "
+            "e.g. ((0.0, 0.0), (0.2, 1.0), (1.0, 0.0))"
+        ) from error
 
 
 def _phase(name: str, table: Any) -> PhaseSettings:

@@ -9,6 +9,7 @@ from efficientnet_pod.errors import UserError
 # What may change between two starts of one run: it does not change its numbers, or only those of bad images.
 FREE_FIELDS = frozenset(
     {
+        "notes",
         "platform",
         "cpu_replicas",
         "log_steps",

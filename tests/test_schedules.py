@@ -23,6 +23,8 @@ from efficientnet_pod.optim import (
 IMAGENET = 1_281_167
 EPOCHS = 350
 
+FORMULAS = [name for name in SCHEDULES if name != "piecewise"]
+
 
 def rates(schedule, *, steps, **kwargs):
     return np.asarray(jax.jit(create_schedule(schedule, **kwargs))(jnp.asarray(steps, jnp.int32)))
@@ -166,7 +168,7 @@ def test_staircase_is_exact_where_float_division_under_jit_is_not():
     assert np.any(np.asarray(by_division) != np.arange(400)), "XLA divides exactly now: the tables can go"
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("warmup_epochs", [0, 2, 60])
 def test_any_schedule_is_strong_float32_and_finite_wherever_it_runs(name, warmup_epochs):
     learning_rate = create_schedule(
@@ -181,7 +183,7 @@ def test_any_schedule_is_strong_float32_and_finite_wherever_it_runs(name, warmup
     np.testing.assert_allclose(learning_rate(77), table[77], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_any_schedule_runs_on_a_replica(name):
     learning_rate = create_schedule(
         Schedule(name, warmup_epochs=2), peak_lr=0.3, steps_per_epoch=1.7, total_steps=100
@@ -192,6 +194,49 @@ def test_any_schedule_runs_on_a_replica(name):
     sharded = jax.jit(on_replicas(learning_rate))
     for step in (1, 50):
         assert float(sharded(jnp.int32(step))) == pytest.approx(float(learning_rate(step)), rel=1e-6)
+
+
+KNOTS = ((0.0, 0.5), (0.2, 1.0), (0.4, 1.0), (0.4, 0.1), (1.0, 0.0))
+
+
+def test_piecewise_is_numpys_interpolation_with_the_later_value_at_a_jump():
+    ours = rates(
+        Schedule("piecewise", warmup_epochs=0, knots=KNOTS),
+        steps=range(120),
+        peak_lr=0.4,
+        steps_per_epoch=7.3,
+        total_steps=100,
+    )
+    before = np.interp(np.arange(40), [0, 20, 40], [0.2, 0.4, 0.4])
+    after = np.interp(np.arange(40, 120), [40, 100], [0.04, 0.0])
+    np.testing.assert_allclose(ours, np.concatenate([before, after]), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("total_steps", [97, 2346, 112_603])
+def test_one_cycle_has_its_peak_where_the_knot_is(total_steps):
+    schedule = Schedule("piecewise", warmup_epochs=0, knots=((0.0, 0.0), (5 / 24, 1.0), (1.0, 0.0)))
+    steps = np.arange(total_steps + 1)
+    ours = rates(
+        schedule, steps=steps, peak_lr=0.4, steps_per_epoch=total_steps / 24, total_steps=total_steps
+    )
+    expected = np.interp(steps, [0, total_steps * 5 / 24, total_steps], [0, 0.4, 0])
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "its shares of the run must rise from 0 to 1"),
+        ({"knots": ((0.0, 0.0), (0.7, 1.0))}, "its shares of the run must rise from 0 to 1"),
+        ({"knots": ((0.0, 0.0), (0.7, 1.0), (0.6, 1.0), (1.0, 0.0))}, "must rise from 0 to 1"),
+        ({"knots": ((0.0, 0.0), (1.0, -1.0))}, "shares of the peak must be at least 0"),
+        ({"knots": KNOTS, "warmup_epochs": 5}, "--config.schedule.warmup_epochs=0"),
+    ],
+)
+def test_knots_that_are_no_schedule_are_refused_in_one_line(fields, words):
+    with pytest.raises(UserError) as error:
+        Schedule(**{"name": "piecewise", "warmup_epochs": 0} | fields)
+    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_unknown_schedule_gets_the_nearest_name():
@@ -248,7 +293,7 @@ def by_hand(name, images):
     return np.where(clock < 10, 0.8 * clock / 10, decayed)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_where_the_batch_changes_the_clock_counts_images_and_the_rate_follows_the_batch(name):
     base = create_schedule(
         Schedule(name, warmup_epochs=1.0), peak_lr=0.8, steps_per_epoch=10.0, total_steps=100.0

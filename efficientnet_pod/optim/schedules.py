@@ -13,7 +13,8 @@ from efficientnet_pod.errors import UserError, did_you_mean
 
 LearningRate = Callable[[jax.typing.ArrayLike], jax.Array]
 
-SCHEDULES = ("constant", "cosine", "exponential", "polynomial")
+SCHEDULES = ("constant", "cosine", "exponential", "piecewise", "polynomial")
+Knots = tuple[tuple[float, float], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Schedule:
     ``end_lr`` is absolute, not a fraction of the peak, and is approached by ``polynomial`` and ``cosine``;
     ``power`` belongs to ``polynomial``, ``decay_rate`` and ``decay_epochs`` to ``exponential``. Epochs are
     passes over the training set and may be fractions.
+
+    ``knots`` belong to ``piecewise``: pairs (share of the run, share of the peak), with straight lines between
+    them. Two at one place are a jump. Shares of the run, so that a shorter run has the same shape.
     """
 
     name: str
@@ -31,6 +35,7 @@ class Schedule:
     end_lr: float = 0.0
     decay_rate: float = 0.97
     decay_epochs: float = 2.4
+    knots: Knots = ()
 
     def __post_init__(self) -> None:
         if self.name not in SCHEDULES:
@@ -48,6 +53,24 @@ class Schedule:
             if not in_range:
                 value = getattr(self, field)
                 raise UserError(f"config.schedule.{field} is {value}; it must be {rule}")
+        if self.name == "piecewise":
+            self._check_knots()
+
+    def _check_knots(self) -> None:
+        knots = self.knots
+        shares = [share for share, _ in knots]
+        if len(knots) < 2 or shares[0] != 0 or shares[-1] != 1 or shares != sorted(shares):
+            raise UserError(
+                f"config.schedule.knots is {knots}; its shares of the run must rise from 0 to 1, "
+                "e.g. ((0.0, 0.0), (0.2, 1.0), (1.0, 0.0))"
+            )
+        if any(height < 0 for _, height in knots):
+            raise UserError(f"config.schedule.knots is {knots}; its shares of the peak must be at least 0")
+        if self.warmup_epochs:
+            raise UserError(
+                f"config.schedule.warmup_epochs is {self.warmup_epochs:g}; with piecewise the knots say how "
+                "the learning rate rises: --config.schedule.warmup_epochs=0"
+            )
 
     def warmup_steps(self, steps_per_epoch: float) -> int:
         """Returns the number of whole steps in the warm-up."""
@@ -72,6 +95,7 @@ def create_schedule(
     - polynomial: ``end_lr + (peak_lr - end_lr)·(1 - t/(T - W + 1))^power`` at ``t = max(1, k - W)``;
     - exponential: ``peak_lr·decay_rate^⌊k/(decay_epochs·steps_per_epoch)⌋``, from step 0, not from ``W``;
     - cosine: from ``peak_lr`` at ``W`` along half a wave to ``end_lr`` at ``T``;
+    - piecewise: ``peak_lr`` times the line between the knots around ``k/T``; at a jump, the later value;
     - constant: ``peak_lr``.
 
     ``steps_per_epoch`` is a fraction (19.55 at 65,536 ImageNet images a step) and is never floored. Beyond
@@ -96,6 +120,8 @@ def create_schedule(
             case "exponential":
                 falls = jnp.searchsorted(jnp.asarray(stairs, step.dtype), step, side="right")
                 decayed = peak_lr * schedule.decay_rate ** falls.astype(jnp.float32)
+            case "piecewise":
+                decayed = peak_lr * _between(schedule.knots, total_steps, step)
             case _:
                 decayed = jnp.full(step.shape, peak_lr, jnp.float32)
         return jnp.where(step < warmup_steps, peak_lr * _progress(step, warmup_steps), decayed)
@@ -168,6 +194,17 @@ def schedule_warnings(
 def _progress(step: jax.Array, steps: float) -> jax.Array:
     """Returns ``step / steps`` as float32, at most 1; ``steps`` below 1 count as 1."""
     return jnp.minimum(step.astype(jnp.float32) / max(steps, 1), 1.0)
+
+
+def _between(knots: Knots, total_steps: float, step: jax.Array) -> jax.Array:
+    """Returns the height at ``step`` of the lines between the knots, float32; beyond the last, its height."""
+    shares, heights = (np.array(each, np.float64) for each in zip(*knots, strict=True))
+    steps = np.round(shares * total_steps, 6)  # .07 of 100 steps are 7.000000000000001
+    runs = np.diff(steps)
+    slopes = np.append(np.divide(np.diff(heights), runs, out=np.zeros_like(runs), where=runs > 0), 0.0)
+    place = jnp.searchsorted(jnp.asarray(steps, jnp.float32), step.astype(jnp.float32), side="right") - 1
+    begun, height, slope = (jnp.asarray(each, jnp.float32)[place] for each in (steps, heights, slopes))
+    return height + (step.astype(jnp.float32) - begun) * slope
 
 
 def _stairs(decay_steps: float, total_steps: float) -> np.ndarray:

@@ -1,0 +1,89 @@
+"""ResNet-50 in minutes: linear scaling with warm-up at 8,192, and LARS at 32,768 and 65,536 images a step.
+
+Source: Goyal et al., arXiv 1706.02677: 76.3 % top-1 in one hour on 256 P100, section 5.1. LARS: MLPerf
+Training 0.7, ResNet-50, whose target is 75.9 % top-1; values of the JAX and TensorFlow submissions
+(mlcommons/training_results_v0.7). Not yet reproduced with this code: no figure of ours stands here.
+Command: efficientnet-pod train --config=configs/resnet50.py:goyal --workdir=runs/resnet50
+Before you pay: efficientnet-pod preflight --config=configs/resnet50.py:lars,65536 --topology=v3-2048
+"""
+
+from ml_collections import ConfigDict
+
+from efficientnet_pod.base_config import base_config
+
+# Global batch: absolute peak learning rate, warm-up epochs, epochs, momentum, weight decay.
+LARS = {
+    32768: (29.0, 18.0, 64.0, 0.929, 1e-4),
+    65536: (23.081, 33.0, 92.0, 0.95372, 1e-4),
+}
+BN_BATCH = 64  # images that normalise together: eight cores of eight images, in the record submissions
+REPLICAS = 2048
+KNOWN = ("goyal", *(f"lars,{batch}" for batch in LARS))
+
+
+def get_config(row: str = "goyal") -> ConfigDict:
+    """Returns the recipe of ``:goyal`` or ``:lars,GLOBAL_BATCH``."""
+    if row not in KNOWN:
+        raise ValueError(f"'{row}' is not known here; known: {', '.join(KNOWN)}")
+    config = base_config()
+    config.model.name = "resnet50"
+    config.model.bn_epsilon = 1e-5
+    if row == "goyal":
+        return _goyal(config)
+    return _lars(config, int(row.removeprefix("lars,")))
+
+
+def _goyal(config: ConfigDict) -> ConfigDict:
+    config.global_batch = 8192  # 32 images on each of 256 GPUs, which normalise alone
+    config.epochs = 90.0
+    config.model.zero_init_residual = True
+    config.optimizer.sgd = ConfigDict(dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4))
+    config.schedule.name = "piecewise"
+    epochs = (
+        (0, 1 / 32),
+        (5, 1),
+        (30, 1),
+        (30, 0.1),
+        (60, 0.1),
+        (60, 0.01),
+        (80, 0.01),
+        (80, 1e-3),
+        (90, 1e-3),
+    )
+    config.schedule.knots = tuple((epoch / 90, float(factor)) for epoch, factor in epochs)
+    config.notes = (
+        "peak learning rate 0.1 × 8,192 / 256 = 3.2, from 0.1 in five epochs; a tenth at 30, 60 and 80: "
+        "arXiv 1706.02677, sections 2.1, 2.2 and 5.1",
+        "published: 76.3 % top-1 (23.74 % error) in one hour on 256 P100",
+    )
+    return config
+
+
+def _lars(config: ConfigDict, global_batch: int) -> ConfigDict:
+    peak, warmup_epochs, epochs, momentum, weight_decay = LARS[global_batch]
+    config.platform = "tpu"
+    config.global_batch = global_batch
+    config.bn_group_size = BN_BATCH * REPLICAS // global_batch
+    config.epochs = epochs
+    config.eval_epochs = 4.0
+    config.label_smoothing = 0.1
+    config.log_steps = 20
+    config.optimizer.name = "lars"
+    config.optimizer.lars = ConfigDict(
+        dict(
+            lr_per_256=peak * 256 / global_batch,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            trust_coefficient=1e-3,
+            epsilon=0.0,
+        )
+    )
+    config.schedule.name = "polynomial"
+    config.schedule.warmup_epochs = warmup_epochs
+    config.schedule.end_lr = 1e-4
+    config.notes = (
+        f"peak learning rate {peak:g}, warm-up {warmup_epochs:g} epochs, momentum {momentum:g}: MLPerf Training "
+        "0.7, ResNet-50 in JAX",
+        "published: 75.9 % top-1, MLPerf's target; 28 seconds on 8,192 TPU v3 cores at 65,536",
+    )
+    return config
