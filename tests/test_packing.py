@@ -10,8 +10,10 @@ from tiny import CLASSES, batch, tiny_model
 from efficientnet_pod.models.efficientnet import STAGES, Stage
 from efficientnet_pod.models.packing import (
     block_diagonal,
+    conv_of_row_pairs,
     images_side_by_side,
     repack,
+    rows_in_pairs,
 )
 
 
@@ -50,23 +52,41 @@ def test_a_block_diagonal_kernel_does_to_each_image_what_the_kernel_does(size, k
     np.testing.assert_allclose(packed, convolved(x, kernel), atol=1e-5)
 
 
+@pytest.mark.parametrize("pack", [1, 4])
+def test_the_kernel_of_row_pairs_does_what_the_kernel_does(pack):
+    x, kernel = jnp.asarray(images(8, 6, 3)), jnp.asarray(images(3, 3, 15, 1))
+    plain = lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    found = repack(conv_of_row_pairs(rows_in_pairs(x, pack), kernel, pack), pack, 1)
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("batch", "pack"), [(1, 1), (8, 1), (16, 2), (24, 1), (32, 4), (48, 2), (64, 8), (128, 8)]
 )
 def test_eight_rows_are_left_for_the_sublanes(batch, pack):
-    assert images_side_by_side(batch) == pack
+    assert {images_side_by_side(batch, stage) for stage in range(4)} == {pack}
 
 
-# Of four stages, so that the last one is met unpacked; with an odd size in it.
-DEEP = (*STAGES[:1], Stage(3, 2, 24, 6, 2), Stage(5, 1, 40, 6, 2), Stage(3, 2, 40, 6, 1))
+def test_images_that_would_fill_the_lanes_stay_side_by_side_for_two_more_stages():
+    assert [images_side_by_side(128, stage) for stage in range(8)] == [8, 8, 8, 8, 2, 2, 1, 1]
+    assert [images_side_by_side(64, stage) for stage in range(3, 8)] == [8, 1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("stages", "size"), [(DEEP, 36), (STAGES[:1], 33)], ids=["four stages", "odd"])
-def test_a_packed_network_trains_like_the_plain_one(stages, size):
+# Of four stages, so that the last one is met unpacked, or less packed; with an odd size in it.
+LEAVES = (*STAGES[:1], Stage(3, 2, 24, 6, 2), Stage(5, 1, 40, 6, 2), Stage(3, 1, 40, 6, 1))
+STAYS = (*STAGES[:1], Stage(3, 1, 24, 6, 2), Stage(5, 1, 40, 6, 2), Stage(3, 2, 40, 6, 1))
+
+
+@pytest.mark.parametrize(
+    ("stages", "size", "count"),
+    [(LEAVES, 36, 32), (STAGES[:1], 33, 32), (STAYS, 18, 128)],
+    ids=["four stages", "odd", "lanes full of images"],
+)
+def test_a_packed_network_trains_like_the_plain_one(stages, size, count):
     """Logits, running statistics and gradients, with the masks of dropout and stochastic depth."""
     options = {"dropout": 0.2, "survival_probability": 0.5, "bn_axis": None}
     plain, packed = (tiny_model(**options, packed=packed).clone(stages=stages) for packed in (False, True))
-    data = batch(32, size=size)
+    data = batch(count, size=size)
     x = jnp.asarray(data["image"] / 57)
     variables = plain.init(jax.random.key(1), x[:1], train=False)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(

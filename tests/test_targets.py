@@ -27,7 +27,7 @@ needs_cuda_plugin = pytest.mark.skipif(
     "topology, name, replicas, hosts",
     [
         ("v3:16x32", "v3:16x32", 1024, 128),
-        # The slices of the Cloud TPU documentation, by cores of v3, v4, v5p and tpu7x and chips of v5e and v6e.
+        # The slices of the Cloud TPU documentation, by cores of v3, v4, v5p, tpu7x and chips of v5e, v6e.
         ("v3-8", "v3:2x2", 8, 1),
         ("v3-32", "v3:4x4", 32, 4),
         ("v3-128", "v3:8x8", 128, 16),

@@ -14,6 +14,7 @@ from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.layers import (
     Conv,
     DepthwiseConv,
+    StemConv,
     classifier_init,
     squeeze_excite,
     stochastic_depth,
@@ -66,7 +67,6 @@ STAGES = (
 )
 STEM_FILTERS = 32
 HEAD_FILTERS = 1280
-PACKED_STAGES = 3  # beyond, layers fill the lanes without; estimated cycles are in records/tpu_step.md
 
 
 def round_filters(filters: int, width: float) -> int:
@@ -182,13 +182,12 @@ class EfficientNet(nn.Module):
         Training needs the random stream ``dropout`` and the collection ``batch_stats`` mutable.
         """
         width = self.variant.width
-        pack = images_side_by_side(len(images)) if self.packed else 1
-        x = repack(images.astype(self.dtype), 1, pack)
-        stem = Conv(round_filters(STEM_FILTERS, width), 3, 2, dtype=self.dtype, pack=pack, name="stem_conv")
-        x = nn.swish(self.norm(pack=pack, name="stem_bn")(stem(x), train=train))
+        pack_of = partial(images_side_by_side, len(images)) if self.packed else lambda stage: 1
+        pack = pack_of(0)
+        stem = StemConv(round_filters(STEM_FILTERS, width), dtype=self.dtype, pack=pack, name="stem_conv")
+        x = nn.swish(self.norm(pack=pack, name="stem_bn")(stem(images), train=train))
         for spec in block_specs(self.variant, self.survival_probability, self.stages):
-            if spec.stage == PACKED_STAGES + 1:
-                x, pack = repack(x, pack, 1), 1
+            x, pack = repack(x, pack, pack_of(spec.stage)), pack_of(spec.stage)
             x = MBConv(spec, self.norm, self.dtype, pack, name=spec.name)(x, train=train)
         x = repack(x, pack, 1)
         x = Conv(round_filters(HEAD_FILTERS, width), dtype=self.dtype, name="head_conv")(x)

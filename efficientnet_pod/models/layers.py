@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
-from efficientnet_pod.models.packing import block_diagonal
+from efficientnet_pod.models.packing import block_diagonal, conv_of_row_pairs, repack, rows_in_pairs
 
 
 def conv_std(shape: tuple[int, ...]) -> float:
@@ -73,6 +73,24 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.pack, self.features)
         kernel = self.param("kernel", conv_init, shape, jnp.float32).astype(self.dtype)
         return conv2d(x.astype(self.dtype), block_diagonal(kernel, self.pack), strides=self.strides)
+
+
+class StemConv(nn.Module):
+    """The first convolution, 3×3 with stride 2, which puts the images side by side."""
+
+    features: int
+    dtype: Any = jnp.float32
+    pack: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns (batch / pack, ⌈height/2⌉, ⌈width/2⌉, pack · features) of images that are still apart."""
+        _, height, width, channels = x.shape
+        kernel = self.param("kernel", conv_init, (3, 3, channels, self.features), jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.pack > 1 and height % 2 == width % 2 == 0:
+            return conv_of_row_pairs(rows_in_pairs(x, self.pack), kernel, self.pack)
+        return conv2d(repack(x, 1, self.pack), block_diagonal(kernel, self.pack), strides=2)
 
 
 class DepthwiseConv(nn.Module):

@@ -11,17 +11,26 @@ and means are folded back, so that parameters, results and checkpoints know noth
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-SUBLANES = 8
+SUBLANES, LANES = 8, 128
 MOST = 8  # of 48 channels three full rows of lanes; beyond, block-diagonal kernels cost more than they save
 
 
-def images_side_by_side(batch: int) -> int:
+def images_side_by_side(batch: int, stage: int) -> int:
     """Returns how many images of a replica's batch to put side by side: a power of two, 1 to 8.
 
-    At least eight rows are left, one for each sublane.
+    In the stem and the first three stages as many as leave a row for each of the eight sublanes. The next two
+    fill the lanes without; but where images alone would fill them, the compiler would put images there, and
+    two side by side make it keep to channels, which is faster. Estimated cycles are in records/tpu_step.md.
+
+    Args:
+      batch: images of a replica.
+      stage: 1 to 7, or 0 for the stem.
     """
-    return next(pack for pack in (MOST, 4, 2, 1) if batch % (SUBLANES * pack) == 0 or pack == 1)
+    if stage <= 3:
+        return next(pack for pack in (MOST, 4, 2, 1) if batch % (SUBLANES * pack) == 0 or pack == 1)
+    return 2 if stage <= 5 and batch % LANES == 0 else 1
 
 
 def repack(x: jax.Array, old: int, new: int) -> jax.Array:
@@ -51,3 +60,40 @@ def block_diagonal(kernel: jax.Array, pack: int) -> jax.Array:
     height, width, inputs, outputs = kernel.shape
     blocks = jnp.eye(pack, dtype=kernel.dtype)[None, None, :, None, :, None]
     return (blocks * kernel[:, :, None, :, None, :]).reshape(height, width, pack * inputs, pack * outputs)
+
+
+def rows_in_pairs(x: jax.Array, pack: int) -> jax.Array:
+    """Returns (batch / pack, height / 2, width, pack · 2 · channels): rows in the channels too, two by two.
+
+    Of three channels, eight images fill 24 of 128 lanes; with pairs of rows, half as many of these thin rows
+    have to be made.
+
+    Args:
+      x: (batch, height, width, channels), of even height.
+      pack: images side by side.
+    """
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch // pack, pack, height // 2, 2, width, channels).transpose(0, 2, 4, 1, 3, 5)
+    return x.reshape(batch // pack, height // 2, width, pack * 2 * channels)
+
+
+def conv_of_row_pairs(x: jax.Array, kernel: jax.Array, pack: int) -> jax.Array:
+    """Returns what ``kernel`` makes of images with stride 2 and "SAME" padding.
+
+    Output row i needs input rows 2i, 2i + 1 and 2i + 2: pair i, and of the next one the first row.
+
+    Args:
+      x: of :func:`rows_in_pairs`, from images of even height and width.
+      kernel: dense, (3, 3, inputs, outputs).
+      pack: images side by side.
+    """
+    _, columns, inputs, outputs = kernel.shape
+    pairs = jnp.concatenate([kernel, jnp.zeros_like(kernel[:1])]).reshape(2, 2, columns, inputs, outputs)
+    pairs = pairs.transpose(0, 2, 1, 3, 4).reshape(2, columns, 2 * inputs, outputs)
+    return lax.conv_general_dilated(
+        x,
+        block_diagonal(pairs, pack),
+        (1, 2),
+        ((0, 1), (0, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
