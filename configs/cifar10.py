@@ -1,7 +1,7 @@
 """CIFAR-10 to 94 %: the ResNet-18 variant, ResNet-9, and ResNet-9 with a bag of tricks.
 
-Source: David Page, "How to Train Your ResNet" (2018 to 2019) and davidcpage/cifar10-fast: dawn.py, new_dawn.py
-and the notebooks. Published, on one V100: 94 % in 297 s (35 epochs of the ResNet-18 variant), 79 s (24 of
+Source: David Page, "How to Train Your ResNet" (2018 to 2019) and davidcpage/cifar10-fast: dawn.py,
+new_dawn.py and the notebooks. Published, on one V100: 94 % in 297 s (35 epochs of the ResNet-18 variant), 79 s (24 of
 ResNet-9), 26 s (10 with the tricks). Not yet reproduced with this code: no figure of ours stands here.
 Machine: one GPU. Command: efficientnet-pod train --config=configs/cifar10.py:resnet9 --workdir=runs/cifar10
 """
@@ -30,7 +30,7 @@ def get_config(row: str = "resnet9") -> ConfigDict:
 
 
 def _one_cycle(config: ConfigDict, peak: float, *knots: tuple[float, float]) -> None:
-    """Sets a learning rate by (epoch, rate), absolute, of the mean loss; nothing is exempt from the L2 term."""
+    """Sets the learning rate, absolute and of the mean loss, by (epoch, rate); all tensors decay."""
     epochs = knots[-1][0]
     config.epochs = float(epochs)
     config.schedule.knots = tuple((epoch / epochs, rate / peak) for epoch, rate in knots)

@@ -2,10 +2,10 @@
 
 Source: fast.ai and DIUx, "Training Imagenet in 3 hours for $25" and "… in 18 minutes" (2018); the phases of
 1, 4, 8 and 16 machines of 8 V100 are those of cybertronai/imagenet18_old, train.py, which notes 109:12,
-29:44, 19:04 and 16:08 minutes to 93.00, 93.05, 93.0 and 93.04 % top-5. Not yet reproduced with this code: no
-figure of ours stands here. Different from it: bfloat16 instead of float16 with a loss scale; crops are made of
-the whole images, not of copies of 160 and 352 pixels (`efficientnet-pod data prepare` makes such copies); and
-every evaluation is at 288 pixels with rectangular crops, as there the last.
+29:44, 19:04 and 16:08 minutes to 93.00, 93.05, 93.0 and 93.04 % top-5. Not yet reproduced with this code:
+no figure of ours stands here. Different from it: bfloat16 instead of float16 with a loss scale; crops are
+made of the whole images, not of copies of 160 and 352 pixels (`efficientnet-pod data prepare` makes such
+copies); and every evaluation is at 288 pixels with rectangular crops, as there the last.
 Command, on each of 16 machines: efficientnet-pod train --config=configs/imagenet18.py:16 --workdir=DIR
 """
 
@@ -34,8 +34,8 @@ class Run(NamedTuple):
       lr: learning rate at the start, of the first stage's batch.
       epochs: of all stages.
       stages: of the images.
-      factors: (epoch, factor): of ``lr``, and of the batch relative to the first one. Their rates are products
-        of these three, e.g. ``lr / 10 · 224 / 128``; straight lines between, jumps where an epoch stands twice.
+      factors: (epoch, factor) of ``lr``; a rate there is ``lr · factor · batch / first batch``, for example
+        ``lr / 10 · 224 / 128``. Straight lines between, jumps where an epoch stands twice.
       published: minutes and top-5.
     """
 
@@ -50,7 +50,8 @@ RUNS = {
     1: Run(
         1.0, 35,
         (Stage(0, 128, 512), Stage(14, 224, 224), Stage(32, 288, 128, 0.5)),
-        ((0, 1), (5, 2), (5, 1), (16, 1), (16, 0.1), (27, 0.1), (27, 0.01), (33, 0.01), (33, 0.001), (35, 0.001)),
+        ((0, 1), (5, 2), (5, 1), (16, 1), (16, 0.1), (27, 0.1), (27, 0.01), (33, 0.01), (33, 0.001),
+         (35, 0.001)),
         "93.00 % top-5 in 109:12 minutes",
     ),
     4: Run(
@@ -69,8 +70,10 @@ RUNS = {
     ),
     16: Run(
         1.88, 50,
-        (Stage(0, 128, 64), Stage(6, 128, 128), Stage(16, 224, 64), Stage(19, 224, 192), Stage(37, 288, 128, 0.5)),
-        ((0, 1), (6, 2), (6, 1), (19, 1), (19, 0.1), (31, 0.1), (31, 0.01), (38, 0.01), (38, 0.001), (50, 0.001)),
+        (Stage(0, 128, 64), Stage(6, 128, 128), Stage(16, 224, 64), Stage(19, 224, 192),
+         Stage(37, 288, 128, 0.5)),
+        ((0, 1), (6, 2), (6, 1), (19, 1), (19, 0.1), (31, 0.1), (31, 0.01), (38, 0.01), (38, 0.001),
+         (50, 0.001)),
         "93.04 % top-5 in 16:08 minutes",
     ),
 }  # fmt: skip
@@ -107,6 +110,6 @@ def get_config(machines: str = "16") -> ConfigDict:
             )
         )
     config.notes = (
-        f"published: {run.published} on {machines} × {GPUS} V100; every number is of imagenet18_old, train.py",
+        f"published: {run.published} on {machines} × {GPUS} V100; all numbers: imagenet18_old, train.py",
     )
     return config

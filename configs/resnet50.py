@@ -82,8 +82,8 @@ def _lars(config: ConfigDict, global_batch: int) -> ConfigDict:
     config.schedule.warmup_epochs = warmup_epochs
     config.schedule.end_lr = 1e-4
     config.notes = (
-        f"peak learning rate {peak:g}, warm-up {warmup_epochs:g} epochs, momentum {momentum:g}: MLPerf Training "
-        "0.7, ResNet-50 in JAX",
+        f"peak learning rate {peak:g}, warm-up {warmup_epochs:g} epochs, momentum {momentum:g}: MLPerf "
+        "Training 0.7, ResNet-50 in JAX",
         "published: 75.9 % top-1, MLPerf's target; 28 seconds on 8,192 TPU v3 cores at 65,536",
     )
     return config

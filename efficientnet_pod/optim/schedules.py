@@ -25,8 +25,8 @@ class Schedule:
     ``power`` belongs to ``polynomial``, ``decay_rate`` and ``decay_epochs`` to ``exponential``. Epochs are
     passes over the training set and may be fractions.
 
-    ``knots`` belong to ``piecewise``: pairs (share of the run, share of the peak), with straight lines between
-    them. Two at one place are a jump. Shares of the run, so that a shorter run has the same shape.
+    ``knots`` belong to ``piecewise``: pairs (share of the run, share of the peak), straight lines between
+    them, a jump where two are at one place. Shares of the run, so that a shorter run has the same shape.
     """
 
     name: str
