@@ -66,7 +66,7 @@ def get_config(row: str = "b5,65536") -> ConfigDict:
     decay = "polynomial, power 2" if optimizer == "lars" else "× 0.97 every 2.4 epochs"
     config.notes = (
         f"peak learning rate {lr_per_256:g} × {global_batch:,} / 256 = "
-        f"{lr_per_256 * global_batch / 256:.4g}: linear scaling (arXiv 1706.02677); the base rate is {RECALLED}",
+        f"{lr_per_256 * global_batch / 256:.4g}: linear scaling (arXiv 1706.02677); base rate {RECALLED}",
         f"warm-up {warmup_epochs:g} epochs: {RECALLED}; then {decay}: the authors' code",
         f"BN groups of {BN_BATCH:,} images = {config.bn_group_size} of {cores:,} cores × "
         f"{global_batch // cores} images",
