@@ -24,6 +24,7 @@ def get_config(row: str = "resnet9") -> ConfigDict:
     config.data.image_size = 32
     config.data.augment = "pad_crop_flip"
     config.data.max_shift = 4
+    config.data.in_memory = True  # prepared once; an epoch's random choices drawn at once
     config.log_steps = 20
     config.schedule.name = "piecewise"
     {"resnet18": _resnet18, "resnet9": _resnet9, "tricks": _tricks}[row](config)

@@ -56,6 +56,7 @@ def base_config() -> ConfigDict:
     config.data.mixup = 0.0
     config.data.cutmix = 0.0
     config.data.eval_crop = "square"
+    config.data.in_memory = False
     config.data.skip_corrupt = 0
 
     config.optimizer = ConfigDict()

@@ -149,16 +149,17 @@ def allowed_skips(run: Run, report: Callable[[str], None]) -> Any:
 
 
 def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Any) -> Any:
-    """Returns the endless batches of a phase, from where the run enters it, as a tf.data data set."""
-    from efficientnet_pod.data import pipeline
+    """Returns the endless batches of a phase, from where the run enters it; they have an iterator."""
+    from efficientnet_pod.data import in_memory, pipeline
 
-    return pipeline.train_batches(
-        run.source,
-        run.preprocessing(phase),
-        global_batch=phase.recipe.global_batch,
-        first_image=phase.images_seen(step) + image_offset,
-        seed=phase.recipe.seed,
-        host_index=run.runtime.host_index,
-        host_count=run.runtime.host_count,
-        skips=skips,
-    )
+    where = {
+        "global_batch": phase.recipe.global_batch,
+        "first_image": phase.images_seen(step) + image_offset,
+        "seed": phase.recipe.seed,
+        "host_index": run.runtime.host_index,
+        "host_count": run.runtime.host_count,
+    }
+    how = run.preprocessing(phase)
+    if phase.recipe.data.in_memory:
+        return in_memory.InMemory(run.source, how, **where)
+    return pipeline.train_batches(run.source, how, **where, skips=skips)

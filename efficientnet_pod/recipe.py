@@ -60,6 +60,7 @@ class DataSettings:
       mixup: α of the Beta distribution of the shares; 0 for none.
       cutmix: likewise; with both, each image draws one of them.
       eval_crop: ``square`` or ``rectangular``.
+      in_memory: decode and resize all training images before the first step and keep them, for small ones.
       skip_corrupt: training images that a host may skip because they cannot be decoded, each counted once
         from the start of its process on; one more stops it.
     """
@@ -82,6 +83,7 @@ class DataSettings:
     mixup: float
     cutmix: float
     eval_crop: str
+    in_memory: bool
     skip_corrupt: int
 
 
