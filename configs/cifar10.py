@@ -9,15 +9,14 @@ Machine: one GPU. Command: efficientnet-pod train --config=configs/cifar10.py:re
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config
+from efficientnet_pod.base_config import base_config, require_row
 
 KNOWN = ("resnet18", "resnet9", "tricks")
 
 
 def get_config(row: str = "resnet9") -> ConfigDict:
     """Returns the recipe of ``:resnet18``, ``:resnet9`` or ``:tricks``."""
-    if row not in KNOWN:
-        raise ValueError(f"'{row}' is not known here; known: {', '.join(KNOWN)}")
+    require_row(row, KNOWN)
     config = base_config()
     config.data.name = "cifar10"
     config.data.eval_split = "test"

@@ -9,7 +9,7 @@ With AutoAugment: --config=configs/imagenet.py:b0,autoaugment
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config
+from efficientnet_pod.base_config import base_config, require_row
 
 # Published top-1 in percent: with the preprocessing of ResNet ("none"), and with AutoAugment.
 TOP1 = {
@@ -27,13 +27,12 @@ TOP1 = {
 def get_config(model_and_policy: str = "b0") -> ConfigDict:
     """Returns the recipe of ``:MODEL[,autoaugment]``; B6 and B7 were published with AutoAugment alone."""
     model, _, policy = model_and_policy.partition(",")
-    published = TOP1.get(model, {})
-    policy = policy or next(iter(published), "none")
-    if policy not in published:
-        known = ", ".join(
-            name if kind == "none" else f"{name},{kind}" for name in TOP1 for kind in TOP1[name]
-        )
-        raise ValueError(f"'{model_and_policy}' is no MODEL[,autoaugment]; known: {known}")
+    policy = policy or ("none" if "none" in TOP1.get(model, ("none",)) else "autoaugment")
+    row = f"{model},{policy}".removesuffix(",none")
+    rows = {
+        f"{name},{kind}".removesuffix(",none"): top1 for name in TOP1 for kind, top1 in TOP1[name].items()
+    }
+    require_row(row, rows)
 
     config = base_config()
     config.global_batch = 4096
@@ -48,5 +47,5 @@ def get_config(model_and_policy: str = "b0") -> ConfigDict:
     config.optimizer.name = "rmsprop"
     config.schedule.name = "exponential"
     config.schedule.warmup_epochs = 5.0
-    config.notes = (f"published: {published[policy]} % top-1 (tensorflow/tpu, EfficientNet's README)",)
+    config.notes = (f"published: {rows[row]} % top-1 (tensorflow/tpu, EfficientNet's README)",)
     return config

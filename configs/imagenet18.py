@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config
+from efficientnet_pod.base_config import base_config, require_row
 
 GPUS = 8  # of a machine
 
@@ -81,8 +81,7 @@ RUNS = {
 
 def get_config(machines: str = "16") -> ConfigDict:
     """Returns the recipe of ``:MACHINES``, each with eight GPUs: 1, 4, 8 or 16."""
-    if machines not in map(str, RUNS):
-        raise ValueError(f"'{machines}' machines were not published; known: {', '.join(map(str, RUNS))}")
+    require_row(machines, map(str, RUNS))
     run = RUNS[int(machines)]
     gpus = GPUS * int(machines)
     global_batch = gpus * run.stages[0].per_gpu

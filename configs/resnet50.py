@@ -9,7 +9,7 @@ Before you pay: efficientnet-pod preflight --config=configs/resnet50.py:lars,655
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config
+from efficientnet_pod.base_config import base_config, require_row
 
 # Global batch: absolute peak learning rate, warm-up epochs, epochs, momentum, weight decay.
 LARS = {
@@ -23,8 +23,7 @@ KNOWN = ("goyal", *(f"lars,{batch}" for batch in LARS))
 
 def get_config(row: str = "goyal") -> ConfigDict:
     """Returns the recipe of ``:goyal`` or ``:lars,GLOBAL_BATCH``."""
-    if row not in KNOWN:
-        raise ValueError(f"'{row}' is not known here; known: {', '.join(KNOWN)}")
+    require_row(row, KNOWN)
     config = base_config()
     config.model.name = "resnet50"
     config.model.bn_epsilon = 1e-5

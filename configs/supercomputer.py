@@ -10,7 +10,7 @@ Before you pay: efficientnet-pod preflight --config=configs/supercomputer.py:b5,
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config
+from efficientnet_pod.base_config import base_config, require_row
 
 BN_BATCH = 1024  # images that normalise together; the authors' code has a flag, the paper groups of cores
 RECALLED = "recalled from the paper's tables, not checked"
@@ -81,7 +81,8 @@ def _read(row: str) -> tuple[str, int, str]:
         for model, published in TOP1.items()
         for optimizer, batch in published
     }
-    for name in (row, f"{row},lars", f"{row},rmsprop"):
+    for name in (f"{row},lars", f"{row},rmsprop"):
         if name in rows:
             return rows[name]
-    raise ValueError(f"'{row}' is no MODEL,GLOBAL_BATCH[,OPTIMIZER] of the paper; known: {', '.join(rows)}")
+    require_row(row, rows)
+    return rows[row]

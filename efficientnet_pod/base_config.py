@@ -1,6 +1,18 @@
 """Every field a recipe has, at the value that does least: a recipe names only what makes it that recipe."""
 
+import difflib
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
+
+
+def require_row(row: str, known: Iterable[str]) -> None:
+    """Raises ValueError, with the nearest row and all there are, for what is no row of a recipe."""
+    rows = list(known)
+    if row not in rows:
+        near = difflib.get_close_matches(row, rows, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise ValueError(f"the recipe has no ':{row}'; {hint}known: {'  '.join(rows)}")
 
 
 def base_config() -> ConfigDict:

@@ -33,7 +33,7 @@ def _in_the_repository(monkeypatch, pytestconfig):
         (["plan", DIGITS, "--config.global_batch=100"], "--config.global_batch="),
         (["plan", DIGITS, "--replica=3"], "replicas"),
         (["plan", DIGITS, "digits"], "'digits' is not a flag"),
-        (["plan", "--config=configs/supercomputer.py:b5"], "e.g. b5,65536"),
+        (["plan", "--config=configs/supercomputer.py:b5"], "known: b2,4096,rmsprop"),
         (["data", "descirbe"], "unknown command 'data descirbe'; did you mean 'describe'?"),
         (["data", "describe"], "data describe needs --config"),
         (["data", "describe", DIGITS, "--check=none"], "--check=none is not a number above 0; give"),
