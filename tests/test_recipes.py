@@ -135,7 +135,7 @@ def test_cifar_has_one_cycle(row, points):
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("supercomputer.py:b5,1024", "? known: b2,4096,rmsprop  b2,8192"),
+        ("supercomputer.py:b5,1024", "known: b2,4096,rmsprop  b2,8192"),
         ("supercomputer.py:b2,65536", "known: b2,4096,rmsprop"),
         ("imagenet.py:b8", "known: b0  b0,autoaugment"),
         ("imagenet.py:b0,autoaugmnt", "did you mean 'b0,autoaugment'?"),
