@@ -41,6 +41,9 @@ def get_config() -> ConfigDict:
     config.model.survival_probability = 0.8
     config.model.bn_momentum = 0.99
     config.model.bn_epsilon = 1e-3
+    config.model.zero_init_residual = False
+    config.model.ghost_batch = 0
+    config.model.bn_scale = 0.0
     config.model.dtype = "auto"
 
     config.data = ConfigDict()
@@ -72,7 +75,9 @@ def get_config() -> ConfigDict:
     config.optimizer.lars = ConfigDict(
         dict(lr_per_256=0.236, momentum=0.9, weight_decay=1e-5, trust_coefficient=1e-3, epsilon=0.0)
     )
-    config.optimizer.sgd = ConfigDict(dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-5))
+    config.optimizer.sgd = ConfigDict(
+        dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-5, l2_everywhere=False)
+    )
 
     config.schedule = ConfigDict()
     config.schedule.name = "exponential"

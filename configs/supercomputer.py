@@ -52,6 +52,9 @@ def get_config(model_and_batch: str = "b5,65536") -> ConfigDict:
     config.model.survival_probability = 0.8
     config.model.bn_momentum = 0.99
     config.model.bn_epsilon = 1e-3
+    config.model.zero_init_residual = False
+    config.model.ghost_batch = 0
+    config.model.bn_scale = 0.0
     config.model.dtype = "auto"
 
     config.data = ConfigDict()
@@ -83,7 +86,9 @@ def get_config(model_and_batch: str = "b5,65536") -> ConfigDict:
     config.optimizer.rmsprop = ConfigDict(
         dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5)
     )
-    config.optimizer.sgd = ConfigDict(dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-5))
+    config.optimizer.sgd = ConfigDict(
+        dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-5, l2_everywhere=False)
+    )
 
     config.schedule = ConfigDict()
     config.schedule.name = "polynomial"

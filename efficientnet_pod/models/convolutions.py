@@ -1,9 +1,9 @@
 """Owns the two convolutions of the networks, each as the fast program of the platform that compiles it.
 
 Layout is NHWC for images and HWIO for kernels; padding is TensorFlow's "SAME", which at stride 2 pads after
-more than before, or PyTorch's, alike on both sides. TPU and GPU get `lax.conv_general_dilated` and nothing else. The CPU compiler turns a
-depthwise convolution and every kernel gradient into scalar loops, so there the same sums are written as
-matrix products and shifted multiply-adds.
+more than before, or PyTorch's, alike on both sides. TPU and GPU get `lax.conv_general_dilated` and nothing
+else. The CPU compiler turns a depthwise convolution and every kernel gradient into scalar loops, so there the
+same sums are written as matrix products and shifted multiply-adds.
 """
 
 from functools import partial
