@@ -95,7 +95,9 @@ def get_config(machines: str = "16") -> ConfigDict:
     config.data.image_size = 288
     config.data.eval_crop = "rectangular"
     config.optimizer.sgd = ConfigDict(
-        dict(lr_per_256=run.lr * 256 / global_batch, momentum=0.9, nesterov=False, l2=1e-4)
+        dict(
+            lr_per_256=run.lr * 256 / global_batch, momentum=0.9, nesterov=False, l2=1e-4, l2_everywhere=False
+        )
     )
     config.schedule.name = "piecewise"
     config.schedule.knots = tuple((epoch / run.epochs, float(factor)) for epoch, factor in run.factors)

@@ -36,7 +36,6 @@ def _goyal(config: ConfigDict) -> ConfigDict:
     config.global_batch = 8192  # 32 images on each of 256 GPUs, which normalise alone
     config.epochs = 90.0
     config.model.zero_init_residual = True
-    config.optimizer.sgd = ConfigDict(dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4))
     config.schedule.name = "piecewise"
     epochs = (
         (0, 1 / 32),

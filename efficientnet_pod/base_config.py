@@ -43,10 +43,13 @@ def base_config() -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.name = "b0"
-    config.model.dropout = -1.0  # the variant's
+    config.model.dropout = -1.0  # the network's
     config.model.survival_probability = 1.0
     config.model.bn_momentum = 0.9
     config.model.bn_epsilon = 1e-3
+    config.model.zero_init_residual = False
+    config.model.ghost_batch = 0
+    config.model.bn_scale = 0.0
     config.model.dtype = "auto"
 
     config.data = ConfigDict()
@@ -54,7 +57,7 @@ def base_config() -> ConfigDict:
     config.data.data_dir = ""
     config.data.train_split = "train"
     config.data.eval_split = "validation"
-    config.data.image_size = 0  # the variant's
+    config.data.image_size = 0  # the network's
     config.data.link_dtype = "auto"
     config.data.resize = "reference"
     config.data.augment = "inception_crop"
@@ -73,7 +76,9 @@ def base_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"
-    config.optimizer.sgd = ConfigDict(dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4))
+    config.optimizer.sgd = ConfigDict(
+        dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4, l2_everywhere=False)
+    )
     config.optimizer.rmsprop = ConfigDict(
         dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5)
     )

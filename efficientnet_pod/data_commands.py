@@ -41,21 +41,19 @@ def _describe(arguments: Sequence[str]) -> None:
     check = values.check
     if check != "all" and not (check.isdecimal() and int(check)):
         raise UserError(f"--check={check} is not a number above 0; give the images of each split, or 'all'")
-    from efficientnet_pod.models.efficientnet import VARIANTS
+    from efficientnet_pod.models.registry import network_named
     from efficientnet_pod.recipe import read_recipe
     from efficientnet_pod.run import open_images
 
     recipe = read_recipe(values.config.to_dict())
-    model = recipe.model.name
-    if model not in VARIANTS:
-        raise UserError(f"config.model.name='{model}' is unknown{did_you_mean(model, VARIANTS)}")
+    network = network_named(recipe.model.name)
     source = open_images(recipe)
     from efficientnet_pod.data.describe import describe
 
     bad = describe(
         source,
         recipe.data,
-        image_size=recipe.data.image_size or VARIANTS[model].image_size,
+        image_size=recipe.data.image_size or network.image_size,
         check=None if check == "all" else int(check),
         sheet=values.sheet,
     )

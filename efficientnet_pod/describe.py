@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from efficientnet_pod.host_cores import describe_input
+from efficientnet_pod.models.registry import network_named
 from efficientnet_pod.optim import Treatment, treatment
 from efficientnet_pod.plan import Plan, optimizer_name, resolve
 from efficientnet_pod.pod import runtime
@@ -85,7 +86,7 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
       bn_groups: how the BN groups lie on the devices.
     """
     recipe, schedule = plan.recipe, plan.recipe.schedule
-    model = f"EfficientNet-{recipe.model.name.upper()}, {plan.num_classes:,} classes"
+    model = f"{network_named(recipe.model.name).title}, {plan.num_classes:,} classes"
     decay = {
         "polynomial": f"polynomial, power {schedule.power:g}, to {schedule.end_lr:g}",
         "exponential": f"× {schedule.decay_rate:g} every {schedule.decay_epochs:g} epochs",

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.models.efficientnet import VARIANTS
+from efficientnet_pod.models.registry import network_named
 from efficientnet_pod.recipe import PhaseSettings, Recipe
 
 
@@ -65,7 +65,7 @@ def resolve_phases(recipe: Recipe, *, num_train: int, num_replicas: int, num_hos
                 f"config.phases.{each.name} lasts from epoch {each.from_epoch:g} to {end:g}, which is no "
                 f"whole step of {phased.global_batch:,} images; make it longer or lower its global_batch"
             )
-        variant, per_replica = VARIANTS[phased.model.name], phased.global_batch // num_replicas
+        network, per_replica = network_named(phased.model.name), phased.global_batch // num_replicas
         phases.append(
             Phase(
                 name=each.name,
@@ -73,11 +73,11 @@ def resolve_phases(recipe: Recipe, *, num_train: int, num_replicas: int, num_hos
                 last_step=step + steps,
                 first_image=image,
                 recipe=phased,
-                image_size=phased.data.image_size or variant.image_size,
-                dropout=variant.dropout if phased.model.dropout < 0 else phased.model.dropout,
+                image_size=phased.data.image_size or network.image_size,
+                dropout=network.dropout if phased.model.dropout < 0 else phased.model.dropout,
                 host_batch=phased.global_batch // num_hosts,
                 per_replica_batch=per_replica,
-                bn_batch=per_replica * phased.bn_group_size,
+                bn_batch=phased.model.ghost_batch or per_replica * phased.bn_group_size,
             )
         )
         step += steps

@@ -6,7 +6,7 @@ from typing import Any
 
 from efficientnet_pod import recipe as recipes
 from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.models.efficientnet import VARIANTS
+from efficientnet_pod.models.registry import network_named
 from efficientnet_pod.optim import OPTIMIZERS, peak_learning_rate, schedule_warnings
 from efficientnet_pod.phases import Phase, resolve_phases
 from efficientnet_pod.recipe import Recipe
@@ -144,11 +144,11 @@ def resolve(
     """
     _check(recipe, num_replicas)
     model = recipe.model
-    variant = VARIANTS[model.name]
+    network = network_named(model.name)
     per_replica_batch = recipe.global_batch // num_replicas
     # Not more than a full pass needs: 65,536 replicas' images would be padding for 50,000.
     eval_batch = num_replicas * min(per_replica_batch, math.ceil(num_eval / num_replicas))
-    image_size = recipe.data.image_size or variant.image_size
+    image_size = recipe.data.image_size or network.image_size
     if recipe.data.eval_crop == "rectangular":
         eval_batch = eval_batch_of(eval_batch, num_eval=num_eval, num_replicas=num_replicas)
     eval_steps = math.ceil(num_eval / eval_batch)
@@ -176,12 +176,12 @@ def resolve(
         num_replicas=num_replicas,
         num_hosts=num_hosts,
         image_size=image_size,
-        dropout=variant.dropout if model.dropout < 0 else model.dropout,
+        dropout=network.dropout if model.dropout < 0 else model.dropout,
         compute_dtype=compute_dtype,
         link_dtype=compute_dtype if recipe.data.link_dtype == "auto" else recipe.data.link_dtype,
         host_batch=recipe.global_batch // num_hosts,
         per_replica_batch=per_replica_batch,
-        bn_batch=per_replica_batch * recipe.bn_group_size,
+        bn_batch=model.ghost_batch or per_replica_batch * recipe.bn_group_size,
         eval_batch=eval_batch,
         eval_steps=eval_steps,
         eval_shapes=((image_size, image_size, eval_steps),),
@@ -202,8 +202,8 @@ def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> No
     def full(field: str) -> str:
         return f"config.phases.{phase}.{field.rpartition('.')[2]}" if phase else f"config.{field}"
 
-    if model.name not in VARIANTS:
-        raise UserError(f"config.model.name='{model.name}' is unknown{did_you_mean(model.name, VARIANTS)}")
+    network = network_named(model.name)
+    network.check(dataclasses.asdict(model), model.name, full)
     named = {
         "model.dtype": recipes.DTYPES,
         "data.link_dtype": recipes.LINK_DTYPES,
@@ -234,6 +234,8 @@ def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> No
         "model.survival_probability": (0 < model.survival_probability <= 1, "above 0 and at most 1"),
         "model.bn_momentum": (0 <= model.bn_momentum < 1, "at least 0 and below 1"),
         "model.bn_epsilon": (model.bn_epsilon > 0, "above 0"),
+        "model.ghost_batch": (model.ghost_batch >= 0, "at least 0"),
+        "model.bn_scale": (model.bn_scale >= 0, "at least 0"),
         "data.image_size": (recipe.data.image_size >= 0, "at least 0"),
         "data.min_crop_area": (0 < recipe.data.min_crop_area <= 1, "above 0 and at most 1"),
         "data.policy_layers": (recipe.data.policy_layers >= 1, "at least 1"),
@@ -246,13 +248,29 @@ def _check(recipe: Recipe, num_replicas: int, *, phase: str | None = None) -> No
     for field, (holds, rule) in rules.items():
         if not holds:
             raise UserError(f"{full(field)}={_field(recipe, field)} must be {rule}; set --{full(field)}")
-    size = recipe.data.image_size or VARIANTS[model.name].image_size
+    size = recipe.data.image_size or network.image_size
     if not 0 <= recipe.data.max_shift < size:
         raise UserError(
             f"{full('data.image_size')}={size} pixels must be above config.data.max_shift="
             f"{recipe.data.max_shift}; lower --config.data.max_shift"
         )
     _check_batches(recipe.global_batch, full("global_batch"), recipe.bn_group_size, num_replicas)
+    _check_ghosts(recipe, recipe.global_batch // num_replicas)
+
+
+def _check_ghosts(recipe: Recipe, per_replica_batch: int) -> None:
+    ghost = recipe.model.ghost_batch
+    if ghost and recipe.bn_group_size != 1:
+        raise UserError(
+            f"config.model.ghost_batch={ghost} lets parts of a replica's images normalise together, and "
+            f"config.bn_group_size={recipe.bn_group_size} several replicas'; set --config.bn_group_size=1"
+        )
+    if ghost and per_replica_batch % ghost:
+        near = max(n for n in range(1, min(ghost, per_replica_batch) + 1) if per_replica_batch % n == 0)
+        raise UserError(
+            f"config.model.ghost_batch={ghost} does not divide a replica's {per_replica_batch:,} images; "
+            f"the nearest below that does: --config.model.ghost_batch={near}"
+        )
 
 
 def _field(recipe: Recipe, dotted: str) -> Any:

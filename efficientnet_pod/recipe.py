@@ -17,14 +17,20 @@ NON_FINITE_POLICIES = ("stop", "skip", "rewind")
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """The network: a variant's name and what may differ from its published form.
+    """The network: its name and what may differ from its published form.
+
+    What a network does not have must be left at the value that says so: dropout below 0, survival_probability
+    1, and 0 or False for what is named after ``bn_epsilon``.
 
     Attributes:
-      name: ``b0`` … ``b7``.
-      dropout: before the classifier; below 0 takes the variant's.
+      name: ``b0`` … ``b7``, ``resnet50``, ``resnet18_cifar``, ``resnet9`` or ``resnet9_whitened``.
+      dropout: before the classifier; below 0 takes the network's.
       survival_probability: of stochastic depth, at the end of its linear schedule; 1 switches it off.
       bn_momentum: share of the old running statistics that a step keeps.
       bn_epsilon: added to the variance.
+      zero_init_residual: the last batch norm of every residual branch begins with a scale of 0.
+      ghost_batch: images of a replica that normalise together; 0 for all of them.
+      bn_scale: of every batch norm, not trained; 0 for scales that are trained.
       dtype: of convolutions and activations: ``bfloat16``, ``float32``, or ``auto``: bfloat16 on TPU and GPU.
     """
 
@@ -33,6 +39,9 @@ class ModelSettings:
     survival_probability: float
     bn_momentum: float
     bn_epsilon: float
+    zero_init_residual: bool
+    ghost_batch: int
+    bn_scale: float
     dtype: str
 
 
@@ -45,7 +54,7 @@ class DataSettings:
       data_dir: where TFDS keeps its data; empty for its default.
       train_split: trained on.
       eval_split: evaluated on.
-      image_size: height and width in pixels; 0 takes the variant's.
+      image_size: height and width in pixels; 0 takes the network's.
       link_dtype: of images on their way to the devices, which normalise them: ``uint8``, ``bfloat16``,
         ``float32``, or ``auto``: the compute dtype.
       resize: ``reference`` or ``fast``.

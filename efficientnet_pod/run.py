@@ -13,8 +13,9 @@ import optax
 from jax.sharding import Mesh
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.models.efficientnet import EfficientNet, efficientnet
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
+from efficientnet_pod.models.registry import Model, create_network, network_named, with_settings
+from efficientnet_pod.models.whitening import IMAGES, whitened
 from efficientnet_pod.optim import LearningRate, Stretch, create_optimizer, create_schedule, in_phases
 from efficientnet_pod.phases import Phase
 from efficientnet_pod.plan import Plan, resolve
@@ -47,15 +48,20 @@ class Run:
     source: Any
     plan: Plan
     mesh: Mesh
-    model: EfficientNet
+    model: Model
     variables: dict[str, Any]
     optimizer: optax.GradientTransformation
     learning_rate: LearningRate
     eval_order: np.ndarray | None = None
 
     def initial_variables(self) -> dict[str, Any]:
-        """Returns the weights and BN statistics of the recipe's seed, as numpy arrays."""
-        return initial_variables(self.model, self.plan.image_size, seed=self.plan.recipe.seed)
+        """Returns the weights of the recipe's seed, a whitening layer of the images', and BN statistics."""
+        variables = initial_variables(self.model, self.plan.image_size, seed=self.plan.recipe.seed)
+        if network_named(self.plan.recipe.model.name).whitens and hasattr(self.source, "train"):
+            from efficientnet_pod.data.first_images import first_images
+
+            variables = whitened(variables, first_images(self.source, self.preprocessing(), IMAGES))
+        return variables
 
     def preprocessing(self, phase: Phase | None = None) -> Any:
         """Returns what happens on the host to images of a phase of training, or else to those of evaluation.
@@ -96,11 +102,9 @@ class Run:
         """Returns the program of one optimizer step of a phase."""
         recipe = phase.recipe
         key = jax.random.key(recipe.seed)
-        model = self.model.clone(
-            dropout=phase.dropout, survival_probability=recipe.model.survival_probability
-        )
+        settings = dataclasses.asdict(recipe.model) | {"dropout": phase.dropout}
         step = TrainStep(
-            model,
+            with_settings(self.model, settings),
             self.optimizer,
             recipe.label_smoothing,
             recipe.ema_decay,
@@ -258,22 +262,19 @@ def _digest(value: Any) -> str:
 
 def build(
     plan: Plan, *, packed: bool = False
-) -> tuple[EfficientNet, dict[str, Any], optax.GradientTransformation, LearningRate]:
+) -> tuple[Model, dict[str, Any], optax.GradientTransformation, LearningRate]:
     """Returns the network, its variables as shapes and dtypes, the optimizer and its learning rate.
 
     ``packed`` says whether the network puts images side by side, as is good for a TPU.
     """
     recipe = plan.recipe
-    model = efficientnet(
+    model = create_network(
         recipe.model.name,
         num_classes=plan.num_classes,
         dtype=jnp.dtype(plan.compute_dtype),
         bn_axis=BN_MEMBER,
-        bn_momentum=recipe.model.bn_momentum,
-        bn_epsilon=recipe.model.bn_epsilon,
-        dropout=plan.dropout,
-        survival_probability=recipe.model.survival_probability,
         packed=packed,
+        settings=dataclasses.asdict(recipe.model) | {"dropout": plan.dropout},
     )
     schedule = create_schedule(
         recipe.schedule,

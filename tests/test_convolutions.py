@@ -17,12 +17,12 @@ from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
 CHANNELS = {conv2d: (6, 10), depthwise_conv2d: (1, 6)}
 
 
-def _reference(x: Array, kernel: Array, *, strides: int) -> Array:
+def _reference(x: Array, kernel: Array, *, strides: int, padding="SAME") -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         (strides, strides),
-        "SAME",
+        padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )
@@ -62,6 +62,26 @@ def test_depthwise_equals_xla_over_many_blocks(strides, monkeypatch):
     monkeypatch.setattr(convolutions_cpu, "_BLOCK_PIXELS", 256)
     shapes = [(8, 12, 10, 6), (24, 4, 4, 6), (5, 13, 1, 6)]
     _assert_equals_xla(depthwise_conv2d, [_operands(depthwise_conv2d, shape, 3) for shape in shapes], strides)
+
+
+@pytest.mark.parametrize("taps", [1, 3, 7])
+def test_padding_alike_on_both_sides_equals_xla(taps):
+    cases = [_operands(conv2d, (2, *size, 6), taps) for size in [(7, 4), (8, 9), (2, 1)]]
+
+    @jax.jit
+    def both(cases):
+        pads = [(taps // 2, taps // 2)] * 2
+        ours = partial(conv2d, symmetric=True)
+        theirs = partial(_reference, padding=pads)
+        return [
+            tuple(_value_and_gradients(function, *case, strides) for function in (ours, theirs))
+            for case in cases
+            for strides in (1, 2)
+        ]
+
+    for ours, xla in both(cases):
+        for actual, expected in zip(ours, xla, strict=True):
+            _assert_close(actual, expected, 1e-5)
 
 
 def _assert_equals_xla(convolution, cases: list[tuple[Array, Array]], strides: int) -> None:

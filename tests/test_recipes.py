@@ -129,7 +129,7 @@ def test_cifar_has_one_cycle(row, points):
     learning_rate = build(plan)[-1]
     for epoch, rate in points:
         step = round(epoch * plan.steps_per_epoch)
-        assert float(learning_rate(step)) == pytest.approx(rate, abs=2e-3), epoch
+        assert float(learning_rate(step)) == pytest.approx(rate, abs=4e-3), epoch  # a step is up to 1 %
 
 
 @pytest.mark.parametrize(

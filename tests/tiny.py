@@ -1,5 +1,7 @@
 """A three-block EfficientNet that compiles in seconds, and batches for it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,12 @@ def tiny_model(**options) -> EfficientNet:
 
 def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = STAGES) -> None:
     """Makes every run build the tiny network, with the options its recipe gives the real one."""
-    patch.setattr(run, "efficientnet", lambda name, **options: tiny_model(**options).clone(stages=stages))
+    own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability")
+
+    def create(name: str, *, settings: dict[str, Any], **options: Any) -> EfficientNet:
+        return tiny_model(**options, **{field: settings[field] for field in own}).clone(stages=stages)
+
+    patch.setattr(run, "create_network", create)
 
 
 def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:

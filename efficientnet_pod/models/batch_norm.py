@@ -1,5 +1,9 @@
-"""Batch normalisation over one mesh axis: per replica, grouped and fully synchronised are one code path."""
+"""Batch normalisation over one mesh axis: per replica, grouped and fully synchronised are one code path.
 
+Ghosts, which are fewer images than a replica has, are the other one.
+"""
+
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +26,11 @@ class BatchNorm(nn.Module):
       momentum: share of the old running statistics that a step keeps (PyTorch calls 1 − momentum this).
       epsilon: added to the variance.
       dtype: dtype of the result.
-      pack: images side by side in the channels, see :mod:`packing`.
+      pack: images side by side in the channels, see :mod:`packing`; not with ghosts.
+      scale_init: Flax initialiser of the scale.
+      fixed_scale: a scale for all channels that is no parameter and stays as it is; None: one to be trained.
+      ghost_batch: consecutive images of a replica that normalise together, whatever the axis; 0: all of them.
+        The running statistics are the ghosts' mean. Source: arXiv 1705.08741.
     """
 
     axis_name: str | None
@@ -30,30 +38,59 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-3
     dtype: Any = jnp.float32
     pack: int = 1
+    scale_init: Any = nn.initializers.ones
+    fixed_scale: float | None = None
+    ghost_batch: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns ``x`` of shape (..., channels) normalised, in ``dtype``."""
         shape = (x.shape[-1] // self.pack,)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        if self.fixed_scale is None:
+            scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        else:
+            scale = jnp.full(shape, self.fixed_scale, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        normalised = partial(_normalised, scale=scale, bias=bias, epsilon=self.epsilon, pack=self.pack)
         # Initialisation runs outside the mesh, on a dummy image: it neither reduces nor updates.
-        if train and not self.is_initializing():
-            mean, variance = group_moments(x, self.axis_name, pack=self.pack)
-            keep = self.momentum
-            running_mean.value = keep * running_mean.value + (1 - keep) * mean
-            running_variance.value = keep * running_variance.value + (1 - keep) * variance
+        if not train or self.is_initializing():
+            return normalised(x, running_mean.value, running_variance.value).astype(self.dtype)
+        if self.ghost_batch:
+            ghosts = x.reshape(-1, self.ghost_batch, *x.shape[1:])
+            moments = jax.vmap(partial(group_moments, axis_name=None))(ghosts)
+            y = jax.vmap(normalised)(ghosts, *moments).reshape(x.shape)
+            mean, variance = self._over_axis([jnp.mean(each, axis=0) for each in moments])
         else:
-            mean, variance = running_mean.value, running_variance.value
-        # One multiply and one add for each element; the folding happens on vectors of `channels`.
-        multiplier = scale * lax.rsqrt(variance + self.epsilon)
-        offset = bias - mean * multiplier
-        multiplier, offset = jnp.tile(multiplier, self.pack), jnp.tile(offset, self.pack)
-        axes = tuple(range(x.ndim - 1))
-        y = x.astype(jnp.float32) * jnp.expand_dims(multiplier, axes) + jnp.expand_dims(offset, axes)
+            mean, variance = group_moments(x, self.axis_name, pack=self.pack)
+            y = normalised(x, mean, variance)
+        keep = self.momentum
+        running_mean.value = keep * running_mean.value + (1 - keep) * mean
+        running_variance.value = keep * running_variance.value + (1 - keep) * variance
         return y.astype(self.dtype)
+
+    def _over_axis(self, moments: list[jax.Array]) -> list[jax.Array]:
+        return moments if self.axis_name is None else lax.pmean(moments, self.axis_name)
+
+
+def _normalised(
+    x: jax.Array,
+    mean: jax.Array,
+    variance: jax.Array,
+    *,
+    scale: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    pack: int,
+) -> jax.Array:
+    """Returns float32 ``scale · (x − mean) / √(variance + epsilon) + bias``."""
+    # One multiply and one add for each element; the folding happens on vectors of `channels`.
+    multiplier = scale * lax.rsqrt(variance + epsilon)
+    offset = bias - mean * multiplier
+    multiplier, offset = jnp.tile(multiplier, pack), jnp.tile(offset, pack)
+    axes = tuple(range(x.ndim - 1))
+    return x.astype(jnp.float32) * jnp.expand_dims(multiplier, axes) + jnp.expand_dims(offset, axes)
 
 
 def group_moments(x: jax.Array, axis_name: str | None, *, pack: int = 1) -> tuple[jax.Array, jax.Array]:

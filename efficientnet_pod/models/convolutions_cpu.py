@@ -31,7 +31,7 @@ def varying_as(array: Array, like: Array) -> Array:
 
 
 class _Window(NamedTuple):
-    """One spatial dimension of a "SAME" convolution, without the taps that meet nothing but padding."""
+    """One spatial dimension of a convolution, without the taps that meet nothing but padding."""
 
     size: int
     strides: int
@@ -40,8 +40,10 @@ class _Window(NamedTuple):
     before: int  # padding; negative where a stride skips the first inputs
 
     @classmethod
-    def same(cls, size: int, taps: int, strides: int) -> "_Window":
+    def of(cls, size: int, taps: int, strides: int, symmetric: bool) -> "_Window":
         ((before, _),) = lax.padtype_to_pads((size,), (taps,), (strides,), "SAME")
+        if symmetric:
+            before = taps // 2  # and after the last input whatever the last output reaches
         first = max(0, before - strides * (-(-size // strides) - 1))
         last = min(taps - 1, size - 1 + before)
         return cls(size, strides, last - first + 1, first, before - first)
@@ -62,9 +64,12 @@ class _Window(NamedTuple):
 
 
 def _windows(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: int
+    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: int, *, symmetric: bool = False
 ) -> tuple[_Window, _Window]:
-    height, width = (_Window.same(*sizes, strides) for sizes in zip(x_shape[1:3], kernel_shape, strict=False))
+    """Those of height and width; padded alike on both sides, or as "SAME" does."""
+    height, width = (
+        _Window.of(*sizes, strides, symmetric) for sizes in zip(x_shape[1:3], kernel_shape, strict=False)
+    )
     return height, width
 
 
@@ -89,9 +94,9 @@ def _under_tap(padded: Array, tap: tuple[int, int], rows: _Window, columns: _Win
     )
 
 
-def conv2d(x: Array, kernel: Array, *, strides: int) -> Array:
+def conv2d(x: Array, kernel: Array, *, strides: int, symmetric: bool = False) -> Array:
     """Returns the dense convolution as a matrix product over the patches of the images."""
-    rows, columns = _windows(x.shape, kernel.shape, strides)
+    rows, columns = _windows(x.shape, kernel.shape, strides, symmetric=symmetric)
     kernel = _cropped(kernel, rows, columns)
     patches = x.astype(jnp.float32)
     if kernel.shape[:2] != (1, 1) or strides != 1:

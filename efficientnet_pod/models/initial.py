@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from efficientnet_pod.models.distributions import Constant, Distribution, Normal, Uniform
 from efficientnet_pod.models.layers import classifier_limit, conv_std, depthwise_std
 
-# Leaves whose initial value is not random.
+# Leaves whose initial value is not random, unless the network says so.
 CONSTANTS = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
 
 
@@ -21,18 +22,26 @@ def abstract_variables(model: Any, image_size: int) -> dict[str, Any]:
 def initial_variables(model: Any, image_size: int, *, seed: int) -> dict[str, Any]:
     """Returns float32 numpy arrays from the distributions of ``model.init``, the same on every host.
 
-    Each tensor has its own stream, so that a head of another size leaves the other weights as they are.
+    Each tensor has its own stream, so that a head of another size leaves the other weights as they are. A
+    network whose distributions are not TensorFlow's has a method ``initial``: names and shape of a tensor →
+    its distribution, or None for TensorFlow's.
     """
+    of_network = getattr(model, "initial", lambda names, shape: None)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        *modules, name = [key.key for key in path]
-        if name in CONSTANTS:
-            return np.full(leaf.shape, CONSTANTS[name], np.float32)
-        stream = np.random.default_rng([seed, *"/".join(modules).encode()])
-        if modules[-1] == "classifier":
-            limit = classifier_limit(leaf.shape)
-            return stream.uniform(-limit, limit, leaf.shape).astype(np.float32)
-        std = depthwise_std if modules[-1] == "depthwise_conv" else conv_std
-        return stream.standard_normal(leaf.shape, np.float32) * np.float32(std(leaf.shape))
+        names = [key.key for key in path]
+        distribution = of_network(names, leaf.shape) or _tensorflow(names, leaf.shape)
+        streamed = names[:-1] if names[-1] == "kernel" else names
+        return distribution.on_host(np.random.default_rng([seed, *"/".join(streamed).encode()]), leaf.shape)
 
     return jax.tree_util.tree_map_with_path(draw, abstract_variables(model, image_size))
+
+
+def _tensorflow(names: list[str], shape: tuple[int, ...]) -> Distribution:
+    *modules, name = names
+    if name in CONSTANTS:
+        return Constant(CONSTANTS[name])
+    if modules[-1] == "classifier":
+        limit = classifier_limit(shape)
+        return Uniform(-limit, limit)
+    return Normal((depthwise_std if modules[-1] == "depthwise_conv" else conv_std)(shape))

@@ -1,4 +1,4 @@
-"""The layers of EfficientNet: convolutions, squeeze-excite, stochastic depth; TensorFlow's initialisers."""
+"""The layers of the networks: convolutions, squeeze-excite, stochastic depth; TensorFlow's initialisers."""
 
 import math
 from typing import Any
@@ -51,7 +51,7 @@ def classifier_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.flo
 
 
 class Conv(nn.Module):
-    """A dense convolution with TensorFlow's "SAME" padding and no bias.
+    """A dense convolution without a bias.
 
     Attributes:
       features: output channels of an image.
@@ -59,6 +59,8 @@ class Conv(nn.Module):
       strides: likewise.
       dtype: of the arithmetic.
       pack: images side by side in the channels, see :mod:`packing`; here and in what follows.
+      symmetric: pad alike on both sides, as PyTorch does, instead of TensorFlow's "SAME".
+      kernel_init: Flax initialiser.
     """
 
     features: int
@@ -66,13 +68,16 @@ class Conv(nn.Module):
     strides: int = 1
     dtype: Any = jnp.float32
     pack: int = 1
+    symmetric: bool = False
+    kernel_init: Any = conv_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, features) in ``dtype``."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.pack, self.features)
-        kernel = self.param("kernel", conv_init, shape, jnp.float32).astype(self.dtype)
-        return conv2d(x.astype(self.dtype), block_diagonal(kernel, self.pack), strides=self.strides)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        kernel, x = block_diagonal(kernel, self.pack), x.astype(self.dtype)
+        return conv2d(x, kernel, strides=self.strides, symmetric=self.symmetric)
 
 
 class StemConv(nn.Module):

@@ -6,14 +6,14 @@ from typing import Literal
 import jax
 import optax
 
-Kind = Literal["kernel", "bias", "norm"]
+Kind = Literal["kernel", "bias", "norm", "fixed"]
 
 
 def kernels(params: optax.Params) -> optax.Params:
     """Returns a tree of bool shaped like ``params``, True at the convolutions' and the classifier's kernels.
 
     Biases and both parameters of batch norm are False. Only the paths are read, so ``params`` may hold
-    ``jax.ShapeDtypeStruct``. Raises ValueError on a tensor that is none of the three kinds.
+    ``jax.ShapeDtypeStruct``. Raises ValueError on a tensor of unknown kind.
 
     Source: the skip list of the authors' LARS (batch_normalization, bias, beta, gamma),
     tensorflow/tpu models/official/efficientnet/utils.py.
@@ -31,6 +31,14 @@ def kernels_and_biases(params: optax.Params) -> optax.Params:
     contain "batch_normalization".
     """
     return _where_kind({"kernel", "bias"}, params)
+
+
+def everything(params: optax.Params) -> optax.Params:
+    """Returns a tree of bool shaped like ``params``, True at all that is trained, batch norm's too.
+
+    Only the paths are read. Raises ValueError on a tensor of unknown kind.
+    """
+    return _where_kind({"kernel", "bias", "norm"}, params)
 
 
 def nothing(params: optax.Params) -> optax.Params:
@@ -57,6 +65,8 @@ def _kind(name: str) -> Kind:
             return "kernel"
         case "bias", False:
             return "bias"
+        case "fixed_kernel", False:  # computed from the images; its gradient is zero
+            return "fixed"
     # A mask that guesses silently treats a new layer wrongly for a whole run.
     raise ValueError(
         f"parameter '{name}' is no kernel, bias or batch norm's scale or bias (in a module named *bn); "

@@ -13,19 +13,25 @@ class Sgd(Hyperparameters):
     """``v = momentum·v + g``, ``w -= lr·v``; with ``nesterov``, ``w -= lr·(g + momentum·v)``.
 
     The learning rate is outside the momentum buffer, unlike LARS's and RMSProp's. ``g`` includes ``l2·w``,
-    the gradient of ``½·l2·‖w‖²``, for every tensor but batch norm's. It is added here and nowhere else.
+    the gradient of ``½·l2·‖w‖²``, for every tensor but batch norm's, with ``l2_everywhere`` for those too. It
+    is added here and nowhere else.
 
-    Source: tensorflow/python/training/momentum.py and its kernel ResourceApplyMomentum.
+    Source: tensorflow/python/training/momentum.py and its kernel ResourceApplyMomentum. PyTorch's SGD is the
+    same up to the learning rate outside the buffer; it decays everything unless told otherwise, as
+    cifar10-fast does, and imagenet18 does not.
     """
 
     lr_per_256: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     l2: float = 1e-4
+    l2_everywhere: bool = False
 
     def decayed(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, True everywhere but at batch norm, unless there is no decay."""
-        return masks.kernels_and_biases(params) if self.l2 else masks.nothing(params)
+        """Returns a tree of bool, True at what is decayed."""
+        if not self.l2:
+            return masks.nothing(params)
+        return masks.everything(params) if self.l2_everywhere else masks.kernels_and_biases(params)
 
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params
