@@ -64,7 +64,7 @@ def _resnet9(config: ConfigDict) -> None:
 
 
 def _tricks(config: ConfigDict) -> None:
-    # Whitened input, CELU, ghosts, and scales of batch norm that stay as they are: models/cifar_resnet.py says
+    # Whitened input, CELU, ghosts, scales of batch norm that stay as they are: models/cifar_resnet.py says
     # what 1/8 stands for.
     config.model.name = "resnet9_whitened"
     config.model.ghost_batch = 32
