@@ -164,9 +164,8 @@ def resolve(
     )
     bn_batch = min(phase.bn_batch for phase in phases)
     if bn_batch < 16:
-        warnings.append(
-            f"{bn_batch} images normalise together; below 16 accuracy suffers: raise bn_group_size"
-        )
+        remedy = "ghost_batch" if model.ghost_batch else "bn_group_size"
+        warnings.append(f"{bn_batch} images normalise together; below 16 accuracy suffers: raise {remedy}")
     compute_dtype = default_dtype if model.dtype == "auto" else model.dtype
     return Plan(
         recipe=recipe,

@@ -10,7 +10,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 from keras_reference import randomise
-from test_resnet import images, weights_of
+from test_resnet import images, quickly, weights_of
 
 from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.cifar_resnet import ResNet9, resnet9, resnet9_whitened, resnet18_cifar
@@ -108,7 +108,7 @@ def test_logits_equal_keras(create, create_twin):
     model = create(num_classes=10).clone(width=8)
     variables = weights_of(twin, abstract_variables(model, 32))
     expected = np.asarray(twin(pixels, training=False))
-    logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, pixels)
+    logits = quickly(lambda v, x: model.apply(v, x, train=False))(variables, pixels)
     scale = np.abs(expected).max()
     assert np.abs(expected[0] - expected[1]).max() > 0.05 * scale
     np.testing.assert_allclose(logits, expected, atol=1e-4 * scale)
@@ -119,7 +119,7 @@ def test_initial_weights_are_those_of_flax(create):
     model = create(num_classes=10).clone(width=16)
     ours = initial_variables(model, 32, seed=0)
     key = jax.random.key(0, impl="rbg")  # compiles in a tenth of the time
-    flax = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(key)
+    flax = quickly(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(key)
 
     def compare(path, mine, other):
         assert mine.shape == other.shape and mine.dtype == other.dtype, path
@@ -176,22 +176,27 @@ def test_the_whitening_kernel_has_its_place_in_one_network():
         whitened(initial_variables(resnet9(num_classes=10).clone(width=8), 8, seed=0), x)
 
 
+@pytest.fixture(scope="module")
+def first_gradient():
+    """Returns a whitened network's parameters and their gradient."""
+    model = FROZEN(num_classes=10).clone(width=4)
+    variables = whitened(initial_variables(model, 8, seed=0), correlated())
+    gradient = quickly(jax.grad(partial(loss, model=model, variables=variables)))
+    return variables["params"], gradient(variables["params"], x=correlated(4))
+
+
 @pytest.mark.parametrize(
     "hyper", [Sgd(l2=0.1, l2_everywhere=True), RmsProp(l2=0.1), Lars(1.0, weight_decay=0.1)]
 )
-def test_no_optimizer_changes_the_whitening_kernel(hyper):
-    model = FROZEN(num_classes=10).clone(width=8)
-    variables = whitened(initial_variables(model, 8, seed=0), correlated())
-    params = variables["params"]
+def test_no_optimizer_changes_the_whitening_kernel(hyper, first_gradient):
+    params, gradient = first_gradient
     optimizer = create_optimizer(hyper, lambda step: jnp.float32(0.1), params)
 
-    @jax.jit
     def step(params, state):
-        gradients = jax.grad(loss)(params, model, variables, jnp.asarray(correlated(4)))
-        updates, state = optimizer.update(gradients, state, params)
+        updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
-    trained, _ = step(*step(params, optimizer.init(params)))
+    trained, _ = quickly(lambda params: step(*step(params, optimizer.init(params))))(params)
     for path, after in jax.tree_util.tree_flatten_with_path(trained)[0]:
         before = params
         for key in path:
@@ -222,10 +227,9 @@ def test_celu():
     assert (quarter.logit_scale, FROZEN(num_classes=10).logit_scale) == (0.25, 0.5)
 
 
-@pytest.mark.parametrize("scale", [0.25, 0.125])
-def test_frozen_scales_are_the_sources_with_faster_biases(scale):
+def test_frozen_scales_are_the_sources_with_faster_biases():
     """One step of gradient descent equals the one of scale 1, with biases that learn 1/scale² as fast."""
-    lr, pixels = 0.1, jnp.asarray(correlated(16))
+    scale, lr, pixels = 0.125, 0.1, jnp.asarray(correlated(16))
     here, source = (
         resnet9_whitened(num_classes=10, bn_scale=s, bn_epsilon=1e-12).clone(width=4) for s in (scale, 1.0)
     )
@@ -241,8 +245,8 @@ def test_frozen_scales_are_the_sources_with_faster_biases(scale):
         lambda path, w: np.linspace(-0.1, 0.1, w.size, dtype=np.float32) if is_bias(path) else w,
         variables["params"],
     )
-    ours = jax.jit(jax.value_and_grad(partial(loss, model=here, variables=variables, x=pixels)))
-    theirs = jax.jit(jax.value_and_grad(partial(loss, model=source, variables=variables, x=pixels)))
+    ours = quickly(jax.value_and_grad(partial(loss, model=here, variables=variables, x=pixels)))
+    theirs = quickly(jax.value_and_grad(partial(loss, model=source, variables=variables, x=pixels)))
     (a, gradient), (b, gradient_1) = ours(params), theirs(scaled(params, 1 / scale))
     np.testing.assert_allclose(a, b, rtol=1e-4)
     after = scaled(jax.tree.map(lambda w, g: w - lr * g, params, gradient), 1 / scale)
@@ -252,12 +256,19 @@ def test_frozen_scales_are_the_sources_with_faster_biases(scale):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), after, expected)
 
 
-@pytest.mark.parametrize("create", [resnet18_cifar, resnet9, FROZEN])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("create", "dtype"),
+    [
+        (resnet18_cifar, jnp.float32),
+        (resnet18_cifar, jnp.bfloat16),
+        (resnet9, jnp.float32),
+        (FROZEN, jnp.bfloat16),
+    ],
+)
 def test_gradients_are_finite_and_reach_every_trained_tensor(create, dtype):
     model = create(num_classes=10, dtype=dtype, ghost_batch=4).clone(width=4)
     variables = initial_variables(model, 16, seed=0)
-    grad = jax.jit(partial(jax.grad(loss), model=model, variables=variables))
+    grad = quickly(partial(jax.grad(loss), model=model, variables=variables))
     for path, leaf in jax.tree_util.tree_flatten_with_path(grad(variables["params"], x=images(8, 16)))[0]:
         assert leaf.dtype == jnp.float32 and np.all(np.isfinite(leaf))
         assert np.any(leaf) == (path[-1].key != "fixed_kernel"), path
@@ -308,8 +319,8 @@ def test_ghosts_of_replicas_are_those_of_one_device():
     mesh = create_mesh(jax.devices()[:4], 1)
     sharded = jax.shard_map(on_replica, mesh=mesh, in_specs=(P(), P(REPLICAS)), out_specs=(P(REPLICAS), P()))
     for a, b in zip(
-        jax.tree.leaves(jax.jit(sharded)(variables, x)),
-        jax.tree.leaves(jax.jit(partial(apply, bn_axis=None))(variables, x)),
+        jax.tree.leaves(quickly(sharded)(variables, x)),
+        jax.tree.leaves(quickly(partial(apply, bn_axis=None))(variables, x)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

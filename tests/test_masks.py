@@ -21,6 +21,7 @@ SHAPES = {
         "project_bn": BN,
     },
     "head_conv": {"kernel": (1, 1, 8, 32)},
+    "whitening": {"fixed_kernel": (3, 3, 3, 27)},  # is in no mask
     "head_bn": BN,
     "classifier": {"kernel": (32, 10), "bias": (10,)},
 }
@@ -38,6 +39,11 @@ KERNELS = {
     "head_conv/kernel",
     "classifier/kernel",
 }
+NORMS = {
+    f"{path}_bn/{leaf}"
+    for path in ("stem", "block_0/expand", "block_0/depthwise", "block_0/project", "head")
+    for leaf in ("scale", "bias")
+}
 BIASES = {"block_0/se_reduce/bias", "block_0/se_expand/bias", "classifier/bias"}
 
 
@@ -52,6 +58,7 @@ def chosen(mask):
     [
         (masks.kernels, KERNELS),
         (masks.kernels_and_biases, KERNELS | BIASES),
+        (masks.everything, KERNELS | BIASES | NORMS),
         (masks.nothing, set()),
     ],
 )
@@ -62,7 +69,7 @@ def test_mask_chooses_by_path(mask, expected):
 
 
 @pytest.mark.parametrize("name", ["embedding/table", "layer_norm/scale", "head_bn/kernel", "scale"])
-@pytest.mark.parametrize("mask", [masks.kernels, masks.kernels_and_biases, masks.nothing])
+@pytest.mark.parametrize("mask", [masks.kernels, masks.kernels_and_biases, masks.everything, masks.nothing])
 def test_a_tensor_of_unknown_kind_is_refused(mask, name):
     params = jax.ShapeDtypeStruct((3,), jnp.float32)
     for key in reversed(name.split("/")):

@@ -163,8 +163,8 @@ def test_lars_refuses_to_work_without_parameters():
         optimizer.update(params, optimizer.init(params))
 
 
-def tensorflow(make_optimizer, l2):
-    """Returns the trajectory of a TensorFlow optimizer with ½·l2·‖w‖² in the loss, of all but batch norm."""
+def tensorflow(make_optimizer, l2, undecayed=NORMS):
+    """Returns the trajectory of a TensorFlow optimizer with ½·l2·‖w‖² in the loss, but of ``undecayed``."""
     step = 0
     optimizer = make_optimizer(lambda: np.float32(RATES[step]))
     variables = {path: tf.Variable(value) for path, value in initial_weights().items()}
@@ -173,7 +173,9 @@ def tensorflow(make_optimizer, l2):
         grads = gradients(step)
         with tf.GradientTape() as tape:
             loss = tf.add_n([tf.reduce_sum(v * grads[path]) for path, v in variables.items()])
-            loss += l2 * tf.add_n([tf.nn.l2_loss(v) for path, v in variables.items() if path not in NORMS])
+            loss += l2 * tf.add_n(
+                [tf.nn.l2_loss(v) for path, v in variables.items() if path not in undecayed]
+            )
         order = list(variables.values())
         optimizer.apply_gradients(zip(tape.gradient(loss, order), order, strict=True))
         trajectory.append({path: v.numpy() for path, v in variables.items()})
@@ -190,12 +192,15 @@ def test_rmsprop_follows_tensorflow(hyper):
     assert_same_trajectory(ours, theirs)
 
 
-@pytest.mark.parametrize("hyper", [Sgd(), Sgd(nesterov=True), Sgd(momentum=0.5, l2=0.05)])
+@pytest.mark.parametrize(
+    "hyper", [Sgd(), Sgd(nesterov=True), Sgd(momentum=0.5, l2=0.05), Sgd(l2=0.05, l2_everywhere=True)]
+)
 def test_sgd_follows_tensorflow(hyper):
     ours = follow(create_optimizer(hyper, table, tree(initial_weights())))
     theirs = tensorflow(
         lambda rate: tf.compat.v1.train.MomentumOptimizer(rate, hyper.momentum, use_nesterov=hyper.nesterov),
         hyper.l2,
+        set() if hyper.l2_everywhere else NORMS,
     )
     assert_same_trajectory(ours, theirs)
 
@@ -234,7 +239,7 @@ def test_an_update_on_eight_replicas_is_that_of_one(hyper):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6), sharded, single)
 
 
-@pytest.mark.parametrize("hyper", [*EVERY, Lars(0.236, weight_decay=0), Sgd(l2=0)])
+@pytest.mark.parametrize("hyper", [*EVERY, Lars(0.236, weight_decay=0), Sgd(l2=0), Sgd(l2_everywhere=True)])
 def test_treatment_is_what_the_update_does(hyper):
     """Without a gradient only decay moves a tensor; the trust ratio makes the gradient's scale cancel."""
     rng = np.random.default_rng(3)

@@ -17,6 +17,10 @@ from efficientnet_pod.optim import Lars, RmsProp, Sgd, treatment
 SHORT = ((2, 8, 2),)  # a block with strides and a projection, and one with neither
 
 
+# For what is run once or twice.
+quickly = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def short_resnet(**options) -> ResNet:
     return resnet50(num_classes=5, **options).clone(stages=SHORT)
 
@@ -84,7 +88,7 @@ def test_logits_equal_keras():
     model = resnet50(num_classes=1000)
     variables = weights_of(twin, abstract_variables(model, size))
     expected = np.asarray(twin(pixels, training=False))
-    logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, pixels)
+    logits = quickly(lambda v, x: model.apply(v, x, train=False))(variables, pixels)
     scale = np.abs(expected).max()
     difference = float(np.abs(np.asarray(logits) - expected).max() / scale)
     print(f"largest difference {difference:.1e} of the largest logit {scale:.3g}")
@@ -97,7 +101,7 @@ def test_initial_weights_are_those_of_flax_and_as_published():
     model = short_resnet(zero_init_residual=True)
     ours = initial_variables(model, 32, seed=0)
     key = jax.random.key(0, impl="rbg")  # compiles in a tenth of the time
-    flax = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(key)
+    flax = quickly(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(key)
 
     def compare(path, mine, other):
         assert mine.shape == other.shape and mine.dtype == other.dtype, path
@@ -117,7 +121,7 @@ def test_a_zero_scale_leaves_the_residual_branch_out():
     model = short_resnet(zero_init_residual=True)
     variables, x = initial_variables(model, 32, seed=0), images()
 
-    @jax.jit
+    @quickly
     def logits(variables):
         return model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
@@ -139,7 +143,7 @@ def loss(params, model, variables, x):
 def test_gradients_are_finite_and_reach_every_tensor(dtype):
     model = short_resnet(dtype=dtype)
     variables = initial_variables(model, 32, seed=0)
-    grad = jax.jit(partial(jax.grad(loss), model=model, variables=variables))
+    grad = quickly(partial(jax.grad(loss), model=model, variables=variables))
     for path, leaf in jax.tree_util.tree_flatten_with_path(grad(variables["params"], x=images()))[0]:
         assert leaf.dtype == jnp.float32
         assert np.all(np.isfinite(leaf)) and np.any(leaf), path
