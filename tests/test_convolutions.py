@@ -64,11 +64,11 @@ def test_depthwise_equals_xla_over_many_blocks(strides, monkeypatch):
     _assert_equals_xla(depthwise_conv2d, [_operands(depthwise_conv2d, shape, 3) for shape in shapes], strides)
 
 
-@pytest.mark.parametrize("taps", [1, 3, 7])
+@pytest.mark.parametrize("taps", [3, 7])
 def test_padding_alike_on_both_sides_equals_xla(taps):
-    cases = [_operands(conv2d, (2, *size, 6), taps) for size in [(7, 4), (8, 9), (2, 1)]]
+    cases = [_operands(conv2d, (2, *size, 6), taps) for size in [(7, 4), (2, 9)]]
 
-    @jax.jit
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both(cases):
         pads = [(taps // 2, taps // 2)] * 2
         ours = partial(conv2d, symmetric=True)
@@ -136,13 +136,20 @@ def test_gradients_over_replicas_equal_one_device(convolution):
         _assert_close(ours, single, 1e-5)
 
 
-@pytest.mark.parametrize("convolution", [conv2d, depthwise_conv2d])
+@pytest.mark.parametrize(
+    ("convolution", "plain"),
+    [
+        (conv2d, _reference),
+        (depthwise_conv2d, _reference),
+        (partial(conv2d, symmetric=True), partial(_reference, padding=((1, 1), (1, 1)))),
+    ],
+)
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_accelerators_get_the_plain_convolution(convolution, platform):
-    x, kernel = _operands(convolution, (4, 9, 8, 6), 3)
+def test_accelerators_get_the_plain_convolution(convolution, plain, platform):
+    x, kernel = _operands(getattr(convolution, "func", convolution), (4, 9, 8, 6), 3)
     ours, plain = (
         _operations(partial(_value_and_gradients, function, strides=2), x, kernel, platform)
-        for function in (convolution, _reference)
+        for function in (convolution, plain)
     )
     assert ours == plain
     assert sum("stablehlo.convolution" in line for line in ours) == 3
