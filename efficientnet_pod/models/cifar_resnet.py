@@ -124,7 +124,7 @@ def resnet18_cifar(
 ) -> CifarResNet18:
     """Returns the baseline of article 1, 5,205,834 parameters with ten classes.
 
-    It is Ben Johnson's DAWNBench entry (a fast.ai student's; 341 s) less the batch norm and ReLU behind the
+    It is Ben Johnson's DAWNBench entry less the batch norm and ReLU behind the
     first convolution: 64, 128, 256 and 256 channels in two pre-activation blocks each, nothing behind the
     last one, and a classifier of the largest and the mean value of each channel.
 
