@@ -108,6 +108,7 @@ class Run:
             mixup=recipe.data.mixup,
             cutmix=recipe.data.cutmix,
             skip_non_finite=recipe.on_non_finite == "skip",
+            trust_ratios=self.plan.recipe.optimizer.trust_ratios,
         )
         size = phase.image_size
         batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
