@@ -52,7 +52,7 @@ class Outcome:
     trust_ratios: jax.Array | None = None
 
     def read(self) -> "Outcome":
-        """Returns the outcome on the host; waits for it. The trust ratios stay where they are: few are read."""
+        """Returns the outcome on the host; waits for it. Trust ratios stay on the devices: few are read."""
         scalars = jax.device_get(dataclasses.replace(self, trust_ratios=None))
         return dataclasses.replace(scalars, trust_ratios=self.trust_ratios)
 

@@ -43,8 +43,8 @@ class Lars(Hyperparameters):
     def trust_ratios(self, gradients: optax.Updates, params: optax.Params) -> jax.Array:
         """Returns the trust ratios of the update with these gradients, float32 (adapted tensors,).
 
-        In tree order, as :func:`optim.treatment` lists them. Both trees are whole, as for the update. Compiled
-        together with it they cost next to nothing: the compiler finds the norms there already.
+        In tree order, as :func:`optim.treatment` lists them. Both trees are whole, as for the update; where
+        both are compiled together, the compiler finds the norms there already.
         """
         leaves = zip(*map(jax.tree.leaves, (gradients, params, self.adapted(params))), strict=True)
         return jnp.stack([self._trust_ratio(g, w) for g, w, is_adapted in leaves if is_adapted])
