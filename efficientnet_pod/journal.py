@@ -47,11 +47,14 @@ class Journal:
         self._lock = threading.Lock()
 
     def write(self, kind: str, step: int | None = None, **fields: Any) -> None:
-        """Adds a line; ``fields`` are what JSON can hold, seconds as they were measured."""
+        """Adds a line; ``fields`` are what JSON can hold, of a float three decimals are kept."""
         with self._lock:
             now, so_far = datetime.now(UTC).isoformat(timespec="milliseconds"), self.spent.so_far()
             row = {"time": now.replace("+00:00", "Z"), "kind": kind}
-            row |= {"step": self.step if step is None else step} | fields
+            row |= {"step": self.step if step is None else step}
+            row |= {
+                name: round(each, 3) if isinstance(each, float) else each for name, each in fields.items()
+            }
             spent = {name: round(so_far[name] - self._told[name], 3) for name in KINDS}
             row["spent"] = {name: seconds for name, seconds in spent.items() if seconds}
             for name, seconds in spent.items():

@@ -189,7 +189,7 @@ class Training:
         """Evaluates, writes the row and starts to save; returns where the run is then."""
         self._log.flush()
         variables = state.variables if self._plan.recipe.eval_raw else state.eval_variables
-        findings = Findings() if position.step == self._plan.total_steps else None
+        findings = Findings(self._plan.num_classes) if position.step == self._plan.total_steps else None
         began = time.monotonic()
         with (
             self._log.display.phase("evaluating"),

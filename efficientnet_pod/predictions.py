@@ -1,6 +1,7 @@
 """What an evaluation has found for each image: which classes are mistaken for which, and a few examples."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -43,10 +44,12 @@ class Sample:
 class Findings:
     """What this host's images of one evaluation were taken for; padding is left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int) -> None:
         """Begins with no image."""
         self._pairs: Pairs = Counter()
         self._samples: dict[bool, list[Sample]] = {False: [], True: []}
+        # Images may be stored class by class: of no class there are more than leave room for all.
+        self._most_of_a_class = math.ceil(SAMPLES / num_classes)
 
     def add(self, batch: Mapping[str, np.ndarray], predictions: Predictions) -> None:
         """Adds a batch.
@@ -60,15 +63,20 @@ class Findings:
         self._pairs.update(zip(labels[real].tolist(), classes[real, 0].tolist(), strict=True))
         for is_right, kept in self._samples.items():
             alike = real[(classes[real, 0] == labels[real]) == is_right]
-            for i in alike[: SAMPLES - len(kept)].tolist():
-                predicted = list(zip(classes[i].tolist(), probabilities[i].tolist(), strict=True))
-                # A copy: a view would keep the whole batch in memory.
-                kept.append(Sample(batch["image"][i].copy(), int(labels[i]), predicted))
+            of_class = Counter(sample.label for sample in kept)
+            for i in alike.tolist() if len(kept) < SAMPLES else ():
+                label = int(labels[i])
+                if len(kept) < SAMPLES and of_class[label] < self._most_of_a_class:
+                    predicted = list(zip(classes[i].tolist(), probabilities[i].tolist(), strict=True))
+                    # A copy: a view would keep the whole batch in memory.
+                    kept.append(Sample(batch["image"][i].copy(), label, predicted))
+                    of_class[label] += 1
 
     def samples(self) -> list[Sample]:
         """Returns the first images that were mistaken, up to half of `SAMPLES`, then the first of the others.
 
-        Where there are too few of the others, more of those mistaken.
+        Where there are too few of the others, more of those mistaken. Of one class there are at most so many,
+        mistaken or not, that all have room.
         """
         wrong, right = self._samples[False], self._samples[True]
         mistaken = max(SAMPLES // 2, SAMPLES - len(right))
