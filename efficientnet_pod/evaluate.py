@@ -1,17 +1,18 @@
 """A whole evaluation set on all replicas, each image counted once."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import Any
 
 import jax
+import numpy as np
 
 from efficientnet_pod import inject
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.feed import Feed, nothing
-from efficientnet_pod.metrics import Counts, Rates, rates
+from efficientnet_pod.metrics import Counts, Predictions, Rates, rates
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.mesh import share_from_first_host
 from efficientnet_pod.pod.runtime import compilation_cache
@@ -19,7 +20,7 @@ from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import Run
 from efficientnet_pod.steps import GO, STOP, commands
 
-EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array]]
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array, Predictions]]
 _IN_FLIGHT = 2  # batches dispatched and not read: the devices never wait for the host
 
 
@@ -30,6 +31,7 @@ def evaluate(
     *,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[], None] = lambda: None,
+    collect: Callable[[Mapping[str, np.ndarray], Predictions], None] | None = None,
 ) -> Rates | None:
     """Returns loss and accuracies over all evaluation images; None on all hosts if one of them was to stop.
 
@@ -41,6 +43,7 @@ def evaluate(
       variables: parameters and BN statistics.
       stop: whether this host was told to.
       progress: called when the devices have done a batch.
+      collect: gets each batch of this host, in order, with the predictions for the global one.
 
     Raises:
       UserError: an image cannot be used.
@@ -48,15 +51,20 @@ def evaluate(
     """
     told = commands(run.mesh)
     counted: list[Counts] = []
-    in_flight: deque[tuple[Counts, jax.Array]] = deque()
+    in_flight: deque[tuple[Counts, jax.Array, Predictions]] = deque()
+    kept: deque[Mapping[str, np.ndarray]] = deque()
 
     def read() -> bool:
-        counts, stops = jax.device_get(in_flight.popleft())
+        *found, predictions = in_flight.popleft()
+        counts, stops = jax.device_get(found)
         counted.append(counts)
+        if collect and not stops:
+            collect(kept.popleft(), predictions)
         progress()
         return bool(stops)
 
-    with closing(Feed(eval_batches(run), run.mesh)) as feed:
+    batches = eval_batches(run)
+    with closing(Feed(_keep(batches, kept) if collect else batches, run.mesh)) as feed:
         for number, shape in enumerate(_shapes(run)):
             inject.at("evaluating", number)
             batch = _next(feed, stop)
@@ -72,6 +80,13 @@ def evaluate(
     if result.images != run.plan.num_eval:
         raise RuntimeError(f"{result.images} images were counted in an evaluation of {run.plan.num_eval}")
     return result
+
+
+def _keep(batches: Iterator[Any], kept: deque[Mapping[str, np.ndarray]]) -> Iterator[Any]:
+    """Yields the batches, and keeps each until it is evaluated, so that none is fetched from the devices."""
+    for batch in batches:
+        kept.append(batch)
+        yield batch
 
 
 def _next(feed: Feed, stop: Callable[[], bool]) -> dict[str, jax.Array] | None:

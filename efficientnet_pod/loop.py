@@ -16,6 +16,7 @@ from efficientnet_pod.phases import Phase
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.pod.watchdog import Watchdog
+from efficientnet_pod.predictions import Findings
 from efficientnet_pod.programs import Programs, TrainProgram
 from efficientnet_pod.run import Run
 from efficientnet_pod.saves import Position, Saves
@@ -77,9 +78,10 @@ class Training:
         """
         if not evaluated:
             position = self._evaluate(state, position)
-        while found := self._train(state, position):
-            state, position = self._rewound(*found)
-        self._saves.wait()
+        with self._log.journal.spent.on("training"):
+            while found := self._train(state, position):
+                state, position = self._rewound(*found)
+            self._saves.wait()
 
     def _train(self, state: TrainState, position: Position) -> tuple[int, Position] | None:
         """Runs the steps after ``position``; returns a step that was not finite and where the run is then.
@@ -137,6 +139,7 @@ class Training:
             self._saves.finish(state, position)
             with (
                 self._log.display.phase("compiling"),
+                self._log.journal.spent.on("compiling"),
                 self._watchdog.paused("compiling"),
                 self._interrupt.nothing_to_lose(),
             ):
@@ -163,7 +166,7 @@ class Training:
         """
         if unread is None:
             return _Verdict.GO_ON
-        step, outcome = unread[0], jax.device_get(unread[1])
+        step, outcome = unread[0], unread[1].read()
         first.close()
         self._watchdog.step_ended()
         self._programs.raise_failure()
@@ -186,19 +189,27 @@ class Training:
         """Evaluates, writes the row and starts to save; returns where the run is then."""
         self._log.flush()
         variables = state.variables if self._plan.recipe.eval_raw else state.eval_variables
+        findings = Findings(self._plan.num_classes) if position.step == self._plan.total_steps else None
         began = time.monotonic()
-        with self._log.display.phase("evaluating"), self._watchdog.doing("evaluating"):
+        with (
+            self._log.display.phase("evaluating"),
+            self._log.journal.spent.on("evaluating"),
+            self._watchdog.doing("evaluating"),
+        ):
             result = evaluate(
                 self._run,
                 self._programs.eval_step,
                 variables,
                 stop=self._is_stopping,
                 progress=self._watchdog.alive,
+                collect=findings.add if findings else None,
             )
         if result is None:
             self._stop(state, position, None)
         self._saves.require_workdir()
-        self._log.evaluation(position.step, result, seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        with self._log.journal.spent.on("evaluating"):
+            self._log.evaluation(position.step, result, seconds=seconds, findings=findings)
         position = dataclasses.replace(position, rewinds=0)
         self._saves.save(state, position, metrics={"top1": result.top1, "loss": result.loss})
         return position
@@ -206,7 +217,7 @@ class Training:
     def _stop(self, state: TrainState, position: Position, unread: tuple[int, Outcome] | None) -> NoReturn:
         """Saves what is done and raises `Preempted`, or `KeyboardInterrupt` for Ctrl-C on a lone host."""
         if unread:
-            outcome = jax.device_get(unread[1])
+            outcome = unread[1].read()
             if not outcome.halted:
                 self._log.take(unread[0], outcome)
         step = self._saves.finish(state, position)
@@ -245,6 +256,7 @@ class Training:
             )
         left_out = self._plan.images_seen(fault) - self._plan.images_seen(target)
         position = Position(target, position.image_offset + left_out, position.rewinds + 1)
+        self._log.journal.write("rewound", fault, to=target)
         state = self._saves.rewind(position)
         self._log.display.warn(
             f"step {fault:,} is not finite: back to step {target:,}, and on with other images than the "

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
@@ -56,6 +57,34 @@ def count(logits: jax.Array, labels: jax.Array, losses: jax.Array, mask: jax.Arr
         top5=jnp.sum(valid & (rank < 5), dtype=jnp.int32),
         images=jnp.sum(mask, dtype=jnp.int32),
     )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a network takes each image for: its classes, most probable first, and their probabilities.
+
+    Attributes:
+      classes: int32 (batch, k); the first one is the prediction.
+      probabilities: float32 (batch, k).
+    """
+
+    classes: jax.Array
+    probabilities: jax.Array
+
+
+def predict(logits: jax.Array) -> Predictions:
+    """Returns the three most probable classes of each image, or all if there are fewer.
+
+    Of equal logits the lower class comes first, as for :func:`count`. The logits are sorted and not the
+    probabilities, of which two may be equal where the logits are not.
+
+    Args:
+      logits: float32 (batch, classes).
+    """
+    largest, classes = lax.top_k(logits, min(3, logits.shape[1]))
+    total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
+    return Predictions(classes.astype(jnp.int32), jnp.exp(largest - total))
 
 
 @dataclasses.dataclass(frozen=True)

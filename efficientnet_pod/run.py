@@ -112,6 +112,7 @@ class Run:
             mixup=recipe.data.mixup,
             cutmix=recipe.data.cutmix,
             skip_non_finite=recipe.on_non_finite == "skip",
+            trust_ratios=self.plan.recipe.optimizer.trust_ratios,
         )
         size = phase.image_size
         batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
@@ -120,7 +121,8 @@ class Run:
 
     def lower_eval_steps(self) -> list[jax.stages.Lowered]:
         """Returns the programs that count one batch of evaluation, one for each of the plan's shapes."""
-        variables, step = self.abstract_state().variables, compile_eval_step(self.model, self.mesh)
+        variables = self.abstract_state().variables
+        step = compile_eval_step(self.model, self.mesh, flip=self.plan.recipe.eval_flip)
         shapes = [(height, width) for height, width, _ in self.plan.eval_shapes]
         return [
             step.lower(variables, self.abstract_batch(self.plan.eval_batch, *s, mask=True)) for s in shapes

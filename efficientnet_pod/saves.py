@@ -3,8 +3,6 @@
 import dataclasses
 import time
 
-import jax
-
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.owner import Owner
 from efficientnet_pod.pod import hosts
@@ -80,10 +78,11 @@ class Saves:
             "hosts": runtime.host_count,
             "device_kind": runtime.device_kind,
         }
-        step = int(state.step)
-        with self._watchdog.doing("saving"):
+        step, began = int(state.step), time.monotonic()
+        with self._watchdog.doing("saving"), self._log.journal.spent.on("saving"):
             self._checkpoints.save(step, state, metrics=metrics or {}, record=record)
         self._saved_step, self._saved_at = step, time.monotonic()
+        self._log.journal.write("saved", step, seconds=self._saved_at - began)
         self._log.restart_window()
 
     def save_by_the_clock(self, state: TrainState, position: Position, outcome: Outcome) -> None:
@@ -91,7 +90,7 @@ class Saves:
         minutes = self._run.plan.recipe.checkpoint_minutes
         if not self._checkpoints or not minutes or time.monotonic() - self._saved_at < 60 * minutes:
             return
-        outcome = jax.device_get(outcome)
+        outcome = outcome.read()
         if outcome.updated and not outcome.stops:
             self._log.take(position.step, outcome)
             self._log.flush()  # no step is in two rows, whichever checkpoint is resumed
@@ -108,7 +107,7 @@ class Saves:
 
     def wait(self) -> None:
         """Returns, on all hosts together, when what has been saved is written."""
-        with self._watchdog.doing("saving"):
+        with self._watchdog.doing("saving"), self._log.journal.spent.on("saving"):
             if self._checkpoints:
                 self._checkpoints.wait()
             hosts.barrier("a save", seconds=SAVE_SECONDS)
@@ -127,7 +126,7 @@ class Saves:
         What was saved later is of the path that the run leaves, and removed.
         """
         checkpoints, abstract = self._checkpoints, self._run.abstract_state()
-        with self._watchdog.doing("rewinding"):
+        with self._watchdog.doing("rewinding"), self._log.journal.spent.on("saving"):
             restored = checkpoints.restore(position.step, abstract) if checkpoints else None
             state = share_from_first_host(restored, abstract, self._run.mesh)
             if checkpoints:

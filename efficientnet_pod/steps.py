@@ -1,6 +1,7 @@
 """The train and eval steps as one replica sees them: all collectives outside batch norm are here."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from efficientnet_pod.images import Mixed, mix, normalise
-from efficientnet_pod.metrics import Counts, count, cross_entropy
+from efficientnet_pod.metrics import Counts, Predictions, count, cross_entropy, predict
 from efficientnet_pod.pod.mesh import BN_GROUP, REPLICAS, replicated, to_global
 from efficientnet_pod.state import PyTree, TrainState, update_ema
 
@@ -40,6 +41,7 @@ class Outcome:
       stops: replicas whose host was told to stop.
       halted: 1 from a step on that was abandoned, or not finite where that stops a run: no later step that is
         given it makes an update. Hosts dispatch a step before they have read the one before.
+      trust_ratios: float32 (adapted tensors,), of this update; None with an optimizer that has none.
     """
 
     counts: Counts
@@ -47,6 +49,12 @@ class Outcome:
     finite: jax.Array
     stops: jax.Array
     halted: jax.Array
+    trust_ratios: jax.Array | None = None
+
+    def read(self) -> "Outcome":
+        """Returns the outcome on the host; waits for it. Trust ratios stay on the devices: few are read."""
+        scalars = jax.device_get(dataclasses.replace(self, trust_ratios=None))
+        return dataclasses.replace(scalars, trust_ratios=self.trust_ratios)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,7 @@ class TrainStep:
       ema_decay: of the averaged weights.
       key: base of all random draws; folded with the step and the replica.
       skip_non_finite: where a step is not finite, count it and go on; else halt.
+      trust_ratios: of the optimizer's update, given gradients and parameters.
       mixup: see :func:`images.mix`; 0 for none.
       cutmix: likewise.
     """
@@ -72,6 +81,7 @@ class TrainStep:
     mixup: float = 0.0
     cutmix: float = 0.0
     skip_non_finite: bool = False
+    trust_ratios: Callable[[PyTree, PyTree], jax.Array | None] = lambda gradients, params: None
 
     def __call__(self, state: TrainState, batch: Batch, halted: jax.Array) -> tuple[TrainState, Outcome]:
         """Returns the next state and what became of the step.
@@ -102,6 +112,7 @@ class TrainStep:
 
         gradients, (logits, losses, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        ratios = self.trust_ratios(gradients, state.params)
         params = optax.apply_updates(state.params, updates)
         batch_stats = lax.pmean(batch_stats, BN_GROUP)
         ema = state.ema
@@ -122,7 +133,7 @@ class TrainStep:
         kept = jax.tree.map(lambda new, old: jnp.where(updated, new, old), new_state, state)
         kept = dataclasses.replace(kept, step=state.step + goes_on.astype(jnp.int32))
         flag = partial(jnp.asarray, dtype=jnp.int32)
-        return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on))
+        return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on), ratios)
 
     @property
     def _mixes(self) -> bool:
@@ -147,15 +158,22 @@ def _all_finite(tree: PyTree) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
 
 
-def eval_step(variables: dict[str, PyTree], batch: Batch, *, model: Any) -> tuple[Counts, jax.Array]:
+def eval_step(
+    variables: dict[str, PyTree], batch: Batch, *, model: Any, flip: bool = False
+) -> tuple[Counts, jax.Array, Predictions]:
     """Returns the counts of the global batch's real images, seen by one replica; the loss is not smoothed.
 
-    The int32 scalar beside them is the number of replicas whose host was told to stop.
+    The int32 scalar beside them is the number of replicas whose host was told to stop. The predictions are of
+    this replica's images, padding too. With ``flip``, logits are the mean of an image and its mirror image.
     """
-    logits = model.apply(variables, normalise(batch["image"]), train=False)
+    images = normalise(batch["image"])
+    logits = model.apply(variables, images, train=False)
+    if flip:
+        logits = (logits + model.apply(variables, images[:, :, ::-1], train=False)) / 2
     losses = cross_entropy(logits, batch["label"])
     counts = count(logits, batch["label"], losses, batch["mask"] > 0)
-    return lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)
+    counts, stops = lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)
+    return counts, stops, predict(logits)
 
 
 def commands(mesh: Mesh) -> list[jax.Array]:
@@ -184,9 +202,15 @@ def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
     return jax.jit(sharded, donate_argnums=0, compiler_options=_TPU_OPTIONS if on_tpu else None)
 
 
-def compile_eval_step(model: Any, mesh: Mesh) -> jax.stages.Wrapped:
-    """Returns the jitted (variables, batch) → (counts, stops); a batch has ``mask`` too."""
+def compile_eval_step(model: Any, mesh: Mesh, *, flip: bool = False) -> jax.stages.Wrapped:
+    """Returns the jitted (variables, batch) → (counts, stops, predictions); a batch has ``mask`` too.
+
+    The predictions lie where the images do.
+    """
     sharded = jax.shard_map(
-        partial(eval_step, model=model), mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=REPLICATED
+        partial(eval_step, model=model, flip=flip),
+        mesh=mesh,
+        in_specs=(REPLICATED, SHARDED),
+        out_specs=(REPLICATED, REPLICATED, SHARDED),
     )
     return jax.jit(sharded)

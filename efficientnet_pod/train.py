@@ -9,8 +9,9 @@ from typing import Any
 from efficientnet_pod import inject
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.describe import describe_devices, plan_table
-from efficientnet_pod.errors import Preempted, exit_code_of
+from efficientnet_pod.errors import CHECKPOINTED, Preempted, exit_code_of
 from efficientnet_pod.files import is_remote
+from efficientnet_pod.journal import Journal
 from efficientnet_pod.loop import COMPILE_SECONDS, Training
 from efficientnet_pod.owner import Owner
 from efficientnet_pod.pod import hosts
@@ -68,19 +69,23 @@ def train_and_evaluate(
                 return start.summary
             groups = describe_bn_groups(run.runtime.devices, run.plan.recipe.bn_group_size)
             display.print(plan_table(run.plan, devices=describe_devices(run), bn_groups=groups), "")
-            programs, state = _prepare(run, workdir, start, display, interrupt, apart=compile_apart)
+            position = start.position
+            journal = _open_journal(run, workdir if owner else None, position, display, interrupt, stack)
+            with journal.spent.on("compiling"):
+                programs, state = _prepare(run, workdir, start, display, interrupt, apart=compile_apart)
+            journal.write("compiled", seconds=programs.seconds)
         stack.callback(programs.close)
-        position = start.position
         display.begin_at(position.step)
         log = TrainingLog(
-            run, workdir, display, resumed_step=position.step, skipped_steps=start.skipped_steps
+            run, workdir, display, journal, resumed_step=position.step, skipped_steps=start.skipped_steps
         )
         stack.callback(log.close)
+        journal.quarantined()
         if position.step:
             display.print(f"resumed from step {position.step:,} in {workdir.checkpoints}")
         else:
             log.write_overview(state)
-        watchdog = stack.enter_context(_watchdog(run, workdir))
+        watchdog = stack.enter_context(_watchdog(run, workdir, journal))
         stack.push(_tell_failure)  # the others must not wait for what this host still has to close
         saves = Saves(run, log, watchdog, checkpoints, owner, step=position.step)
         training = Training(run, programs, log, interrupt, watchdog, saves)
@@ -90,6 +95,7 @@ def train_and_evaluate(
             summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
             summary["state_digest"] = checkpoints.commit(run.plan.total_steps)["digest"]
             workdir.write("summary.json", summary)
+        journal.end("end", step=run.plan.total_steps)
         return hosts.from_first("the summary", summary)
 
 
@@ -124,9 +130,48 @@ def _prepare(
     return programs, state
 
 
-def _watchdog(run: Run, workdir: Workdir) -> Watchdog:
+def _open_journal(
+    run: Run,
+    workdir: Workdir | None,
+    position: Position,
+    display: Display,
+    interrupt: Interrupt,
+    stack: ExitStack,
+) -> Journal:
+    """Returns the journal with the line of this start; however it ends, the last line says how."""
+    journal = Journal(workdir, report=display.warn)
+    journal.step = position.step
+    runtime = run.runtime
+    devices = {"count": len(runtime.devices), "kind": runtime.device_kind}
+    journal.write("start", resumed=position.step > 0, hosts=runtime.host_count, devices=devices)
+
+    def on_exit(kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error:
+            journal.end_with(error, stopped_by=interrupt.reason)
+
+    def on_failure(host: int, line: str, exit_code: int) -> None:
+        if exit_code == CHECKPOINTED:
+            journal.end("stopped", reason=f"host {host}: {line}")
+        else:
+            journal.end("failed", error=redact(f"host {host}: {line}"))
+        follow(host, line, exit_code)
+
+    stack.push(on_exit)
+    follow = hosts.on_failure
+    stack.callback(setattr, hosts, "on_failure", follow)
+    hosts.on_failure = on_failure
+    # Where the process is ended at once, by a signal while nothing is to be lost or by a second one.
+    interrupt.before_exit.append(lambda: journal.end("stopped", reason=interrupt.reason))
+    return journal
+
+
+def _watchdog(run: Run, workdir: Workdir, journal: Journal) -> Watchdog:
+    def on_stuck(line: str) -> None:
+        journal.end("failed", error=redact(line))
+        _tell_stuck(line)
+
     report_folder = None if hosts.index() or is_remote(workdir.path) else Path(workdir.path)
-    return Watchdog(run.plan.recipe.stuck_seconds, report_folder=report_folder, on_stuck=_tell_stuck)
+    return Watchdog(run.plan.recipe.stuck_seconds, report_folder=report_folder, on_stuck=on_stuck)
 
 
 def _tell_failure(kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

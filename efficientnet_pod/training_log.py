@@ -7,28 +7,38 @@ from typing import Any
 from clu import parameter_overview
 
 from efficientnet_pod.errors import RunError
+from efficientnet_pod.journal import Journal
 from efficientnet_pod.metrics import Counts, Rates, rates
 from efficientnet_pod.phases import Phase
 from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.predictions import Findings
 from efficientnet_pod.progress import Display
+from efficientnet_pod.recording import Recording
 from efficientnet_pod.records import MetricsLog, Workdir
 from efficientnet_pod.run import Run
 from efficientnet_pod.state import TrainState
 from efficientnet_pod.steps import Outcome
-from efficientnet_pod.waiting import InputWait
 
 
 class TrainingLog:
     """Turns the outcomes of steps into rows of metrics; only host 0 keeps them in the workdir."""
 
     def __init__(
-        self, run: Run, workdir: Workdir, display: Display, *, resumed_step: int, skipped_steps: int = 0
+        self,
+        run: Run,
+        workdir: Workdir,
+        display: Display,
+        journal: Journal,
+        *,
+        resumed_step: int,
+        skipped_steps: int = 0,
     ):
         """Starts the clock, after the time that earlier starts of this run took."""
-        self._run, self._workdir, self.display = run, workdir, display
+        self._run, self._workdir, self.display, self.journal = run, workdir, display, journal
         self._metrics = None
         if run.runtime.host_index == 0:
             self._metrics = MetricsLog(workdir, resumed_step=resumed_step, report=display.warn)
+        self._recording = Recording(run, workdir, resumed_step=resumed_step, report=display.warn)
         self._rows: list[dict[str, Any]] = self._metrics.rows if self._metrics else []
         rows = self._rows
         self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
@@ -39,7 +49,8 @@ class TrainingLog:
         self._window: list[Counts] = []
         self._window_began = time.monotonic()
         self._trained_images, self._trained_seconds = 0, 0.0
-        self.input_wait, self._waited_before = InputWait(), 0.0
+        self.input_wait, self._waited_before = journal.spent.input_wait, 0.0
+        self._skipped_images: set[str] = set()
 
     @property
     def seconds(self) -> float:
@@ -60,27 +71,32 @@ class TrainingLog:
                 f"phase '{phase.name}' from epoch {plan.epoch(phase.first_step):.2f}: {phase.image_size} px, "
                 f"{phase.recipe.global_batch:,} images a step; waited {waited:.1f} s for its program"
             )
+            self.journal.write("phase", name=phase.name, waited=waited)
         self.restart_window()
 
     def take(self, step: int, outcome: Outcome) -> None:
         """Takes the outcome, on the host, of a step that ended; a step that it has already is left out."""
         if step <= self._last_read:
             return
-        self._last_read = step
+        self._last_read = self.journal.step = step
         if outcome.updated:
             self._window.append(outcome.counts)
         else:
             self.skipped_steps += 1
             self._skipped += 1
             self.display.warn(f"step {step:,} is not finite and was skipped, at {self._learning_rate(step)}")
+            self.journal.write("skipped_step")
         so_far = sum(int(c.images) for c in self._window)
         elapsed = time.monotonic() - self._window_began
         self.display.advance(step, images_per_second=so_far / elapsed)
         if step % self._run.plan.recipe.log_steps == 0:
+            if outcome.updated:
+                self._recording.trust_ratios(step, outcome.trust_ratios)
             self.flush()
 
     def flush(self) -> None:
         """Ends the window: writes a row for the steps since the last one; none if all were skipped."""
+        self._note_skipped_images()
         if not self._window:
             return
         now = time.monotonic()
@@ -115,7 +131,9 @@ class TrainingLog:
 
     def rewind(self, step: int) -> None:
         """Forgets the rows of the steps after ``step``, which are made again from other images."""
-        self._window, self._skipped, self._last_read = [], 0, step
+        self._window, self._skipped = [], 0
+        self._last_read = self.journal.step = step
+        self._recording.rewind(step)
         if self._metrics:
             self._metrics.drop_after(step)
         self.restart_window()
@@ -126,13 +144,19 @@ class TrainingLog:
         self.input_wait.restart()
 
     def close(self) -> None:
-        """Flushes the events."""
+        """Writes out what is held back."""
+        self._recording.flush()
         if self._metrics:
             self._metrics.close()
 
-    def evaluation(self, step: int, result: Rates, *, seconds: float) -> None:
-        """Writes a row of evaluation."""
+    def evaluation(
+        self, step: int, result: Rates, *, seconds: float, findings: Findings | None = None
+    ) -> None:
+        """Writes a row of evaluation, and what it has found for each image; all hosts come here together."""
         self._require_finite(result.loss, "evaluation loss", step)
+        if findings:  # first: an evaluation with a row is not made again
+            self._recording.predictions(step, findings, result)
+        self._recording.flush()
         self._drop_evaluation(step)
         row = self._row(step, "eval", result, images_per_second=result.images / seconds)
         self._write(row)
@@ -140,10 +164,16 @@ class TrainingLog:
             f"epoch {row['epoch']:6.2f}  step {step:,}  eval   loss {result.loss:.4f}  "
             f"top-1 {result.top1:.2%}  top-5 {result.top5:.2%}  of {result.images:,} images"
         )
+        self.journal.write("evaluated", step, seconds=seconds)
         self.restart_window()
 
     def summary(self, *, compile_seconds: float, total_seconds: float) -> dict[str, Any]:
-        """Returns what ``summary.json`` holds; only on host 0, which has the rows."""
+        """Returns what ``summary.json`` holds; only on host 0, which has the rows.
+
+        Of the last start are ``compile_seconds`` and the rates. ``seconds_of`` is of all starts, carried over
+        by the journal (:meth:`Journal.seconds_of`); it adds up to their wall time, but for what is done
+        before programs are compiled.
+        """
         evaluations = [row for row in self._rows if row["split"] == "eval"]
         final = evaluations[-1]
         best = max(evaluations, key=lambda row: (row["top1"], row["step"]))  # as the checkpoints have it
@@ -155,6 +185,7 @@ class TrainingLog:
             "best_top5": max(row["top5"] for row in evaluations),
             "compile_seconds": compile_seconds,
             "total_seconds": total_seconds,
+            "seconds_of": self.journal.seconds_of(),
             "images_per_second": rate,
             "input_wait": self.input_wait.seconds / self._trained_seconds if self._trained_seconds else None,
             "skipped_steps": self.skipped_steps,
@@ -176,6 +207,13 @@ class TrainingLog:
             "images_per_second": images_per_second,
             "seconds": self.seconds,
         }
+
+    def _note_skipped_images(self) -> None:
+        names: set[str] = self.skips.names.copy() if self.skips else set()
+        if self.skips and len(names) <= self.skips.allowed:  # one too many is not skipped, but ends the run
+            for name in sorted(names - self._skipped_images):
+                self.journal.write("skipped_image", name=name)
+            self._skipped_images |= names
 
     def _drop_evaluation(self, step: int) -> None:
         """Drops the row of a start that wrote it and was killed before its checkpoint knew of it."""

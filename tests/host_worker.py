@@ -35,6 +35,7 @@ from efficientnet_pod.pod.mesh import (
     share_from_first_host,
     to_global,
 )
+from efficientnet_pod.predictions import Findings
 from efficientnet_pod.programs import _compile
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
@@ -222,6 +223,19 @@ def evaluations(folder: Path) -> Found:
     return found
 
 
+def confusions(folder: Path) -> Found:
+    """What the images of all hosts are taken for, on host 0: label, prediction and number, (pairs, 3)."""
+    del folder
+    run, findings = opened(digits()), Findings(CLASSES)
+    step = eval_step_of(run, [lowered.compile(QUICKLY) for lowered in run.lower_eval_steps()])
+    variables = put_replicated(run.initial_variables(), run.mesh)
+    result = evaluate(run, step, variables, collect=findings.add)
+    assert result is not None
+    pairs = findings.merged(result.images)
+    samples = np.stack([sample.image for sample in findings.samples()])
+    return {"samples": samples, "pairs": [[*pair, n] for pair, n in sorted((pairs or {}).items())]}
+
+
 def awkward_state() -> Found:
     """Returns bits that arithmetic loses: negative zeros, NaNs with a payload, subnormal numbers."""
     bits = np.random.default_rng(0).integers(0, 2**32, 5_000_003, dtype=np.uint32)  # five chunks
@@ -275,6 +289,7 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         masks,
         tiles,
         evaluations,
+        confusions,
         sharing,
         cached_programs,
     )

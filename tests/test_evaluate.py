@@ -1,5 +1,7 @@
 """1,003 images on eight replicas are counted once each, and top-1 is numpy's."""
 
+from collections import Counter
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tiny import CLASSES, SIZE, build_tiny_networks
 from efficientnet_pod.data.sources import Source, _in_memory
 from efficientnet_pod.evaluate import eval_batches, eval_step_of, evaluate
 from efficientnet_pod.images import normalise
+from efficientnet_pod.predictions import Findings
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.run import open_run
 
@@ -46,11 +49,43 @@ def test_each_image_is_counted_once_and_top1_is_numpys(open_with, global_batch):
     variables["params"]["classifier"]["bias"] = -np.mean(np.concatenate(logits), axis=0)
     predicted = [np.argmax(apply(variables, batch["image"]), 1)[batch["mask"] > 0] for batch in batches]
     expected = np.mean(np.concatenate(predicted) == labels)
-    result = evaluate(run, compiled(run), variables)
+    findings = Findings(CLASSES)
+    result = evaluate(run, compiled(run), variables, collect=findings.add)
+    assert findings.merged(IMAGES) == Counter(
+        zip(labels.tolist(), np.concatenate(predicted).tolist(), strict=True)
+    )
     assert len(np.unique(np.concatenate(predicted))) > 3
     assert (result.images, result.top1) == (IMAGES, pytest.approx(expected, abs=1e-12))
     assert result.top1 < result.top5 < 1
     assert run.plan.image_size == SIZE
+
+
+def test_with_flips_the_logits_of_an_image_and_its_mirror_image_are_averaged(open_with):
+    run, labels = open_with(global_batch=512, eval_flip=True)
+    variables = run.initial_variables()
+    variables["params"]["classifier"]["kernel"] *= 1000  # so that mirror images matter
+
+    @jax.jit
+    def logits(variables, pixels):
+        return run.model.apply(variables, normalise(pixels), train=False)
+
+    plain, mirrored = (
+        np.concatenate(
+            [
+                np.asarray(logits(variables, b["image"][:, :, ::step]))[b["mask"] > 0]
+                for b in eval_batches(run)
+            ]
+        )
+        for step in (1, -1)
+    )
+    shifted = np.asarray(plain + mirrored, np.float64) / 2
+    log_sums = np.log(np.exp(shifted - shifted.max(1, keepdims=True)).sum(1)) + shifted.max(1)
+    expected = np.mean(log_sums - shifted[np.arange(IMAGES), labels])
+    result = evaluate(run, compiled(run), variables)
+    assert result.top1 == pytest.approx(np.mean(np.argmax(shifted, 1) == labels), abs=2 / IMAGES)
+    assert result.loss == pytest.approx(expected, rel=1e-4)
+    alone = np.mean(np.argmax(plain, 1) == labels)
+    assert abs(plain - mirrored).max() > 0.01 and alone != result.top1
 
 
 def test_lost_images_are_an_error(open_with, monkeypatch):
@@ -60,3 +95,10 @@ def test_lost_images_are_an_error(open_with, monkeypatch):
     variables = run.initial_variables()
     with pytest.raises(RuntimeError, match="512 images were counted in an evaluation of 1003"):
         evaluate(run, compiled(run), variables)
+
+
+def test_an_evaluation_step_sends_counts_and_nothing_of_the_images(open_with):
+    run, _ = open_with(global_batch=64)
+    text = run.lower_eval_steps()[0].as_text()
+    assert text.count('"stablehlo.all_reduce"') == 5  # four counts, and who is to stop
+    assert not any(name in text for name in ("all_gather", "all_to_all", "collective"))

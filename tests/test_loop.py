@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from datetime import datetime
 
 import jax
 import numpy as np
@@ -76,6 +77,14 @@ def rows_of(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def journal_of(workdir):
+    return [json.loads(line) for line in (workdir / "journal.jsonl").read_text().splitlines()]
+
+
+def events(workdir):
+    return [(row["kind"], row["step"]) for row in journal_of(workdir)]
+
+
 def require_each_step_once(workdir, steps=12):
     rows = rows_of(workdir)
     assert [row["step"] for row in rows if row["split"] == "eval"] == [4, 8, 12]
@@ -103,6 +112,7 @@ def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_bits(
         ) as told:
             train_and_evaluate(config(), str(tmp_path))
     assert "start the same command again" in str(told.value) and "\n" not in str(told.value)
+    assert journal_of(tmp_path)[-1].items() >= {"kind": "stopped", "reason": "SIGTERM"}.items()
     assert not (tmp_path / "summary.json").exists()
     monkeypatch.undo()
     again = train_and_evaluate(config(), str(tmp_path))
@@ -143,6 +153,7 @@ def test_a_step_that_is_not_finite_can_be_skipped(tmp_path, with_fault, uninterr
     assert summary["state_digest"] != uninterrupted["state_digest"]
     require_each_step_once(tmp_path, steps=11)
     assert [row["skipped_steps"] for row in rows_of(tmp_path) if "skipped_steps" in row] == [1]
+    assert ("skipped_step", 7) in events(tmp_path)
 
 
 def test_not_all_steps_can_be_skipped(tmp_path, with_fault):
@@ -226,3 +237,45 @@ def test_checkpoints_by_the_clock_change_nothing(tmp_path, monkeypatch, uninterr
     # The evaluated ones are those that are kept.
     left = {int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal()}
     assert left == {8, 11, 12}  # keep_checkpoints=2 evaluated ones; 12 is the best, too
+
+
+def test_what_happened_is_written_down_over_starts_rewinds_and_skipped_steps(
+    tmp_path, with_fault, monkeypatch
+):
+    collected = []
+    monkeypatch.setattr(loop, "Findings", lambda n, f=loop.Findings: collected.append(n) or f(n))
+    with_fault("nan@step:7;raise@step:10")
+    with pytest.raises(RuntimeError, match="fault on purpose"):
+        train_and_evaluate(config(on_non_finite="rewind"), str(tmp_path))
+    assert not collected and not (tmp_path / "predictions.json").exists()
+    with_fault("nan@step:11")
+    summary = train_and_evaluate(config(on_non_finite="skip"), str(tmp_path))
+    first = [("start", 0), ("compiled", 0), ("evaluated", 4), ("saved", 4)]
+    first += [("rewound", 7), ("saved", 4), ("evaluated", 8), ("saved", 8), ("failed", 8)]
+    second = [("start", 8), ("compiled", 8), ("skipped_step", 11), ("evaluated", 12), ("saved", 12)]
+    assert events(tmp_path) == [*first, *second, ("end", 12)]
+    rows = journal_of(tmp_path)
+    assert [row["resumed"] for row in rows if row["kind"] == "start"] == [False, True]
+    assert rows[0]["hosts"] == 1 and rows[0]["devices"] == {"count": 8, "kind": "cpu"}
+    assert [row["to"] for row in rows if row["kind"] == "rewound"] == [4]
+    assert "fault on purpose" in next(row["error"] for row in rows if row["kind"] == "failed")
+
+    times = [datetime.fromisoformat(row["time"]).timestamp() for row in rows]
+    wall = times[len(first) - 1] - times[0] + times[-1] - times[len(first)]
+    seconds_of = summary["seconds_of"]
+    assert all(seconds > 0 for seconds in seconds_of.values())
+    assert 0.7 * wall < sum(seconds_of.values()) < wall + 0.1
+
+    header, *ratios = map(json.loads, (tmp_path / "trust_ratios.jsonl").read_text().splitlines())
+    assert [row["step"] for row in ratios] == [3, 6, 9, 12]
+    assert all(len(row["ratios"]) == len(header["tensors"]) for row in ratios)
+    assert "classifier/kernel" in header["tensors"] and "classifier/bias" not in header["tensors"]
+
+    assert collected == [10]
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    hits = sum(correct for *_, correct in found["per_class"])
+    assert sum(images for _, images, _ in found["per_class"]) == 360
+    assert (found["step"], hits / 360) == (12, summary["final"]["top1"])
+    assert sum(count for *_, count in found["confusions"]) == 360 - hits
+    assert len(found["samples"]) == len(list((tmp_path / "samples").iterdir())) == 24
+    assert json.loads((tmp_path / "mesh.json").read_text())["bn_group_size"] == 4

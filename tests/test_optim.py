@@ -156,6 +156,27 @@ def test_lars_divides_by_no_zero_norm():
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(updates))
 
 
+def test_trust_ratios_are_those_of_the_formula_in_tree_order():
+    hyper = Lars(0.236, weight_decay=1e-2, trust_coefficient=0.02, epsilon=1e-3)
+    weights, grads = initial_weights(), gradients(0)  # of which one kernel is zero, and one gradient
+    names = [entry.path for entry in treatment(hyper, tree(weights)) if entry.adapted]
+    expected = []
+    for name in names:
+        w, g = (np.float64(side[tuple(name.split("/"))]) for side in (weights, grads))
+        w_norm, g_norm = np.sqrt(np.sum(w * w)), np.sqrt(np.sum(g * g))
+        divisor = g_norm + hyper.weight_decay * w_norm + hyper.epsilon
+        expected.append(hyper.trust_coefficient * w_norm / divisor if w_norm > 0 and g_norm > 0 else 1.0)
+    found = jax.jit(hyper.trust_ratios)(tree(grads), tree(weights))
+    assert found.dtype == jnp.float32 and set(names) == {"/".join(path) for path in KERNELS}
+    assert expected.count(1.0) == 2
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("hyper", [RmsProp(), Sgd()])
+def test_other_optimizers_have_no_trust_ratios(hyper):
+    assert hyper.trust_ratios(tree(gradients(0)), tree(initial_weights())) is None
+
+
 def test_lars_refuses_to_work_without_parameters():
     params = tree(initial_weights())
     optimizer = create_optimizer(Lars(0.236), table, params)

@@ -33,7 +33,7 @@ def four(tmp_path_factory):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """Two hosts with four devices each."""
-    scenarios = ["evaluations", "sharing", "cached_programs"]
+    scenarios = ["evaluations", "confusions", "sharing", "cached_programs"]
     return run_hosts(tmp_path_factory.mktemp("two"), scenarios, hosts=2, devices=4)
 
 
@@ -176,3 +176,11 @@ def test_compiled_programs_are_kept_by_the_first_host_alone(two):
     first, second = two["cached_programs"]
     assert len(first["files"]) == 1 and not second["files"].size
     assert first["exists"] and not second["exists"]
+
+
+def test_host_0_hears_what_the_images_of_all_hosts_are_taken_for(two, one):
+    first, second = two["confusions"]
+    wanted = one("confusions")["pairs"]
+    assert first["pairs"].tolist() == wanted and sum(number for *_, number in wanted) == 360
+    assert second["pairs"].size == 0
+    assert not np.array_equal(first["samples"], second["samples"])  # each has its own

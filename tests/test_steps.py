@@ -15,6 +15,7 @@ from tiny import CLASSES, SIZE, batch, tiny_model
 from efficientnet_pod.images import mix, normalise
 from efficientnet_pod.metrics import cross_entropy
 from efficientnet_pod.models.initial import initial_variables
+from efficientnet_pod.optim import Lars, create_optimizer
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.state import init_state
 from efficientnet_pod.steps import (
@@ -170,6 +171,32 @@ def test_a_mixed_batch_is_learnt_by_the_mixed_targets():
     expected = optax.apply_updates(start.params, updates)
     assert largest_difference(jax.device_get(state.params), jax.device_get(expected)) < 1e-6
     assert float(outcome.counts.loss) / 16 == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_the_trust_ratios_returned_are_those_of_the_update():
+    """Recovered from the momentum buffer after the first step, which is rate · trust · (g + decay · w)."""
+    hyper, mesh = Lars(0.1, weight_decay=1e-2), create_mesh(jax.devices()[:4], 2)
+    variables = initial_variables(tiny_model(), SIZE, seed=0)
+    optimizer = create_optimizer(hyper, lambda _: jnp.float32(0.5), variables["params"])
+    start = jax.device_get(init_state(variables, optimizer, ema=False))
+    compiled = {}
+    for ratios in (hyper.trust_ratios, lambda gradients, params: None):
+        model = tiny_model(bn_axis=BN_MEMBER)
+        step = TrainStep(model, optimizer, SMOOTHING, 0.0, jax.random.key(1), trust_ratios=ratios)
+        arguments = jax.tree.map(jnp.array, start), given(batch(16), mesh), not_halted(mesh)
+        compiled[ratios] = compile_train_step(step, mesh).lower(*arguments)
+    texts = [lowered.as_text() for lowered in compiled.values()]
+    assert texts[0].count("all_reduce") == texts[1].count("all_reduce") > 5  # nothing more is sent
+    state, outcome = compiled[hyper.trust_ratios].compile()(*arguments)
+    adapted = jax.tree.leaves(hyper.adapted(start.params))
+    trace = jax.device_get(optax.tree.get(state.opt_state, "trace"))
+    leaves = zip(jax.tree.leaves(trace), jax.tree.leaves(start.params), adapted, strict=True)
+    kernels = [(np.float64(v), np.float64(w)) for v, w, is_adapted in leaves if is_adapted]
+    assert outcome.trust_ratios.shape == (len(kernels),) and len(kernels) > 5
+    for (v, w), trust in zip(kernels, np.float64(outcome.trust_ratios), strict=True):
+        w_norm, g_norm = np.linalg.norm(w), np.linalg.norm(v / (0.5 * trust) - hyper.weight_decay * w)
+        expected = hyper.trust_coefficient * w_norm / (g_norm + hyper.weight_decay * w_norm)
+        assert trust == pytest.approx(expected, rel=1e-4)
 
 
 @functools.cache

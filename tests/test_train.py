@@ -14,6 +14,7 @@ from efficientnet_pod import loop
 from efficientnet_pod.checkpoint import Checkpoints, digest_of
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.evaluate import evaluate_checkpoint
+from efficientnet_pod.journal import Journal
 from efficientnet_pod.metrics import Rates
 from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
@@ -80,7 +81,8 @@ def test_a_host_that_is_not_the_first_writes_nothing(tmp_path):
     run = open_run(read_recipe(config()))
     second = dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, host_index=1))
     with Display(total_steps=24, silent=True) as display:
-        log = TrainingLog(second, Workdir(tmp_path), display, resumed_step=0)
+        journal = Journal(None, report=display.warn)
+        log = TrainingLog(second, Workdir(tmp_path), display, journal, resumed_step=0)
         log.evaluation(6, Rates(loss=1.5, top1=0.5, top5=0.75, images=360), seconds=2.0)
     assert not list(tmp_path.iterdir())
 

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 
+import jax
 import optax
 
 from efficientnet_pod.errors import UserError
@@ -35,6 +36,11 @@ class Hyperparameters(abc.ABC):
     def adapted(self, params: optax.Params) -> optax.Params:
         """Returns a tree of bool, True at the tensors whose step is scaled by the trust ratio; none here."""
         return masks.nothing(params)
+
+    def trust_ratios(self, gradients: optax.Updates, params: optax.Params) -> jax.Array | None:
+        """Returns the trust ratios of the update with these gradients; None here, where there are none."""
+        del gradients, params
+        return None
 
     @abc.abstractmethod
     def transformation(

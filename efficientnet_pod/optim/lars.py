@@ -40,6 +40,15 @@ class Lars(Hyperparameters):
         """Returns a tree of bool, True at the kernels."""
         return masks.kernels(params)
 
+    def trust_ratios(self, gradients: optax.Updates, params: optax.Params) -> jax.Array:
+        """Returns the trust ratios of the update with these gradients, float32 (adapted tensors,).
+
+        In tree order, as :func:`optim.treatment` lists them. Both trees are whole, as for the update; where
+        both are compiled together, the compiler finds the norms there already.
+        """
+        leaves = zip(*map(jax.tree.leaves, (gradients, params, self.adapted(params))), strict=True)
+        return jnp.stack([self._trust_ratio(g, w) for g, w, is_adapted in leaves if is_adapted])
+
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params
     ) -> optax.GradientTransformation:
@@ -62,9 +71,13 @@ class Lars(Hyperparameters):
         if weight is None:
             raise ValueError("LARS needs the parameters: call update(gradients, state, params)")
         g, w = jnp.asarray(gradient, jnp.float32), jnp.asarray(weight, jnp.float32)
+        return self._trust_ratio(g, w) * (g + self.weight_decay * w)
+
+    def _trust_ratio(self, gradient: jax.typing.ArrayLike, weight: jax.typing.ArrayLike) -> jax.Array:
+        """Returns the trust ratio of one whole tensor, a float32 scalar."""
+        g, w = jnp.asarray(gradient, jnp.float32), jnp.asarray(weight, jnp.float32)
         g_norm, w_norm = jnp.sqrt(jnp.sum(jnp.square(g))), jnp.sqrt(jnp.sum(jnp.square(w)))
         defined = (w_norm > 0) & (g_norm > 0)
         # The divisor is replaced too: 0/0, though never chosen, stops a run under jax_debug_nans without jit.
         divisor = jnp.where(defined, g_norm + self.weight_decay * w_norm + self.epsilon, 1.0)
-        trust = jnp.where(defined, self.trust_coefficient * w_norm / divisor, 1.0)
-        return trust * (g + self.weight_decay * w)
+        return jnp.where(defined, self.trust_coefficient * w_norm / divisor, 1.0)

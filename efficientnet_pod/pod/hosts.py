@@ -13,19 +13,18 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
 import jax
-
-# JAX has no public name for its key-value store. Orbax and others use it; here no other module may.
-from jax._src.distributed import global_state
+from jax._src.distributed import global_state  # as `pod.store` says
 from jax.errors import JaxRuntimeError
 
 from efficientnet_pod.errors import CHECKPOINTED, RunError, UserError
 from efficientnet_pod.pod.connection import connect, wait_until
+from efficientnet_pod.pod.store import fresh_key, get
+from efficientnet_pod.pod.store import store as _store
 
 # Between hosts that began together. One may list its images on a slow disk for minutes.
 WAIT_SECONDS = 1800
@@ -107,13 +106,13 @@ def from_first(name: str, value: Any | None) -> Any:
     """
     if count() == 1:
         return json.loads(json.dumps(value))
-    key = _fresh_key("from_first", name)
+    key = fresh_key("from_first", name)
     if index() == 0:
         _store().key_value_set(key, json.dumps(value))
         return json.loads(json.dumps(value))
-    if not wait_until(lambda: _get(key) is not None, WAIT_SECONDS):
+    if not wait_until(lambda: get(key) is not None, WAIT_SECONDS):
         raise RunError(f"host {index()} waited {WAIT_SECONDS} s for host 0 to say '{name}'")
-    return json.loads(_get(key) or "")
+    return json.loads(get(key) or "")
 
 
 def barrier(name: str, *, seconds: float) -> None:
@@ -127,7 +126,7 @@ def barrier(name: str, *, seconds: float) -> None:
     if count() == 1:
         return
     # JAX's own barrier waits outside Python, where no signal handler runs, and names no host.
-    key = _fresh_key("barrier", name)
+    key = fresh_key("barrier", name)
     store = _store()
     store.key_value_set(f"{key}/here/{index()}", "")
 
@@ -139,7 +138,7 @@ def barrier(name: str, *, seconds: float) -> None:
         if index() == 0 and not missing():
             store.key_value_set(f"{key}/open", "")
             return True
-        return index() > 0 and _get(f"{key}/open") is not None
+        return index() > 0 and get(f"{key}/open") is not None
 
     if not wait_until(is_open, seconds):
         raise RunError(
@@ -263,26 +262,6 @@ class Listener:
 
 _listener = Listener()
 _is_connected = False  # before that, what uses the store ends the process
-_uses: Counter[str] = Counter()
-
-
-def _store() -> Any:
-    return global_state.client
-
-
-def _fresh_key(kind: str, name: str) -> str:
-    """Returns a key for this use of a name, the same on all hosts that use it equally often."""
-    _uses[f"{kind}/{name}"] += 1
-    return f"efficientnet_pod/{kind}/{name}/{_uses[f'{kind}/{name}']}"
-
-
-def _get(key: str) -> str | None:
-    try:
-        return _store().key_value_try_get(key)
-    except JaxRuntimeError as error:
-        if "NOT_FOUND" in str(error):
-            return None
-        raise
 
 
 def _tell(key: str, **what: Any) -> None:

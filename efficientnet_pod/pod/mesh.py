@@ -51,6 +51,12 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return jax.make_array_from_process_local_data(batch_sharding(mesh), dict(batch))
 
 
+def of_this_host(array: jax.Array) -> np.ndarray:
+    """Returns this host's share of an array that lies as a batch does, in the order of `to_global`'s rows."""
+    runs = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(run.data) for run in runs])
+
+
 def put_replicated(state: Any, mesh: Mesh) -> Any:
     """Returns a pytree of numpy arrays as one of global arrays, each whole on every replica, bit for bit.
 
