@@ -41,7 +41,7 @@ from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, to_global
 from efficientnet_pod.state import init_state
 from efficientnet_pod.steps import GO, TrainStep, commands, compile_train_step, not_halted
 
-SIZE, WIDTH = 16, 8
+SIZE, WIDTH = 8, 8
 EPOCHS, WARMUP_EPOCHS, SMALLEST = 12, 3, 32
 # The base learning rates that are tried at the smallest batch.
 OPTIMIZERS: dict[str, tuple[type[Hyperparameters], dict[str, float], tuple[float, ...]]] = {
@@ -52,7 +52,7 @@ OPTIMIZERS: dict[str, tuple[type[Hyperparameters], dict[str, float], tuple[float
 
 
 class Images(NamedTuple):
-    """A data set: uint8 images (count, 16, 16, 3) and labels; ``best`` is the best possible accuracy."""
+    """A data set: uint8 images (count, 8, 8, 3) and labels; ``best`` is the best possible accuracy."""
 
     name: str
     train: tuple[np.ndarray, np.ndarray]
@@ -61,7 +61,7 @@ class Images(NamedTuple):
 
 
 def digits() -> Images:
-    """Returns scikit-learn's digits, each pixel four times, with the trainer's split."""
+    """Returns scikit-learn's digits with the trainer's split."""
     from efficientnet_pod.data.sources import open_source
 
     source = open_source("digits")
@@ -70,13 +70,13 @@ def digits() -> Images:
         examples = list(split.part(0, split.num_examples).as_numpy_iterator())
         image = np.stack([example["image"] for example in examples])
         label = np.array([example["label"] for example in examples], np.int32)
-        splits.append((image.repeat(2, axis=1).repeat(2, axis=2), label))
+        splits.append((image, label))
     return Images("digits", splits[0], splits[1], None)
 
 
 def glyphs() -> Images:
     """Returns 4,096 generated images to train on and 2,000 others."""
-    kind = Glyphs(size=SIZE, side=6, contrast=26.0, noise=44.0)
+    kind = Glyphs(size=SIZE, side=4, contrast=40.0, noise=40.0, blur=0.7)
     train, held_out = kind.draw(4096, seed=0), kind.draw(2000, seed=1)
     return Images("glyphs", train, held_out, float(np.mean(kind.best_guess(held_out[0]) == held_out[1])))
 
