@@ -1,10 +1,11 @@
 """Owns the sections on accuracy: its curves, every evaluation, and the time to reach it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from efficientnet_pod.report.blocks import Chart, Charts, Key, Section, Table, Text
 from efficientnet_pod.report.curves import Curve, curves
 from efficientnet_pod.report.figures import Evaluation, first_reaching, levels, peak
+from efficientnet_pod.report.run_records import Row
 from efficientnet_pod.report.side_by_side import Run, run_cell, run_keys, table_by_run
 from efficientnet_pod.report.svg import SERIES
 from efficientnet_pod.report.values import NONE, count, duration, figure, number, percent, thinned
@@ -18,18 +19,22 @@ def accuracy(runs: Sequence[Run]) -> Section:
     clocks = [each.with_evaluation for run in runs for each in run.made if each.with_evaluation is not None]
     unit, unit_name = _unit(max(clocks, default=0.0))
 
-    def hours(each: Evaluation) -> float | None:
-        return None if each.with_evaluation is None else each.with_evaluation / unit
+    def epochs(row: Row) -> float | None:
+        return row["epoch"]
+
+    def time(row: Row) -> float | None:
+        seconds = number(row.get("seconds"))
+        return None if seconds is None else seconds / unit
 
     by_epoch = curves(
-        _accuracy_curves(runs, lambda each: each.epoch, training=len(runs) == 1),
+        _accuracy_curves(runs, epochs),
         name="accuracy-epochs",
         title="Accuracy by epoch",
         x_label="epoch",
         percent=True,
     )
     by_time = curves(
-        _accuracy_curves(runs, hours),
+        _accuracy_curves(runs, time),
         name="accuracy-time",
         title="Accuracy by time",
         x_label=unit_name,
@@ -51,19 +56,19 @@ def accuracy(runs: Sequence[Run]) -> Section:
     )
 
 
-def _accuracy_curves(
-    runs: Sequence[Run], x: Callable[[Evaluation], float | None], *, training: bool = False
-) -> list[Curve]:
+def _accuracy_curves(runs: Sequence[Run], x: Callable[[Row], float | None]) -> list[Curve]:
     found = []
     for run in runs:
-        if training:
+        if len(runs) == 1:
             rows = run.records.train
             shown = [number(row.get("top1")) for row in rows]
-            found.append(Curve([row["epoch"] for row in rows], shown, "muted", quiet=True))
-        at = [x(each) for each in run.made]
+            found.append(Curve([x(row) for row in rows], shown, "muted", quiet=True))
+        rows = run.records.evals
         second = run.colour if len(runs) > 1 else SERIES[1]
-        found.append(Curve(at, [each.top5 for each in run.made], second, dashed=True, marked=True))
-        found.append(Curve(at, [each.top1 for each in run.made], run.colour, marked=True))
+        for field, colour in (("top5", second), ("top1", run.colour)):
+            shown = [number(row.get(field)) for row in rows]
+            at = [x(row) for row in rows]
+            found.append(Curve(at, shown, colour, dashed=field == "top5", marked=True))
     return found
 
 
@@ -103,34 +108,53 @@ def time_to_accuracy(runs: Sequence[Run]) -> Section:
     if not any(peaks):
         return Section("time-to-accuracy", "Time to accuracy", [Text("No evaluation is recorded yet.")])
     classes = next((run.records.num_classes for run in runs if run.records.num_classes), None)
-    alone = len(runs) == 1
-    header = ["accuracy"]
-    for run in runs:
-        prefix = "" if alone else f"{run.name}: "
-        header += [f"{prefix}epoch", f"{prefix}with evaluation", f"{prefix}training only"]
-    rows = []
-    for level, which, source in levels(made, num_classes=classes):
-        name = f"{'top-1' if which == 'top1' else 'top-5'} {percent(level, 1)}"
-        found = [first_reaching(each, level, which) for each in made]
-        rows.append([name + (f" ({source})" if source else ""), *_cells(found)])
-    own = f" {percent(peaks[0].top1)}" if alone and peaks[0] else ""
-    rows.append([f"peak{own}", *_cells(peaks)])
-    note = (
+    rows = [
+        (_level_name(level, which, source), [first_reaching(each, level, which) for each in made])
+        for level, which, source in levels(made, num_classes=classes)
+    ]
+    if len(runs) == 1:
+        peak_name = f"peak, {percent(peaks[0].top1)}" if peaks[0] else "peak"
+        tables = [_times_of_one([*rows, (peak_name, peaks)])]
+    else:
+        rows.append(("peak of each run", peaks))
+        tables = [
+            _times(runs, rows, "With evaluation", lambda each: each.with_evaluation),
+            _times(runs, rows, "Training only", lambda each: each.training_only),
+        ]
+    lead = (
         "Time of the first evaluation that reached the accuracy; nothing is interpolated. DAWNBench has been "
         "read both ways: with the time spent in evaluation, and training only. Compilation counts in neither."
     )
-    table = Table(header, rows, frozenset(range(1, len(header))), note=note)
-    return Section("time-to-accuracy", "Time to accuracy", [table])
+    return Section("time-to-accuracy", "Time to accuracy", tables, lead)
 
 
-def _cells(found: Iterable[Evaluation | None]) -> list[str]:
+_Row = tuple[str, list[Evaluation | None]]
+
+
+def _level_name(level: float, which: str, source: str) -> str:
+    return f"{'top-1' if which == 'top1' else 'top-5'} {percent(level, 1)}" + (
+        f", {source}" if source else ""
+    )
+
+
+def _times_of_one(rows: Sequence[_Row]) -> Table:
+    header = ["accuracy", "epoch", "with evaluation", "training only"]
     cells = []
-    for each in found:
+    for name, (each,) in rows:
         if each is None:
-            cells += [NONE, NONE, NONE]
+            cells.append([name, NONE, NONE, NONE])
         else:
-            cells += [f"{each.epoch:.2f}", duration(each.with_evaluation), duration(each.training_only)]
-    return cells
+            times = (duration(each.with_evaluation), duration(each.training_only))
+            cells.append([name, f"{each.epoch:.2f}", *times])
+    return Table(header, cells, frozenset({1, 2, 3}))
+
+
+def _times(
+    runs: Sequence[Run], rows: Sequence[_Row], title: str, time_of: Callable[[Evaluation], float | None]
+) -> Table:
+    header = ["accuracy", *(run.name for run in runs)]
+    cells = [[name, *(duration(time_of(each) if each else None) for each in found)] for name, found in rows]
+    return Table(header, cells, frozenset(range(1, len(header))), title)
 
 
 def _unit(seconds: float) -> tuple[int, str]:

@@ -80,9 +80,15 @@ class Folded:
 
 @dataclass(frozen=True)
 class Text:
-    """A sentence; calm where something is not recorded."""
+    """A sentence.
+
+    Attributes:
+      text: it.
+      missing: whether it stands for all that its section would hold.
+    """
 
     text: str
+    missing: bool = False
     kind: str = "text"
 
 
@@ -139,6 +145,13 @@ class Section:
     title: str
     blocks: Sequence[Block]
     lead: str = ""
+
+    @property
+    def missing(self) -> list[str]:
+        """What is said instead of its contents, of each run; empty where there is any."""
+        texts = [block for block in self.blocks if not isinstance(block, RunName)]
+        missing = [block.text for block in texts if isinstance(block, Text) and block.missing]
+        return missing if len(missing) == len(texts) else []
 
 
 @dataclass(frozen=True)

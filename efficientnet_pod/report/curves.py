@@ -1,13 +1,14 @@
-"""Owns the charts of what changes during a run: curves over epochs or time, bars of where time went."""
+"""Owns the charts of what changes during a run: curves over epochs or time, a bar of where it went."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.patches import PathPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from efficientnet_pod.report.svg import FONT_SIZE, axes, blank, colour, label_x, rectangles, to_svg
+from efficientnet_pod.report.svg import axes, blank, colour, label_x, rectangles, to_svg
 from efficientnet_pod.report.values import thinned
 
 _MOST_POINTS = 400
@@ -86,7 +87,7 @@ def curves(
     if scale == "auto":
         scale = "log" if min(values) > 0 and max(values) > _WIDE_SPAN * min(values) else "linear"
     _scale_y(made, values, scale=scale, percent=percent, from_zero=from_zero)
-    made.margins(x=0.02)
+    made.set_xlim(0, max(x for curve in drawn for x, _ in curve.points) * 1.02 or 1)
     made.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     made.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
     label_x(made, x_label)
@@ -141,38 +142,22 @@ def _tick(value: float) -> str:
     return f"{value / 1000:,.6g}k" if abs(value) >= 10_000 else f"{value:,.4g}"
 
 
-def stacked_bars(
-    bars: Sequence[Sequence[tuple[float, str]]], *, names: Sequence[str], name: str, title: str
-) -> Markup:
-    """Returns a horizontal bar for each run, whose pieces are shares of its whole.
+def stacked_bar(pieces: Sequence[tuple[float, str]], *, name: str, title: str) -> Markup:
+    """Returns a horizontal bar whose pieces are shares of its whole; it fills the room that it is given.
 
     Args:
-      bars: of each run the (size, colour variable) of its pieces, in one order.
-      names: to the left of the bars: not the users' own, which a font may not have.
+      pieces: (size, colour variable) of each, from the left.
       name: of the chart on its page.
       title: read out instead of it.
     """
-    height, apart = 30.0, 14.0
-    figure = blank(940, len(bars) * (height + apart) + 24)
-    made = axes(figure, left=24 if any(names) else 2, right=16, top=0, bottom=24)
-    made.grid(visible=False)
-    for at, pieces in enumerate(bars):
-        whole, x = sum(size for size, _ in pieces) or 1.0, 0.0
-        for size, piece in pieces:
-            made.add_patch(_rectangle(x, -at * (height + apart), size / whole, height, piece))
-            x += size / whole
+    figure = blank(940, 30)
+    made = axes(figure, left=0, right=0, top=0, bottom=0)
+    made.set_axis_off()
+    whole, x = sum(size for size, _ in pieces) or 1.0, 0.0
+    for size, piece in pieces:
+        path = rectangles([(x, 0, size / whole, 1)])
+        made.add_patch(PathPatch(path, facecolor=colour(piece), linewidth=0))
+        x += size / whole
     made.set_xlim(0, 1)
-    made.set_ylim(-(len(bars) - 1) * (height + apart) - apart / 2, height + apart / 2)
-    made.set_yticks([height / 2 - at * (height + apart) for at in range(len(bars))], names)
-    made.spines["bottom"].set_visible(False)
-    made.xaxis.set_major_locator(MaxNLocator(4, steps=[2.5]))
-    made.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}".replace("%", " %")))
-    made.tick_params(axis="x", labelsize=FONT_SIZE + 1)
-    return to_svg(figure, name=name, title=title)
-
-
-def _rectangle(x: float, y: float, width: float, height: float, name: str):  # noqa: ANN202
-    from matplotlib.patches import PathPatch
-
-    path = rectangles([(x, y, width, height)])
-    return PathPatch(path, facecolor=colour(name), edgecolor=colour("paper"), linewidth=1.5)
+    made.set_ylim(0, 1)
+    return to_svg(figure, name=name, title=title, stretched=True)

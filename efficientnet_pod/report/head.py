@@ -20,6 +20,7 @@ from efficientnet_pod.report.values import (
     figure,
     joined,
     number,
+    optimizer_name,
     percent,
     plural,
     whole,
@@ -50,7 +51,7 @@ def head_of(run: Run) -> Head:
 
 
 def what_is(records: Records) -> str:
-    """Returns e.g. ``"EfficientNet-B0 on digits, 8 × cpu, 1 host; lars, 128 images a step, 28 epochs"``."""
+    """Returns e.g. ``"EfficientNet-B0 on digits, 8 × cpu, 1 host; LARS, 128 images a step, 28 epochs"``."""
     config = records.config
     model, data = dig(config, "model.name"), dig(config, "data.name") or records.data.get("name")
     devices, kind = device_of(records)
@@ -65,7 +66,7 @@ def what_is(records: Records) -> str:
     )
     recipe = joined(
         (
-            str(name) if (name := dig(config, "optimizer.name")) else None,
+            optimizer_name(name) if (name := dig(config, "optimizer.name")) else None,
             f"{batch:,} images a step" if batch else None,
             f"{epochs:,.6g} epochs" if epochs else None,
         )
@@ -123,7 +124,7 @@ def _price(cost: Cost) -> Fact:
     if cost.chip is None:
         return Fact("Price", "none known", f"no '{cost.kind or 'device'}' is in the table of chips")
     if cost.usd is None or cost.chips is None:
-        return Fact("Price", "none known", f"the table of chips has no price of {cost.chip.title}")
+        return Fact("Price", "none known", f"of a chip-hour: {cost.chip.title}")
     chips = figure(cost.chips, 6)
     spot = f"; {usd(cost.usd_spot)} on spot at ${cost.chip.usd_spot:.2f}" if cost.usd_spot is not None else ""
     detail = f"{chips} × {cost.chip.title} on demand at ${cost.chip.usd:.2f} a chip-hour{spot}"

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from efficientnet_pod import __version__
 from efficientnet_pod.files import write_whole
 from efficientnet_pod.report import accuracy_sections, run_sections, settings_sections, training_sections
-from efficientnet_pod.report.blocks import Section
+from efficientnet_pod.report.blocks import Section, Table
 from efficientnet_pod.report.head import head_of
 from efficientnet_pod.report.run_records import Records, read_records
 from efficientnet_pod.report.side_by_side import Run, run_of
@@ -44,9 +44,9 @@ def render(runs: Sequence[Run], *, refresh_seconds: int | None = None) -> str:
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """Returns the sections of a page in their order."""
+    """Returns the sections of a page in their order; those without contents are one, the last."""
     of_each = run_sections.of_each
-    return [
+    made = [
         accuracy_sections.accuracy(runs),
         accuracy_sections.time_to_accuracy(runs),
         training_sections.training(runs),
@@ -59,6 +59,11 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         settings_sections.settings(runs),
         of_each(runs, "records", "Records", run_sections.records),
     ]
+    rows = [[each.title, " ".join(dict.fromkeys(each.missing))] for each in made if each.missing]
+    shown = [each for each in made if not each.missing]
+    if rows:
+        shown.insert(-1, Section("not-recorded", "Not recorded", [Table(["", ""], rows)]))
+    return shown
 
 
 def read_runs(workdirs: Sequence[epath.PathLike]) -> list[Records]:

@@ -31,6 +31,7 @@ from efficientnet_pod.report.values import (
     figure,
     moment,
     number,
+    optimizer_name,
     percent,
     plural,
     table_of,
@@ -60,8 +61,8 @@ def trust_ratios(run: Run) -> list[Block]:
     if trust is None:
         optimizer = dig(run.records.config, "optimizer.name")
         if optimizer and optimizer != "lars":
-            return [Text(f"The optimizer, {optimizer}, has no trust ratios.")]
-        return [Text("Not recorded: there is no trust_ratios.jsonl.")]
+            return [Text(f"{optimizer_name(optimizer)} has none.", missing=True)]
+        return [Text("There is no trust_ratios.jsonl.", missing=True)]
     quantiles = trust.quantiles()
     low, median, high = (quantiles[:, at].tolist() for at in range(3))
     svg = curves(
@@ -124,7 +125,7 @@ def bn_groups(run: Run) -> list[Block]:
     """Returns a map of the replicas, coloured by the group in which they normalise together."""
     layout = lay_out(run.records.mesh or {})
     if layout is None:
-        return [Text("Not recorded: there is no mesh.json.")]
+        return [Text("There is no mesh.json.", missing=True)]
     groups, devices = len(layout.members), len(layout.cells)
     size = whole(dig(run.records.mesh, "bn_group_size")) or devices // max(groups, 1)
     title = f"{plural(groups, 'group')} of {plural(size, 'replica')}"
@@ -155,7 +156,7 @@ def predictions(run: Run) -> list[Block]:
     """Returns sample images, the classes that are confused most, and those that are recognised least."""
     found = run.records.predictions
     if found is None:
-        return [Text("Not recorded: there is no predictions.json.")]
+        return [Text("There is no predictions.json.", missing=True)]
     blocks: list[Block] = []
     if found.samples:
         pictures = [_picture(found, at) for at in range(len(found.samples))]
@@ -213,7 +214,7 @@ def faults(run: Run) -> list[Block]:
     if journal is None:
         skipped = whole(run.records.summary.get("skipped_steps"))
         known = f" Of steps, {skipped:,} were skipped." if skipped is not None else ""
-        return [Text(f"Not recorded: there is no journal.jsonl.{known}")]
+        return [Text(f"There is no journal.jsonl.{known}", missing=True)]
     met = {name: times for name, times in tally(journal).items() if times}
     words = ", ".join(f"{name}: {times:,}" for name, times in met.items())
     blocks: list[Block] = [Text(f"{words}." if met else "None: no fault was met.")]

@@ -7,7 +7,17 @@ from efficientnet_pod.report.blocks import Block, Folded, Section, Table, Text
 from efficientnet_pod.report.run_records import Records
 from efficientnet_pod.report.run_state import device_of, phases_of
 from efficientnet_pod.report.side_by_side import Run
-from efficientnet_pod.report.values import NONE, dig, figure, joined, list_of, number, plural, whole
+from efficientnet_pod.report.values import (
+    NONE,
+    dig,
+    figure,
+    joined,
+    list_of,
+    number,
+    optimizer_name,
+    plural,
+    whole,
+)
 from efficientnet_pod.same_run import flatten
 
 _ABSENT = object()
@@ -17,7 +27,7 @@ def plan(runs: Sequence[Run]) -> Section:
     """Returns the resolved numbers of each run, a column for each."""
     planned = [run for run in runs if run.records.plan]
     if not planned:
-        return Section("plan", "Plan", [Text("Not recorded: there is no plan.json.")])
+        return Section("plan", "Plan", [Text("There is no plan.json.", missing=True)])
     rows = []
     for name, words in _PLAN_ROWS:
         cells = [words(run.records) for run in runs]
@@ -107,7 +117,7 @@ def _optimizer(records: Records) -> str:
         for name, each in settings.items()
         if (value := number(each)) is not None
     ]
-    return joined((str(settings.get("name", "")), *others))
+    return joined((optimizer_name(settings.get("name", "")), *others))
 
 
 def _schedule(records: Records) -> str:
@@ -176,7 +186,7 @@ def settings(runs: Sequence[Run]) -> Section:
     flat = [dict(flatten(run.records.config)) for run in runs]
     names = sorted({name for each in flat for name in each})
     if not names:
-        return Section("config", "Config", [Text("Not recorded: there is no config.json.")])
+        return Section("config", "Config", [Text("There is no config.json.", missing=True)])
     shown = [[name, *(_shown(each.get(name, _ABSENT)) for each in flat)] for name in names]
     header = ["field", *(run.name for run in runs)]
     if len(runs) == 1:

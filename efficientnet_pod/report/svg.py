@@ -72,13 +72,14 @@ def rectangles(boxes: Iterable[tuple[float, float, float, float]]) -> Path:
     return Path(vertices, codes)
 
 
-def to_svg(figure: Figure, *, name: str, title: str) -> Markup:
+def to_svg(figure: Figure, *, name: str, title: str, stretched: bool = False) -> Markup:
     """Returns a figure as an SVG element.
 
     Args:
       figure: the drawing.
       name: of it on its page: begins each of its ids.
       title: read out instead of the drawing.
+      stretched: whether the style sheet sets the height, and the drawing fills it; for one without texts.
     """
     settings = {
         "svg.fonttype": "none",
@@ -98,11 +99,13 @@ def to_svg(figure: Figure, *, name: str, title: str) -> Markup:
     view_box = re.search(r'viewBox="[^"]*"', text)
     assert opening and view_box
     label = Markup(' role="img" aria-label="{}">').format(title)
+    if stretched:
+        label = Markup(' class="bar" preserveAspectRatio="none"') + label
     text = f"<svg {view_box[0]}{label}{text[opening.end() :]}"
     text = text.replace("xlink:href", "href")
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", text)
     text = re.sub(rf"{_MARK}([0-9a-f]{{2}})", lambda m: f"var(--{VARIABLES[int(m[1], 16)]})", text)
-    # Six digits after the point are a thousandth of a pixel too many.
-    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
+    # Of places, never of texts: two digits after the point are a hundredth of a pixel.
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), text)
     return Markup(re.sub(r"\n\s*", "\n", text).strip())

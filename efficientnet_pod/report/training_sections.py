@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from efficientnet_pod.report.blocks import Chart, Charts, Key, Section, Table, Text
-from efficientnet_pod.report.curves import Curve, curves, stacked_bars
+from efficientnet_pod.report.curves import Curve, curves, stacked_bar
 from efficientnet_pod.report.figures import SHARES, shares_of_time
 from efficientnet_pod.report.side_by_side import Run, run_cell, run_keys, table_by_run
 from efficientnet_pod.report.svg import SERIES
 from efficientnet_pod.report.values import count, duration, figure, number, percent, thinned
 
 _MOST_ROWS = 200
-_COLOURS = dict(zip(SHARES, (*SERIES[:5], "line"), strict=True))
+_COLOURS = dict(zip(SHARES, (*SERIES[:5], "h3"), strict=True))
 
 
 def training(runs: Sequence[Run]) -> Section:
@@ -90,27 +90,24 @@ def time_spent(runs: Sequence[Run]) -> Section:
     known = [(run, shares, source) for run, shares, source in found if sum(shares.values()) > 0]
     if not known:
         return Section("time", "Where the time went", [Text("No step of training is recorded yet.")])
-    names = [name for name in SHARES if any(name in shares for _, shares, _ in known)]
-    alone = len(runs) == 1
-    svg = stacked_bars(
-        [[(shares.get(name, 0.0), _COLOURS[name]) for name in names] for _, shares, _ in known],
-        names=["" if alone else str(run.at + 1) for run, _, _ in known],
-        name="time-spent",
-        title="Where the time went",
-    )
-    rows = []
-    for run, shares, _ in known:
+    charts, rows = [], []
+    for run, shares, source in known:
         whole = sum(shares.values())
-        label = [] if alone else [f"{run.at + 1}: {run.name}"]
-        rows += [
-            [*label, name, duration(shares[name]), percent(shares[name] / whole, 1)]
-            for name in names
-            if name in shares
+        parts = {name: shares[name] for name in SHARES if name in shares}
+        keys = [
+            Key(f"{name} {percent(part / whole, 1)}", _COLOURS[name], "fill") for name, part in parts.items()
         ]
-    header = [*([] if alone else ["run"]), "part", "time", "share"]
+        svg = stacked_bar(
+            [(part, _COLOURS[name]) for name, part in parts.items()],
+            name=f"time-{run.at}",
+            title=f"Where the time of {run.name} went",
+        )
+        title = run.name if len(runs) > 1 else f"{duration(whole)} in all"
+        charts.append(Chart(title, svg, f"Shares {source}.", keys, wide=True))
+        rows += [
+            [*run_cell(run, runs), name, duration(part), percent(part / whole, 1)]
+            for name, part in parts.items()
+        ]
+    header = [*(["run"] if len(runs) > 1 else []), "part", "time", "share"]
     table = Table(header, rows, frozenset({len(header) - 2, len(header) - 1}), "Shares of time")
-    sources = " and ".join(sorted({source for _, _, source in known}))
-    note = f"Shares {sources}." + ("" if alone else " Bars are numbered as the runs above.")
-    keys = [Key(name, _COLOURS[name], "fill") for name in names]
-    chart = Chart("Share of time", svg, note, keys, wide=True)
-    return Section("time", "Where the time went", [Charts([chart], table)])
+    return Section("time", "Where the time went", [Charts(charts, table)])

@@ -106,3 +106,8 @@ def thinned(rows: Sequence[Any], most: int) -> tuple[list[Any], int]:
     """Returns at most so many of the rows, evenly spaced with the last among them, and their distance."""
     apart = max(1, math.ceil(len(rows) / most))
     return list(rows[::-1][::apart][::-1]), apart
+
+
+def optimizer_name(name: Any) -> str:
+    """Returns an optimizer's name as its authors write it."""
+    return {"lars": "LARS", "rmsprop": "RMSProp", "sgd": "SGD"}.get(str(name), str(name))
