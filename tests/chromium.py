@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through a pipe: opens a file, and says what it asked for and complained about."""
+"""A headless Chromium, driven through a pipe: opens a file, says what it asked for and complained about."""
 
 import base64
 import fcntl
@@ -75,7 +75,7 @@ class Chromium:
         self._home.cleanup()
 
     def open(self, file: Path, *, width: int = 1280, height: int = 900, scheme: str = "light") -> Seen:
-        """Returns what a file looks like in a window of a size, in ``light`` or ``dark``; all of its length."""
+        """Returns what a file looks like in all its length, in a window of a size, ``light`` or ``dark``."""
         self._events = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]

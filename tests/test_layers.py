@@ -21,12 +21,12 @@ LAYERS = [
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
     {"run"},
     {"checkpoint", "owner", "events", "records", "describe", "feed"},
-    {"evaluate"},
+    {"evaluate", "report"},
     {"programs", "training_log", *(f"preflight.{name}" for name in PREFLIGHT_OF_RUNS)},
     {"saves"},
     {"loop"},
     {"train"},
-    {"cli", "command_flags", "data_commands", "preflight_command", "rehearsal"},
+    {"cli", "command_flags", "data_commands", "preflight_command", "rehearsal", "report_command"},
 ]
 ONLY_IN = {"flax": "models/", "tensorflow": "data/", "tensorflow_datasets": "data/", "orbax": "checkpoint.py"}
 COLLECTIVES = {"pmean", "psum", "pmax", "pmin", "all_gather", "axis_index", "ppermute"}

@@ -43,7 +43,7 @@ def accuracy(runs: Sequence[Run]) -> Section:
     keys = [*run_keys(runs), *_accuracy_keys(runs)]
     charts = [
         Chart("Accuracy by epoch, %", by_epoch, keys=keys) if by_epoch else None,
-        Chart(f"Accuracy by time, % by {unit_name}", by_time, keys=keys) if by_time else None,
+        Chart("Accuracy by time, %", by_time, keys=keys) if by_time else None,
     ]
     if not any(charts):
         return Section("accuracy", "Accuracy", [Text("No evaluation is recorded yet.")])

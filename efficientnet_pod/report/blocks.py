@@ -127,7 +127,15 @@ class RunName:
     kind: str = "run"
 
 
-Block = Table | Charts | Folded | Text | Pictures | RunName
+@dataclass(frozen=True)
+class Beside:
+    """Columns of blocks, one below the other where there is no room."""
+
+    columns: Sequence[Sequence[Table | Folded]]
+    kind: str = "beside"
+
+
+Block = Beside | Table | Charts | Folded | Text | Pictures | RunName
 
 
 @dataclass(frozen=True)

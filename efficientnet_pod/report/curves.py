@@ -1,5 +1,6 @@
 """Owns the charts of what changes during a run: curves over epochs or time, a bar of where it went."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,7 @@ def curves(
     values = [y for curve in drawn for _, y in curve.points]
     if not values:
         return None
+    values += [y for band in bands for y in (*band.low, *band.high) if math.isfinite(y)]
     figure = blank()
     made = axes(figure)
     for band in bands:

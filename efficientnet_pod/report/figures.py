@@ -14,6 +14,11 @@ Accuracy = Literal["top1", "top5"]
 # Nice levels, from which a table takes the ten highest that are reached.
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 _SHOWN_LEVELS = 10
+_TOP1: Accuracy = "top1"
+_MARKS: tuple[tuple[float, Accuracy, str], ...] = (
+    (0.759, "top1", "MLPerf's mark"),
+    (0.93, "top5", "DAWNBench's mark"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,9 @@ def levels(
     benchmarks.
     """
     best = max((each.top1 for made in runs for each in made if each.top1 is not None), default=0.0)
-    found: list[tuple[float, Accuracy, str]] = [
-        (level, "top1", "") for level in [each for each in _LEVELS if each <= best][-_SHOWN_LEVELS:]
-    ]
-    if num_classes == 1000:
-        found += [(0.759, "top1", "MLPerf's mark"), (0.93, "top5", "DAWNBench's mark")]
+    reached = [level for level in _LEVELS if level <= best][-_SHOWN_LEVELS:]
+    marks = _MARKS if num_classes == 1000 else ()
+    found = [*((level, _TOP1, "") for level in reached), *marks]
     return sorted(found, key=lambda each: (each[1], each[0]))
 
 
@@ -138,8 +141,7 @@ def cost_of(records: Records) -> Cost:
     seconds, basis = _held_seconds(records)
 
     def price(usd: float | None) -> float | None:
-        known = usd is not None and chips is not None and seconds is not None
-        return usd * chips * seconds / 3600 if known else None
+        return None if usd is None or chips is None or seconds is None else usd * chips * seconds / 3600
 
     usd, usd_spot = (price(chip.usd), price(chip.usd_spot)) if chip else (None, None)
     return Cost(devices, kind, chip, chips, seconds, basis, usd, usd_spot)
@@ -173,7 +175,7 @@ def images_per_second(records: Records) -> float | None:
     return sum(images for images, _ in pairs) / sum(seconds for _, seconds in pairs) if pairs else None
 
 
-SHARES = ("training", "waiting for input", "evaluating", "compiling", "saving", "other")
+SHARES: tuple[str, ...] = ("training", "waiting for input", "evaluating", "compiling", "saving", "other")
 
 
 def shares_of_time(records: Records) -> tuple[dict[str, float], str]:

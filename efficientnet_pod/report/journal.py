@@ -13,6 +13,7 @@ from efficientnet_pod.report.values import (
     joined,
     number,
     plural,
+    table_of,
     time_of,
     whole,
 )
@@ -72,19 +73,19 @@ def starts(journal: Sequence[Event]) -> list[Start]:
     ]
 
 
-def tally(journal: Sequence[Event]) -> dict[str, int]:
-    """Returns how often each fault was met, in words; faults that were not met are 0."""
+def tally(journal: Sequence[Event]) -> dict[tuple[str, str], int]:
+    """Returns how often each fault, in the singular and the plural, was met; those that were not are 0."""
     kinds = Counter(event["kind"] for event in journal)
     lost = sum(start.last["kind"] not in ENDINGS for start in starts(journal)[:-1])
     return {
-        "resumes": sum(start.resumed for start in starts(journal)),
-        "orderly stops": kinds["stopped"],
-        "ends without a word": lost,
-        "failures": kinds["failed"],
-        "rewinds": kinds["rewound"],
-        "skipped steps": kinds["skipped_step"],
-        "skipped images": kinds["skipped_image"],
-        "quarantined checkpoints": kinds["quarantined"],
+        ("resume", "resumes"): sum(start.resumed for start in starts(journal)),
+        ("orderly stop", "orderly stops"): kinds["stopped"],
+        ("end without a word", "ends without a word"): lost,
+        ("failure", "failures"): kinds["failed"],
+        ("rewind", "rewinds"): kinds["rewound"],
+        ("skipped step", "skipped steps"): kinds["skipped_step"],
+        ("skipped image", "skipped images"): kinds["skipped_image"],
+        ("quarantined checkpoint", "quarantined checkpoints"): kinds["quarantined"],
     }
 
 
@@ -104,7 +105,7 @@ def incidents(journal: Sequence[Event]) -> list[Incident]:
 def _neighbours(journal: Sequence[Event]) -> Iterator[list[Event]]:
     """Yields neighbouring events of the same kind; between two starts, the silent end of the first."""
     run: list[Event] = []
-    for before, event in zip([None, *journal[:-1]], journal, strict=True):
+    for before, event in zip((None, *journal), journal, strict=False):
         if run and (event["kind"] != run[0]["kind"] or event["kind"] == "start"):
             yield run
             run = []
@@ -117,7 +118,7 @@ def _neighbours(journal: Sequence[Event]) -> Iterator[list[Event]]:
 
 def _started(run: list[Event]) -> tuple[str, str]:
     event = run[0]
-    devices = event.get("devices") if isinstance(event.get("devices"), dict) else {}
+    devices = table_of(event.get("devices"))
     machine = joined(
         (
             f"{plural(n, 'device')} of kind {devices.get('kind', NOT_RECORDED)}"

@@ -25,19 +25,19 @@ from efficientnet_pod.report.svg import (
 from efficientnet_pod.report.values import list_of, whole
 
 _MOST_COLUMNS = 80
-_ROW = 14  # pixels
+_ROW = 20  # pixels
 _A_ROW_OF_REPLICAS = 32
 
 
 def heat_map(
     names: Sequence[str], steps: Sequence[int], values: np.ndarray, *, name: str, title: str
 ) -> tuple[Markup, list[float]] | None:
-    """Returns values by row and time in nine colours of equal factors, and the ten bounds of these.
+    """Returns values by row and time in nine shades of equal factors, and the ten bounds of these.
 
     Args:
       names: of the rows, from the top.
       steps: of the columns, ascending.
-      values: (rows, columns); what is not above 0 stays blank.
+      values: (rows, columns); NaN stays blank, what is not above 0 has the first shade.
       name: of the chart on its page.
       title: read out instead of it.
 
@@ -56,8 +56,11 @@ def heat_map(
     made.grid(visible=False)
     boxes: list[list[tuple[float, float, float, float]]] = [[] for _ in HEAT]
     for row in range(len(names)):
-        for level, first, last in _runs(values[row, kept], bounds):
-            boxes[level].append((edges[first], row, edges[last + 1] - edges[first], 1))
+        levels = np.digitize(values[row, kept], bounds[1:-1])
+        for level in range(len(HEAT)):
+            # Each shade also lies below all darker ones, so that no paper shows between them.
+            for first, end in _runs(np.isfinite(values[row, kept]) & (levels >= level)):
+                boxes[level].append((edges[first], row, edges[end] - edges[first], 1))
     for level, found in enumerate(boxes):
         if found:
             patch = PathPatch(
@@ -68,7 +71,7 @@ def heat_map(
     made.set_ylim(len(names), 0)
     # Names come from a file: what the font lacks is a question mark.
     texts = [each.encode("ascii", "replace").decode()[:12] for each in names]
-    made.set_yticks([row + 0.5 for row in range(len(names))], texts, fontsize=FONT_SIZE - 1.5)
+    made.set_yticks([row + 0.5 for row in range(len(names))], texts)
     made.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     made.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     label_x(made, "step")
@@ -81,23 +84,15 @@ def _edges(steps: Sequence[int]) -> list[float]:
     return [max(first, 0), *steps]
 
 
-def _runs(row: np.ndarray, bounds: np.ndarray) -> list[tuple[int, int, int]]:
-    """Returns (level, first column, last column) of neighbours in the same colour."""
-    found: list[tuple[int, int, int]] = []
-    for at, value in enumerate(row):
-        if not (np.isfinite(value) and value > 0):
-            continue
-        level = int(np.clip(np.searchsorted(bounds, value, side="right") - 1, 0, len(HEAT) - 1))
-        if found and found[-1][0] == level and found[-1][2] == at - 1:
-            found[-1] = (level, found[-1][1], at)
-        else:
-            found.append((level, at, at))
-    return found
+def _runs(wanted: np.ndarray) -> list[tuple[int, int]]:
+    """Returns (first, end) of the neighbours that are wanted."""
+    steps = np.flatnonzero(np.diff(np.concatenate(([0], wanted.astype(int), [0]))))
+    return list(zip(steps[::2].tolist(), steps[1::2].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A device as a rectangle on the map: its chip's square, or a part of it."""
+    """A chip, or the part of it that is of one group, as a rectangle on the map."""
 
     group: int
     x: float
@@ -110,7 +105,7 @@ class Layout:
     """Where the devices of a mesh are drawn.
 
     Attributes:
-      cells: of all devices.
+      cells: of all chips.
       width, height: in chips.
       members: names of the devices of each group, as in the file.
       on_torus: whether they have coordinates.
@@ -147,12 +142,17 @@ def lay_out(mesh: dict[str, Any]) -> Layout | None:
     lowest = [min(place[axis] for place in known) for axis in range(3)]
     size = [max(place[axis] for place in known) - lowest[axis] + 1 for axis in range(3)]
     wide, high = (0, 1) if size[0] >= size[1] or size[2] > 1 else (1, 0)
-    cores = max((whole(device.get("core")) or 0) + 1 for _, device in devices)
+    chips: dict[tuple[int, int, int], list[int]] = {}  # groups of the cores of each
+    for (group, _), place in zip(devices, known, strict=True):
+        chips.setdefault(place, []).append(group)
     cells = []
-    for (group, device), place in zip(devices, known, strict=True):
+    for place, cores in chips.items():
         x, y, z = place[wide] - lowest[wide], place[high] - lowest[high], place[2] - lowest[2]
-        core = (whole(device.get("core")) or 0) / cores
-        cells.append(Cell(group, x + z * (size[wide] + 0.6) + core, y, 1 / cores))
+        parts = sorted(set(cores))
+        cells += [
+            Cell(group, x + z * (size[wide] + 0.6) + at / len(parts), y, 1 / len(parts))
+            for at, group in enumerate(parts)
+        ]
     width = size[wide] * size[2] + 0.6 * (size[2] - 1)
     return Layout(tuple(cells), width, size[high], members, True, size[2])
 

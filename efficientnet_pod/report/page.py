@@ -8,7 +8,7 @@ from etils import epath
 from markupsafe import Markup
 
 from efficientnet_pod import __version__
-from efficientnet_pod.files import write_whole
+from efficientnet_pod.files import is_remote, write_whole
 from efficientnet_pod.report import accuracy_sections, run_sections, settings_sections, training_sections
 from efficientnet_pod.report.blocks import Section, Table
 from efficientnet_pod.report.head import head_of
@@ -77,8 +77,8 @@ def read_runs(workdirs: Sequence[epath.PathLike]) -> list[Records]:
 
 def _names(workdirs: Sequence[epath.PathLike]) -> list[str]:
     paths = [epath.Path(path) for path in workdirs]
-    # Of `.` the name is the folder's.
-    parts = [(path if "://" in str(path) else path.absolute().resolve()).parts for path in paths]
+    # Of `.` and `..` the name is the folder's; a gs:// path is absolute, though epath denies it.
+    parts = [(path if is_remote(path) else path.absolute().resolve()).parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(each[-length:]) for each in parts]
         if len(set(names)) == len(names):

@@ -1,6 +1,7 @@
 """Owns the reading of a workdir for its report: what is there, with notes on what is missing or damaged."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.files import reason
+from efficientnet_pod.files import is_remote, reason
 from efficientnet_pod.owner import Holder, holder_of
 from efficientnet_pod.report.predictions import Predictions, read_predictions
 from efficientnet_pod.report.trust_ratios import TrustRatios, read_trust_ratios
@@ -17,6 +18,8 @@ from efficientnet_pod.report.values import dig, number, plural, whole
 Row = dict[str, Any]
 # Of these a page shows at least something.
 _ESSENTIAL = ("config.json", "plan.json", "metrics.jsonl", "summary.json")
+# Whether they are there says nothing of the run, and the page must not change when it is written.
+_OF_NO_RUN = {"report.html", "owner.json"}
 _KNOWN_FIELDS = {
     "config.json": ("model.name", "data.name", "epochs", "global_batch"),
     "plan.json": ("total_steps", "num_replicas", "num_train", "num_eval", "per_replica_batch"),
@@ -43,7 +46,7 @@ class Records:
       predictions: of the last evaluation.
       holder: who holds the workdir.
       notes: sentences on what is missing or damaged.
-      files: names of those that are there.
+      files: names of those that are there, the report itself left out.
     """
 
     name: str
@@ -120,7 +123,7 @@ def read_records(path: epath.PathLike, *, name: str | None = None) -> Records:
         predictions=read_predictions(predictions, reader.image) if predictions is not None else None,
         holder=holder_of(folder) if "owner.json" in there else None,
         notes=tuple(reader.notes),
-        files=tuple(sorted(there)),
+        files=tuple(sorted(each for each in there - _OF_NO_RUN if not each.startswith("."))),
     )
 
 
@@ -211,8 +214,10 @@ class _Reader:
             return None
         file = self._folder.joinpath(*parts)
         try:
-            if "://" not in str(file) and not file.resolve().is_relative_to(self._folder.resolve()):
-                return None
+            if not is_remote(file):  # epath's own `resolve` does not follow links
+                folder = os.path.realpath(self._folder)
+                if not os.path.realpath(file).startswith(os.path.join(folder, "")):
+                    return None
             return file.read_bytes() if file.exists() else None
         except Exception:  # a picture less is no reason for no page
             return None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from efficientnet_pod.report.blocks import (
+    Beside,
     Block,
     Chart,
     Charts,
@@ -77,15 +78,15 @@ def trust_ratios(run: Run) -> list[Block]:
     if svg:
         keys = [Key("median over tensors", run.colour), Key("10 % to 90 %", run.colour, "band")]
         charts.append(Chart("Trust ratio by step", svg, keys=keys))
-    names, values = trust.by_part()
-    title = "Trust ratio by part of the network"
-    drawn = heat_map(names, trust.steps, values, name=f"trust-map-{run.at}", title=title)
+    stages, values = trust.by_part(stages=True)
+    title = "Trust ratio by stage and step"
+    drawn = heat_map(stages, trust.steps, values, name=f"trust-map-{run.at}", title=title)
     if drawn:
         shades = [Key(_between(*pair), name, "fill") for name, pair in _shades(drawn[1])]
-        charts.append(Chart(title, drawn[0], "Median over the tensors of each part.", shades))
+        charts.append(Chart(title, drawn[0], "Median over the tensors of each stage.", shades))
     if not charts:
         return [Text("No trust ratio of trust_ratios.jsonl is a number above 0.")]
-    return [Charts(charts, _trust_table(trust, quantiles)), _parts_table(names, values, trust)]
+    return [Charts(charts, _trust_table(trust, quantiles)), _parts_table(trust)]
 
 
 def _known(values: Sequence[float]) -> list[float | None]:
@@ -110,7 +111,8 @@ def _trust_table(trust: TrustRatios, quantiles: np.ndarray) -> Table:
     return Table(["step", "10 %", "50 %", "90 %"], rows, frozenset(range(4)), "Trust ratios", note)
 
 
-def _parts_table(names: Sequence[str], values: np.ndarray, trust: TrustRatios) -> Folded:
+def _parts_table(trust: TrustRatios) -> Folded:
+    names, values = trust.by_part()
     kept, _ = thinned(range(len(trust.steps)), 8)
     header = ["part", *(f"step {trust.steps[at]:,}" for at in kept)]
     rows = [
@@ -118,7 +120,7 @@ def _parts_table(names: Sequence[str], values: np.ndarray, trust: TrustRatios) -
         for name, row in zip(names, values.tolist(), strict=True)
     ]
     table = Table(header, rows, frozenset(range(1, len(header))))
-    return Folded("Trust ratios by part of the network", [table])
+    return Folded("Trust ratios by block, as a table", [table])
 
 
 def bn_groups(run: Run) -> list[Block]:
@@ -126,7 +128,7 @@ def bn_groups(run: Run) -> list[Block]:
     layout = lay_out(run.records.mesh or {})
     if layout is None:
         return [Text("There is no mesh.json.", missing=True)]
-    groups, devices = len(layout.members), len(layout.cells)
+    groups, devices = len(layout.members), sum(map(len, layout.members))
     size = whole(dig(run.records.mesh, "bn_group_size")) or devices // max(groups, 1)
     title = f"{plural(groups, 'group')} of {plural(size, 'replica')}"
     svg = group_map(layout, name=f"groups-{run.at}", title=title)
@@ -163,7 +165,9 @@ def predictions(run: Run) -> list[Block]:
         of_step = f" after step {found.step:,}" if found.step is not None else ""
         note = f"From the evaluation{of_step}: the label, and the three most probable classes."
         blocks.append(Pictures(pictures, note))
-    blocks += _confusions(found) + _worst_classes(found)
+    columns = [column for column in (_confusions(found), _worst_classes(found)) if column]
+    if columns:
+        blocks.append(Beside(columns))
     return blocks or [Text("predictions.json holds no images, confusions or classes.")]
 
 
@@ -176,7 +180,7 @@ def _picture(found: Predictions, at: int) -> Picture:
     return Picture(sample.image, found.name(sample.label), sample.is_hit, predicted)
 
 
-def _confusions(found: Predictions) -> list[Block]:
+def _confusions(found: Predictions) -> list[Table | Folded]:
     if not found.confusions:
         return []
     images = {label: images for label, images, _ in found.per_class}
@@ -186,13 +190,13 @@ def _confusions(found: Predictions) -> list[Block]:
         rows.append([found.name(label), found.name(predicted), count(times), share])
     header = ["label", "taken for", "images", "of the class"]
     numeric = frozenset({2, 3})
-    blocks: list[Block] = [Table(header, rows[:_TOP], numeric, "Most confused pairs of classes")]
+    blocks: list[Table | Folded] = [Table(header, rows[:_TOP], numeric, "Most confused pairs of classes")]
     if len(rows) > _TOP:
         blocks.append(Folded(f"All {len(rows)} recorded pairs", [Table(header, rows, numeric)]))
     return blocks
 
 
-def _worst_classes(found: Predictions) -> list[Block]:
+def _worst_classes(found: Predictions) -> list[Table | Folded]:
     if not found.per_class:
         return []
     ordered = sorted(found.per_class, key=lambda each: (each[2] / each[1], each[0]))
@@ -202,7 +206,7 @@ def _worst_classes(found: Predictions) -> list[Block]:
     ]
     header, numeric = ["class", "images", "correct", "top-1"], frozenset({1, 2, 3})
     title = f"The {_TOP} classes recognised least" if len(rows) > _TOP else "Accuracy by class"
-    blocks: list[Block] = [Table(header, rows[:_TOP], numeric, title)]
+    blocks: list[Table | Folded] = [Table(header, rows[:_TOP], numeric, title)]
     if len(rows) > _TOP:
         blocks.append(Folded(f"All {len(rows):,} classes", [Table(header, rows, numeric)]))
     return blocks
@@ -215,9 +219,8 @@ def faults(run: Run) -> list[Block]:
         skipped = whole(run.records.summary.get("skipped_steps"))
         known = f" Of steps, {skipped:,} were skipped." if skipped is not None else ""
         return [Text(f"There is no journal.jsonl.{known}", missing=True)]
-    met = {name: times for name, times in tally(journal).items() if times}
-    words = ", ".join(f"{name}: {times:,}" for name, times in met.items())
-    blocks: list[Block] = [Text(f"{words}." if met else "None: no fault was met.")]
+    met = ", ".join(plural(times, *names) for names, times in tally(journal).items() if times)
+    blocks: list[Block] = [Text(f"{met}." if met else "None was met.")]
     rows = [[moment(each.at), count(each.step), each.what, each.detail] for each in incidents(journal)]
     kept = rows[:_MOST_ROWS]
     note = f"The first {_MOST_ROWS} of {len(rows):,} are shown." if len(rows) > len(kept) else ""

@@ -81,7 +81,7 @@ def to_svg(figure: Figure, *, name: str, title: str, stretched: bool = False) ->
       title: read out instead of the drawing.
       stretched: whether the style sheet sets the height, and the drawing fills it; for one without texts.
     """
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "efficientnet-pod",
         "text.parse_math": False,  # a dollar sign is a dollar sign

@@ -43,11 +43,18 @@ class TrustRatios:
                 out[at] = np.quantile(finite, QUANTILES)
         return out
 
-    def by_part(self) -> tuple[list[str], np.ndarray]:
-        """Returns the parts of the network in forward order, and (parts, steps): the medians over tensors."""
+    def by_part(self, *, stages: bool = False) -> tuple[list[str], np.ndarray]:
+        """Returns the parts of the network in forward order, and (parts, steps): the medians over tensors.
+
+        Parts are the stem, each block, the head and the classifier; with ``stages`` all blocks of a stage are
+        one.
+        """
         parts: dict[str, list[int]] = {}
         for at, tensor in enumerate(self.tensors):
-            parts.setdefault(tensor.split("/")[0], []).append(at)
+            part = tensor.split("/")[0]
+            if stages:
+                part = re.sub(r"^block(\d+)[a-z]+$", r"stage \1", part)
+            parts.setdefault(part, []).append(at)
         names = sorted(parts, key=_forward)
         out = np.full((len(names), len(self.steps)), np.nan)
         for row, name in enumerate(names):
@@ -82,7 +89,7 @@ def read_trust_ratios(rows: Sequence[dict[str, Any]] | None) -> TrustRatios | No
 
 
 def _forward(part: str) -> tuple[int, list[Any]]:
-    place = {"stem": 0, "block": 1, "head": 2, "classifier": 3}
+    place = {"stem": 0, "block": 1, "stage": 1, "head": 2, "classifier": 3}
     at = next((at for prefix, at in place.items() if part.startswith(prefix)), 4)
     # Numbers as numbers, each between texts: block10a comes after block9a.
     return at, [int(word) if word.isdecimal() else word for word in re.split(r"([0-9]+)", part)]
