@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from efficientnet_pod.report.blocks import Chart, Charts, Key, Section, Table, Text
+from efficientnet_pod.report.blocks import Beside, Block, Chart, Charts, Key, Section, Table, Text
 from efficientnet_pod.report.curves import Curve, curves
 from efficientnet_pod.report.figures import Evaluation, first_reaching, levels, peak
 from efficientnet_pod.report.run_records import Row
@@ -114,13 +114,14 @@ def time_to_accuracy(runs: Sequence[Run]) -> Section:
     ]
     if len(runs) == 1:
         peak_name = f"peak, {percent(peaks[0].top1)}" if peaks[0] else "peak"
-        tables = [_times_of_one([*rows, (peak_name, peaks)])]
+        tables: list[Block] = [_times_of_one([*rows, (peak_name, peaks)])]
     else:
         rows.append(("peak of each run", peaks))
-        tables = [
+        readings = (
             _times(runs, rows, "With evaluation", lambda each: each.with_evaluation),
             _times(runs, rows, "Training only", lambda each: each.training_only),
-        ]
+        )
+        tables = [Beside([[table] for table in readings])]
     lead = (
         "Time of the first evaluation that reached the accuracy; nothing is interpolated. DAWNBench has been "
         "read both ways: with the time spent in evaluation, and training only. Compilation counts in neither."

@@ -103,8 +103,11 @@ def to_svg(figure: Figure, *, name: str, title: str, stretched: bool = False) ->
         label = Markup(' class="bar" preserveAspectRatio="none"') + label
     text = f"<svg {view_box[0]}{label}{text[opening.end() :]}"
     text = text.replace("xlink:href", "href")
+    named = set(re.findall(r'(?:href="#|url\(#)([^")]*)', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in named else "", text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;? *", "", text)
     text = re.sub(rf"{_MARK}([0-9a-f]{{2}})", lambda m: f"var(--{VARIABLES[int(m[1], 16)]})", text)
     # Of places, never of texts: two digits after the point are a hundredth of a pixel.
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), text)
