@@ -1,6 +1,7 @@
 """The page: what stands on it, that it is one file in good order, that no name in it is taken for HTML."""
 
 import html.parser
+import random
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from report_runs import (
 )
 
 from efficientnet_pod.report import page
+from efficientnet_pod.report.exports import dawnbench_json, dawnbench_tsv, mlperf_log
 from efficientnet_pod.report.maps import group_colours, heat_map, lay_out
 from efficientnet_pod.report.page import read_runs, render
 from efficientnet_pod.report.run_sections import bn_groups
@@ -279,6 +281,57 @@ def test_trust_ratios_that_are_not_numbers_leave_no_chart(tmp_path):
     assert "No trust ratio of trust_ratios.jsonl is a number above 0." in said
     sgd = rendered(write_run(tmp_path / "b", config=config(optimizer={"name": "sgd"})))[1].text
     assert "Trust ratios SGD has none." in sgd
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    float("nan"),
+    10**30,
+    "x",
+    "",
+    [],
+    {},
+    [None],
+    {"a": [1]},
+    "9999-12-31T23:59Z",
+)
+
+
+def damaged(value, rng: random.Random, share: float):
+    """Returns the value with a share of its parts left out or replaced by something of another type."""
+    if rng.random() < share:
+        return rng.choice(ODD)
+    if isinstance(value, dict):
+        return {name: damaged(each, rng, share) for name, each in value.items() if rng.random() > share / 2}
+    return [damaged(each, rng, share) for each in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_the_files_hold_there_is_a_page(tmp_path, seed):
+    rng = random.Random(seed)
+    share = (0.02, 0.1, 0.3)[seed % 3]
+    lines = {
+        "metrics": metrics(),
+        "journal": eventful_journal(),
+        "trust_ratios": trust_lines(["stem/a", "block1a/b"], [1, 2, 3]),
+    }
+    tables = {
+        "config": config(),
+        "plan": plan(),
+        "summary": summary(seconds_of={"training": 3.0}),
+        "mesh": torus_mesh(4, 4, (2, 2)),
+        "predictions": predictions(3),
+    }
+    written = {name: [damaged(row, rng, share) for row in rows] for name, rows in lines.items()}
+    written |= {name: {k: damaged(v, rng, share) for k, v in each.items()} for name, each in tables.items()}
+    text, checked = rendered(write_run(tmp_path, **written))
+    require_complete_in_itself(text, checked)
+    (records,) = read_runs([tmp_path])
+    assert dawnbench_tsv(records) and dawnbench_json(records) and mlperf_log(records)
 
 
 def luminance(colour: str) -> float:

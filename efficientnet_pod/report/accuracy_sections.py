@@ -159,4 +159,4 @@ def _times(
 
 
 def _unit(seconds: float) -> tuple[int, str]:
-    return next((size, name) for least, size, name in _UNITS if seconds >= least)
+    return next((size, name) for least, size, name in _UNITS if max(seconds, 0.0) >= least)

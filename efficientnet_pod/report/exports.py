@@ -10,7 +10,7 @@ from efficientnet_pod.report.head import what_is
 from efficientnet_pod.report.journal import starts
 from efficientnet_pod.report.run_records import Records
 from efficientnet_pod.report.run_state import device_of, state_of
-from efficientnet_pod.report.values import dig, figure, number, plural, time_of, whole
+from efficientnet_pod.report.values import dig, figure, number, plural, table_of, time_of, whole
 
 # The names of MLPerf's resnet benchmark; of LARS it wants each setting under a name of its own.
 _SETTINGS = (
@@ -57,7 +57,7 @@ def dawnbench_json(records: Records) -> str:
     cost, best = cost_of(records), peak(evaluations(records))
     devices, kind = device_of(records)
     moments = [at for row in (records.journal or ())[-1:] if (at := time_of(row.get("time")))]
-    versions = dig(records.summary, "versions") or {}
+    versions = table_of(records.summary.get("versions"))
     model = dig(records.config, "model.name")
     entry: dict[str, Any] = {
         "version": "v1.0",

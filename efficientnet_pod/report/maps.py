@@ -81,7 +81,7 @@ def heat_map(
 def _edges(steps: Sequence[int]) -> list[float]:
     """Returns the bounds of columns: each reaches from the column before to its own step."""
     first = steps[0] - (steps[1] - steps[0] if len(steps) > 1 else 1)
-    return [max(first, 0), *steps]
+    return [min(max(first, 0), steps[0] - 1), *steps]
 
 
 def _runs(wanted: np.ndarray) -> list[tuple[int, int]]:

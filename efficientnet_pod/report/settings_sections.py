@@ -35,7 +35,7 @@ def plan(runs: Sequence[Run]) -> Section:
             rows.append([name, *(cell or NONE for cell in cells)])
     header = ["", *(run.name for run in runs)] if len(runs) > 1 else ["", "resolved"]
     warnings = [
-        Text(f"Warning of the plan: {warning}")
+        Text(f"Warning of the plan{f' of {run.name}' if len(runs) > 1 else ''}: {warning}")
         for run in planned
         for warning in list_of(run.records.plan.get("warnings"))
     ]

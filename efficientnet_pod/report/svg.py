@@ -101,6 +101,8 @@ def to_svg(figure: Figure, *, name: str, title: str, stretched: bool = False) ->
     label = Markup(' role="img" aria-label="{}">').format(title)
     if stretched:
         label = Markup(' class="bar" preserveAspectRatio="none"') + label
+    else:  # a row of few squares would fill the page
+        label = Markup(' style="max-width: {}px"').format(round(figure.get_size_inches()[0] * 108)) + label
     text = f"<svg {view_box[0]}{label}{text[opening.end() :]}"
     text = text.replace("xlink:href", "href")
     named = set(re.findall(r'(?:href="#|url\(#)([^")]*)', text))

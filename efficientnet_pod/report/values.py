@@ -7,17 +7,18 @@ from typing import Any
 
 NOT_RECORDED = "not recorded"
 NONE = "–"
+_MOST = 1e15  # charts overflow near the end of the numbers, and nothing counted here comes near this
 
 
 def number(value: Any) -> float | None:
-    """Returns a finite number; None for anything else, truth values and texts included."""
+    """Returns a number; None for anything else: truth values, texts, NaN, and what no run can reach."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         value = float(value)
     except OverflowError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= _MOST else None  # not so of NaN
 
 
 def whole(value: Any) -> int | None:
