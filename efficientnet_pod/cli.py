@@ -22,6 +22,7 @@ from efficientnet_pod.errors import (
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.preflight_command import run_preflight
 from efficientnet_pod.redact import redact
+from efficientnet_pod.report_command import run_report
 
 # TensorFlow reads these once, when a library first imports it; without them each start prints a page.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,6 +35,7 @@ commands:
   evaluate  evaluate a checkpoint of a workdir
   plan      print what a recipe would run, tensor by tensor; runs nothing
   preflight compile a recipe for a machine that need not be here: does it fit, how long, at what price
+  report    write one HTML page on a run, or on several side by side; follows a run in progress
   data      describe and check a recipe's images, or prepare a smaller copy of them
   pod       rehearse the hosts of a pod on this machine: many processes of train or evaluate
 
@@ -244,6 +246,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "evaluate": _evaluate,
     "plan": _plan,
     "preflight": run_preflight,
+    "report": run_report,
     "data": run_data,
     "pod": _pod,
 }

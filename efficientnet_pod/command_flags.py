@@ -17,14 +17,24 @@ def parse_flags(
     *,
     config: bool = False,
     workdir: bool = False,
+    words: list[str] | None = None,
 ) -> flags.FlagValues:
     """Returns the parsed flags of one command.
+
+    Args:
+      command: its name.
+      arguments: what follows it.
+      define: defines its own flags.
+      config: whether it takes a recipe.
+      workdir: whether it takes the folder of a run as a flag.
+      words: gets the arguments that are no flags; None: there may be none.
 
     Raises:
       UserError: an unknown flag or field, a value of the wrong type, a missing flag or file.
     """
     arguments = [_with_underscores(word) for word in arguments]
     values = flags.FlagValues()
+    values.set_gnu_getopt(words is not None)  # flags may stand behind words
     flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
     if config:
         _define_config(values, arguments)
@@ -42,7 +52,9 @@ def parse_flags(
     if values.help:
         print(f"efficientnet-pod {command}\n{values.get_help()}")
         raise SystemExit(0)
-    if stray:
+    if words is not None:
+        words += stray
+    elif stray:
         raise UserError(f"'{stray[0]}' is not a flag; flags look like --workdir=PATH")
     if config and given is None:
         raise UserError(f"{command} needs --config, e.g. --config=configs/digits.py")

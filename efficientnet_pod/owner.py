@@ -1,5 +1,6 @@
 """The owner file of a workdir: one run at a time, and the traces of a dead one are no hindrance."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -200,6 +201,28 @@ def _locked(file: epath.Path) -> int | None:
         os.close(opened)
         return None
     return opened
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who holds a workdir: whether it lives (None: nobody here can know), since when, its last beat."""
+
+    lives: bool | None = None
+    since: str = ""
+    beat: int | None = None
+
+
+def holder_of(folder: epath.Path) -> Holder | None:
+    """Returns who holds a workdir, None if nobody does; takes nothing and writes nothing."""
+    try:
+        found = _read(folder / _FILE)
+    except Exception:  # unreadable: somebody, but who?
+        return Holder()
+    if found is None:
+        return None
+    fields = _fields(found)
+    lives = _lives_here(found) if _is_of_this_machine(found) else None
+    return Holder(lives, str(fields.get("since", "")), fields.get("beat"))
 
 
 def _this_process() -> dict[str, Any]:

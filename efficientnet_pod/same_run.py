@@ -57,6 +57,15 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[s
     ]
 
 
+def flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted field, value) of nested tables, in their order."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def require_same_config(old: dict[str, Any], new: dict[str, Any], workdir: object) -> None:
     """Raises UserError, which shows the first fields that differ, where two configs are not of one run."""
     differing = config_differences(old, new)
@@ -194,7 +203,7 @@ def _many(plan: dict[str, Any], what: str) -> str:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:
-    a, b = dict(_flatten(old)), dict(_flatten(new))
+    a, b = dict(flatten(old)), dict(flatten(new))
     pairs = [(name, a.get(name, _ABSENT), b.get(name, _ABSENT)) for name in [*a, *(b.keys() - a.keys())]]
     return [
         (name, _shown(was), _shown(now)) for name, was, now in sorted(pairs, key=_name) if not _same(was, now)
@@ -213,11 +222,3 @@ def _same(a: Any, b: Any) -> bool:
 
 def _shown(value: Any) -> str:
     return "absent" if value is _ABSENT else repr(value)
-
-
-def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -10,7 +10,7 @@ from efficientnet_pod import inject
 from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.describe import describe_devices, plan_table
 from efficientnet_pod.errors import CHECKPOINTED, Preempted, exit_code_of
-from efficientnet_pod.files import is_remote
+from efficientnet_pod.files import is_remote, reason
 from efficientnet_pod.journal import Journal
 from efficientnet_pod.loop import COMPILE_SECONDS, Training
 from efficientnet_pod.owner import Owner
@@ -96,7 +96,23 @@ def train_and_evaluate(
             summary["state_digest"] = checkpoints.commit(run.plan.total_steps)["digest"]
             workdir.write("summary.json", summary)
         journal.end("end", step=run.plan.total_steps)
+        if checkpoints:
+            _write_report(workdir, display)
         return hosts.from_first("the summary", summary)
+
+
+def _write_report(workdir: Workdir, display: Display) -> None:
+    """Writes ``report.html``; without one a run has ended just as well."""
+    out = workdir.path / "report.html"
+    try:
+        from efficientnet_pod.report.page import write_report  # draws, which a start need not wait for
+
+        write_report([workdir.path], out)
+        display.print(f"the report is {out}")
+    except Exception as error:  # nothing of a page is worth a run
+        display.warn(
+            f"warning: {out} was not written: {reason(error)}; efficientnet-pod report {workdir.path}"
+        )
 
 
 def _own_interrupt() -> Interrupt:

@@ -45,12 +45,12 @@ LAYERS = [
         "recording",
         "trust_ratios",
     },
-    {"evaluate"},
+    {"evaluate", "report"},
     {"programs", "training_log", *(f"preflight.{name}" for name in PREFLIGHT_OF_RUNS)},
     {"saves"},
     {"loop"},
     {"train"},
-    {"cli", "command_flags", "data_commands", "preflight_command", "rehearsal"},
+    {"cli", "command_flags", "data_commands", "preflight_command", "rehearsal", "report_command"},
 ]
 ONLY_IN = {"flax": "models/", "tensorflow": "data/", "tensorflow_datasets": "data/", "orbax": "checkpoint.py"}
 COLLECTIVES = {"pmean", "psum", "pmax", "pmin", "all_gather", "axis_index", "ppermute"}
