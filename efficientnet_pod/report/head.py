@@ -27,14 +27,14 @@ from efficientnet_pod.report.values import (
 )
 
 
-def head_of(run: Run) -> Head:
-    """Returns what a run is, how it stands, and its figures."""
+def head_of(run: Run, *, all_complete: bool = True) -> Head:
+    """Returns what a run is, how it stands, and its figures; the last evaluation of complete runs is final."""
     records = run.records
-    final = run.made[-1] if run.made else None
+    last, which = run.made[-1] if run.made else None, "final" if all_complete else "last"
     facts = [
-        _accuracy("Top-1, final", final, "top1"),
+        _accuracy(f"Top-1, {which}", last, "top1"),
         _best(run),
-        _accuracy("Top-5, final", final, "top5"),
+        _accuracy(f"Top-5, {which}", last, "top5"),
         _time(records),
         _rate(records),
         *_costs(cost_of(records)),
@@ -124,7 +124,7 @@ def _price(cost: Cost) -> Fact:
     if cost.chip is None:
         return Fact("Price", "none known", f"no '{cost.kind or 'device'}' is in the table of chips")
     if cost.usd is None or cost.chips is None:
-        return Fact("Price", "none known", f"of a chip-hour: {cost.chip.title}")
+        return Fact("Price", "none known", f"the table of chips has none for {cost.chip.title}")
     chips = figure(cost.chips, 6)
     spot = f"; {usd(cost.usd_spot)} on spot at ${cost.chip.usd_spot:.2f}" if cost.usd_spot is not None else ""
     detail = f"{chips} × {cost.chip.title} on demand at ${cost.chip.usd:.2f} a chip-hour{spot}"
