@@ -28,7 +28,7 @@ from efficientnet_pod.report.values import (
 
 
 def head_of(run: Run, *, all_complete: bool = True) -> Head:
-    """Returns what a run is, how it stands, and its figures; the last evaluation of complete runs is final."""
+    """Returns what a run is, how it stands, and its figures; of complete runs the last one is final."""
     records = run.records
     last, which = run.made[-1] if run.made else None, "final" if all_complete else "last"
     facts = [
