@@ -223,7 +223,8 @@ def test_the_same_records_give_the_same_page(pod_folder):
 def test_a_page_that_follows_reads_itself_anew(tmp_path):
     text, checked = rendered(write_run(tmp_path), refresh_seconds=5)
     assert ("meta", {"http-equiv": "refresh", "content": "5"}) in checked.tags
-    assert "renewed every 5 s" in checked.text
+    assert "renewed every 5 s" in checked.text and "Top-1, final" in checked.text
+    assert "Top-1, last" in rendered(write_run(tmp_path / "half", summary=None))[1].text
 
 
 def test_bn_groups_lie_on_the_torus_or_in_a_row(tmp_path):

@@ -105,6 +105,7 @@ def test_workdir_holds_what_it_promises(uninterrupted):
     assert json.loads((workdir / "plan.json").read_text())["total_steps"] == 24
     assert "classifier/kernel" in (workdir / "parameters.txt").read_text()
     assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+    assert "Complete after 24 steps." in (workdir / "report.html").read_text()
 
 
 def test_tensorboard_has_the_same_numbers(uninterrupted):

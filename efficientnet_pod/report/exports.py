@@ -10,7 +10,16 @@ from efficientnet_pod.report.head import what_is
 from efficientnet_pod.report.journal import starts
 from efficientnet_pod.report.run_records import Records
 from efficientnet_pod.report.run_state import device_of, state_of
-from efficientnet_pod.report.values import dig, figure, number, plural, table_of, time_of, whole
+from efficientnet_pod.report.values import (
+    dig,
+    figure,
+    network_title,
+    number,
+    plural,
+    table_of,
+    time_of,
+    whole,
+)
 
 # The names of MLPerf's resnet benchmark; of LARS it wants each setting under a name of its own.
 _SETTINGS = (
@@ -64,7 +73,7 @@ def dawnbench_json(records: Records) -> str:
         "author": "",
         "authorEmail": "",
         "framework": f"JAX {versions.get('jax', '')}".strip() + f", efficientnet-pod {__version__}",
-        "model": f"EfficientNet-{str(model).upper()}" if model else "",
+        "model": network_title(model) if model else "",
         "hardware": _hardware(records, devices, kind),
         "timestamp": f"{moments[-1]:%Y-%m-%d}" if moments else "",
         "misc": {

@@ -19,6 +19,7 @@ from efficientnet_pod.report.values import (
     duration,
     figure,
     joined,
+    network_title,
     number,
     optimizer_name,
     percent,
@@ -27,14 +28,14 @@ from efficientnet_pod.report.values import (
 )
 
 
-def head_of(run: Run) -> Head:
-    """Returns what a run is, how it stands, and its figures."""
+def head_of(run: Run, *, all_complete: bool = True) -> Head:
+    """Returns what a run is, how it stands, and its figures; of complete runs the last one is final."""
     records = run.records
-    final = run.made[-1] if run.made else None
+    last, which = run.made[-1] if run.made else None, "final" if all_complete else "last"
     facts = [
-        _accuracy("Top-1, final", final, "top1"),
+        _accuracy(f"Top-1, {which}", last, "top1"),
         _best(run),
-        _accuracy("Top-5, final", final, "top5"),
+        _accuracy(f"Top-5, {which}", last, "top5"),
         _time(records),
         _rate(records),
         *_costs(cost_of(records)),
@@ -59,7 +60,7 @@ def what_is(records: Records) -> str:
     batch, epochs = whole(config.get("global_batch")), number(config.get("epochs"))
     machine = joined(
         (
-            f"EfficientNet-{str(model).upper()}" + (f" on {data}" if data else "") if model else None,
+            network_title(model) + (f" on {data}" if data else "") if model else None,
             f"{devices:,} × {kind or 'device'}" if devices else None,
             plural(hosts, "host") if hosts else None,
         )
@@ -124,7 +125,7 @@ def _price(cost: Cost) -> Fact:
     if cost.chip is None:
         return Fact("Price", "none known", f"no '{cost.kind or 'device'}' is in the table of chips")
     if cost.usd is None or cost.chips is None:
-        return Fact("Price", "none known", f"of a chip-hour: {cost.chip.title}")
+        return Fact("Price", "none known", f"the table of chips has none for {cost.chip.title}")
     chips = figure(cost.chips, 6)
     spot = f"; {usd(cost.usd_spot)} on spot at ${cost.chip.usd_spot:.2f}" if cost.usd_spot is not None else ""
     detail = f"{chips} × {cost.chip.title} on demand at ${cost.chip.usd:.2f} a chip-hour{spot}"

@@ -32,12 +32,13 @@ def render(runs: Sequence[Run], *, refresh_seconds: int | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    complete = all(run.state.kind == "complete" for run in runs)
     title = " and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs"
     return environment.get_template("page.html").render(
         title=title,
         style=Markup((_FOLDER / "style.css").read_text()),
         refresh_seconds=refresh_seconds,
-        heads=[head_of(run) for run in runs],
+        heads=[head_of(run, all_complete=complete) for run in runs],
         sections=sections(runs),
         version=__version__,
     )

@@ -13,6 +13,7 @@ from efficientnet_pod.report.values import (
     figure,
     joined,
     list_of,
+    network_title,
     number,
     optimizer_name,
     plural,
@@ -39,7 +40,12 @@ def plan(runs: Sequence[Run]) -> Section:
         for run in planned
         for warning in list_of(run.records.plan.get("warnings"))
     ]
-    return Section("plan", "Plan", [Table(header, rows), *warnings])
+    notes = [
+        Text(f"{f'{run.name}: ' if len(runs) > 1 else ''}{note}")
+        for run in planned
+        for note in list_of(dig(run.records.plan, "recipe.notes"))
+    ]
+    return Section("plan", "Plan", [Table(header, rows), *notes, *warnings])
 
 
 def _count(records: Records, field: str, noun: str, nouns: str = "") -> str | None:
@@ -52,7 +58,7 @@ def _model(records: Records) -> str:
     dtype = dig(records.plan, "compute_dtype")
     return joined(
         (
-            f"EfficientNet-{str(name).upper()}" if name else None,
+            network_title(name) if name else None,
             _count(records, "num_classes", "class", "classes"),
             f"{size:,} px" if size else None,
             f"{dtype} convolutions" if dtype else None,
@@ -124,11 +130,14 @@ def _schedule(records: Records) -> str:
     table = records.plan
     peak, warmup = number(table.get("peak_lr")), whole(table.get("warmup_steps"))
     name, power = dig(table, "recipe.schedule.name"), number(dig(table, "recipe.schedule.power"))
+    if name == "piecewise":
+        warmup = None
     return joined(
         (
             f"peak {figure(peak, 6)}" if peak is not None else None,
             f"after {plural(warmup, 'step')} of warm-up" if warmup is not None else None,
-            f"then {name}" + (f" of power {power:g}" if name == "polynomial" and power else "")
+            f"{'then ' if warmup is not None else ''}{name}"
+            + (f" of power {power:g}" if name == "polynomial" and power else "")
             if name
             else None,
         )

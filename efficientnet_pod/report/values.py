@@ -1,6 +1,7 @@
 """How values of records are taken, of whatever version and however damaged, and how they are put in words."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -112,3 +113,8 @@ def thinned(rows: Sequence[Any], most: int) -> tuple[list[Any], int]:
 def optimizer_name(name: Any) -> str:
     """Returns an optimizer's name as its authors write it."""
     return {"lars": "LARS", "rmsprop": "RMSProp", "sgd": "SGD"}.get(str(name), str(name))
+
+
+def network_title(name: Any) -> str:
+    """Returns ``"EfficientNet-B0"`` for ``b0``, and what is no EfficientNet by the name its recipe has."""
+    return f"EfficientNet-{str(name).upper()}" if re.fullmatch(r"b\d", str(name)) else str(name)
