@@ -192,6 +192,15 @@ def rows(workdir: Path, split: str) -> list[dict[str, Any]]:
     return [row for row in map(json.loads, lines) if row["split"] == split]
 
 
+def journal(workdir: Path) -> list[dict[str, Any]]:
+    """Returns what happened in a run; lines that a kill has torn are left out."""
+    found = []
+    for line in (workdir / "journal.jsonl").read_text().splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
 def digests(workdir: Path) -> dict[int, str]:
     """Returns the digest of each committed checkpoint whose commit can be read, by step."""
     found = {}

@@ -12,14 +12,18 @@ from recipes import load
 from tiny import build_tiny_networks
 
 from efficientnet_pod import predictions, soft_files, trust_ratios
+from efficientnet_pod.data.faults import Skips
 from efficientnet_pod.data.png import encode_png
+from efficientnet_pod.journal import Journal
 from efficientnet_pod.metrics import Predictions, predict
 from efficientnet_pod.pod.mesh import create_mesh, to_global
 from efficientnet_pod.predictions import MOST_CONFUSIONS, SAMPLES, Findings, write_predictions
+from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.recording import Recording, mesh_table
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import open_run
+from efficientnet_pod.training_log import TrainingLog
 from efficientnet_pod.trust_ratios import TrustRatiosLog
 
 # mesh.json
@@ -99,6 +103,23 @@ def test_only_lars_has_a_file_of_trust_ratios(tmp_path, monkeypatch, name):
     recording.rewind(0)
     assert (tmp_path / "mesh.json").exists()
     assert (tmp_path / "trust_ratios.jsonl").exists() == (name == "lars")
+
+
+def test_images_that_are_skipped_are_told_once_and_not_the_one_too_many(tmp_path, monkeypatch):
+    build_tiny_networks(monkeypatch)
+    run, workdir = open_run(read_recipe(load("digits.py"))), Workdir(tmp_path)
+    with Display(total_steps=1, silent=True) as display:
+        log = TrainingLog(run, workdir, display, Journal(workdir, report=pytest.fail), resumed_step=0)
+        for _ in range(2):  # the second time after a rewind
+            log.skips = Skips(2, report=lambda line: None)
+            for name in "ab":
+                log.skips.add(name, name, "it is empty")
+                log.flush()
+        log.skips.names.add("c")
+        log.flush()
+        log.close()
+    told = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [(row["kind"], row["name"]) for row in told] == [("skipped_image", "a"), ("skipped_image", "b")]
 
 
 # predictions.json

@@ -5,6 +5,7 @@ interrupted, hence a difference has its fault. Only the uninterrupted ones are f
 user starts them; the others are forked (zygote.py), and must come to the same bits.
 """
 
+import json
 import shutil
 import signal
 import time
@@ -14,6 +15,7 @@ from pod_processes import (
     Training,
     differences,
     digests,
+    journal,
     rehearse_pod,
     rows,
     run,
@@ -72,6 +74,7 @@ def test_killed_and_failed_anywhere(workdir, uninterrupted):
 def test_told_to_stop_anywhere(workdir, uninterrupted):
     codes, output = run(workdir, steps=STEPS, fault="term@compiling")
     assert codes == [42] and "nothing to save yet" in output
+    assert [row["kind"] for row in journal(workdir)] == ["start", "stopped"]
     for fault, earliest, latest in (("step:2", 1, 4), ("evaluating:3", 6, 6), ("saving:12", 12, 20)):
         # Slowly: a save goes on in the background, and the signal must not come after the last step.
         codes, output = run(workdir, steps=STEPS, fault=f"term@{fault}", step_seconds=0.2)
@@ -94,6 +97,7 @@ def test_told_to_stop_anywhere(workdir, uninterrupted):
         assert not twice.has_ended
         twice.signal(signal.SIGTERM)
         assert twice.end(seconds=20) == [143], twice.output()
+    assert journal(workdir)[-1]["kind"] == "stopped"
     assert run(workdir, steps=STEPS)[0] == [0]
     assert differences(workdir, uninterrupted) == []
 
@@ -118,8 +122,11 @@ def pair(tmp_path, uninterrupted_pair):
 def test_two_hosts_end_together_and_resume(pair, uninterrupted_pair):
     codes, output = run(**pair, fault="term@step:8,host=1", step_seconds=0.2)
     assert codes == [42, 42], output
+    last = journal(pair["workdir"])[-1]
+    assert last["kind"] == "stopped" and last["step"] in digests(pair["workdir"])
     codes, output = run(**pair, fault="nan@step:13,host=1")
     assert codes == [1, 1] and output.count("step 13 is not finite") >= 2, output
+    assert "step 13 is not finite" in journal(pair["workdir"])[-1]["error"]
     for fault, seconds in (
         ("kill@step:14,host=1", 30),
         ("raise@step:20,host=1", 10),
@@ -131,10 +138,15 @@ def test_two_hosts_end_together_and_resume(pair, uninterrupted_pair):
             assert all(code not in (0, 42) for code in codes), (codes, training.output())
             assert took < seconds, fault
         require_good(pair["workdir"], uninterrupted_pair, fault)
+        if fault.startswith("raise"):
+            assert journal(pair["workdir"])[-1]["error"].startswith("host 1: ")
     assert max(digests(pair["workdir"])) == STEPS and not (pair["workdir"] / "summary.json").exists()
     codes, output = run(**pair)
     assert codes == [0, 0], output
     assert differences(pair["workdir"], uninterrupted_pair) == []
+    starts = [row["step"] for row in journal(pair["workdir"]) if row["kind"] == "start"]
+    assert starts[0] == 0 and starts == sorted(starts) and starts[-1] == STEPS and len(starts) == 6
+    assert journal(pair["workdir"])[-1]["kind"] == "end"
 
 
 def test_two_hosts_told_to_stop_anywhere(pair, uninterrupted_pair):
@@ -169,6 +181,11 @@ def test_a_step_that_is_not_finite_on_one_of_two_hosts_is_gone_over(pair, uninte
     assert codes == [0, 0] and "step 9 is not finite" in output, output
     assert summary(workdir)["state_digest"] != summary(uninterrupted_pair)["state_digest"]
     assert digests(workdir)[6] == digests(uninterrupted_pair)[6]
+    kind = {"skip": "skipped_step", "rewind": "rewound"}[policy]
+    assert [row["step"] for row in journal(workdir) if row["kind"] == kind] == [9]
+    found = json.loads((workdir / "predictions.json").read_text())
+    hits = sum(correct for *_, correct in found["per_class"])
+    assert hits / 360 == summary(workdir)["final"]["top1"]  # of both hosts
     assert [row["step"] for row in rows(workdir, "eval")] == [6, 12, 18, 24, 30]
 
 
