@@ -7,6 +7,8 @@ here.
 Machine: one GPU. Command: efficientnet-pod train --config=configs/cifar10.py:resnet9 --workdir=runs/cifar10
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from efficientnet_pod.base_config import base_config, require_row
@@ -31,7 +33,7 @@ def get_config(row: str = "resnet9") -> ConfigDict:
     return config
 
 
-def _one_cycle(config: ConfigDict, peak: float, *knots: tuple[float, float]) -> None:
+def _one_cycle(config: Any, peak: float, *knots: tuple[float, float]) -> None:
     """Sets the learning rate, absolute and of the mean loss, by (epoch, rate); all tensors decay."""
     epochs = knots[-1][0]
     config.epochs = float(epochs)
@@ -48,14 +50,14 @@ def _one_cycle(config: ConfigDict, peak: float, *knots: tuple[float, float]) -> 
     )
 
 
-def _resnet18(config: ConfigDict) -> None:
+def _resnet18(config: Any) -> None:
     config.model.name = "resnet18_cifar"
     config.global_batch = 128
     _one_cycle(config, 0.1, (0, 0.0), (15, 0.1), (30, 0.005), (35, 0.0))
     config.notes = ("published: 94 % top-1 in 297 s on one V100, with data prepared once",)
 
 
-def _resnet9(config: ConfigDict) -> None:
+def _resnet9(config: Any) -> None:
     config.model.name = "resnet9"
     config.global_batch = 512
     config.data.cutout = 8
@@ -63,7 +65,7 @@ def _resnet9(config: ConfigDict) -> None:
     config.notes = ("published: 94.08 % top-1, the median, in 79 s on one V100",)
 
 
-def _tricks(config: ConfigDict) -> None:
+def _tricks(config: Any) -> None:
     # Whitened input, CELU, ghosts, scales of batch norm that stay as they are: models/cifar_resnet.py says
     # what 1/8 stands for.
     config.model.name = "resnet9_whitened"

@@ -7,6 +7,8 @@ Command: efficientnet-pod train --config=configs/resnet50.py:goyal --workdir=run
 Before you pay: efficientnet-pod preflight --config=configs/resnet50.py:lars,65536 --topology=v3-2048
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from efficientnet_pod.base_config import base_config, require_row
@@ -32,7 +34,7 @@ def get_config(row: str = "goyal") -> ConfigDict:
     return _lars(config, int(row.removeprefix("lars,")))
 
 
-def _goyal(config: ConfigDict) -> ConfigDict:
+def _goyal(config: Any) -> ConfigDict:
     config.global_batch = 8192  # 32 images on each of 256 GPUs, which normalise alone
     config.epochs = 90.0
     config.model.zero_init_residual = True
@@ -57,7 +59,7 @@ def _goyal(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _lars(config: ConfigDict, global_batch: int) -> ConfigDict:
+def _lars(config: Any, global_batch: int) -> ConfigDict:
     peak, warmup_epochs, epochs, momentum, weight_decay = LARS[global_batch]
     config.platform = "tpu"
     config.global_batch = global_batch

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -15,8 +16,8 @@ def require_row(row: str, known: Iterable[str]) -> None:
         raise ValueError(f"the recipe has no ':{row}'; {hint}known: {'  '.join(rows)}")
 
 
-def base_config() -> ConfigDict:
-    """Returns the fields of :class:`efficientnet_pod.recipe.Recipe`, where they are explained.
+def base_config() -> Any:
+    """Returns a ConfigDict with the fields of :class:`efficientnet_pod.recipe.Recipe`, which explains them.
 
     No augmentation but the published crop, no regularisation, no averaged weights, SGD at a constant rate. A
     recipe sets the rest; what it sets is what its source asks for.
