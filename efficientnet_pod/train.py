@@ -90,15 +90,21 @@ def train_and_evaluate(
         saves = Saves(run, log, watchdog, checkpoints, owner, step=position.step)
         training = Training(run, programs, log, interrupt, watchdog, saves)
         training.run(state, position, evaluated=start.evaluated)
-        summary = None
-        if checkpoints:
-            summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
-            summary["state_digest"] = checkpoints.commit(run.plan.total_steps)["digest"]
-            workdir.write("summary.json", summary)
+        summary = _summarise(run, workdir, checkpoints, log, programs) if checkpoints else None
         journal.end("end", step=run.plan.total_steps)
         if checkpoints:
             _write_report(workdir, display)
         return hosts.from_first("the summary", summary)
+
+
+def _summarise(
+    run: Run, workdir: Workdir, checkpoints: Checkpoints, log: TrainingLog, programs: Programs
+) -> dict[str, Any]:
+    """Writes and returns what ``summary.json`` holds."""
+    summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
+    summary["state_digest"] = checkpoints.commit(run.plan.total_steps)["digest"]
+    workdir.write("summary.json", summary)
+    return summary
 
 
 def _write_report(workdir: Workdir, display: Display) -> None:
