@@ -7,7 +7,7 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.11.txt" if sys.ve
 STAMP := $(VENV)/installed-$(PINS)
 RUN ?= runs/digits
 
-.PHONY: smoke test check format soak host-faults corruption bench bench-input bench-ffcv bench-tpu gs-workdir pins clean
+.PHONY: smoke test check format soak host-faults corruption bench bench-input bench-ffcv bench-tpu large-batch gs-workdir pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
@@ -52,6 +52,10 @@ bench-input: $(STAMP)
 bench-tpu: $(STAMP)
 	$(BIN)/python -m benchmarks.tpu_step --resume
 	$(BIN)/python -m benchmarks.tpu_scale --resume
+
+# Accuracy against images a step for SGD, RMSProp and LARS, with a picture: minutes on a laptop.
+large-batch: $(STAMP)
+	$(BIN)/python -m benchmarks.large_batch --json=.cache/large_batch.jsonl --plot=.cache/large_batch.svg $(ARGS)
 
 # FFCV is built from its source package, which needs a C++ compiler, pkg-config and the headers of OpenCV and
 # libturbojpeg (Debian: libopencv-dev libturbojpeg0-dev).

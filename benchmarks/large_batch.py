@@ -201,6 +201,8 @@ def main() -> None:
             batches = [int(batch) for batch in flags.batches.split(",")]
         rows += measure(images, batches, flags.seeds, partial(print, flush=True))
     print(f"{time.monotonic() - began:.0f} s")
+    for path in filter(None, (flags.json, flags.plot)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if flags.json:
         flags.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if flags.plot:
