@@ -10,7 +10,6 @@ import argparse
 import itertools
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -42,7 +41,7 @@ from efficientnet_pod.state import init_state
 from efficientnet_pod.steps import GO, TrainStep, commands, compile_train_step, not_halted
 
 SIZE, WIDTH = 8, 8
-EPOCHS, WARMUP_EPOCHS, SMALLEST = 12, 3, 32
+EPOCHS, WARMUP_EPOCHS, SMALLEST = 12, 3, 64
 # The base learning rates that are tried at the smallest batch.
 OPTIMIZERS: dict[str, tuple[type[Hyperparameters], dict[str, float], tuple[float, ...]]] = {
     "sgd": (Sgd, {"momentum": 0.9, "nesterov": True, "l2": 1e-4}, (0.05, 0.1, 0.2, 0.4)),
@@ -187,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", default="digits,glyphs")
-    parser.add_argument("--batches", help="such as 64,1024; by default from 32 on, by four, to all images")
+    parser.add_argument("--batches", help="such as 64,1024; by default from 64 on, by four, to all images")
     parser.add_argument("--json", type=Path, help="gets a row for each optimizer and batch")
     parser.add_argument("--plot", type=Path, help="gets the picture, SVG or PNG")
     flags = parser.parse_args()
@@ -207,7 +206,6 @@ def main() -> None:
         flags.json.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if flags.plot:
         plot(rows, flags.plot)
-    sys.exit(0)
 
 
 if __name__ == "__main__":
