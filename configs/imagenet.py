@@ -1,8 +1,9 @@
 """EfficientNet as published: RMSProp, exponential decay, 350 epochs at 4,096 images a step.
 
 Source: arXiv 1905.11946 and tensorflow/tpu models/official/efficientnet (batch 4,096 by its maintainers,
-tensorflow/tpu#509); accuracies from its README. AutoAugment: arXiv 1805.09501. Machine: TPU v3-32 or larger.
-Not yet reproduced with this code: no figure of ours stands here.
+tensorflow/tpu#509); accuracies from its README. AutoAugment: arXiv 1805.09501. Machine: TPU v3-32 or larger;
+B0 takes three hours there and 100 dollars on demand, by `preflight`'s estimate of its step (100 ms). Not yet
+reproduced with this code: no figure of ours stands here.
 Command: efficientnet-pod train --config=configs/imagenet.py:b0 --workdir=runs/imagenet-b0
 With AutoAugment: --config=configs/imagenet.py:b0,autoaugment
 """

@@ -2,10 +2,11 @@
 
 Source: fast.ai and DIUx, "Training Imagenet in 3 hours for $25" and "… in 18 minutes" (2018); the phases of
 1, 4, 8 and 16 machines of 8 V100 are those of cybertronai/imagenet18_old, train.py, which notes 109:12,
-29:44, 19:04 and 16:08 minutes to 93.00, 93.05, 93.0 and 93.04 % top-5. Not yet reproduced with this code:
-no figure of ours stands here. Different from it: bfloat16 instead of float16 with a loss scale; crops are
-made of the whole images, not of copies of 160 and 352 pixels (`efficientnet-pod data prepare` makes such
-copies); and every evaluation is at 288 pixels with rectangular crops, as there the last.
+29:44, 19:04 and 16:08 minutes to 93.00, 93.05, 93.0 and 93.04 % top-5: 11 to 27 dollars at .79 a V100-hour.
+Not yet reproduced with this code: no figure of ours stands here. Different from it: bfloat16 instead of
+float16 with a loss scale; crops are made of the whole images, not of copies of 160 and 352 pixels
+(`efficientnet-pod data prepare` makes such copies); and every evaluation is at 288 pixels with rectangular
+crops, as there the last.
 Command, on each of 16 machines: efficientnet-pod train --config=configs/imagenet18.py:16 --workdir=DIR
 """
 
