@@ -87,22 +87,17 @@ def test_two_steps_on_eight_replicas(recipe):
     still = {
         jax.tree_util.keystr(path) for path, any_ in jax.tree_util.tree_leaves_with_path(moved) if not any_
     }
-    # A branch that begins as zero has no gradient before the second step, and little in it.
-    assert run.plan.recipe.model.zero_init_residual or all("fixed_kernel" in name for name in still), still
+    # A warm-up's first rates are too small for a scale of 1 to feel them. A branch that begins as zero has no
+    # gradient before the second step, and little in it.
+    assert run.plan.recipe.model.zero_init_residual or not any("['kernel']" in name for name in still), still
     assert "['classifier']['kernel']" not in still
 
 
 def test_the_tricks_of_cifar10_learn_the_digits(tmp_path):
     """One cycle, CELU, whitening, ghosts, Cutout and mirror images in memory; all but a few are right."""
     config = shrunken("cifar10.py:tricks")
-    config |= {
-        "cpu_replicas": 2,
-        "global_batch": 64,
-        "epochs": 10.0,
-        "eval_epochs": 10.0,
-        "label_smoothing": 0.1,
-    }
-    config["model"]["ghost_batch"] = 32
+    config |= {"global_batch": 128, "epochs": 12.0, "eval_epochs": 12.0, "label_smoothing": 0.1}
+    config["model"]["ghost_batch"] = 8
     config["data"] |= {"augment": "shift", "max_shift": 1, "cutout": 4}
     summary = train_and_evaluate(config, str(tmp_path))
     assert summary["final"]["top1"] > 0.95
