@@ -1,5 +1,6 @@
 """The command line of the launcher: its commands, and what an error looks like."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str]) -> int:
     except (UserError, RunError) as error:
         print(f"launch: {redact(str(error))}", file=sys.stderr, flush=True)
         return exit_code_of(error)
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("launch: stopped; what was submitted goes on", file=sys.stderr, flush=True)
         return 130

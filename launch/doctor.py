@@ -126,12 +126,14 @@ def check_clock(workdir: str) -> Finding:
 
     probe = epath.Path(workdir) / f".clock-{os.getpid()}"
     try:
+        before = time.time()
         probe.write_text("x")
-        skew = probe.stat().mtime - time.time()
+        written, after = probe.stat().mtime, time.time()
+        skew = max(0.0, before - written, written - after)
     finally:
         probe.unlink(missing_ok=True)
-    said = f"{abs(skew):.1f} s beside {workdir}"
-    if abs(skew) > MOST_SKEW_SECONDS:
+    said = f"{skew:.1f} s beside {workdir}"
+    if skew > MOST_SKEW_SECONDS:
         return Finding("clock", False, f"{said}; set it: hosts whose clocks differ take live runs for dead")
     return Finding("clock", True, said)
 

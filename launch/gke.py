@@ -109,7 +109,7 @@ def manifest(job: Job) -> dict[str, Any]:
                             "completionMode": "Indexed",
                             "backoffLimit": 0,
                             "podFailurePolicy": {"rules": [never]},
-                            "template": {"metadata": {"labels": dict(labels)}, "spec": _pod(job)},
+                            "template": {"spec": _pod(job)},
                         }
                     },
                 }

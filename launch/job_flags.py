@@ -11,7 +11,7 @@ from efficientnet_pod.command_flags import parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
 from launch.backend import NAMES, Backend, backend_named
 from launch.job import Job, name_of_workdir, require_name, require_no_secrets
-from launch.slices import parse_slice, serving
+from launch.slices import parse_slice, require_served
 from launch.storage import require_path
 
 PROGRAM = "python -m launch"
@@ -85,7 +85,7 @@ def parse_job(command: str, arguments: Sequence[str], *, placeholders: bool = Fa
     if values.backend not in NAMES:
         raise UserError(f"--backend={values.backend} is unknown{did_you_mean(values.backend, NAMES)}")
     machine = parse_slice(values.tpu)
-    serving(machine, values.backend)
+    require_served(machine, values.slices, values.backend)
     name = require_name(values.name or name_of_workdir(values.workdir))
     backend = backend_named(values.backend)
     require_path(values.workdir, bucket=backend.needs_bucket)

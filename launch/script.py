@@ -35,7 +35,8 @@ def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True)
     lines += [f"ARGUMENTS=({' '.join(map(_quoted, job.arguments))})"]
     lines += [f"export {name}={_quoted(value)}" for name, value in job.env]
     first, _, rest = _SCRIPT.read_text().partition("\n")
-    return "\n".join([first, *lines, rest])
+    as_they_stand = "# shellcheck disable=SC2016 # words of the job, in which a dollar is a dollar"
+    return "\n".join([first, as_they_stand, *lines, rest])
 
 
 def _quoted(value: str) -> str:

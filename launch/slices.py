@@ -49,6 +49,7 @@ GENERATIONS = {
 _CUBES = (4, 8, 16, 32)  # of a 3-D torus below one cube; above, whole cubes of 64 chips
 
 # Which back ends serve what; `fake` and `local` run anything as CPU processes.
+_MULTISLICE = ("qr", "gke")
 _TPU_API = ("qr", "sky", "fake", "local")
 
 
@@ -140,12 +141,17 @@ def _require_offered(word: str, chip: Chip, chips: float) -> None:
     )
 
 
-def serving(machine: Slice, backend: str) -> None:
-    """Returns if a back end serves a machine.
+def require_served(machine: Slice, slices: int, backend: str) -> None:
+    """Returns if a back end serves so many slices of a machine.
 
     Raises:
       UserError: it does not; the ones that do are named.
     """
+    if slices > 1 and backend not in _MULTISLICE:
+        others = " or ".join(f"--backend={name}" for name in _MULTISLICE)
+        raise UserError(
+            f"--backend={backend} serves one slice, not {slices}; leave out --slices, or {others}"
+        )
     if backend not in machine.backends:
         others = ", ".join(f"--backend={name}" for name in machine.backends)
         raise UserError(f"--backend={backend} does not serve {machine.name}; choose {others}")
@@ -161,8 +167,3 @@ def smaller(machine: Slice, hosts: int) -> str | None:
         if found.target.hosts <= hosts:
             return found.name
     return None
-
-
-def is_tpu(machine: Slice) -> bool:
-    """Returns whether it is made of TPUs."""
-    return bool(re.match(r"v\d|tpu", machine.name))

@@ -68,7 +68,7 @@ def batch_script(job: Job) -> str:
     lines += [f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(per_host)))}"]
     lines += ["read -r -d '' STARTUP <<'END_OF_STARTUP_SCRIPT' || true"]
     lines += [startup_script(job, extras="cuda", tear_down=False).rstrip(), "END_OF_STARTUP_SCRIPT", ""]
-    lines += ['srun --kill-on-bad-exit=1 bash -c "$STARTUP"', "code=$?"]
+    lines += ['srun bash -c "$STARTUP"', "code=$?"]
     lines += ["# 42: all is saved, and the same job goes on when there is room again."]
     lines += ['if [ "$code" = 42 ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi', 'exit "$code"']
     return "\n".join(lines) + "\n"

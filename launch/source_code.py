@@ -44,7 +44,8 @@ def pack(folder: Path, *, allow_dirty: bool) -> Code:
             "send it as it is with --allow-dirty"
         )
     # `stash create` makes a commit of the tree as it is, and touches neither tree nor stash.
-    tree = _git(root, "stash", "create").strip() if changed else ""
+    nobody = ("-c", "user.name=launch", "-c", "user.email=launch@localhost")
+    tree = _git(root, *nobody, "stash", "create").strip() if changed else ""
     tarball = _git_bytes(root, "archive", "--format=tar.gz", tree or commit)
     untracked = _git(root, "ls-files", "--others", "--exclude-standard").splitlines()
     digest = hashlib.sha256(tarball).hexdigest()

@@ -37,11 +37,14 @@ say() { echo "launch: worker $INDEX: $*"; }
 
 # Where this worker is among the others: from the scheduler that started it, or from the machine.
 WORKER="${TPU_WORKER_ID:-${SKYPILOT_NODE_RANK:-${SLURM_PROCID:-}}}"
-[ -n "$WORKER" ] || WORKER="$(metadata agent-worker-number)"
+PEERS="${TPU_WORKER_HOSTNAMES:-${SKYPILOT_NODE_IPS:-${SLURM_JOB_NODELIST:-}}}"
+if [ -z "$WORKER" ]; then
+  WORKER="$(metadata agent-worker-number)"
+  PEERS="$(metadata worker-network-endpoints)"
+fi
 SLICE="${MEGASCALE_SLICE_ID:-}"
 [ -n "$SLICE" ] || [ "$SLICES" = 1 ] || SLICE="$(tpu_env MEGASCALE_SLICE_ID)"
 INDEX=$((${SLICE:-0} * (HOSTS / SLICES) + ${WORKER:-0}))
-PEERS="${TPU_WORKER_HOSTNAMES:-$(metadata worker-network-endpoints)}"
 
 if [ -n "${SCRATCH:-}" ]; then mkdir -p "$SCRATCH"; else SCRATCH="$(mktemp -d)"; fi
 LABEL="$(printf 'a%03d-w%04d' "$ATTEMPT" "$INDEX")"
@@ -109,7 +112,7 @@ install_code() {
   PYTHON_BIN="$SCRATCH/venv/bin/python"
 }
 
-say "of $HOSTS, attempt $ATTEMPT, commit $COMMIT; peers ${PEERS:-none}"
+say "of $HOSTS, attempt $ATTEMPT, commit $COMMIT; peers ${PEERS//$'\n'/,}"
 for try in 1 2 3; do
   install_code && break
   say "could not install the code (try $try of 3)"

@@ -12,7 +12,7 @@ from efficientnet_pod.errors import RunError, UserError
 from launch.backend import Document, State
 from launch.job import Job
 from launch.queued_resources import QueuedResources, require_package
-from launch.slices import is_tpu, smaller
+from launch.slices import smaller
 
 PROJECT, ZONE = "fake-project", "fake-zone"
 MOST_WORKERS = 8
@@ -35,10 +35,9 @@ class FakeBackend(QueuedResources):
     def check(self, job: Job) -> None:
         """Refuses what is too large for one machine; then asks the service."""
         machine = job.machine
-        if not is_tpu(machine) or job.slices > 1:
+        if not machine.api_type:
             raise UserError(
-                f"--backend=fake rehearses one slice of TPUs, not {job.slices} of {machine.name}; e.g. "
-                "--tpu=v4-16 --slices=1"
+                f"--backend=fake rehearses what the TPU API serves, not {machine.name}; e.g. --tpu=v4-16"
             )
         if job.hosts > MOST_WORKERS:
             raise UserError(
