@@ -15,6 +15,9 @@ from efficientnet_pod.errors import RunError, UserError, did_you_mean, exit_code
 from efficientnet_pod.redact import redact
 from launch.job_flags import PROGRAM, parse_job
 
+# gRPC reads it when it is imported; without it the end of a connection is a line on standard error.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 USAGE = """usage: python -m launch COMMAND [FLAGS] [-- TRAINER'S FLAGS]
 
 commands:

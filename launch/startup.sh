@@ -81,7 +81,7 @@ on_stop() {
 trap on_stop TERM INT
 
 upload() {
-  while sleep "$LOG_SECONDS"; do put "$LOG" "$FOLDER/logs/$LABEL.log"; done
+  while sleep "$LOG_SECONDS" && kill -0 $$ 2>/dev/null; do put "$LOG" "$FOLDER/logs/$LABEL.log"; done
 }
 upload &
 UPLOADER=$!

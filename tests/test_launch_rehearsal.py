@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import time
 
@@ -98,4 +97,57 @@ def test_a_preempted_run_ends_with_the_digest_of_the_uninterrupted_one(
     code, said, _ = launch(capsys, "logs", "run1", "--worker=1")
     assert code == 0 and "launch: worker 1: of 2, attempt 2, commit" in said
     assert "launch: worker 1: ended with exit code 0" in said
-    shutil.rmtree(service / "unused", ignore_errors=True)
+
+
+def workers_of(service):
+    """Returns the process ids whose environment says that they are a worker's of this service."""
+    found = []
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            try:
+                with open(f"/proc/{process}/environ", "rb") as file:
+                    if f"SCRATCH={service}/".encode() in file.read():
+                        found.append(int(process))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("how", ["cancel", "the service is killed", "exit code 2"])
+def test_nothing_is_left_running(tmp_path, monkeypatch, capsys, service, how):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\necho up\n[ "$HOW" = "exit code 2" ] && exit 2\nsleep 600 & wait\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("HOW", how)
+    monkeypatch.chdir(repository(tmp_path / "repository"))
+    workdir = tmp_path / "run1"
+    command = ["--backend=fake", "--tpu=v4-16", f"--workdir={workdir}", f"--python={python}"]
+    code, _, errors = launch(capsys, "submit", *command, "--", "--config=configs/digits.py")
+    assert code == 0, errors
+    if how == "cancel":
+        code, _, errors = launch(capsys, "submit", *command, "--", "--config=configs/digits.py")
+        assert (
+            code == 2 and "there is a queued resource 'run1' in fake-zone already; choose another" in errors
+        )
+    if how == "exit code 2":
+        code, said, _ = launch(capsys, "watch", "run1", "--poll-seconds=0.1")
+        assert code == 2 and "so it is not made again" in said and "attempt 2" not in said
+    else:
+        wait_until(lambda: len(workers_of(service)) >= 6)
+    if how == "cancel":
+        assert launch(capsys, "cancel", "run1")[0] == 0
+    elif how == "the service is killed":
+        os.kill(json.loads((service / "service.json").read_text())["pid"], signal.SIGKILL)
+        (service / "service.json").unlink()
+    wait_until(lambda: not workers_of(service), seconds=20)
+
+
+def test_what_is_too_large_for_this_machine_is_refused(tmp_path, monkeypatch, capsys, service):
+    monkeypatch.chdir(repository(tmp_path / "repository"))
+    command = ["--backend=fake", "--tpu=v3-1024", f"--workdir={tmp_path / 'run1'}"]
+    trainer = ["--config=configs/digits.py", "--config.global_batch=1024"]
+    code, _, errors = launch(capsys, "submit", *command, "--", *trainer)
+    assert code == 2 and not service.exists()
+    assert errors == (
+        "launch: v3-1024 has 128 workers, and --backend=fake runs at most 8 here; rehearse with --tpu=v3-32\n"
+    )

@@ -23,6 +23,17 @@ _LAST_SECONDS = 5.0
 # Of the machine that is left out: a scheduler around this process, a TPU on it, another metadata server.
 _NOT_INHERITED = ("TPU_", "MEGASCALE_", "SLURM_", "SKYPILOT_", "JAX_COORDINATOR", "METADATA_URL")
 
+# Kills the workers when the service is gone, however that happens: bash alone would leave its trainer behind.
+_GUARD = """
+import os, signal, sys
+sys.stdin.read()
+for group in map(int, sys.argv[1:]):
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
 
 class LocalWorkers:
     """The processes of one resource, and the metadata server that each one asks."""
@@ -65,6 +76,10 @@ class LocalWorkers:
                     start_new_session=True,
                 )
             self._processes.append(process)
+        groups = [str(process.pid) for process in self._processes]
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, *groups], stdin=subprocess.PIPE, start_new_session=True
+        )
 
     @property
     def are_down(self) -> bool:
@@ -78,6 +93,8 @@ class LocalWorkers:
 
     def end(self) -> None:
         """Kills what still runs, with all that it started."""
+        self._guard.kill()  # first: a number may be another group's when this one has ended
+        self._guard.communicate()
         for process in self._processes:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
