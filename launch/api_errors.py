@@ -7,6 +7,11 @@ from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.redact import redact
 from launch.job import Job
 
+
+class QuotaError(UserError):
+    """The quota does not suffice now; it may later."""
+
+
 _DISABLED = ("SERVICE_DISABLED", "has not been used in project", "is disabled")
 
 
@@ -27,7 +32,7 @@ def said_in_one_line(job: Job) -> Iterator[None]:
     except api.PermissionDenied as error:
         raise UserError(_denied(job, _said(error))) from error
     except api.ResourceExhausted as error:
-        raise UserError(_exhausted(job, _said(error))) from error
+        raise QuotaError(_exhausted(job, _said(error))) from error
     except api.NotFound as error:
         raise UserError(
             f"the TPU API knows no '{job.parent}' or no such thing in it ({_said(error)}); correct --project "

@@ -17,6 +17,7 @@ from efficientnet_pod.command_flags import parse_flags
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.redact import redact
 from launch.job_flags import PROGRAM
+from launch.slices import parse_slice
 
 LEAST_DISK_GIB = 10.0
 MOST_SKEW_SECONDS = 5.0
@@ -37,10 +38,14 @@ def run_doctor(arguments: Sequence[str]) -> int:
     end = words.index("--") if "--" in words else len(words)
     values = parse_flags("doctor", words[:end], _define, program=PROGRAM)
     recipe = _recipe(words[end + 1 :])
+    expected = values.devices
+    if values.tpu:
+        target = parse_slice(values.tpu).target
+        expected = target.replicas // target.hosts
     checks: dict[str, Callable[[], Finding]] = {
         "versions": check_versions,
         "TPU in use": check_holders,
-        "devices": lambda: check_devices(values.devices),
+        "devices": lambda: check_devices(expected),
         "disk": lambda: check_disk(values.workdir or "."),
         "credentials": check_credentials,
     }
@@ -95,7 +100,9 @@ def check_devices(expected: int | None) -> Finding:
         return Finding("devices", False, str(error))
     said = f"{len(started.devices)} × {started.device_kind} ({started.platform})"
     if expected is not None and len(started.devices) != expected:
-        return Finding("devices", False, f"{said}, and {expected} are expected; see --devices and --tpu")
+        return Finding(
+            "devices", False, f"{said}, and {expected} are expected; correct --tpu, or the machine"
+        )
     return Finding("devices", True, said)
 
 
@@ -180,6 +187,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "To write in, on this machine or gs://.", flag_values=values)
     about = "Devices that JAX must find: cores of v3 and tpu7x, chips of other TPUs."
     flags.DEFINE_integer("devices", None, about, 1, flag_values=values)
+    about = "Machine of which this is one worker, e.g. v3-32: what JAX must find here follows."
+    flags.DEFINE_string("tpu", None, about, flag_values=values)
     flags.DEFINE_string("project", os.environ.get("GOOGLE_CLOUD_PROJECT"), "To ask.", flag_values=values)
     flags.DEFINE_string("zone", os.environ.get("CLOUDSDK_COMPUTE_ZONE"), "To ask about.", flag_values=values)
 

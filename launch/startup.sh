@@ -9,6 +9,7 @@ RETRY_SECONDS="${RETRY_SECONDS:-5}"
 METADATA_URL="${METADATA_URL:-http://metadata.google.internal/computeMetadata/v1}"
 HOME="${HOME:-/root}" # a start-up script may run without one
 export HOME
+PATH="$PATH:/snap/bin" # where TPU machines have gcloud
 
 metadata() { # of this machine; prints nothing where there is none
   curl --silent --fail --max-time 10 --retry 3 -H 'Metadata-Flavor: Google' \

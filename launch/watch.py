@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from efficientnet_pod.errors import RunError
+from launch.api_errors import QuotaError
 from launch.backend import Backend, State
 from launch.job import Job
 from launch.jobs import remember
@@ -62,7 +63,7 @@ class Watch:
         """Returns the exit code of the job when it has ended: 0, 2 for a mistake in it, else 1.
 
         Raises:
-          UserError: the API refuses to make it again.
+          UserError: the API refuses to make it again, for another reason than the quota.
           RunError: the API does not answer any more.
         """
         while True:
@@ -135,8 +136,11 @@ class Watch:
             self._say("cancelled; it is not made again")
             return 1
         self.job = self.job.again()
-        self._backend.submit(self.job)
         remember(self.job)
+        try:
+            self._backend.submit(self.job)
+        except (QuotaError, RunError) as error:  # of the quota the lost machines may hold a part for a while
+            self._say(str(error))
         return None
 
     def _state(self) -> State:

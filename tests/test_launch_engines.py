@@ -142,7 +142,7 @@ def test_local_runs_the_pod_rehearsal_and_returns_its_code(tmp_path, capfd):
 
 def test_doctor_says_what_is_well_and_what_is_not(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    flags = [f"--workdir={tmp_path / 'run'}", "--devices=8", "--", "--config=configs/digits.py"]
+    flags = [f"--workdir={tmp_path / 'run'}", "--tpu=v3-32", "--", "--config=configs/digits.py"]
     code, said, _ = launch(capsys, "doctor", *flags)
     assert code == 0, said
     for line in (

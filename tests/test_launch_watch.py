@@ -7,6 +7,7 @@ import pytest
 
 from efficientnet_pod.errors import RunError
 from launch import jobs
+from launch.api_errors import QuotaError
 from launch.backend import State
 from launch.job import Job
 from launch.progress import mark_cancelled
@@ -145,6 +146,20 @@ def test_an_api_that_fails_for_a_while_is_borne(job):
     assert code == 0 and said[0] == "(attempt 1): the TPU API failed (busy)"
     with pytest.raises(RunError, match="busy"):
         watch(replace(job, attempt=9), Scripted(RunError("busy")))
+
+
+def test_a_quota_that_does_not_suffice_is_waited_for(job):
+    backend = Scripted(SUSPENDED, GONE, GONE, GONE, workers_end(ACTIVE, 0, 0))
+    submit, backend.submit = backend.submit, None
+
+    def refuses(job):
+        backend.submit = submit
+        raise QuotaError("the quota of project p does not suffice")
+
+    backend.submit = refuses
+    code, said, slept, watched = watch(job, backend)
+    assert code == 0 and slept == [10.0, 20.0] and watched.job.attempt == 3
+    assert "(attempt 2): the quota of project p does not suffice" in said
 
 
 def test_a_resource_that_is_gone_without_a_word_counts_as_lost(job):
