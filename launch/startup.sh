@@ -43,6 +43,10 @@ if [ -z "$WORKER" ]; then
   WORKER="$(metadata agent-worker-number)"
   PEERS="$(metadata worker-network-endpoints)"
 fi
+if [ -z "$WORKER" ] && [ "$HOSTS" -gt 1 ]; then # two that take themselves for the first would spoil the run
+  echo "launch: this worker's number is known neither to the environment nor to $METADATA_URL" >&2
+  exit 1
+fi
 SLICE="${MEGASCALE_SLICE_ID:-}"
 [ -n "$SLICE" ] || [ "$SLICES" = 1 ] || SLICE="$(tpu_env MEGASCALE_SLICE_ID)"
 INDEX=$((${SLICE:-0} * (HOSTS / SLICES) + ${WORKER:-0}))

@@ -158,6 +158,14 @@ def test_one_that_is_told_to_stop_saves_and_leaves_the_rest_to_the_next_attempt(
     assert "checkpointed" in (buckets / "bucket/run1/launch/logs/a001-w0000.log").read_text()
 
 
+def test_a_worker_that_does_not_know_its_number_does_nothing(machine):
+    start, buckets = machine
+    process = start("nobody", "0")  # whose number is no number to the metadata server
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 1 and "this worker's number is known neither to the environment nor" in said
+    assert not list(buckets.glob("starts.*")) and calls(buckets) == ""
+
+
 def test_damaged_code_is_tried_again_and_then_given_up(machine):
     start, buckets = machine
     process = start(0, "0", sha256="0" * 64)

@@ -22,7 +22,11 @@ class MetadataServer:
                     "accelerator-type": accelerator_type,
                     "tpu-env": f"ACCELERATOR_TYPE: '{accelerator_type}'\nWORKER_ID: '{worker}'\n",
                 }
-                is_known = attribute in answers and self.headers.get("Metadata-Flavor") == "Google"
+                is_known = (
+                    worker.isdigit()
+                    and attribute in answers
+                    and self.headers.get("Metadata-Flavor") == "Google"
+                )
                 self.send_response(200 if is_known else 404)
                 self.send_header("Metadata-Flavor", "Google")
                 self.end_headers()
