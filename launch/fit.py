@@ -57,7 +57,7 @@ def read_fit(job: Job, found: dict[str, Any], errors: str) -> Fit:
         return Fit(f"preflight: {said[-1].removeprefix('efficientnet-pod: ')}", False)
     hours, usd = found.get("hours"), found.get("usd_spot" if job.spot else "usd")
     took = "hours unknown" if hours is None else f"about {hours:.2g} hours"
-    price = "price unknown" if usd is None else f"about ${usd:,.0f}{' on spot' * job.spot}"
+    price = "price unknown" if usd is None else f"about ${usd:,.{2 * (usd < 100)}f}{' on spot' * job.spot}"
     return Fit(f"preflight: it fits {job.tpu}; {took}, {price} (estimates)", True)
 
 
@@ -68,7 +68,7 @@ def price_line(job: Job) -> str:
     slices = f"{job.slices} × " if job.slices > 1 else ""
     chips = job.machine.target.chips * job.slices
     price = "no price is published" if usd is None else f"about ${usd * job.slices:,.2f} an hour, {kind}"
-    return f"{slices}{job.tpu}: {chips:,} chips on {job.hosts:,} hosts; {price}"
+    return f"{slices}{job.tpu}: {chips:,} chips on {job.hosts:,} host{'s' * (job.hosts > 1)}; {price}"
 
 
 def require_fit(job: Job, *, force: bool) -> list[str]:
