@@ -68,7 +68,8 @@ def price_line(job: Job) -> str:
     slices = f"{job.slices} × " if job.slices > 1 else ""
     chips = job.machine.target.chips * job.slices
     price = "no price is published" if usd is None else f"about ${usd * job.slices:,.2f} an hour, {kind}"
-    return f"{slices}{job.tpu}: {chips:,} chips on {job.hosts:,} host{'s' * (job.hosts > 1)}; {price}"
+    here = "processes here in place of " if job.backend in ("fake", "local") else ""
+    return f"{here}{slices}{job.tpu}: {chips:,} chips on {job.hosts:,} host{'s' * (job.hosts > 1)}; {price}"
 
 
 def require_fit(job: Job, *, force: bool) -> list[str]:
