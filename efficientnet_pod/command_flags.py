@@ -18,6 +18,7 @@ def parse_flags(
     config: bool = False,
     workdir: bool = False,
     words: list[str] | None = None,
+    program: str = "efficientnet-pod",
 ) -> flags.FlagValues:
     """Returns the parsed flags of one command.
 
@@ -28,6 +29,7 @@ def parse_flags(
       config: whether it takes a recipe.
       workdir: whether it takes the folder of a run as a flag.
       words: gets the arguments that are no flags; None: there may be none.
+      program: whose command it is.
 
     Raises:
       UserError: an unknown flag or field, a value of the wrong type, a missing flag or file.
@@ -50,7 +52,7 @@ def parse_flags(
     except Exception as error:  # what a config file raises is anything
         raise UserError(_unknown_field(arguments) or _one_line(error)) from error
     if values.help:
-        print(f"efficientnet-pod {command}\n{values.get_help()}")
+        print(f"{program} {command}\n{values.get_help()}")
         raise SystemExit(0)
     if words is not None:
         words += stray

@@ -80,6 +80,13 @@ def rehearse(
     return _conclude(ranks, output)
 
 
+def bound(command: Sequence[str]) -> list[str]:
+    """Returns a command whose process ends with the thread that starts it, on Linux; elsewhere the same."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *command]
+
+
 @dataclass
 class _Output:
     """What the ranks print, line by line, and which rank they say failed first."""
@@ -103,8 +110,7 @@ class _Rank:
     """One process, in a session of its own, whose output is copied by threads."""
 
     def __init__(self, index: int, command: list[str], environment: Mapping[str, str], output: _Output):
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *command]
+        command = bound(command)
         self.index, self.ended = index, 0.0
         self.code: int | None = None
         self.process = subprocess.Popen(

@@ -258,9 +258,10 @@ def _free_port() -> int:
 
 def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[str]) -> int:
     """Runs a command of the real command line on a network of one block; notes each point it comes to."""
-    from tiny import STAGES, tiny_model
+    import pytest
+    from tiny import STAGES, build_tiny_networks
 
-    from efficientnet_pod import inject, run
+    from efficientnet_pod import inject
 
     at = inject.at
     file = os.open(points, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -271,7 +272,7 @@ def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[s
         at(point, step, host)
 
     inject.at = note
-    run.efficientnet = lambda name, **options: tiny_model(**options).clone(stages=STAGES[:1])
+    build_tiny_networks(pytest.MonkeyPatch(), STAGES[:1])
     _keep_programs_of_other_hosts(arguments, programs)
     return cli.main(arguments)
 

@@ -117,9 +117,23 @@ def test_recipes_import_only_ml_collections_and_the_base_of_all():
     assert imports(Path("efficientnet_pod/base_config.py")) == {"ml_collections.ConfigDict"} | standard
 
 
-def test_every_module_says_what_it_owns():
+def test_the_trainer_knows_nothing_of_the_launcher():
     for path in MODULES:
+        assert not any(each.partition(".")[0] == "launch" for each in imports(path)), path
+
+
+def test_every_module_says_what_it_owns():
+    for path in [*MODULES, *(ROOT / "launch").rglob("*.py")]:
         assert ast.get_docstring(ast.parse((ROOT / path).read_text())), path
+
+
+def test_the_launcher_names_no_cloud_library_before_it_needs_one():
+    for path in (ROOT / "launch").glob("*.py"):
+        top = [
+            node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = [getattr(node, "module", None) or node.names[0].name for node in top]
+        assert not any(name.partition(".")[0] in ("google", "grpc", "jax") for name in names), path
 
 
 def test_importing_the_command_line_costs_no_tensorflow_and_starts_no_backend():

@@ -1,5 +1,6 @@
 """Owns the start of a process: which backend JAX uses, and what this host should record about itself."""
 
+import os
 import platform as host_platform
 import shutil
 import subprocess
@@ -140,7 +141,8 @@ def versions() -> dict[str, str | None]:
         "optax": _version("optax"),
         "orbax": _version("orbax-checkpoint"),
         "tensorflow": _version("tensorflow") or _version("tensorflow-cpu"),
-        "git_commit": git_commit(Path(__file__).parent),
+        # A copy that was sent to another machine is in no repository.
+        "git_commit": git_commit(Path(__file__).parent) or os.environ.get("EFFICIENTNET_POD_COMMIT"),
     }
 
 

@@ -1,0 +1,1 @@
+"""From laptop to pod: submits, follows, stops and rehearses a run on engines that exist."""

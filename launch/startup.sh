@@ -1,0 +1,159 @@
+#!/bin/bash
+# What every worker runs: finds its place, gets and installs the code, trains, and starts again where that
+# helps (exit code 42); logs go to the bucket. Set above: NAME WORKDIR FOLDER CODE SHA256 COMMIT HOSTS SLICES
+# ATTEMPT PYTHON EXTRAS TEAR_DOWN PROJECT ZONE, and the array ARGUMENTS.
+set -uo pipefail
+
+LOG_SECONDS="${LOG_SECONDS:-60}"
+RETRY_SECONDS="${RETRY_SECONDS:-5}"
+METADATA_URL="${METADATA_URL:-http://metadata.google.internal/computeMetadata/v1}"
+HOME="${HOME:-/root}" # a start-up script may run without one
+export HOME
+PATH="$PATH:/snap/bin" # where TPU machines have gcloud
+
+metadata() { # of this machine; prints nothing where there is none
+  curl --silent --fail --max-time 10 --retry 3 -H 'Metadata-Flavor: Google' \
+    "$METADATA_URL/instance/attributes/$1" 2>/dev/null
+}
+
+tpu_env() { # one value of the TPU's own description: lines such as MEGASCALE_SLICE_ID: '0'
+  metadata tpu-env | sed -n "s/^$1: *'\{0,1\}\([^']*\)'\{0,1\} *\$/\1/p"
+}
+
+get() { # FROM TO
+  case "$1" in
+    gs://*) gcloud storage cp --quiet "$1" "$2" ;;
+    *) cp "$1" "$2" ;;
+  esac
+}
+
+put() { # FROM TO
+  case "$2" in
+    gs://*) gcloud storage cp --quiet "$1" "$2" >/dev/null 2>&1 ;;
+    *) mkdir -p "$(dirname "$2")" && cp "$1" "$2.$$" && mv "$2.$$" "$2" ;;
+  esac
+}
+
+say() { echo "launch: worker $INDEX: $*"; }
+
+# Where this worker is among the others: from the scheduler that started it, or from the machine.
+WORKER="${TPU_WORKER_ID:-${SKYPILOT_NODE_RANK:-${SLURM_PROCID:-}}}"
+PEERS="${TPU_WORKER_HOSTNAMES:-${SKYPILOT_NODE_IPS:-${SLURM_JOB_NODELIST:-}}}"
+if [ -z "$WORKER" ]; then
+  WORKER="$(metadata agent-worker-number)"
+  PEERS="$(metadata worker-network-endpoints)"
+fi
+if [ -z "$WORKER" ] && [ "$HOSTS" -gt 1 ]; then # two that take themselves for the first would spoil the run
+  echo "launch: this worker's number is known neither to the environment nor to $METADATA_URL" >&2
+  exit 1
+fi
+SLICE="${MEGASCALE_SLICE_ID:-}"
+[ -n "$SLICE" ] || [ "$SLICES" = 1 ] || SLICE="$(tpu_env MEGASCALE_SLICE_ID)"
+INDEX=$((${SLICE:-0} * (HOSTS / SLICES) + ${WORKER:-0}))
+
+if [ -n "${SCRATCH:-}" ]; then mkdir -p "$SCRATCH"; else SCRATCH="$(mktemp -d)"; fi
+LABEL="$(printf 'a%03d-w%04d' "$ATTEMPT" "$INDEX")"
+LOG="$SCRATCH/$LABEL.log"
+exec > >(tee -a "$LOG") 2>&1
+
+finish() { # CODE: says how this worker ended, where `launch watch` looks
+  say "ended with exit code $1"
+  [ -z "${UPLOADER:-}" ] || kill "$UPLOADER" 2>/dev/null
+  sleep 0.2 # for tee
+  put "$LOG" "$FOLDER/logs/$LABEL.log"
+  # A worker that was told to stop has not ended its run: the next attempt goes on.
+  if [ -z "$STOPPED" ]; then
+    echo "$1" >"$SCRATCH/ended"
+    put "$SCRATCH/ended" "$FOLDER/ended/$LABEL"
+    if [ "$INDEX" = 0 ] && [ -n "$TEAR_DOWN" ]; then
+      sleep "$LOG_SECONDS" # the other workers' last lines are on their way
+      gcloud compute tpus queued-resources delete "$NAME" --project="$PROJECT" --zone="$ZONE" \
+        --force --async --quiet
+    fi
+  fi
+  exit "$1"
+}
+
+STOPPED=""
+CHILD=""
+HEARD=""
+# shellcheck disable=SC2329 # it is the trap that calls it
+on_stop() {
+  STOPPED=yes
+  HEARD=yes
+  [ -z "$CHILD" ] || kill -TERM "$CHILD" 2>/dev/null
+}
+trap on_stop TERM INT
+
+upload() {
+  while sleep "$LOG_SECONDS" && kill -0 $$ 2>/dev/null; do put "$LOG" "$FOLDER/logs/$LABEL.log"; done
+}
+upload &
+UPLOADER=$!
+
+install_code() {
+  mkdir -p "$SCRATCH/code" || return
+  get "$FOLDER/$CODE" "$SCRATCH/code.tar.gz" || return
+  if [ -n "$SHA256" ]; then
+    echo "$SHA256  $SCRATCH/code.tar.gz" | sha256sum --check --quiet || return
+  fi
+  tar -xzf "$SCRATCH/code.tar.gz" -C "$SCRATCH/code" || return
+  cd "$SCRATCH/code" || return
+  if [ -x "$PYTHON" ]; then # an interpreter with everything in it
+    PYTHON_BIN="$PYTHON"
+    return 0
+  fi
+  local pins=constraints-3.12.txt
+  [ "$PYTHON" != 3.11 ] || pins=constraints-3.11.txt
+  command -v uv >/dev/null || python3 -m pip install --quiet --user uv || true
+  PATH="$HOME/.local/bin:$PATH"
+  if command -v uv >/dev/null; then
+    uv venv --quiet --python "$PYTHON" "$SCRATCH/venv" &&
+      uv pip install --quiet --python "$SCRATCH/venv/bin/python" -c "$pins" -e ".[$EXTRAS]" || return
+  else
+    "python$PYTHON" -m venv "$SCRATCH/venv" &&
+      "$SCRATCH/venv/bin/pip" install --quiet -c "$pins" -e ".[$EXTRAS]" || return
+  fi
+  PYTHON_BIN="$SCRATCH/venv/bin/python"
+}
+
+say "of $HOSTS, attempt $ATTEMPT, commit $COMMIT; peers ${PEERS//$'\n'/,}"
+for try in 1 2 3; do
+  install_code && break
+  say "could not install the code (try $try of 3)"
+  [ "$try" = 3 ] && finish 1
+  sleep "$RETRY_SECONDS"
+done
+
+export EFFICIENTNET_POD_COMMIT="$COMMIT"
+export PYTHONUNBUFFERED=1
+export PYTHONPATH="$SCRATCH/code"
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$WORKDIR/programs}"
+
+# JAX finds the hosts of a TPU by itself; elsewhere they are told.
+WHERE=()
+if [ -n "${COORDINATOR:-}" ] && [ "$HOSTS" -gt 1 ]; then
+  WHERE=("--coordinator=$COORDINATOR" "--processes=$HOSTS" "--process=$INDEX")
+fi
+
+RESTARTED=""
+while true; do
+  "$PYTHON_BIN" -m efficientnet_pod train "${ARGUMENTS[@]}" "--workdir=$WORKDIR" "${WHERE[@]}" &
+  CHILD=$!
+  [ -z "$STOPPED" ] || kill -TERM "$CHILD" 2>/dev/null
+  while true; do # a signal ends `wait` before the child has ended
+    HEARD=""
+    wait "$CHILD"
+    code=$?
+    [ -n "$HEARD" ] || break
+  done
+  CHILD=""
+  [ "$code" = 42 ] && [ -z "$STOPPED" ] || break
+  RESTARTED=yes
+  say "checkpointed (exit code 42); starting again in $RETRY_SECONDS s"
+  sleep "$RETRY_SECONDS"
+  [ -z "$STOPPED" ] || break
+done
+# A command that has run before is no mistake of the user's: it is the other hosts that did not come back.
+[ "$code" = 2 ] && [ -n "$RESTARTED" ] && code=1
+finish "$code"

@@ -1,0 +1,153 @@
+"""The whole way here: submit, two workers train, one is pre-empted, watch makes them again, same bits."""
+
+import json
+import os
+import re
+import signal
+import time
+
+import pytest
+from launch_jobs import is_running, launch, repository, tiny_python
+from pod_processes import FIELDS, Training, _prepare_programs, digests, rows, summary, take_programs
+
+pytest.importorskip("google.cloud.tpu_v2", reason="needs the extra 'launch'")
+STEPS = 12
+FLAGS = [
+    f"--config.{name}={value}"
+    for name, value in (FIELDS | {"bn_group_size": 2, "epochs": STEPS / (1437 / 60), "log_steps": 1}).items()
+]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A finished run that nobody disturbed: the same two hosts, started by hand."""
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    with Training(workdir, steps=STEPS, hosts=2, log_steps=1) as training:
+        codes = training.end()
+    assert codes == [0, 0], training.output()
+    return workdir
+
+
+@pytest.fixture
+def service(tmp_path, monkeypatch):
+    """Jobs of a folder of their own; whatever the test does, its service ends with its workers."""
+    monkeypatch.setenv("EFFICIENTNET_POD_JOBS", str(tmp_path / "jobs"))
+    yield tmp_path / "jobs" / "fake"
+    told = tmp_path / "jobs" / "fake" / "service.json"
+    if told.exists():
+        pid = json.loads(told.read_text())["pid"]
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while told.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not is_running(pid) or not told.exists()
+
+
+def wait_until(is_so, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "still not so"
+        time.sleep(0.05)
+
+
+def trained_steps(workdir):
+    return [row["step"] for row in rows(workdir, "train")] if (workdir / "metrics.jsonl").exists() else []
+
+
+def test_a_preempted_run_ends_with_the_digest_of_the_uninterrupted_one(
+    tmp_path, monkeypatch, capsys, uninterrupted, service
+):
+    workdir = tmp_path / "run1"
+    take_programs(uninterrupted, workdir)
+    _prepare_programs(workdir)
+    python = tiny_python(tmp_path, workdir, step_seconds=0.3)
+    monkeypatch.chdir(repository(tmp_path / "repository"))
+    command = ["--backend=fake", "--tpu=v4-16", "--spot", f"--workdir={workdir}", f"--python={python}"]
+    began = time.monotonic()
+    code, said, errors = launch(
+        capsys, "submit", *command, "--", "--config=configs/digits.py", *FLAGS, "--config.cpu_replicas=1"
+    )
+    assert code == 0, errors
+    assert "v4-16: 8 chips on 2 hosts; about $7.36 an hour, spot\n" in said
+    wait_until(lambda: trained_steps(workdir))
+    notes = [f"{time.monotonic() - began:.1f} s from submit to the first step"]
+    wait_until(lambda: len(trained_steps(workdir)) >= 4)
+    assert launch(capsys, "preempt", "run1", "--worker=1") == (0, "", "")
+    code, said, errors = launch(capsys, "watch", "run1", "--poll-seconds=0.1", "--backoff-seconds=0.2")
+    assert code == 0, said + errors
+    notes += [said, f"{time.monotonic() - began:.1f} s from submit to the end"]
+    lines = said.splitlines()
+    assert re.search(
+        rf"run1 \(attempt 1\): the machines are gone after step (\d+) of {STEPS}; checkpoint at step \1: no "
+        "work is lost",
+        said,
+    )
+    assert "run1 (attempt 1): made again in 0.2 s (restart 1 of 50)" in lines
+    assert any(re.match(rf"run1 \(attempt 2\): done at step {STEPS}, top-1", line) for line in lines)
+    assert summary(workdir)["state_digest"] == summary(uninterrupted)["state_digest"]
+    shared = digests(workdir).keys() & digests(uninterrupted).keys()
+    assert shared and all(digests(workdir)[step] == digests(uninterrupted)[step] for step in shared)
+    assert trained_steps(workdir) == list(range(1, STEPS + 1))
+    head = json.loads((workdir / "summary.json").read_text())
+    assert head["versions"]["git_commit"]
+    code, said, _ = launch(capsys, "status", "run1")
+    assert code == 0 and re.search(rf"run1 .*GONE .* 2 +{STEPS} of {STEPS} +{STEPS} .*exit code 0", said)
+    code, said, _ = launch(capsys, "logs", "run1", "--worker=1")
+    assert code == 0 and "launch: worker 1: of 2, attempt 2, commit" in said
+    notes += [f"{each.name}: {summary(each)['state_digest']}" for each in (uninterrupted, workdir)]
+    assert "launch: worker 1: ended with exit code 0" in said
+    print("\n".join(notes))  # for who runs it with -rP
+
+
+def workers_of(service):
+    """Returns the process ids whose environment says that they are a worker's of this service."""
+    found = []
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            try:
+                with open(f"/proc/{process}/environ", "rb") as file:
+                    if f"SCRATCH={service}/".encode() in file.read():
+                        found.append(int(process))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("how", ["cancel", "the service is killed", "exit code 2"])
+def test_nothing_is_left_running(tmp_path, monkeypatch, capsys, service, how):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/bash\necho up\n[ "$HOW" = "exit code 2" ] && exit 2\nsleep 600 & wait\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("HOW", how)
+    monkeypatch.chdir(repository(tmp_path / "repository"))
+    workdir = tmp_path / "run1"
+    command = ["--backend=fake", "--tpu=v4-16", f"--workdir={workdir}", f"--python={python}"]
+    code, _, errors = launch(capsys, "submit", *command, "--", "--config=configs/digits.py")
+    assert code == 0, errors
+    if how == "cancel":
+        code, _, errors = launch(capsys, "submit", *command, "--", "--config=configs/digits.py")
+        assert (
+            code == 2 and "there is a queued resource 'run1' in fake-zone already; choose another" in errors
+        )
+    if how == "exit code 2":
+        code, said, _ = launch(capsys, "watch", "run1", "--poll-seconds=0.1")
+        assert code == 2 and "so it is not made again" in said and "attempt 2" not in said
+    else:
+        wait_until(lambda: len(workers_of(service)) >= 6)
+    if how == "cancel":
+        assert launch(capsys, "cancel", "run1")[0] == 0
+    elif how == "the service is killed":
+        os.kill(json.loads((service / "service.json").read_text())["pid"], signal.SIGKILL)
+        (service / "service.json").unlink()
+    wait_until(lambda: not workers_of(service), seconds=20)
+
+
+def test_what_is_too_large_for_this_machine_is_refused(tmp_path, monkeypatch, capsys, service):
+    monkeypatch.chdir(repository(tmp_path / "repository"))
+    command = ["--backend=fake", "--tpu=v3-1024", f"--workdir={tmp_path / 'run1'}"]
+    trainer = ["--config=configs/digits.py", "--config.global_batch=1024"]
+    code, _, errors = launch(capsys, "submit", *command, "--", *trainer)
+    assert code == 2 and not service.exists()
+    assert errors == (
+        "launch: v3-1024 has 128 workers, and --backend=fake runs at most 8 here; rehearse with --tpu=v3-32\n"
+    )
