@@ -74,9 +74,9 @@ def digits() -> Images:
 
 
 def glyphs() -> Images:
-    """Returns 4,096 generated images to train on and 2,000 others."""
+    """Returns 2,048 generated images to train on and 2,000 others."""
     kind = Glyphs(size=SIZE, side=4, contrast=40.0, noise=40.0, blur=0.7)
-    train, held_out = kind.draw(4096, seed=0), kind.draw(2000, seed=1)
+    train, held_out = kind.draw(2048, seed=0), kind.draw(2000, seed=1)
     return Images("glyphs", train, held_out, float(np.mean(kind.best_guess(held_out[0]) == held_out[1])))
 
 
