@@ -87,7 +87,7 @@ class Trainer:
         """Builds network, schedule and step."""
         self._images, self._global_batch = images, global_batch
         count = len(images.train[1])
-        self._steps = max(1, round(EPOCHS * count / global_batch))
+        self.steps = max(1, round(EPOCHS * count / global_batch))
         # Running statistics of a quarter of an epoch at every batch, so that none evaluates with stale ones.
         momentum = math.exp(-global_batch / (count / 4))
         norm = partial(BatchNorm, axis_name=BN_MEMBER, momentum=momentum, epsilon=1e-5, dtype=jnp.float32)
@@ -97,7 +97,7 @@ class Trainer:
             Schedule("polynomial", warmup_epochs=WARMUP_EPOCHS),
             peak_lr=peak_learning_rate(lr_per_256, global_batch),
             steps_per_epoch=count / global_batch,
-            total_steps=self._steps,
+            total_steps=self.steps,
         )
         variables = initial_variables(self._model, SIZE, seed=0)
         self._optimizer = create_optimizer(kind(lr_per_256, **options), schedule, variables["params"])
@@ -112,7 +112,7 @@ class Trainer:
         order = itertools.chain.from_iterable(_permutations(len(label), seed))
         state = init_state(initial_variables(self._model, SIZE, seed=seed), self._optimizer, ema=False)
         halted, command = not_halted(self._mesh), commands(self._mesh)[GO]
-        for _ in range(self._steps):
+        for _ in range(self.steps):
             numbers = np.fromiter(itertools.islice(order, self._global_batch), np.int64)
             batch = {"image": image[numbers].astype(np.float32), "label": label[numbers]}
             state, outcome = self._step(state, to_global(batch, self._mesh) | {"command": command}, halted)
@@ -148,7 +148,7 @@ def measure(images: Images, batches: list[int], seeds: int, report: Any) -> list
                 "optimizer": optimizer,
                 "lr_per_256": best,
                 "batch": batch,
-                "steps": trainer._steps,
+                "steps": trainer.steps,
                 "accuracy": found,
                 "best_possible": images.best,
             }

@@ -19,7 +19,7 @@ from efficientnet_pod.state import PyTree, TrainState, update_ema
 
 Batch = dict[str, jax.Array]
 # Percent of a core's memory above which the compiler computes activations anew. Its own choice leaves B5 at
-# 64 images a replica 14 % of 16 GiB for all else; this one 27 %, for 3 % more cycles. A step that needs less
+# 64 images a replica 14 % of 16 GiB for all else; this one 26 %, for 3 % more cycles. A step that needs less
 # stays as it is (records/tpu_step.md).
 _TPU_OPTIONS = {"xla_jf_rematerialization_percent_shared_memory_limit": 80}
 REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(REPLICAS)

@@ -31,6 +31,7 @@ LAYERS = [
     },
     {"checkpoint_folder", "commit", "same_run", "state", "pod.mesh", "data"},
     {"steps", "data.pipeline", "data.prepare", "data.describe"},
+    {"data.first_images"},
     {"data.in_memory"},
     {"run"},
     {

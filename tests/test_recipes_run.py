@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from recipes import load
-from tiny import tiny_model
+from tiny import tiny_network
 
 from efficientnet_pod import run as runs
 from efficientnet_pod.feed import Feed, train_batches
@@ -40,8 +40,7 @@ def narrow(name: str, *, settings: dict[str, Any], **options: Any) -> Any:
         return model.clone(stages=((1, 8, 1), (1, 8, 2)))
     if hasattr(model, "width"):
         return model.clone(width=8)
-    own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability")
-    return tiny_model(**options, **{field: settings[field] for field in own})
+    return tiny_network(name, settings=settings, **options)
 
 
 @pytest.fixture(autouse=True)

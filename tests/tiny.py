@@ -20,14 +20,17 @@ def tiny_model(**options) -> EfficientNet:
     return efficientnet("b0", **options).clone(variant=VARIANT, stages=STAGES)
 
 
+def tiny_network(name: str, *, settings: dict[str, Any], **options: Any) -> EfficientNet:
+    """Takes what ``registry.create_network`` takes; the network is tiny, its options the real one's."""
+    own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability")
+    return tiny_model(**options, **{field: settings[field] for field in own})
+
+
 def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = STAGES) -> None:
     """Makes every run build the tiny network, with the options its recipe gives the real one."""
-    own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability")
-
-    def create(name: str, *, settings: dict[str, Any], **options: Any) -> EfficientNet:
-        return tiny_model(**options, **{field: settings[field] for field in own}).clone(stages=stages)
-
-    patch.setattr(run, "create_network", create)
+    patch.setattr(
+        run, "create_network", lambda name, **options: tiny_network(name, **options).clone(stages=stages)
+    )
 
 
 def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:

@@ -1,12 +1,35 @@
-"""The first training images of a source as numpy, for what is computed from them before training."""
+"""The training images of a source as arrays, in stored order, for what is made of them before training."""
+
+import dataclasses
+from itertools import islice
 
 import jax.numpy as jnp
 import numpy as np
-import tensorflow as tf
 
-from efficientnet_pod.data.preprocess import Preprocessing, eval_image
-from efficientnet_pod.data.splits import Source
+from efficientnet_pod.data.pipeline import eval_batches
+from efficientnet_pod.data.preprocess import Preprocessing
+from efficientnet_pod.data.sources import Source
 from efficientnet_pod.images import normalise
+
+_AT_ONCE = 1000  # images prepared
+
+
+def stored_images(source: Source, how: Preprocessing, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the first ``number`` training images, or all, as evaluation would show them, and their labels.
+
+    Images are (number, image_size, image_size, 3) of ``how.dtype``, levels of 0..255; labels are int32.
+
+    Raises:
+      UserError: an image cannot be used.
+    """
+    number = min(number, source.num_train)
+    stored = eval_batches(dataclasses.replace(source, eval=source.train), how, global_batch=_AT_ONCE)
+    stream = dataclasses.replace(stored, split="training").as_numpy_iterator()
+    batches = list(islice(stream, -(-number // _AT_ONCE)))
+    image, label = (
+        np.concatenate([batch[name] for batch in batches])[:number] for name in ("image", "label")
+    )
+    return image, label
 
 
 def first_images(source: Source, how: Preprocessing, number: int) -> np.ndarray:
@@ -14,7 +37,6 @@ def first_images(source: Source, how: Preprocessing, number: int) -> np.ndarray:
 
     They are normalised, float32, (number, image_size, image_size, 3), and the same on every host.
     """
-    examples = source.train.part(0, min(number, source.num_train))
-    images = examples.map(lambda example: eval_image(example["image"], how), tf.data.AUTOTUNE)
-    batches = images.batch(1024).as_numpy_iterator()
-    return np.concatenate([np.asarray(normalise(jnp.asarray(batch))) for batch in batches])
+    images, _ = stored_images(source, how, number)
+    parts = (images[first : first + _AT_ONCE] for first in range(0, len(images), _AT_ONCE))
+    return np.concatenate([np.asarray(normalise(jnp.asarray(part))) for part in parts])

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
+from efficientnet_pod.data.first_images import stored_images
+from efficientnet_pod.data.image_ops import FILL
 from efficientnet_pod.data.order import place_of_host
-from efficientnet_pod.data.pipeline import eval_batches
 from efficientnet_pod.data.preprocess import Preprocessing
 from efficientnet_pod.data.sources import Source
 from efficientnet_pod.errors import UserError
 
 MOST_BYTES = 8 << 30  # of prepared images in each host's memory
-_AT_ONCE = 1000  # images prepared
-_GREY = 128  # of cut-out squares, as in :mod:`policies`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class InMemory:
                 "--config.data.in_memory=False"
             )
         side = how.image_size + 2 * how.max_shift
-        needed = source.num_train * side * side * 3 * np.dtype(_numpy_dtype(how)).itemsize
+        needed = source.num_train * side * side * 3 * tf.as_dtype(how.dtype).size
         if needed > MOST_BYTES:
             raise UserError(
                 f"config.data.in_memory=True would keep {needed / 2**30:.0f} GiB of images on each host; the "
@@ -129,27 +129,12 @@ class InMemory:
         if self._how.cutout:
             apart = np.abs(np.arange(self._how.image_size) - draws.cut[numbers][..., None] + 0.5)
             near = apart < self._how.cutout / 2  # (batch, axis, pixel)
-            image[near[:, 0, :, None] & near[:, 1, None, :]] = _GREY
+            image[near[:, 0, :, None] & near[:, 1, None, :]] = FILL
         return numbers, np.ascontiguousarray(image)
 
     def _prepared(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns all training images, resized and with a border, and their labels, in stored order."""
-        source = self._source
-        # The whole image, resized: what evaluation sees.
-        stored = eval_batches(
-            dataclasses.replace(source, eval=source.train), self._how, global_batch=_AT_ONCE
-        )
-        batches = list(dataclasses.replace(stored, split="training").as_numpy_iterator())
-        image, label = (np.concatenate([batch[name] for batch in batches]) for name in ("image", "label"))
+        images, labels = stored_images(self._source, self._how, self._source.num_train)
         border: Any = "constant" if self._how.augment == "shift" else "reflect"
         shift = self._how.max_shift
-        padded = np.pad(
-            image[: source.num_train], ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode=border
-        )
-        return padded, label[: source.num_train]
-
-
-def _numpy_dtype(how: Preprocessing) -> Any:
-    import tensorflow as tf
-
-    return tf.as_dtype(how.dtype).as_numpy_dtype
+        return np.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode=border), labels
