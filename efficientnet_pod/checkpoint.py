@@ -90,6 +90,21 @@ class Checkpoints:
         self._join()
         return evaluated(self._folder.commits())
 
+    def named(self, which: str) -> int:
+        """Returns the step that ``best``, ``latest`` or a number asks for.
+
+        Raises:
+          UserError: it is none of these, or there is no checkpoint.
+        """
+        if which.isdecimal():
+            return int(which)
+        if which not in ("best", "latest"):
+            raise UserError(f"--checkpoint={which} must be 'best', 'latest' or a step")
+        step = self.best_step if which == "best" else self.latest_step
+        if step is None:
+            raise UserError(f"no checkpoint in '{self._folder.path}' yet; train first")
+        return step
+
     def commit(self, step: int) -> dict[str, Any]:
         """Returns what ``commit.json`` says: ``step``, ``created``, ``metrics``, ``record``, ``digest``, ...
 

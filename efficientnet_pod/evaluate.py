@@ -153,10 +153,5 @@ def _restored(run: Run, workdir: Workdir, which: str) -> tuple[int, Any]:
     if not workdir.checkpoints.exists():
         raise UserError(f"no checkpoints in '{workdir.path}'; --workdir must name the folder of a run")
     checkpoints = Checkpoints(workdir.checkpoints)
-    named = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
-    if which not in named and not which.isdecimal():
-        raise UserError(f"--checkpoint={which} must be 'best', 'latest' or a step")
-    step = named[which] if which in named else int(which)
-    if step is None:
-        raise UserError(f"no checkpoint in '{workdir.checkpoints}' yet; train first")
+    step = checkpoints.named(which)
     return step, checkpoints.restore(step, run.abstract_state())

@@ -1,0 +1,252 @@
+"""From the tensors of a file to the variables of a network; says by name what does not fit."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.models.initial import abstract_variables, initial_variables
+from efficientnet_pod.models.registry import NETWORKS, network_named
+from efficientnet_pod.weights.foreign import Foreign
+from efficientnet_pod.weights.layouts import LAYOUTS, OWN, TIMM, Layout
+from efficientnet_pod.weights.paths import Tensors, flatten, is_head, unflatten
+from efficientnet_pod.weights.trained import CENTRE, WHOLE, Trained, default_epsilon, untrained
+
+_SHOWN = 10
+_SMALL = 64  # pixels: shapes of weights do not depend on the image's
+# Networks that look the same in a file and compute something else.
+_OTHERS = {
+    "features.0.0.weight": "torchvision's EfficientNets pad as PyTorch does, alike on both sides, and were "
+    "trained so: here, as in TensorFlow, stride 2 pads after more than before, and other logits would come "
+    "out; take timm's tf_efficientnet_b* or Keras's weights",
+    "conv1_conv/kernel": "Keras's ResNet50 is the first version, with the strides in the 1×1 convolutions and "
+    "biases in all; resnet50 here is v1.5, as torchvision's and timm's resnet50 are: take those",
+    "embeddings.convolution.weight": "these are names of transformers; take the same weights from timm's "
+    "repositories on the hub, tf_efficientnet_b*",
+}
+
+
+class Match(NamedTuple):
+    """How the tensors of a file fit a network: our paths by what became of them."""
+
+    layout: Layout
+    found: Tensors
+    missing: list[str]
+    misshapen: list[str]
+    extra: list[str]
+
+    @property
+    def fits(self) -> bool:
+        """Whether all that is not of the classifier is there, and nothing besides."""
+        return not (self.missing or self.misshapen or self.extra)
+
+
+def convert(
+    foreign: Foreign, *, network: str | None = None, num_classes: int | None = None, seed: int = 0
+) -> Trained:
+    """Returns the weights as one of our networks; exact: axes move, numbers do not change.
+
+    Args:
+      foreign: what was read.
+      network: which one it is to be; None: the one that fits.
+      num_classes: None: the file's; another number gives a new classifier, drawn from ``seed``.
+      seed: of a new classifier.
+
+    Raises:
+      UserError: tensors are missing, too many, or of other shapes; or they are of a network that is not here.
+    """
+    _refuse_others(foreign)
+    given = _of_architecture(foreign)
+    if network and given and network != given:
+        raise UserError(f"'{foreign.path}' says that it is {given}, not {network}; give --model={given}")
+    name = network or given or _that_fits(foreign)
+    network_named(name)
+    match = _match(foreign, name)
+    if not match.fits:
+        raise UserError(_difference(foreign, name, match))
+    size, tensors = _wanted_classes(foreign, match, num_classes), dict(match.found)
+    ours, about = foreign.about.get("ours") or {}, foreign.about
+    settings = dict(ours.get("settings") or {})
+    if replaced := size != _classes(match):
+        fresh = flatten(initial_variables(untrained(name, size, settings), _SMALL, seed=seed))
+        tensors |= {path: value for path, value in fresh.items() if is_head(path)}
+    names = about.get("class_names")
+    keeps_names = not replaced and isinstance(names, (list, tuple)) and len(names) == size
+    constants = {our_name: tuple(about[name]) for our_name, name in _CONSTANTS if name in about}
+    return Trained(
+        network=name,
+        variables=unflatten(tensors),
+        class_names=tuple(map(str, names)) if keeps_names and names else (),
+        image_size=int(ours.get("image_size") or about.get("image_size") or network_named(name).image_size),
+        view=ours.get("view", WHOLE if about.get("crop_pct") == 1.0 and ours else CENTRE),
+        resize=ours.get("resize", "reference"),
+        settings=settings | {"bn_epsilon": float(settings.get("bn_epsilon", default_epsilon(name)))},
+        origin=ours.get("origin")
+        or {
+            "source": foreign.path,
+            "sha256": foreign.sha256,
+            "layout": match.layout.title,
+            "new_classifier": replaced,
+        },
+        **constants,
+    )
+
+
+_CONSTANTS = (("mean_rgb", "mean"), ("stddev_rgb", "std"))
+
+
+@cache
+def _shapes(network: str) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a network's variables; the classifier's are those for one class."""
+    return {
+        path: leaf.shape for path, leaf in flatten(abstract_variables(untrained(network, 1), _SMALL)).items()
+    }
+
+
+def _match(foreign: Foreign, network: str) -> Match:
+    """Returns how the file fits the network, in the layout that fits best."""
+    shapes = _shapes(network)
+    best: tuple[int, Layout, dict[str, str]] | None = None
+    for layout in LAYOUTS:
+        names = layout.names(shapes)
+        hits = sum(name in foreign.tensors for name in names.values())
+        if names and (best is None or hits > best[0]):
+            best = hits, layout, names
+    assert best is not None  # our own layout has every network
+    hits, layout, names = best
+    if not hits:
+        named = ", ".join(sorted(foreign.tensors)[:3])
+        titles = ", ".join(each.title for each in LAYOUTS if each not in (OWN,))
+        raise UserError(
+            f"'{foreign.path}' has no tensor of an EfficientNet or a ResNet-50 (it has {named} …); names are "
+            f"read as {titles} have them"
+        )
+    found, missing, misshapen = {}, [], []
+    for path, name in names.items():
+        if name not in foreign.tensors:
+            if not is_head(path):
+                missing.append(f"{name} {shapes[path]}")
+            continue
+        array = layout.to_ours(path, foreign.tensors[name])
+        if not is_head(path) and array.shape != shapes[path]:
+            misshapen.append(f"{name} {foreign.tensors[name].shape}")
+        found[path] = array
+    known = set(names.values())
+    extra = [
+        f"{name} {array.shape}"
+        for name, array in foreign.tensors.items()
+        if name not in known and not layout.is_beside(name)
+    ]
+    return Match(layout, found, missing, misshapen, extra)
+
+
+def _that_fits(foreign: Foreign) -> str:
+    """Returns the name of the one network that the file fits; raises UserError if there is none."""
+    nearest: tuple[int, str, Match] | None = None
+    for name in NETWORKS:
+        match = _match(foreign, name)
+        if match.fits:
+            return name
+        wrong = len(match.missing) + len(match.misshapen) + len(match.extra)
+        if nearest is None or wrong < nearest[0]:
+            nearest = wrong, name, match
+    assert nearest is not None
+    raise UserError(
+        f"no network fits; nearest is {nearest[1]}: {_difference(foreign, *nearest[1:], look=False)}"
+    )
+
+
+def _difference(foreign: Foreign, network: str, match: Match, *, look: bool = True) -> str:
+    """Returns what is wrong, in one line, and the network that would fit, if one would."""
+    others = [name for name in NETWORKS if name != network and _match(foreign, name).fits] if look else []
+    found = [
+        f"{len(names)} tensors {what}: {_first(names)}"
+        for names, what in (
+            (match.missing, "are missing"),
+            (match.misshapen, "have other shapes"),
+            (match.extra, "are too many"),
+        )
+        if names
+    ]
+    remedy = (
+        f"it is {others[0]}: give --model={others[0]}"
+        if others
+        else "is the file whole, and of this network?"
+    )
+    return f"'{foreign.path}' is not {network}, read as {match.layout.title}: {'; '.join(found)}; {remedy}"
+
+
+def _first(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _classes(match: Match) -> int | None:
+    """Returns the classes of the file's own classifier; None where it has none that is whole."""
+    kernel, bias = (match.found.get(f"params/classifier/{leaf}") for leaf in ("kernel", "bias"))
+    if kernel is None or bias is None or kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
+        return None
+    return kernel.shape[1]
+
+
+def _wanted_classes(foreign: Foreign, match: Match, num_classes: int | None) -> int:
+    """Returns how many classes the network is to have."""
+    wanted = num_classes or _classes(match)
+    if wanted is None:
+        raise UserError(
+            f"'{foreign.path}' has no classifier; give --num-classes=N, for which a new one is drawn"
+        )
+    return wanted
+
+
+def _of_architecture(foreign: Foreign) -> str | None:
+    """Returns our name of the network that timm's configuration, or the name of the file, says it is.
+
+    Raises:
+      UserError: that one is not here, or pads otherwise.
+    """
+    said = foreign.about.get("architecture")
+    if said is None and foreign.about.get("ours") is None:
+        stem = foreign.path.rstrip("/").rpartition("/")[2]
+        padded_alike = re.match(r"(timm[._-])?efficientnet_(b\d|lite\d|el|em|es)", stem)
+        said = padded_alike.group(0) if padded_alike and "conv_stem.weight" in foreign.tensors else None
+    own = (foreign.about.get("ours") or {}).get("network")
+    if own or said is None:
+        return own
+    name = str(said).removeprefix("tf_efficientnet_")
+    if name != said and name in NETWORKS:
+        return name
+    if said == "resnet50":
+        return said
+    if re.search(r"efficientnet_(b|lite)", str(said)) and not str(said).startswith("tf_"):
+        raise UserError(
+            f"'{foreign.path}' is timm's {said}, trained with PyTorch's padding, alike on both sides: here, as "
+            "in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
+            f"take tf_{said}"
+        )
+    raise UserError(
+        f"'{foreign.path}' is '{said}', which is no network here; there are timm's tf_efficientnet_b0 to b7, "
+        "tf_efficientnet_lite0 to lite4 and resnet50"
+    )
+
+
+def _refuse_others(foreign: Foreign) -> None:
+    for name, why in _OTHERS.items():
+        if any(each.endswith(name) for each in foreign.tensors):
+            raise UserError(f"'{foreign.path}' is not taken: {why}")
+
+
+def layout_for(tensors: Mapping[str, Any]) -> Layout:
+    """Returns the layout in which such variables are written: timm's, or ours for networks it has not."""
+    return TIMM if TIMM.names(tensors) else OWN
+
+
+def same(a: Tensors, b: Tensors) -> bool:
+    """Returns whether two tables hold the same bits under the same names."""
+    return a.keys() == b.keys() and all(
+        a[name].dtype == b[name].dtype and np.array_equal(a[name], b[name]) for name in a
+    )

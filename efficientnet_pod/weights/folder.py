@@ -1,0 +1,101 @@
+"""The folder of weights: ``model.safetensors`` and ``config.json``, which timm opens as one of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.files import cannot_write, write_whole
+from efficientnet_pod.weights.convert import layout_for
+from efficientnet_pod.weights.layouts import TIMM
+from efficientnet_pod.weights.reading import CONFIG, WEIGHTS
+from efficientnet_pod.weights.safetensors_file import write_safetensors
+from efficientnet_pod.weights.trained import CROP_PCT, WHOLE, Trained, default_epsilon
+
+# By network: PyTorch's padding apart, timm has the same ones under these names.
+_FIRST = {"resnet50": ("conv1", "fc")}
+
+
+def architecture(network: str) -> str | None:
+    """Returns timm's name of a network; None if it has none that computes the same."""
+    if network == "resnet50":
+        return network
+    return f"tf_efficientnet_{network}" if network[:1] == "b" or network.startswith("lite") else None
+
+
+def write_folder(trained: Trained, folder: Path) -> None:
+    """Writes the weights and what is needed to use them; reading them back gives the same bits.
+
+    Args:
+      trained: what to write.
+      folder: new, or empty, or one that this has written.
+
+    Raises:
+      UserError: it cannot be written, or holds something else.
+    """
+    require_own(folder)
+    tensors = trained.tensors
+    layout = layout_for(tensors)
+    names = layout.names(tensors)
+    foreign = {names[path]: layout.from_ours(path, array) for path, array in tensors.items()}
+    if layout is TIMM:  # strict loading in PyTorch asks for the counters, which nothing reads
+        counters = [name for name in foreign if name.endswith("running_mean")]
+        zero = np.zeros((), np.int64)
+        foreign |= {name.replace("running_mean", "num_batches_tracked"): zero for name in counters}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f".{WEIGHTS}.partial"
+        write_safetensors(scratch, foreign)
+        scratch.replace(folder / WEIGHTS)
+        config = json.dumps(config_of(trained), indent=2, ensure_ascii=False)
+        write_whole(epath.Path(folder / CONFIG), f"{config}\n".encode())
+    except OSError as error:
+        raise UserError(cannot_write(epath.Path(folder / WEIGHTS), error)) from error
+
+
+def require_own(folder: Path) -> None:
+    """Raises UserError if a folder holds what is not ours to write over."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out={folder} is a file; name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+        raise UserError(f"--out={folder} holds other files; name a new or empty folder")
+
+
+def config_of(trained: Trained) -> dict[str, Any]:
+    """Returns ``config.json``: timm's fields, and ours under ``efficientnet_pod``."""
+    size, name = trained.image_size, architecture(trained.network)
+    first, classifier = _FIRST.get(trained.network, ("conv_stem", "classifier"))
+    settings = {key: value for key, value in trained.settings.items() if key != "dtype"}
+    config: dict[str, Any] = {
+        "num_classes": trained.num_classes,
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": CROP_PCT[trained.view],
+            "crop_mode": "squash" if trained.view == WHOLE else "center",
+            "mean": list(trained.mean_rgb),
+            "std": list(trained.stddev_rgb),
+            "num_classes": trained.num_classes,
+            "first_conv": first,
+            "classifier": classifier,
+        },
+        "efficientnet_pod": {
+            "network": trained.network,
+            "image_size": size,
+            "view": trained.view,
+            "resize": trained.resize,
+            "settings": settings,
+            "origin": dict(trained.origin),
+        },
+    }
+    if name:
+        config = {"architecture": name, **config}
+        if trained.bn_epsilon != default_epsilon(trained.network):
+            config["model_args"] = {"bn_eps": trained.bn_epsilon}
+    if trained.class_names:
+        config["label_names"] = list(trained.class_names)
+    return config

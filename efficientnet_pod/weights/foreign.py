@@ -1,0 +1,56 @@
+"""What is found in a file of weights, before anybody asks whose they are; limits that all readers keep."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.weights.paths import Tensors
+
+# Twice B7 in float64. A few bytes of a header can claim any size.
+MAX_BYTES = 2 << 30
+MAX_TENSORS = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Foreign:
+    """Tensors by the names they have in their file.
+
+    Attributes:
+      tensors: float32, or the integers of counters.
+      path: of the file or folder, in messages.
+      about: what is said beside them: ``architecture``, ``mean``, ``std`` (of pixels in 0..1),
+        ``class_names``, ``image_size``; what is not known is left out.
+      sha256: of the file; of several, of all of them.
+    """
+
+    tensors: Tensors
+    path: str
+    about: Mapping[str, Any]
+    sha256: str
+
+
+def check_size(path: str, tensors: int, size: int) -> None:
+    """Raises UserError where so many tensors, of so many bytes in all, are not to be allocated."""
+    if tensors > MAX_TENSORS:
+        raise UserError(
+            f"'{path}' claims {tensors:,} tensors; at most {MAX_TENSORS:,} are read: is it one network?"
+        )
+    if size > MAX_BYTES:
+        raise UserError(
+            f"'{path}' claims {size:,} bytes of tensors; at most {MAX_BYTES:,} are read: "
+            "is it one network, without its optimizer?"
+        )
+
+
+def as_float32(path: str, name: str, array: np.ndarray) -> np.ndarray:
+    """Returns a floating-point array as float32, integers as they are; raises UserError for all else."""
+    if array.dtype == np.float32 or array.dtype.kind in "iu":
+        return array
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+        return array.astype(np.float32)
+    raise UserError(
+        f"tensor '{name}' in '{path}' is of type {array.dtype}; weights are numbers: save it anew"
+    )

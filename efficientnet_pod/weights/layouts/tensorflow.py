@@ -1,0 +1,57 @@
+"""Names of the released TensorFlow checkpoints, without the ``efficientnet-b0/`` before them.
+
+Source: tensorflow/tpu, models/official/efficientnet: the variables' scopes.
+"""
+
+from collections.abc import Iterable
+
+from efficientnet_pod.weights.layouts.keras import from_ours, to_ours
+from efficientnet_pod.weights.layouts.layout import Layout
+from efficientnet_pod.weights.paths import blocks_of, split
+
+_BN = "tpu_batch_normalization"
+_OUTER = {
+    "stem_conv": "stem/conv2d",
+    "stem_bn": f"stem/{_BN}",
+    "head_conv": "head/conv2d",
+    "head_bn": f"head/{_BN}",
+    "classifier": "head/dense",
+}
+_SQUEEZE = {"se_reduce": "se/conv2d", "se_expand": "se/conv2d_1", "depthwise_conv": "depthwise_conv2d"}
+_EXPANDED = _SQUEEZE | {
+    "expand_conv": "conv2d",
+    "expand_bn": _BN,
+    "depthwise_bn": f"{_BN}_1",
+    "project_conv": "conv2d_1",
+    "project_bn": f"{_BN}_2",
+}
+_NOT_EXPANDED = _SQUEEZE | {"depthwise_bn": _BN, "project_conv": "conv2d", "project_bn": f"{_BN}_1"}
+_BN_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+_SLOTS = ("RMSProp", "RMSProp_1", "Momentum", "ExponentialMovingAverage")
+
+
+def _names(paths: Iterable[str]) -> dict[str, str]:
+    paths = list(paths)
+    layers = {split(path)[:2] for path in paths}
+    if ("block1a", "depthwise_conv") not in layers:
+        return {}
+    blocks, names = blocks_of(paths), {}
+    for path in paths:
+        block, layer, leaf = split(path)
+        if layer.endswith("_bn"):
+            leaf = _BN_LEAVES[leaf]
+        elif layer == "depthwise_conv":
+            leaf = "depthwise_kernel"
+        if block:
+            in_block = _EXPANDED if (block, "expand_conv") in layers else _NOT_EXPANDED
+            names[path] = f"blocks_{blocks[block].number}/{in_block[layer]}/{leaf}"
+        else:
+            names[path] = f"{_OUTER[layer]}/{leaf}"
+    return names
+
+
+def _is_beside(name: str) -> bool:
+    return "/" not in name or name.rpartition("/")[2] in _SLOTS
+
+
+TENSORFLOW = Layout("TensorFlow's checkpoints", _names, to_ours, from_ours, _is_beside)

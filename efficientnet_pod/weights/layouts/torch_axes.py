@@ -1,0 +1,38 @@
+"""The axes of PyTorch's tensors: outputs before inputs, height and width last."""
+
+import numpy as np
+
+from efficientnet_pod.weights.paths import split
+
+BN_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def leaf_of(layer: str, leaf: str) -> str:
+    """Returns PyTorch's name of a leaf of one of our layers."""
+    return BN_LEAVES[leaf] if layer.endswith("_bn") else {"kernel": "weight", "bias": "bias"}[leaf]
+
+
+def to_ours(path: str, array: np.ndarray) -> np.ndarray:
+    """Returns a kernel (outputs, inputs, height, width) as (height, width, inputs, outputs).
+
+    A depthwise one, (channels, 1, height, width), becomes (height, width, 1, channels); a 1×1 convolution
+    that is a dense layer here, and a dense layer, (inputs, outputs). All else stays.
+    """
+    _, layer, leaf = split(path)
+    if leaf != "kernel":
+        return array
+    if array.ndim == 2:
+        return array.T
+    if layer.startswith("se_") and array.shape[2:] == (1, 1):
+        return array[:, :, 0, 0].T
+    return array.transpose(2, 3, 1, 0)
+
+
+def from_ours(path: str, array: np.ndarray) -> np.ndarray:
+    """Returns the array as PyTorch has it; the inverse of :func:`to_ours`."""
+    _, layer, leaf = split(path)
+    if leaf != "kernel":
+        return array
+    if layer.startswith("se_"):
+        return array.T[:, :, None, None]
+    return array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)

@@ -1,0 +1,62 @@
+"""Reads the checkpoints of TensorFlow, of which there are files ``….index`` and ``….data-…``."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.weights.foreign import as_float32, check_size
+from efficientnet_pod.weights.layouts import TENSORFLOW
+from efficientnet_pod.weights.paths import Tensors
+
+_AVERAGE = "/ExponentialMovingAverage"
+
+
+def find_checkpoint(path: Path) -> str | None:
+    """Returns what TensorFlow calls the checkpoint at a path: its prefix, one of its files, or its folder."""
+    if path.is_dir():
+        found = sorted(path.glob("*.index"))
+        return str(found[0]).removesuffix(".index") if len(found) == 1 else None
+    prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
+    return prefix if Path(f"{prefix}.index").exists() else None
+
+
+def read_checkpoint(prefix: str, *, raw: bool) -> tuple[Tensors, str | None]:
+    """Returns the tensors, without their common scope, and that scope, such as ``efficientnet-b0``.
+
+    Args:
+      prefix: of the files.
+      raw: take the weights themselves where there are averages over the training, which were evaluated.
+
+    Raises:
+      UserError: it is cut off, damaged or too large.
+    """
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        types = reader.get_variable_to_dtype_map()
+        kept = [name for name in shapes if not TENSORFLOW.is_beside(_scopeless(name.removesuffix(_AVERAGE)))]
+        kept = [name for name in kept if types[name].is_floating]
+        check_size(prefix, len(shapes), sum(int(np.prod(shapes[name])) * types[name].size for name in kept))
+        averaged = {name.removesuffix(_AVERAGE) for name in kept if name.endswith(_AVERAGE)}
+        tensors: Tensors = {}
+        for name in kept:
+            own, is_average = name.removesuffix(_AVERAGE), name.endswith(_AVERAGE)
+            if is_average if raw else (own in averaged and not is_average):
+                continue
+            tensors[_scopeless(own)] = as_float32(prefix, name, reader.get_tensor(name))
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        said = str(error).splitlines()[0]
+        raise UserError(f"checkpoint '{prefix}' is cut off or damaged: {said}; fetch it again") from error
+    scopes = {name.partition("/")[0] for name in kept}
+    return tensors, scopes.pop() if len(scopes) == 1 else None
+
+
+def _scopeless(name: str) -> str:
+    """Returns a name without ``efficientnet-b0/`` and, in some releases, ``model/`` before it."""
+    return re.sub(r"^efficientnet-[a-z0-9]+/(model/)?", "", name)
