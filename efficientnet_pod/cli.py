@@ -180,7 +180,8 @@ def _evaluate(arguments: Sequence[str]) -> None:
         from efficientnet_pod.pod import hosts
         from efficientnet_pod.recipe import read_recipe
         from efficientnet_pod.records import Workdir
-        from efficientnet_pod.run import open_run, view
+        from efficientnet_pod.run import open_run
+        from efficientnet_pod.run_view import view
 
         workdir = Workdir(values.workdir)
         config = workdir.read("config.json") if hosts.index() == 0 else None

@@ -18,6 +18,7 @@ LAYERS = [
     {"errors", "images", "inject", "metrics", "optim", "models", "pod", "preflight", "rectangles", "redact"},
     {
         "base_config",
+        "fine_tuning",
         "files",
         "recipe",
         "phases",
@@ -34,6 +35,7 @@ LAYERS = [
     {"data.first_images"},
     {"data.in_memory"},
     {"run"},
+    {"run_view"},
     {
         "checkpoint",
         "owner",
@@ -47,7 +49,7 @@ LAYERS = [
         "trust_ratios",
     },
     {"evaluate", "open_weights", "report"},
-    {"programs", "training_log", *(f"preflight.{name}" for name in PREFLIGHT_OF_RUNS)},
+    {"initial_weights", "programs", "training_log", *(f"preflight.{name}" for name in PREFLIGHT_OF_RUNS)},
     {"saves"},
     {"loop"},
     {"train"},

@@ -22,8 +22,8 @@ _OTHERS = {
     "features.0.0.weight": "torchvision's EfficientNets pad as PyTorch does, alike on both sides, and were "
     "trained so: here, as in TensorFlow, stride 2 pads after more than before, and other logits would come "
     "out; take timm's tf_efficientnet_b* or Keras's weights",
-    "conv1_conv/kernel": "Keras's ResNet50 is the first version, with the strides in the 1×1 convolutions and "
-    "biases in all; resnet50 here is v1.5, as torchvision's and timm's resnet50 are: take those",
+    "conv1_conv/kernel": "Keras's ResNet50 is the first version, with the strides in its 1×1 convolutions "
+    "and biases in all; resnet50 here is v1.5, as torchvision's and timm's resnet50 are: take those",
     "embeddings.convolution.weight": "these are names of transformers; take the same weights from timm's "
     "repositories on the hub, tf_efficientnet_b*",
 }
@@ -224,8 +224,8 @@ def _of_architecture(foreign: Foreign) -> str | None:
         return said
     if re.search(r"efficientnet_(b|lite)", str(said)) and not str(said).startswith("tf_"):
         raise UserError(
-            f"'{foreign.path}' is timm's {said}, trained with PyTorch's padding, alike on both sides: here, as "
-            "in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
+            f"'{foreign.path}' is timm's {said}, trained with PyTorch's padding, alike on both sides: here, "
+            "as in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
             f"take tf_{said}"
         )
     raise UserError(

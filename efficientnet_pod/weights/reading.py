@@ -17,7 +17,10 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NUMPY = b"\x93NUMPY"
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
-_KINDS = "a .safetensors, .h5, .weights.h5 or .keras file, a folder with model.safetensors, a TensorFlow checkpoint"
+_KINDS = (
+    "a file .safetensors, .h5, .weights.h5 or .keras, a folder with model.safetensors, "
+    "a checkpoint of TensorFlow"
+)
 
 
 def read_foreign(name: str, *, raw: bool = False) -> Foreign:
