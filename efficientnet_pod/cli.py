@@ -19,6 +19,7 @@ from efficientnet_pod.errors import (
     did_you_mean,
     exit_code_of,
 )
+from efficientnet_pod.import_command import run_import
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.preflight_command import run_preflight
 from efficientnet_pod.redact import redact
@@ -32,6 +33,7 @@ USAGE = """usage: efficientnet-pod COMMAND [FLAGS]
 
 commands:
   train     train a recipe and evaluate it on the way; the same workdir resumes
+  import    take weights of another library: Keras, timm, TensorFlow
   evaluate  evaluate a checkpoint of a workdir
   plan      print what a recipe would run, tensor by tensor; runs nothing
   preflight compile a recipe for a machine that need not be here: does it fit, how long, at what price
@@ -248,6 +250,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "plan": _plan,
     "preflight": run_preflight,
     "report": run_report,
+    "import": run_import,
     "data": run_data,
     "pod": _pod,
 }

@@ -53,7 +53,15 @@ LAYERS = [
     {"saves"},
     {"loop"},
     {"train"},
-    {"cli", "command_flags", "data_commands", "preflight_command", "rehearsal", "report_command"},
+    {
+        "cli",
+        "command_flags",
+        "data_commands",
+        "import_command",
+        "preflight_command",
+        "rehearsal",
+        "report_command",
+    },
 ]
 ONLY_IN = {
     "flax": "models/",

@@ -1,7 +1,7 @@
 """From the tensors of a file to the variables of a network; says by name what does not fit."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -45,13 +45,21 @@ class Match(NamedTuple):
 
 
 def convert(
-    foreign: Foreign, *, network: str | None = None, num_classes: int | None = None, seed: int = 0
+    foreign: Foreign,
+    *,
+    network: str | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
 ) -> Trained:
     """Returns the weights as one of our networks; exact: axes move, numbers do not change.
 
     Args:
       foreign: what was read.
       network: which one it is to be; None: the one that fits.
+      class_names: by label; None: the file's, if it has any.
+      image_size: pixels that the weights were trained for; None: the file's, or the network's.
       num_classes: None: the file's; another number gives a new classifier, drawn from ``seed``.
       seed: of a new classifier.
 
@@ -65,6 +73,8 @@ def convert(
     name = network or given or _that_fits(foreign)
     network_named(name)
     match = _match(foreign, name)
+    if match is None:
+        raise _nothing_known(foreign, name)
     if not match.fits:
         raise UserError(_difference(foreign, name, match))
     size, tensors = _wanted_classes(foreign, match, num_classes), dict(match.found)
@@ -73,14 +83,15 @@ def convert(
     if replaced := size != _classes(match):
         fresh = flatten(initial_variables(untrained(name, size, settings), _SMALL, seed=seed))
         tensors |= {path: value for path, value in fresh.items() if is_head(path)}
-    names = about.get("class_names")
-    keeps_names = not replaced and isinstance(names, (list, tuple)) and len(names) == size
+    names = _class_names(foreign, class_names, size, replaced=replaced)
     constants = {our_name: tuple(about[name]) for our_name, name in _CONSTANTS if name in about}
     return Trained(
         network=name,
         variables=unflatten(tensors),
-        class_names=tuple(map(str, names)) if keeps_names and names else (),
-        image_size=int(ours.get("image_size") or about.get("image_size") or network_named(name).image_size),
+        class_names=names,
+        image_size=int(
+            image_size or ours.get("image_size") or about.get("image_size") or network_named(name).image_size
+        ),
         view=ours.get("view", WHOLE if about.get("crop_pct") == 1.0 and ours else CENTRE),
         resize=ours.get("resize", "reference"),
         settings=settings | {"bn_epsilon": float(settings.get("bn_epsilon", default_epsilon(name)))},
@@ -106,8 +117,8 @@ def _shapes(network: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _match(foreign: Foreign, network: str) -> Match:
-    """Returns how the file fits the network, in the layout that fits best."""
+def _match(foreign: Foreign, network: str) -> Match | None:
+    """Returns how the file fits the network, in the layout that fits best; None if nothing has its names."""
     shapes = _shapes(network)
     best: tuple[int, Layout, dict[str, str]] | None = None
     for layout in LAYOUTS:
@@ -118,12 +129,7 @@ def _match(foreign: Foreign, network: str) -> Match:
     assert best is not None  # our own layout has every network
     hits, layout, names = best
     if not hits:
-        named = ", ".join(sorted(foreign.tensors)[:3])
-        titles = ", ".join(each.title for each in LAYOUTS if each not in (OWN,))
-        raise UserError(
-            f"'{foreign.path}' has no tensor of an EfficientNet or a ResNet-50 (it has {named} …); names are "
-            f"read as {titles} have them"
-        )
+        return None
     found, missing, misshapen = {}, [], []
     for path, name in names.items():
         if name not in foreign.tensors:
@@ -148,12 +154,15 @@ def _that_fits(foreign: Foreign) -> str:
     nearest: tuple[int, str, Match] | None = None
     for name in NETWORKS:
         match = _match(foreign, name)
+        if match is None:
+            continue
         if match.fits:
             return name
         wrong = len(match.missing) + len(match.misshapen) + len(match.extra)
         if nearest is None or wrong < nearest[0]:
             nearest = wrong, name, match
-    assert nearest is not None
+    if nearest is None:
+        raise _nothing_known(foreign, "any network")
     raise UserError(
         f"no network fits; nearest is {nearest[1]}: {_difference(foreign, *nearest[1:], look=False)}"
     )
@@ -161,7 +170,7 @@ def _that_fits(foreign: Foreign) -> str:
 
 def _difference(foreign: Foreign, network: str, match: Match, *, look: bool = True) -> str:
     """Returns what is wrong, in one line, and the network that would fit, if one would."""
-    others = [name for name in NETWORKS if name != network and _match(foreign, name).fits] if look else []
+    other = _that_would_fit(foreign, network) if look else None
     found = [
         f"{len(names)} tensors {what}: {_first(names)}"
         for names, what in (
@@ -171,12 +180,25 @@ def _difference(foreign: Foreign, network: str, match: Match, *, look: bool = Tr
         )
         if names
     ]
-    remedy = (
-        f"it is {others[0]}: give --model={others[0]}"
-        if others
-        else "is the file whole, and of this network?"
-    )
+    remedy = f"it is {other}: give --model={other}" if other else "is it whole, and of this network?"
     return f"'{foreign.path}' is not {network}, read as {match.layout.title}: {'; '.join(found)}; {remedy}"
+
+
+def _that_would_fit(foreign: Foreign, network: str) -> str | None:
+    """Returns another network that the file is of, None if there is none."""
+    matches = ((name, _match(foreign, name)) for name in NETWORKS if name != network)
+    return next((name for name, match in matches if match and match.fits), None)
+
+
+def _nothing_known(foreign: Foreign, network: str) -> UserError:
+    if other := network in NETWORKS and _that_would_fit(foreign, network):
+        return UserError(f"'{foreign.path}' is {other}, not {network}; give --model={other}")
+    named = ", ".join(sorted(foreign.tensors)[:3])
+    titles = ", ".join(layout.title for layout in LAYOUTS)
+    return UserError(
+        f"'{foreign.path}' has no tensor of {network} (it has {named} …); "
+        f"names are read as {titles} have them"
+    )
 
 
 def _first(names: Iterable[str]) -> str:
@@ -201,6 +223,21 @@ def _wanted_classes(foreign: Foreign, match: Match, num_classes: int | None) -> 
             f"'{foreign.path}' has no classifier; give --num-classes=N, for which a new one is drawn"
         )
     return wanted
+
+
+def _class_names(
+    foreign: Foreign, given: Sequence[str] | None, size: int, *, replaced: bool
+) -> tuple[str, ...]:
+    """Returns the names of the classes: those given, or the file's if the classifier is."""
+    if given is not None and len(given) != size:
+        raise UserError(
+            f"{len(given):,} class names for the {size:,} classes of '{foreign.path}'; give one for each, or "
+            f"--num-classes={len(given)} for a new classifier"
+        )
+    of_file = foreign.about.get("class_names")
+    if given is None and (replaced or not isinstance(of_file, (list, tuple)) or len(of_file) != size):
+        return ()
+    return tuple(map(str, of_file if given is None else given))
 
 
 def _of_architecture(foreign: Foreign) -> str | None:
