@@ -234,10 +234,11 @@ def _class_names(
             f"{len(given):,} class names for the {size:,} classes of '{foreign.path}'; give one for each, or "
             f"--num-classes={len(given)} for a new classifier"
         )
+    if given is not None:
+        return tuple(given)
     of_file = foreign.about.get("class_names")
-    if given is None and (replaced or not isinstance(of_file, (list, tuple)) or len(of_file) != size):
-        return ()
-    return tuple(map(str, of_file if given is None else given))
+    keeps = not replaced and isinstance(of_file, (list, tuple)) and len(of_file) == size
+    return tuple(map(str, of_file)) if keeps else ()
 
 
 def _of_architecture(foreign: Foreign) -> str | None:
