@@ -185,7 +185,7 @@ def check_api(project: str, zone: str) -> Finding:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "To write in, on this machine or gs://.", flag_values=values)
-    about = "Devices that JAX must find: cores of v3 and tpu7x, chips of other TPUs."
+    about = "Devices that JAX must find: cores of v2, v3 and tpu7x, chips of other TPUs."
     flags.DEFINE_integer("devices", None, about, 1, flag_values=values)
     about = "Machine of which this is one worker, e.g. v3-32: what JAX must find here follows."
     flags.DEFINE_string("tpu", None, about, flag_values=values)

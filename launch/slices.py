@@ -15,7 +15,8 @@ class Generation:
     Attributes:
       api_name: as in the TPU API's accelerator type, before the number; None: that API does not serve it.
       runtime: image of its VMs, for JAX.
-      gke: the node label ``cloud.google.com/gke-tpu-accelerator`` of slices of several hosts.
+      gke: the node label ``cloud.google.com/gke-tpu-accelerator`` of slices of several hosts; empty: GKE
+        does not serve it.
       gke_alone: likewise of one host.
       chips: slices that are offered; None: those of `_CUBES`.
     """
@@ -29,6 +30,7 @@ class Generation:
 
 # Source: Cloud TPU documentation, runtime versions and configurations of each generation; GKE, plan TPUs.
 GENERATIONS = {
+    "v2": Generation("v2", "tpu-ubuntu2204-base", "", "", (4, 16, 64, 128, 256)),
     "v3": Generation(
         "v3", "tpu-ubuntu2204-base", "tpu-v3-slice", "tpu-v3-device", (4, 16, 64, 128, 256, 512, 1024)
     ),
@@ -62,7 +64,7 @@ class Slice:
       target: the machine as ``preflight`` knows it.
       api_type: the TPU API's accelerator type; None: that API does not serve it.
       runtime: image of its VMs; empty for what has none.
-      gke_accelerator: the value of GKE's node label; empty for GPUs.
+      gke_accelerator: the value of GKE's node label; empty for what GKE does not serve.
       gke_topology: likewise, such as ``4x4``.
       backends: that serve it.
     """
@@ -109,14 +111,15 @@ def parse_slice(word: str) -> Slice:
     _require_offered(word, chip, target.chips)
     grid = "x".join(map(str, target.grid))
     api_type = f"{known.api_name}-{number}" if known.api_name else None
+    backends = _TPU_API if api_type else ("fake", "local")
     return Slice(
         name=f"{chip.name}-{number}",
         target=target,
         api_type=api_type,
         runtime=known.runtime,
         gke_accelerator=known.gke if target.hosts > 1 else known.gke_alone,
-        gke_topology=grid,
-        backends=(*(_TPU_API if api_type else ("fake", "local")), "gke"),
+        gke_topology=grid if known.gke else "",
+        backends=(*backends, "gke") if known.gke else backends,
     )
 
 
