@@ -91,9 +91,8 @@ def parse_job(command: str, arguments: Sequence[str], *, placeholders: bool = Fa
     require_path(values.workdir, bucket=backend.needs_bucket)
     env = tuple((word.partition("=")[0], word.partition("=")[2]) for word in values.env)
     require_no_secrets(trainer, env)
-    project, zone = _place(
-        values, backend_is_cloud=values.backend in ("qr", "sky"), placeholders=placeholders
-    )
+    # SkyPilot takes its project from gcloud and looks for machines in every zone, unless it is told one.
+    project, zone = _place(values, required=values.backend == "qr", placeholders=placeholders)
     job = Job(
         name=name,
         backend=values.backend,
@@ -123,14 +122,14 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("env", [], about, flag_values=values)
 
 
-def _place(values: Any, *, backend_is_cloud: bool, placeholders: bool) -> tuple[str, str]:
+def _place(values: Any, *, required: bool, placeholders: bool) -> tuple[str, str]:
     project = values.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
     zone = values.zone or os.environ.get("CLOUDSDK_COMPUTE_ZONE", "")
     if placeholders:
         return project or "PROJECT", zone or "ZONE"
-    if backend_is_cloud and not project:
+    if required and not project:
         raise UserError("--project is missing: the Google Cloud project that pays; or $GOOGLE_CLOUD_PROJECT")
-    if backend_is_cloud and not zone:
+    if required and not zone:
         raise UserError("--zone is missing: where the machines are, e.g. --zone=us-central2-b")
     return project, zone
 

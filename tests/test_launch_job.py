@@ -11,6 +11,7 @@ from launch_jobs import ROOT, launch
 from efficientnet_pod.errors import UserError
 from launch import fit, jobs, storage
 from launch.job import Job, from_json
+from launch.sky import task
 from launch.slices import GENERATIONS, known_slices, parse_slice
 from launch.source_code import pack
 
@@ -141,6 +142,12 @@ def test_what_submit_does_and_in_which_order(capsys, submitting):
         "submitted run1 at commit cccccccccccc; 1 untracked files are left out",
     ]
     assert jobs.recall("run1").spot and "watch run1" in said
+
+
+def test_skypilot_is_told_a_zone_only_where_there_is_one(capsys, submitting):
+    given = words(backend="sky", project="", zone="")
+    assert launch(capsys, "submit", *given)[0] == 0
+    assert jobs.recall("run1").zone == "" and task(jobs.recall("run1"))["resources"]["infra"] == "gcp"
 
 
 def test_what_does_not_fit_is_refused_unless_forced(capsys, submitting):
