@@ -2,9 +2,9 @@
 
 The schema below holds facts of kubernetes-sigs/jobset: what is the JobSet's own of the CRD, which is named
 ``jobset.x-k8s.io/v1alpha2``; the Job that it repeats from Kubernetes is for kubernetes-validate
-(`test_launch_render`). It is the CRD of commit 0a2be5c, so that clusters with an older controller take the manifest
-too: between it and the types of commit 0336a8f fields and values were only added. Kubernetes drops unknown fields
-in silence; here they fail.
+(`test_launch_render`). It is the CRD of commit 0a2be5c, so that clusters with an older controller take the
+manifest too: between it and the types of commit 0336a8f fields and values were only added. Kubernetes drops
+unknown fields in silence; here they fail.
 """
 
 import re
@@ -229,8 +229,8 @@ def test_names_that_the_cluster_would_refuse_are_refused_before():
     with pytest.raises(UserError) as refused:
         require_names(replace(JOB, name=fits + "bc"))
     assert str(refused.value) == (
-        f"job name '{fits}bc' has 48 letters, and its pods are NAME-slice-0-63-abcde, of which 63 are allowed: "
-        f"at most 46; try --name={fits}"
+        f"job name '{fits}bc' has 48 letters, and its pods are NAME-slice-0-63-abcde, of which 63 are "
+        f"allowed: at most 46; try --name={fits}"
     )
     with pytest.raises(UserError, match="at most 44"):
         require_names(replace(JOB, name=fits, slices=11, tpu="v3-1024"))
