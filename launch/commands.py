@@ -10,8 +10,8 @@ from typing import Any
 
 from absl import flags
 
-from efficientnet_pod.command_flags import parse_flags
-from efficientnet_pod.errors import RunError, UserError, did_you_mean, exit_code_of
+from efficientnet_pod.command_flags import parse_flags, run_command
+from efficientnet_pod.errors import RunError, UserError, exit_code_of
 from efficientnet_pod.redact import redact
 from launch.job_flags import PROGRAM, parse_job
 
@@ -47,14 +47,8 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code; errors the user can mend are one line on standard error."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0 if arguments else 2
     try:
-        name, *rest = arguments
-        if name not in COMMANDS:
-            raise UserError(f"unknown command '{name}'{did_you_mean(name, COMMANDS)}")
-        return COMMANDS[name](rest) or 0
+        return run_command(arguments, COMMANDS, USAGE)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except (UserError, RunError) as error:
