@@ -30,8 +30,9 @@ commands:
   preempt   take the machines of a job of --backend=fake away
   doctor    check this machine, or this worker, before a run
 
-back ends: qr (Cloud TPU queued resources), gke (JobSet and Kueue), sky (SkyPilot), slurm (GPU clusters),
-           local (processes here, in the foreground), fake (rehearsal here: service, workers, pre-emption)
+back ends: qr (Cloud TPU queued resources), mig (Compute Engine's instance groups), gke (JobSet and Kueue),
+           sky (SkyPilot), slurm (GPU clusters), local (processes here, in the foreground), fake (rehearsal
+           here: service, workers, pre-emption)
 
 python -m launch COMMAND --help lists the flags.
 example: python -m launch submit --backend=fake --tpu=v4-16 --workdir=runs/a -- --config=configs/digits.py

@@ -29,7 +29,12 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("string", "zone", None, "Of Google Cloud, e.g. us-central2-b; by default $CLOUDSDK_COMPUTE_ZONE."),
     ("string", "network", "", "VPC network of the machines."),
     ("string", "service_account", "", "Of the machines, by its address."),
-    ("string", "runtime", "", "Image of TPU machines; by default that of their generation."),
+    (
+        "string",
+        "runtime",
+        "",
+        "Image of TPU machines (mig: its family); by default that of their generation.",
+    ),
     ("string", "image", "", "Container with bash, gcloud and Python, for gke."),
     ("string", "queue", "", "Kueue's local queue (gke), partition (slurm)."),
     ("string", "python", "3.12", "Version to install, or the path of an interpreter with everything."),
@@ -92,7 +97,7 @@ def parse_job(command: str, arguments: Sequence[str], *, placeholders: bool = Fa
     env = tuple((word.partition("=")[0], word.partition("=")[2]) for word in values.env)
     require_no_secrets(trainer, env)
     # SkyPilot takes its project from gcloud and looks for machines in every zone, unless it is told one.
-    project, zone = _place(values, required=values.backend == "qr", placeholders=placeholders)
+    project, zone = _place(values, required=values.backend in ("qr", "mig"), placeholders=placeholders)
     job = Job(
         name=name,
         backend=values.backend,

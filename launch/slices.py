@@ -19,6 +19,8 @@ class Generation:
         does not serve it.
       gke_alone: likewise of one host.
       chips: slices that are offered; None: those of `_CUBES`.
+      machines: the family of Compute Engine's machine types; empty: it has no groups of them.
+      image: of Compute Engine's machines, by its family.
     """
 
     api_name: str | None
@@ -26,9 +28,14 @@ class Generation:
     gke: str
     gke_alone: str
     chips: tuple[int, ...] | None = None
+    machines: str = ""
+    image: str = ""
 
 
-# Source: Cloud TPU documentation, runtime versions and configurations of each generation; GKE, plan TPUs.
+_IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
+
+# Source: Cloud TPU documentation, runtime versions, configurations of each generation, TPU instances in MIGs;
+# GKE, plan TPUs.
 GENERATIONS = {
     "v2": Generation("v2", "tpu-ubuntu2204-base", "", "", (4, 16, 64, 128, 256)),
     "v3": Generation(
@@ -42,11 +49,21 @@ GENERATIONS = {
         "tpu-v5-lite-podslice",
         (1, 4, 8, 16, 32, 64, 128, 256),
     ),
-    "v5p": Generation("v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", "tpu-v5p-slice"),
-    "v6e": Generation(
-        "v6e", "v2-alpha-tpuv6e", "tpu-v6e-slice", "tpu-v6e-slice", (1, 4, 8, 16, 32, 64, 128, 256)
+    "v5p": Generation(
+        "v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", "tpu-v5p-slice", machines="ct5p-hightpu", image=_IMAGE
     ),
-    "tpu7x": Generation(None, "", "tpu7x", "tpu7x"),
+    "v6e": Generation(
+        "v6e",
+        "v2-alpha-tpuv6e",
+        "tpu-v6e-slice",
+        "tpu-v6e-slice",
+        (1, 4, 8, 16, 32, 64, 128, 256),
+        machines="ct6e-standard",
+        image=_IMAGE,
+    ),
+    "tpu7x": Generation(
+        None, "", "tpu7x", "tpu7x", machines="tpu7x-standard", image="ubuntu-accel-2404-amd64-tpu-tpu7x"
+    ),
 }
 _CUBES = (4, 8, 16, 32)  # of a 3-D torus below one cube; above, whole cubes of 64 chips
 
@@ -67,6 +84,8 @@ class Slice:
       gke_accelerator: the value of GKE's node label; empty for what GKE does not serve.
       gke_topology: likewise, such as ``4x4``.
       backends: that serve it.
+      machine_type: of Compute Engine's machines; empty: it has no groups of them.
+      vm_image: of those machines, by its family.
     """
 
     name: str
@@ -76,6 +95,8 @@ class Slice:
     gke_accelerator: str
     gke_topology: str
     backends: tuple[str, ...]
+    machine_type: str = ""
+    vm_image: str = ""
 
     @property
     def chips_per_host(self) -> int:
@@ -112,6 +133,7 @@ def parse_slice(word: str) -> Slice:
     grid = "x".join(map(str, target.grid))
     api_type = f"{known.api_name}-{number}" if known.api_name else None
     backends = _TPU_API if api_type else ("fake", "local")
+    backends += ("gke",) * bool(known.gke) + ("mig",) * bool(known.machines)
     return Slice(
         name=f"{chip.name}-{number}",
         target=target,
@@ -119,7 +141,9 @@ def parse_slice(word: str) -> Slice:
         runtime=known.runtime,
         gke_accelerator=known.gke if target.hosts > 1 else known.gke_alone,
         gke_topology=grid if known.gke else "",
-        backends=(*backends, "gke") if known.gke else backends,
+        backends=backends,
+        machine_type=f"{known.machines}-{target.chips // target.hosts}t" if known.machines else "",
+        vm_image=known.image,
     )
 
 
