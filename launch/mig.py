@@ -1,8 +1,8 @@
 """Owns the back end ``mig``: a managed instance group of Compute Engine, which follows queued resources.
 
 A slice of several hosts is a group in bulk mode, whose workload policy names the torus; its machines come
-from a template. All three are made with gcloud. Source: Cloud TPU documentation, "Create a MIG with multi-host
-TPU slice" and "Request TPU Spot VMs"; gcloud's reference. It has not been run on the service yet.
+from a template. All three are made with gcloud. Source: Cloud TPU documentation, "Create a MIG with
+multi-host TPU slice" and "Request TPU Spot VMs"; gcloud's reference. It has not been run on the service yet.
 """
 
 import json
