@@ -9,14 +9,13 @@ from typing import Any
 
 from absl import flags
 
-from efficientnet_pod.command_flags import define_hosts, parse_flags
+from efficientnet_pod.command_flags import define_hosts, parse_flags, run_command
 from efficientnet_pod.data_commands import run_data
 from efficientnet_pod.errors import (
     CHECKPOINTED,
     Preempted,
     RunError,
     UserError,
-    did_you_mean,
     exit_code_of,
 )
 from efficientnet_pod.import_command import run_import
@@ -77,14 +76,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0 if arguments else 2
     try:
-        name, *rest = arguments
-        if name not in COMMANDS:
-            raise UserError(f"unknown command '{name}'{did_you_mean(name, COMMANDS)}")
-        return COMMANDS[name](rest) or 0
+        return run_command(arguments, COMMANDS, USAGE)
     except (Exception, KeyboardInterrupt) as error:
         return _report(error)[1]
 
