@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from efficientnet_pod.weights.trained import Trained
 
 __version__ = "0.1.0"
-__all__ = ["RunError", "UserError", "load", "open_weights"]
+__all__ = ["RunError", "UserError", "load", "trained"]
 
 
 def load(path: str, *, checkpoint: str = "best", raw: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -26,7 +26,7 @@ def load(path: str, *, checkpoint: str = "best", raw: bool = False) -> tuple[Any
     >>> images = (levels / 255 - mean) / stddev  # float32 (batch, height, width, 3)
     >>> logits = model.apply(variables, images, train=False)  # float32 (batch, classes)
 
-    Mean and standard deviation are what the weights were trained with; :func:`open_weights` says them.
+    Mean and standard deviation are what the weights were trained with; :func:`trained` says them.
 
     Args:
       path: a workdir, a folder of weights, a file of Keras, timm or TensorFlow, or ``hf:OWNER/NAME``.
@@ -39,11 +39,11 @@ def load(path: str, *, checkpoint: str = "best", raw: bool = False) -> tuple[Any
     Raises:
       UserError: there is nothing of the kind, or it is damaged; the message says what to do.
     """
-    trained = open_weights(path, checkpoint=checkpoint, raw=raw)
-    return trained.model, dict(trained.variables)
+    found = trained(path, checkpoint=checkpoint, raw=raw)
+    return found.model, dict(found.variables)
 
 
-def open_weights(path: str, *, checkpoint: str = "best", raw: bool = False) -> "Trained":
+def trained(path: str, *, checkpoint: str = "best", raw: bool = False) -> "Trained":
     """Returns trained weights with all that is needed to use them; arguments as of :func:`load`.
 
     Its ``class_names``, ``image_size``, ``mean_rgb``, ``stddev_rgb`` say how an image is shown to the network

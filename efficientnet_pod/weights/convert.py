@@ -236,7 +236,7 @@ def _class_names(
         )
     if given is not None:
         return tuple(given)
-    of_file = foreign.about.get("class_names")
+    of_file: Any = foreign.about.get("class_names")
     keeps = not replaced and isinstance(of_file, (list, tuple)) and len(of_file) == size
     return tuple(map(str, of_file)) if keeps else ()
 

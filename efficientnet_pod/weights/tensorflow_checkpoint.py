@@ -48,7 +48,7 @@ def read_checkpoint(prefix: str, *, raw: bool) -> tuple[Tensors, str | None]:
             if is_average if raw else (own in averaged and not is_average):
                 continue
             tensors[_scopeless(own)] = as_float32(prefix, name, reader.get_tensor(name))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # its reader raises them all
         if isinstance(error, UserError):
             raise
         said = str(error).splitlines()[0]
