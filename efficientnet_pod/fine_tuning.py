@@ -1,7 +1,6 @@
 """What training from existing weights leaves alone: frozen layers, slower ones, statistics of batch norm."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -51,6 +50,19 @@ class InitSettings:
             return 0.0
         of_path = [factor for layer, factor in self.lr_factors if path.startswith(layer)]
         return of_path[-1] if of_path else 1.0
+
+    def __str__(self) -> str:
+        """Returns it in a line, for people."""
+        parts = [self.weights]
+        if self.frozen:
+            parts.append(f"frozen: {', '.join(layer or 'all' for layer in self.frozen)}")
+        if self.lr_factors:
+            slower = (f"{layer or 'all'} × {factor:g}" for layer, factor in self.lr_factors)
+            parts.append(f"learning rate: {', '.join(slower)}")
+        if self.bn_statistics != TRAIN:
+            of_images = f" from {self.bn_images:,} images" if self.bn_statistics == REESTIMATE else ""
+            parts.append(f"statistics of batch norm: {self.bn_statistics}{of_images}")
+        return "; ".join(parts)
 
     def check(self, params: Any) -> None:
         """Raises UserError for a layer that the network lacks, or where nothing is left to be trained."""
@@ -144,15 +156,6 @@ def with_fixed_statistics(new: Any, old: Any, init: InitSettings) -> Any:
         return old if _name(path).startswith(fixed) else new
 
     return jax.tree_util.tree_map_with_path(leaf, new, old)
-
-
-def notes(init: InitSettings, params: Any) -> Iterable[str]:
-    """Yields what is special about the training, a line each."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    trained = sum(leaf.size for path, leaf in leaves if not init.is_frozen(_name(path)))
-    total = sum(leaf.size for _, leaf in leaves)
-    if init.frozen:
-        yield f"frozen: {', '.join(init.frozen)}; {trained:,} of {total:,} parameters are trained"
 
 
 def _name(path: jax.tree_util.KeyPath) -> str:

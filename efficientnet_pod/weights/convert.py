@@ -30,10 +30,20 @@ _OTHERS = {
 
 
 class Match(NamedTuple):
-    """How the tensors of a file fit a network: our paths by what became of them."""
+    """How the tensors of a file fit a network.
+
+    Attributes:
+      layout: in which they are.
+      found: those that the network has, by our paths and in our axes.
+      head: paths of the classifier.
+      missing: names and shapes, but the classifier's.
+      misshapen: likewise.
+      extra: likewise.
+    """
 
     layout: Layout
     found: Tensors
+    head: list[str]
     missing: list[str]
     misshapen: list[str]
     extra: list[str]
@@ -146,7 +156,7 @@ def _match(foreign: Foreign, network: str) -> Match | None:
         for name, array in foreign.tensors.items()
         if name not in known and not layout.is_beside(name)
     ]
-    return Match(layout, found, missing, misshapen, extra)
+    return Match(layout, found, [*filter(is_head, shapes)], missing, misshapen, extra)
 
 
 def _that_fits(foreign: Foreign) -> str:
@@ -209,10 +219,10 @@ def _first(names: Iterable[str]) -> str:
 
 def _classes(match: Match) -> int | None:
     """Returns the classes of the file's own classifier; None where it has none that is whole."""
-    kernel, bias = (match.found.get(f"params/classifier/{leaf}") for leaf in ("kernel", "bias"))
-    if kernel is None or bias is None or kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
+    if not all(path in match.found for path in match.head):
         return None
-    return kernel.shape[1]
+    sizes = {match.found[path].shape[-1:] for path in match.head}  # of a kernel, and a bias if there is one
+    return next(iter(sizes))[0] if len(sizes) == 1 and () not in sizes else None
 
 
 def _wanted_classes(foreign: Foreign, match: Match, num_classes: int | None) -> int:
