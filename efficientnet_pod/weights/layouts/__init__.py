@@ -1,0 +1,1 @@
+"""What other programs call the variables of our networks."""
