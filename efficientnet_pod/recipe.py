@@ -24,7 +24,8 @@ class ModelSettings:
     1, and 0 or False for what is named after ``bn_epsilon``.
 
     Attributes:
-      name: ``b0`` … ``b7``, ``resnet50``, ``resnet18_cifar``, ``resnet9`` or ``resnet9_whitened``.
+      name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``resnet50``, ``resnet18_cifar``, ``resnet9`` or
+        ``resnet9_whitened``.
       dropout: before the classifier; below 0 takes the network's.
       survival_probability: of stochastic depth, at the end of its linear schedule; 1 switches it off.
       bn_momentum: share of the old running statistics that a step keeps.

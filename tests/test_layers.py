@@ -15,7 +15,18 @@ PREFLIGHT_OF_RUNS = """
 """.split()
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "images", "inject", "metrics", "optim", "models", "pod", "preflight", "rectangles", "redact"},
+    {
+        "errors",
+        "images",
+        "inject",
+        "metrics",
+        "optim",
+        "models",
+        "pod",
+        "preflight",
+        "rectangles",
+        "redact",
+    },
     {
         "base_config",
         "fine_tuning",

@@ -13,7 +13,14 @@ from efficientnet_pod.models.registry import NETWORKS, network_named
 from efficientnet_pod.weights.foreign import Foreign
 from efficientnet_pod.weights.layouts import LAYOUTS, OWN, TIMM, Layout
 from efficientnet_pod.weights.paths import Tensors, flatten, is_head, unflatten
-from efficientnet_pod.weights.trained import CENTRE, WHOLE, Trained, default_epsilon, untrained
+from efficientnet_pod.weights.trained import (
+    CENTRE,
+    WHOLE,
+    Trained,
+    default_epsilon,
+    image_constants,
+    untrained,
+)
 
 _SHOWN = 10
 _SMALL = 64  # pixels: shapes of weights do not depend on the image's
@@ -94,7 +101,9 @@ def convert(
         fresh = flatten(initial_variables(untrained(name, size, settings), _SMALL, seed=seed))
         tensors |= {path: value for path, value in fresh.items() if is_head(path)}
     names = _class_names(foreign, class_names, size, replaced=replaced)
-    constants = {our_name: tuple(about[name]) for our_name, name in _CONSTANTS if name in about}
+    constants = image_constants(name) | {
+        our_name: tuple(about[name]) for our_name, name in _CONSTANTS if name in about
+    }
     return Trained(
         network=name,
         variables=unflatten(tensors),

@@ -73,6 +73,16 @@ class Trained:
         return self.class_names[index] if self.class_names else str(index)
 
 
+def image_constants(network: str) -> dict[str, tuple[float, ...]]:
+    """Returns ``mean_rgb`` and ``stddev_rgb`` with which the network was published, of pixels in 0..1.
+
+    Source: tensorflow/tpu, efficientnet_builder.py and, for Lite, efficientnet_lite_builder.py; torchvision.
+    """
+    if network.startswith("lite"):
+        return {"mean_rgb": (127 / 255,) * 3, "stddev_rgb": (128 / 255,) * 3}
+    return {"mean_rgb": MEAN_RGB, "stddev_rgb": STDDEV_RGB}
+
+
 def default_epsilon(network: str) -> float:
     """Returns the epsilon with which the network was published."""
     return float(inspect.signature(network_named(network).create).parameters["bn_epsilon"].default)
