@@ -21,12 +21,14 @@ __all__ = ["RunError", "UserError", "load", "trained"]
 def load(path: str, *, checkpoint: str = "best", raw: bool = False) -> tuple[Any, dict[str, Any]]:
     """Returns a network and its trained variables, ready for ``model.apply``.
 
+    >>> import numpy as np
     >>> import efficientnet_pod as ep
     >>> model, variables = ep.load("weights/b0")
-    >>> images = (levels / 255 - mean) / stddev  # float32 (batch, height, width, 3)
-    >>> logits = model.apply(variables, images, train=False)  # float32 (batch, classes)
-
-    Mean and standard deviation are what the weights were trained with; :func:`trained` says them.
+    >>> trained = ep.trained("weights/b0")  # the same, with what it was trained to see
+    >>> levels = np.zeros((1, trained.image_size, trained.image_size, 3), np.uint8)
+    >>> logits = model.apply(variables, trained.normalise(levels), train=False)
+    >>> logits.shape == (1, trained.num_classes)
+    True
 
     Args:
       path: a workdir, a folder of weights, a file of Keras, timm or TensorFlow, or ``hf:OWNER/NAME``.

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from efficientnet_pod.images import MEAN_RGB, STDDEV_RGB
+from efficientnet_pod.images import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import NEUTRAL, Model, create_network, network_named
 from efficientnet_pod.weights.paths import Tensors, flatten
 
@@ -67,6 +67,14 @@ class Trained:
     def model(self) -> Model:
         """The network, float32: ``model.apply(variables, images, train=False)`` gives the logits."""
         return untrained(self.network, self.num_classes, self.settings)
+
+    def normalise(self, levels: Any) -> Any:
+        """Returns float32 images as the network takes them.
+
+        Args:
+          levels: 0..255, (batch, height, width, 3), of any dtype.
+        """
+        return normalise(levels, self.mean_rgb, self.stddev_rgb)
 
     def label(self, index: int) -> str:
         """Returns the name of a class, or its number where it has none."""
