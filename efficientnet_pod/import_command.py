@@ -39,7 +39,6 @@ def run_import(arguments: Sequence[str]) -> None:
         num_classes=values.num_classes,
         class_names=names,
         image_size=values.image_size,
-        seed=values.seed,
     )
     write_folder(trained, out)
     print(_summary(trained, out))
@@ -48,7 +47,7 @@ def run_import(arguments: Sequence[str]) -> None:
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", None, "Network, e.g. b3; by default the one that fits.", flag_values=values)
     flags.DEFINE_string("out", None, "Folder to write: new, empty, or written by this.", flag_values=values)
-    about = "Classes, if others than the file's: a new classifier is drawn."
+    about = "Classes, if others than the file's: a new classifier, of zeros."
     flags.DEFINE_integer("num_classes", None, about, 1, flag_values=values)
     about = "File with the name of a class on each line, in the order of the logits."
     flags.DEFINE_string("class_names", None, about, flag_values=values)
@@ -56,7 +55,6 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("image_size", None, about, 1, flag_values=values)
     about = "Of a TensorFlow checkpoint: the weights themselves, not their averages."
     flags.DEFINE_bool("raw", False, about, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Of a new classifier.", flag_values=values)
 
 
 def read_class_names(path: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from efficientnet_pod.recipe import Recipe
 from efficientnet_pod.run import Run
 from efficientnet_pod.state import TrainState
 from efficientnet_pod.steps import GO, commands
+from efficientnet_pod.weights.convert import new_classifier
 from efficientnet_pod.weights.paths import flatten, is_head, unflatten
 from efficientnet_pod.weights.trained import Trained
 
@@ -40,8 +41,8 @@ class Initial:
 def open_initial(run: Run) -> Initial:
     """Returns the weights that ``config.init.weights`` names; their classifier only if it suits the images.
 
-    One of another number of classes, or of other names where both have names, is left out, and the recipe's
-    seed draws a new one.
+    One of another number of classes, or of other names where both have names, is left out, and a new one
+    begins at zero.
 
     Raises:
       UserError: there are none, or they are of another network, or were trained to see other pixels.
@@ -49,17 +50,18 @@ def open_initial(run: Run) -> Initial:
     recipe = run.plan.recipe
     trained = open_weights(recipe.init.weights, network=None)
     _require_alike(trained, recipe)
-    fresh = flatten(run.initial_variables())
+    shapes = {path: leaf.shape for path, leaf in flatten(run.variables).items()}
     keeps_classifier = trained.num_classes == run.plan.num_classes and _may_be_same(
         trained.class_names, run.source.class_names
     )
     tensors = trained.tensors
-    taken = {path: tensors[path] for path in fresh if keeps_classifier or not is_head(path)}
+    taken = {path: tensors[path] for path in shapes if keeps_classifier or not is_head(path)}
+    new = {} if keeps_classifier else new_classifier(shapes, run.plan.num_classes)
     step = f", step {trained.origin['step']:,}" if "step" in trained.origin else ""
     classifier = "their classifier" if keeps_classifier else f"a new one for {run.plan.num_classes:,} classes"
     number = sum(array.size for array in taken.values())
     return Initial(
-        variables=unflatten(fresh | taken),
+        variables=unflatten(taken | new),
         said=f"starts from {recipe.init.weights}{step}: {number:,} numbers, {classifier}",
         origin={"weights": recipe.init.weights, "new_classifier": not keeps_classifier, **trained.origin},
     )

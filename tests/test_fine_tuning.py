@@ -207,10 +207,10 @@ def test_another_number_of_classes_gets_a_new_classifier(source, tmp_path):
     run = open_run(read_recipe(config(tmp_path / "w")))
     initial = open_initial(run)
     assert initial.origin["new_classifier"] and f"a new one for {CLASSES} classes" in initial.said
-    fresh, found = flatten(run.initial_variables()), flatten(initial.variables)
+    found, shapes = flatten(initial.variables), flatten(run.variables)
     for path, tensor in found.items():
-        expected = fresh[path] if "classifier" in path else given.tensors[path]
-        assert np.array_equal(tensor, expected), path
+        assert tensor.shape == shapes[path].shape
+        assert np.array_equal(tensor, 0 * tensor if "classifier" in path else given.tensors[path]), path
 
 
 def test_classes_of_other_names_are_other_classes(source, tmp_path):
