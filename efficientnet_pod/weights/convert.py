@@ -111,15 +111,18 @@ def convert(
         view=ours.get("view", WHOLE if about.get("crop_pct") == 1.0 and ours else CENTRE),
         resize=ours.get("resize", "reference"),
         settings=settings | {"bn_epsilon": float(settings.get("bn_epsilon", default_epsilon(name)))},
-        origin=ours.get("origin")
-        or {
-            "source": foreign.path,
-            "sha256": foreign.sha256,
-            "layout": match.layout.title,
-            "new_classifier": replaced,
-        },
+        origin=ours["origin"] if "origin" in ours and not replaced else _origin(foreign, match, replaced),
         **constants,
     )
+
+
+def _origin(foreign: Foreign, match: Match, replaced: bool) -> dict[str, Any]:
+    return {
+        "source": foreign.path,
+        "sha256": foreign.sha256,
+        "layout": match.layout.title,
+        "new_classifier": replaced,
+    }
 
 
 _CONSTANTS = (("mean_rgb", "mean"), ("stddev_rgb", "std"))
