@@ -10,6 +10,7 @@ import numpy as np
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.models.registry import NETWORKS, network_named
+from efficientnet_pod.weights.classes import IMAGENET_CLASSES, imagenet_names
 from efficientnet_pod.weights.foreign import Foreign
 from efficientnet_pod.weights.layouts import LAYOUTS, OWN, TIMM, Layout
 from efficientnet_pod.weights.paths import Tensors, flatten, is_head, unflatten
@@ -255,7 +256,10 @@ def _class_names(
         return tuple(given)
     of_file: Any = foreign.about.get("class_names")
     keeps = not replaced and isinstance(of_file, (list, tuple)) and len(of_file) == size
-    return tuple(map(str, of_file)) if keeps else ()
+    if keeps:
+        return tuple(map(str, of_file))
+    # A thousand classes without names are ImageNet's, wherever the weights are from.
+    return imagenet_names() if size == IMAGENET_CLASSES and not replaced and of_file is None else ()
 
 
 def _of_architecture(foreign: Foreign) -> str | None:
