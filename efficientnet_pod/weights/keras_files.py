@@ -131,7 +131,7 @@ def image_constants(tensors: Tensors) -> dict[str, tuple[float, ...]]:
         return {}
     mean, variance = (np.asarray(each, np.float64).reshape(3) for each in (mean, variance))
     released = np.allclose(variance, (0.229, 0.224, 0.225), atol=1e-4)
-    std = variance if released else np.sqrt(variance)
-    if not (np.isfinite(std).all() and (std > 0).all()):
+    if not (np.isfinite([mean, variance]).all() and (variance > 0).all()):
         return {}
+    std = variance if released else np.sqrt(variance)
     return {"mean": tuple(np.round(mean, 6).tolist()), "std": tuple(np.round(std, 6).tolist())}
