@@ -61,6 +61,8 @@ def base_config() -> Any:
     config.data.image_size = 0  # the network's
     config.data.link_dtype = "auto"
     config.data.resize = "reference"
+    config.data.mean_rgb = (0.485, 0.456, 0.406)  # ImageNet's
+    config.data.stddev_rgb = (0.229, 0.224, 0.225)
     config.data.augment = "inception_crop"
     config.data.max_shift = 0
     config.data.min_crop_area = 0.08
@@ -97,4 +99,11 @@ def base_config() -> Any:
     config.schedule.knots = ()
 
     config.phases = ConfigDict()
+
+    config.init = ConfigDict()
+    config.init.weights = ""  # random ones
+    config.init.frozen = ()
+    config.init.lr_factors = ()
+    config.init.bn_statistics = "train"
+    config.init.bn_images = 2048
     return config

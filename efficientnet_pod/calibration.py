@@ -1,4 +1,4 @@
-"""How far the probabilities of an evaluation can be believed: confidence and accuracy in bins, and the ECE."""
+"""How far the probabilities of an evaluation can be believed: confidence and accuracy in bins, the ECE."""
 
 import dataclasses
 import itertools

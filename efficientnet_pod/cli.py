@@ -9,17 +9,17 @@ from typing import Any
 
 from absl import flags
 
-from efficientnet_pod.command_flags import define_hosts, parse_flags
+from efficientnet_pod.command_flags import define_hosts, parse_flags, run_command
 from efficientnet_pod.data_commands import run_data
 from efficientnet_pod.errors import (
     CHECKPOINTED,
     Preempted,
     RunError,
     UserError,
-    did_you_mean,
     exit_code_of,
 )
 from efficientnet_pod.evaluate_command import run_evaluate
+from efficientnet_pod.import_command import run_import
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.predict_command import run_predict
 from efficientnet_pod.preflight_command import run_preflight
@@ -34,6 +34,7 @@ USAGE = """usage: efficientnet-pod COMMAND [FLAGS]
 
 commands:
   train     train a recipe and evaluate it on the way; the same workdir resumes
+  import    take weights of another library: Keras, timm, TensorFlow
   evaluate  evaluate a checkpoint of a workdir, or any weights on any images
   predict   print what weights take images for: files and folders of them
   plan      print what a recipe would run, tensor by tensor; runs nothing
@@ -78,14 +79,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0 if arguments else 2
     try:
-        name, *rest = arguments
-        if name not in COMMANDS:
-            raise UserError(f"unknown command '{name}'{did_you_mean(name, COMMANDS)}")
-        return COMMANDS[name](rest) or 0
+        return run_command(arguments, COMMANDS, USAGE)
     except (Exception, KeyboardInterrupt) as error:
         return _report(error)[1]
 
@@ -229,6 +224,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "plan": _plan,
     "preflight": run_preflight,
     "report": run_report,
+    "import": run_import,
     "data": run_data,
     "pod": _pod,
 }

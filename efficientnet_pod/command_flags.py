@@ -1,13 +1,30 @@
 """Owns the flags of the commands and the recipe they name; a mistake in them is one line."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from efficientnet_pod.errors import UserError, did_you_mean
+
+
+def run_command(
+    arguments: Sequence[str], commands: Mapping[str, Callable[[Sequence[str]], int | None]], usage: str
+) -> int:
+    """Returns the exit code of the command that the arguments begin with; without one the usage is printed.
+
+    Raises:
+      UserError: there is no such command; or what the command raises.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage, end="")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in commands:
+        raise UserError(f"unknown command '{name}'{did_you_mean(name, commands)}")
+    return commands[name](rest) or 0
 
 
 def parse_flags(

@@ -112,7 +112,8 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
                        f"{describe_shapes(plan.eval_shapes)}"),
     ]  # fmt: skip
-    for name, value in rows + _phase_rows(plan):
+    weights = [("weights", escape(str(recipe.init)))] if recipe.init.weights else []
+    for name, value in rows + weights + _phase_rows(plan):
         table.add_row(name, value)
     for note in recipe.notes:
         table.add_row("note", escape(note))

@@ -71,7 +71,7 @@ def _evaluate(path: str, values: Any) -> None:
     from efficientnet_pod.evaluation_recipe import Asked
     from efficientnet_pod.pod import hosts
     from efficientnet_pod.predictions import Findings
-    from efficientnet_pod.run import view
+    from efficientnet_pod.run_view import view
 
     asked = Asked(**{field.name: values[field.name].value for field in dataclasses.fields(Asked)})
     trained, config, facts = _opened(path, values, asked) if hosts.index() == 0 else (None, {}, {})
@@ -190,7 +190,8 @@ def _report(
     plan, origin = run.plan, facts["origin"]
     at = f"step {origin['step']:,}: " if facts["checkpoint"] else ""
     print(
-        f"{at}top-1 {rates.top1:.2%}, top-5 {rates.top5:.2%}, loss {rates.loss:.4f} of {rates.images:,} images"
+        f"{at}top-1 {rates.top1:.2%}, top-5 {rates.top5:.2%}, loss {rates.loss:.4f} "
+        f"of {rates.images:,} images\n"
     )
     names = run.source.class_names
     evaluation = Evaluation(
@@ -201,7 +202,6 @@ def _report(
         pairs=pairs,
         bins=bins,
     )
-    print()
     evaluation.print(Console(highlight=False, soft_wrap=True))
     if json_file:
         file = epath.Path(json_file)

@@ -54,7 +54,9 @@ class Asked:
         if self.data_dir:
             data["data_dir"] = self.data_dir
         if self.split and data["name"] == "digits" and self.split != SPLIT:
-            raise UserError(f"--split={self.split}: digits evaluates its 360 held-out images; leave out --split")
+            raise UserError(
+                f"--split={self.split}: digits evaluates its 360 held-out images; leave out --split"
+            )
         if self.data or self.split:  # one name for both: the other split need not be there
             data |= dict.fromkeys(("train_split", "eval_split"), self.split or SPLIT)
         data |= {"image_size": self.image_size or data["image_size"], "max_shift": 0}
@@ -70,14 +72,13 @@ def config_of(trained: Trained) -> dict[str, Any]:
     config["cpu_replicas"] = CPU_REPLICAS
     settings = {name: value for name, value in trained.settings.items() if name in config["model"]}
     config["model"] |= settings | {"name": trained.network, "bn_epsilon": trained.bn_epsilon, "dtype": "auto"}
-    data = config["data"]
-    data |= {
+    config["data"] |= {
         "image_size": trained.image_size,
         "augment": "inception_crop" if trained.view == CENTRE else "pad_crop_flip",  # evaluates whole images
         "resize": trained.resize,
+        "mean_rgb": trained.mean_rgb,
+        "stddev_rgb": trained.stddev_rgb,
     }
-    constants = {"mean_rgb": trained.mean_rgb, "stddev_rgb": trained.stddev_rgb}
-    data |= {name: value for name, value in constants.items() if name in data}
     return config
 
 

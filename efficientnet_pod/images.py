@@ -1,5 +1,6 @@
 """What happens to images on the device: they arrive as levels of 0..255, are normalised and mixed there."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,13 +11,17 @@ MEAN_RGB = (0.485, 0.456, 0.406)  # of ImageNet, pixels in 0..1
 STDDEV_RGB = (0.229, 0.224, 0.225)
 
 
-def normalise(images: jax.Array) -> jax.Array:
-    """Returns float32 images with ImageNet's mean subtracted and divided by its standard deviation.
+def normalise(
+    images: jax.Array, mean_rgb: Sequence[float] = MEAN_RGB, stddev_rgb: Sequence[float] = STDDEV_RGB
+) -> jax.Array:
+    """Returns float32 images with the mean subtracted and divided by the standard deviation.
 
     Args:
       images: levels of 0..255, (batch, height, width, 3), of any dtype.
+      mean_rgb: of pixels in 0..1; ImageNet's, unless weights were trained with another.
+      stddev_rgb: likewise.
     """
-    mean, stddev = (255 * np.array(rgb, np.float32).reshape(1, 1, 1, 3) for rgb in (MEAN_RGB, STDDEV_RGB))
+    mean, stddev = (255 * np.array(rgb, np.float32).reshape(1, 1, 1, 3) for rgb in (mean_rgb, stddev_rgb))
     return (images.astype(jnp.float32) - mean) / stddev
 
 

@@ -71,6 +71,8 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
         variables=state.variables if raw else state.eval_variables,
         class_names=tuple(data["class_names"] or ()),
         image_size=plan["image_size"],
+        mean_rgb=recipe.data.mean_rgb,
+        stddev_rgb=recipe.data.stddev_rgb,
         view=CENTRE if recipe.data.augment == "inception_crop" else WHOLE,
         resize=recipe.data.resize,
         settings=settings,

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.images import normalise
 from efficientnet_pod.weights.trained import CENTRE, Trained
 
 
@@ -51,7 +50,7 @@ class Predictor:
         """
         if images.ndim != 4 or images.shape[3] != 3:
             raise UserError(
-                f"images of shape {images.shape} cannot be predicted; they must be (images, height, width, 3), "
+                f"images of shape {images.shape} cannot be predicted; it must be (images, height, width, 3), "
                 "levels of 0..255: of one image take image[None]"
             )
         found = [np.zeros((0, self._trained.num_classes), np.float32)]
@@ -105,7 +104,7 @@ class Predictor:
 
     @cached_property
     def _predict(self) -> Any:
-        model, trained = self._trained.model, self._trained
+        model, normalise = self._trained.model, self._trained.normalise
 
         def predict(variables: Any, images: jax.Array) -> jax.Array:
             seen = normalise(images)
@@ -114,5 +113,4 @@ class Predictor:
                 logits = (logits + model.apply(variables, seen[:, :, ::-1], train=False)) / 2
             return jax.nn.softmax(logits.astype(jnp.float32))
 
-        del trained
         return jax.jit(predict)

@@ -16,6 +16,7 @@ from etils import epath
 
 from efficientnet_pod.evaluate import EvalStep, eval_step_of
 from efficientnet_pod.phases import Phase
+from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
@@ -120,7 +121,7 @@ def get_programs(
 def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:
     # The workdir is host 0's. The others compile for themselves meanwhile: JAX would let them write nothing
     # there, and on CPUs would not find for them what host 0 has written.
-    cache = compilation_cache(workdir.programs) if jax.process_index() == 0 else nullcontext()
+    cache = compilation_cache(workdir.programs) if hosts.index() == 0 else nullcontext()
     with cache, ThreadPoolExecutor() as pool:
         return list(pool.map(lambda program: program.compile(), lowered))
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.fine_tuning import InitSettings, read_init
 from efficientnet_pod.optim import OPTIMIZERS, Hyperparameters, Schedule
 
 DTYPES = ("auto", "bfloat16", "float32")
@@ -23,7 +24,8 @@ class ModelSettings:
     1, and 0 or False for what is named after ``bn_epsilon``.
 
     Attributes:
-      name: ``b0`` … ``b7``, ``resnet50``, ``resnet18_cifar``, ``resnet9`` or ``resnet9_whitened``.
+      name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``resnet50``, ``resnet18_cifar``, ``resnet9`` or
+        ``resnet9_whitened``.
       dropout: before the classifier; below 0 takes the network's.
       survival_probability: of stochastic depth, at the end of its linear schedule; 1 switches it off.
       bn_momentum: share of the old running statistics that a step keeps.
@@ -58,6 +60,8 @@ class DataSettings:
       link_dtype: of images on their way to the devices, which normalise them: ``uint8``, ``bfloat16``,
         ``float32``, or ``auto``: the compute dtype.
       resize: ``reference`` or ``fast``.
+      mean_rgb: of pixels in 0..1, subtracted from the images; ImageNet's unless weights ask for another.
+      stddev_rgb: the images are then divided by it.
       augment: geometry of the training images, by name.
       max_shift: of the augmentations that shift, in pixels of the output.
       min_crop_area: of ``inception_crop``, as a share of the image.
@@ -81,6 +85,8 @@ class DataSettings:
     image_size: int
     link_dtype: str
     resize: str
+    mean_rgb: tuple[float, ...]
+    stddev_rgb: tuple[float, ...]
     augment: str
     max_shift: int
     min_crop_area: float
@@ -164,6 +170,7 @@ class Recipe:
       optimizer: hyper-parameters of the chosen optimizer.
       schedule: of the learning rate.
       phases: of the training, by ``from_epoch``; none where all of it is alike.
+      init: weights to start from.
     """
 
     notes: tuple[str, ...]
@@ -188,6 +195,7 @@ class Recipe:
     optimizer: Hyperparameters
     schedule: Schedule
     phases: tuple[PhaseSettings, ...]
+    init: InitSettings
 
     def in_phase(self, settings: PhaseSettings) -> "Recipe":
         """Returns the recipe of one phase alone."""
@@ -212,7 +220,10 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     """
     fields = _checked(config, Recipe, "config")
     fields["model"] = ModelSettings(**_checked(fields["model"], ModelSettings, "config.model"))
-    fields["data"] = DataSettings(**_checked(fields["data"], DataSettings, "config.data"))
+    data = _checked(fields["data"], DataSettings, "config.data")
+    data["mean_rgb"], data["stddev_rgb"] = _rgb(data, "mean_rgb"), _rgb(data, "stddev_rgb")
+    fields["data"] = DataSettings(**data)
+    fields["init"] = read_init(_checked(fields["init"], InitSettings, "config.init"))
     fields["optimizer"] = _optimizer(fields["optimizer"])
     schedule = _checked(fields["schedule"], Schedule, "config.schedule")
     schedule["knots"] = _knots(schedule["knots"])
@@ -237,6 +248,20 @@ def _require_known(table: dict[str, Any], names: list[str], where: str) -> None:
     for name in table:
         if name not in names:
             raise UserError(f"{where} has no field '{name}'{did_you_mean(name, names)}")
+
+
+def _rgb(table: dict[str, Any], name: str) -> tuple[float, ...]:
+    """Returns three numbers as a tuple, which JSON has as a list."""
+    value = table[name]
+    try:
+        rgb = tuple(map(float, value))
+        if len(rgb) == 3 and (name == "mean_rgb" or min(rgb) > 0):
+            return rgb
+    except (TypeError, ValueError):
+        pass
+    raise UserError(
+        f"config.data.{name} is {value!r}; it must be three numbers, of pixels in 0..1, e.g. (0.5, 0.5, 0.5)"
+    )
 
 
 def _knots(value: Any) -> tuple[tuple[float, float], ...]:

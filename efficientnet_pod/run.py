@@ -1,8 +1,7 @@
 """What a recipe becomes on the machine at hand: backend, images, plan, mesh, network and optimizer."""
 
 import dataclasses
-import hashlib
-import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,8 @@ import optax
 from jax.sharding import Mesh
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.fine_tuning import scaled, with_fixed_statistics, without_gradient
+from efficientnet_pod.images import normalise
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
 from efficientnet_pod.models.registry import Model, create_network, network_named, with_settings
 from efficientnet_pod.models.whitening import IMAGES, whitened
@@ -25,7 +26,12 @@ from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe import Recipe
 from efficientnet_pod.rectangles import order_of, shapes_of
 from efficientnet_pod.state import TrainState, init_state
-from efficientnet_pod.steps import TrainStep, compile_eval_step, compile_train_step
+from efficientnet_pod.steps import (
+    TrainStep,
+    compile_eval_step,
+    compile_statistics_step,
+    compile_train_step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Run:
         key = jax.random.key(recipe.seed)
         settings = dataclasses.asdict(recipe.model) | {"dropout": phase.dropout}
         step = TrainStep(
-            with_settings(self.model, settings),
+            self._training_model(settings),
             self.optimizer,
             recipe.label_smoothing,
             recipe.ema_decay,
@@ -113,16 +119,42 @@ class Run:
             cutmix=recipe.data.cutmix,
             skip_non_finite=recipe.on_non_finite == "skip",
             trust_ratios=self.plan.recipe.optimizer.trust_ratios,
+            normalise=self.normalise,
+            trainable=partial(without_gradient, init=recipe.init),
+            statistics=partial(with_fixed_statistics, init=recipe.init),
         )
         size = phase.image_size
         batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
         halted = jax.ShapeDtypeStruct((), jnp.dtype("int32"), sharding=replicated(self.mesh))
         return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch, halted)
 
+    @property
+    def normalise(self) -> Callable[[jax.Array], jax.Array]:
+        """What happens to images on the device: levels of 0..255 → what the network takes."""
+        data = self.plan.recipe.data
+        return partial(normalise, mean_rgb=data.mean_rgb, stddev_rgb=data.stddev_rgb)
+
+    def _training_model(self, settings: dict[str, Any]) -> Model:
+        """Returns the network as it is trained."""
+        model: Any = with_settings(self.model, settings)
+        fixed = self.plan.recipe.init.fixed_statistics
+        return model.clone(norm=partial(model.norm, fixed=fixed)) if fixed else model
+
+    def lower_statistics_step(self) -> jax.stages.Lowered:
+        """Returns the program that gives the BN statistics of one training batch of the first phase."""
+        phase = self.plan.phases[0]
+        settings = dataclasses.asdict(phase.recipe.model) | {"dropout": 0.0, "survival_probability": 1.0}
+        model: Any = self._training_model(settings)
+        model = model.clone(norm=partial(model.norm, momentum=0.0))
+        batch = self.abstract_batch(phase.recipe.global_batch, phase.image_size, phase.image_size, mask=False)
+        step = compile_statistics_step(model, self.mesh, normalise=self.normalise)
+        return step.lower(self.abstract_state().variables, batch)
+
     def lower_eval_steps(self) -> list[jax.stages.Lowered]:
         """Returns the programs that count one batch of evaluation, one for each of the plan's shapes."""
         variables = self.abstract_state().variables
-        step = compile_eval_step(self.model, self.mesh, flip=self.plan.recipe.eval_flip)
+        flip = self.plan.recipe.eval_flip
+        step = compile_eval_step(self.model, self.mesh, flip=flip, normalise=self.normalise)
         shapes = [(height, width) for height, width, _ in self.plan.eval_shapes]
         return [
             step.lower(variables, self.abstract_batch(self.plan.eval_batch, *s, mask=True)) for s in shapes
@@ -181,13 +213,6 @@ def _in_rectangles(plan: Plan, source: Any) -> tuple[Plan, np.ndarray | None]:
     return dataclasses.replace(plan, eval_shapes=shapes), order_of(ratios)
 
 
-def data_of(run: Run) -> dict[str, Any]:
-    """Returns what tells the images of a run from others: name, numbers, classes and fingerprint."""
-    source = run.source
-    names = ("name", "num_train", "num_eval", "class_names", "fingerprint")
-    return {name: getattr(source, name) for name in names}
-
-
 def open_images(recipe: Recipe) -> Any:
     """Returns the recipe's images as a ``data.sources.Source``."""
     from efficientnet_pod.data.sources import open_source  # TensorFlow takes seconds to import
@@ -216,50 +241,6 @@ def image_numbers(recipe: Recipe) -> dict[str, int]:
             raise
         return dict(zip(IMAGE_NUMBERS, PUBLISHED_NUMBERS[recipe.data.name], strict=True))
     return {name: getattr(source, name) for name in IMAGE_NUMBERS}
-
-
-# Other versions may cut, draw or compute otherwise.
-_VERSIONS = ("efficientnet_pod", "git_commit", "jax", "jaxlib", "flax", "optax", "tensorflow")
-
-
-def view(run: Run) -> dict[str, Any]:
-    """Returns what every host of a run must see alike: a flat table of short values, for JSON.
-
-    Its recipe, devices, versions and images; where a host has its copy of a TFDS data set is its own affair.
-    """
-    source, plan, runtime = run.source, run.plan, run.runtime
-    recipe = {**dataclasses.asdict(plan.recipe), "optimizer": plan.as_dict()["recipe"]["optimizer"]}
-    fields = {name: value for name, value in _flat(recipe, "config") if name != "config.data.data_dir"}
-    versions = pod_runtime.versions()
-    devices = {
-        "platform": runtime.platform,
-        "device_kind": runtime.device_kind,
-        "replicas": plan.num_replicas,
-        "replicas_of_a_host": sum(d.process_index == runtime.host_index for d in runtime.devices),
-        "mesh": _digest([d.id for d in run.mesh.devices.flat]),
-    }
-    images = {
-        **{name: getattr(plan, name) for name in IMAGE_NUMBERS},
-        "classes": _digest(source.class_names),
-        "files": source.fingerprint[:16],
-        "training_images": type(source.train).__name__,
-        "eval_shapes": _digest(plan.eval_shapes),
-        "eval_order": None if run.eval_order is None else _digest(run.eval_order.tolist()),
-    }
-    return fields | devices | {name: versions[name] for name in _VERSIONS} | images
-
-
-def _flat(value: Any, name: str) -> list[tuple[str, Any]]:
-    """Returns the leaves of nested tables and lists under their dotted names."""
-    if isinstance(value, dict):
-        return [leaf for key, part in value.items() for leaf in _flat(part, f"{name}.{key}")]
-    if isinstance(value, (list, tuple)):
-        return [leaf for i, part in enumerate(value) for leaf in _flat(part, f"{name}.{i}")]
-    return [(name, value)]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def build(
@@ -292,7 +273,9 @@ def build(
         ],
     )
     variables = abstract_variables(model, plan.image_size)
+    recipe.init.check(variables["params"])
     optimizer = create_optimizer(recipe.optimizer, learning_rate, variables["params"])
+    optimizer = scaled(optimizer, recipe.init)
     return model, variables, optimizer, learning_rate
 
 

@@ -71,6 +71,9 @@ class TrainStep:
       trust_ratios: of the optimizer's update, given gradients and parameters.
       mixup: see :func:`images.mix`; 0 for none.
       cutmix: likewise.
+      normalise: levels of 0..255 → what the network takes.
+      trainable: the parameters, those that are not trained as constants.
+      statistics: given new and old BN statistics, those to keep.
     """
 
     model: Any
@@ -82,6 +85,9 @@ class TrainStep:
     cutmix: float = 0.0
     skip_non_finite: bool = False
     trust_ratios: Callable[[PyTree, PyTree], jax.Array | None] = lambda gradients, params: None
+    normalise: Callable[[jax.Array], jax.Array] = normalise
+    trainable: Callable[[PyTree], PyTree] = lambda params: params
+    statistics: Callable[[PyTree, PyTree], PyTree] = lambda new, old: new
 
     def __call__(self, state: TrainState, batch: Batch, halted: jax.Array) -> tuple[TrainState, Outcome]:
         """Returns the next state and what became of the step.
@@ -97,7 +103,7 @@ class TrainStep:
         def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
             # The transpose of this cast sums the gradient over the replicas: here, in float32. Left to the
             # layers, it would happen behind their own cast, and gradients in bfloat16 be summed as such.
-            params = lax.pcast(params, REPLICAS, to="varying")
+            params = self.trainable(lax.pcast(params, REPLICAS, to="varying"))
             logits, updated = self.model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 mixed.images,
@@ -114,7 +120,7 @@ class TrainStep:
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         ratios = self.trust_ratios(gradients, state.params)
         params = optax.apply_updates(state.params, updates)
-        batch_stats = lax.pmean(batch_stats, BN_GROUP)
+        batch_stats = self.statistics(lax.pmean(batch_stats, BN_GROUP), state.batch_stats)
         ema = state.ema
         if ema is not None:
             new = {"params": params, "batch_stats": batch_stats}
@@ -140,7 +146,7 @@ class TrainStep:
         return self.mixup > 0 or self.cutmix > 0
 
     def _mixed(self, batch: Batch, key: jax.Array) -> Mixed:
-        images, label = normalise(batch["image"]), batch["label"]
+        images, label = self.normalise(batch["image"]), batch["label"]
         if not self._mixes:
             return Mixed(images, label, label, jnp.ones_like(label, dtype=jnp.float32))
         return mix(images, label, jax.random.fold_in(key, 1), mixup=self.mixup, cutmix=self.cutmix)
@@ -159,7 +165,12 @@ def _all_finite(tree: PyTree) -> jax.Array:
 
 
 def eval_step(
-    variables: dict[str, PyTree], batch: Batch, *, model: Any, flip: bool = False
+    variables: dict[str, PyTree],
+    batch: Batch,
+    *,
+    model: Any,
+    flip: bool = False,
+    normalise: Callable[[jax.Array], jax.Array] = normalise,
 ) -> tuple[Counts, jax.Array, Predictions]:
     """Returns the counts of the global batch's real images, seen by one replica; the loss is not smoothed.
 
@@ -174,6 +185,18 @@ def eval_step(
     counts = count(logits, batch["label"], losses, batch["mask"] > 0)
     counts, stops = lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)
     return counts, stops, predict(logits)
+
+
+def statistics_step(
+    variables: dict[str, PyTree], batch: Batch, *, model: Any, normalise: Callable[[jax.Array], jax.Array]
+) -> PyTree:
+    """Returns the BN statistics of one global batch, seen by one replica: of each group, then their mean.
+
+    The model keeps nothing of older statistics (momentum 0), and drops nothing.
+    """
+    images = normalise(batch["image"])
+    _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    return lax.pmean(updated["batch_stats"], BN_GROUP)
 
 
 def commands(mesh: Mesh) -> list[jax.Array]:
@@ -202,15 +225,24 @@ def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
     return jax.jit(sharded, donate_argnums=0, compiler_options=_TPU_OPTIONS if on_tpu else None)
 
 
-def compile_eval_step(model: Any, mesh: Mesh, *, flip: bool = False) -> jax.stages.Wrapped:
+def compile_eval_step(model: Any, mesh: Mesh, **how: Any) -> jax.stages.Wrapped:
     """Returns the jitted (variables, batch) → (counts, stops, predictions); a batch has ``mask`` too.
 
-    The predictions lie where the images do.
+    The predictions lie where the images do. ``how`` is what :func:`eval_step` takes besides.
     """
     sharded = jax.shard_map(
-        partial(eval_step, model=model, flip=flip),
+        partial(eval_step, model=model, **how),
         mesh=mesh,
         in_specs=(REPLICATED, SHARDED),
         out_specs=(REPLICATED, REPLICATED, SHARDED),
     )
+    return jax.jit(sharded)
+
+
+def compile_statistics_step(
+    model: Any, mesh: Mesh, *, normalise: Callable[[jax.Array], jax.Array]
+) -> jax.stages.Wrapped:
+    """Returns the jitted (variables, batch) → BN statistics, over global arrays."""
+    step = partial(statistics_step, model=model, normalise=normalise)
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=REPLICATED)
     return jax.jit(sharded)

@@ -11,6 +11,12 @@ from efficientnet_pod.checkpoint import Checkpoints
 from efficientnet_pod.describe import describe_devices, plan_table
 from efficientnet_pod.errors import CHECKPOINTED, Preempted, exit_code_of
 from efficientnet_pod.files import is_remote, reason
+from efficientnet_pod.initial_weights import (
+    Initial,
+    initial_state,
+    open_initial,
+    with_statistics_of_images,
+)
 from efficientnet_pod.journal import Journal
 from efficientnet_pod.loop import COMPILE_SECONDS, Training
 from efficientnet_pod.owner import Owner
@@ -24,7 +30,8 @@ from efficientnet_pod.progress import Display
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.redact import redact
-from efficientnet_pod.run import Run, data_of, open_run, view
+from efficientnet_pod.run import Run, open_run
+from efficientnet_pod.run_view import data_of, view
 from efficientnet_pod.saves import Position, Saves
 from efficientnet_pod.state import TrainState
 from efficientnet_pod.training_log import TrainingLog
@@ -61,15 +68,19 @@ def train_and_evaluate(
             run, workdir = open_run(read_recipe(config)), Workdir(workdir_path)
             hosts.agree("the run", view(run))
             display = stack.enter_context(Display(total_steps=run.plan.total_steps, silent=hosts.index() > 0))
+            # Before the workdir is taken, which a mistake in the path must not bind to it.
+            initial = _open_initial(run, workdir)
             owner, checkpoints = _take(workdir, config, run, display, stack)
             if owner:
                 interrupt.before_exit.append(owner.release)
-            start = _find_start(run, workdir, checkpoints)
+            start = _find_start(run, workdir, checkpoints, initial)
             if start.summary:
                 return start.summary
             groups = describe_bn_groups(run.runtime.devices, run.plan.recipe.bn_group_size)
             display.print(plan_table(run.plan, devices=describe_devices(run), bn_groups=groups), "")
             position = start.position
+            if initial:
+                display.print(initial.said)
             journal = _open_journal(run, workdir if owner else None, position, display, interrupt, stack)
             with journal.spent.on("compiling"):
                 programs, state = _prepare(run, workdir, start, display, interrupt, apart=compile_apart)
@@ -143,10 +154,12 @@ def _prepare(
         )
     display.print(f"compiled in {programs.seconds:.0f} s")
     hosts.barrier("compiled", seconds=COMPILE_SECONDS)  # collectives are less patient
-    if programs.init:
+    if programs.init and not run.plan.recipe.init.weights:
         state = programs.init(run.initial_variables())
     else:
         state = share_from_first_host(start.restored, run.abstract_state(), run.mesh)
+    if not start.position.step:
+        state = with_statistics_of_images(run, state)
     # A host that goes on would be lost with one that still has nothing to lose.
     hosts.barrier("the first step", seconds=COMPILE_SECONDS)
     return programs, state
@@ -230,7 +243,7 @@ class _Start:
       skipped_steps: on the way there.
       evaluated: whether the evaluation due there has been made.
       summary: of a run that is complete.
-      restored: the state in host memory; only on host 0, None at the first step.
+      restored: the state in host memory; only on host 0, None at the first step of random weights.
     """
 
     position: Position
@@ -240,7 +253,15 @@ class _Start:
     restored: Any
 
 
-def _find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None) -> _Start:
+def _open_initial(run: Run, workdir: Workdir) -> Initial | None:
+    """Returns the weights that the recipe begins with, on host 0 and where there is no checkpoint yet."""
+    begins = hosts.index() == 0 and not Checkpoints(workdir.checkpoints).steps
+    return open_initial(run) if begins and run.plan.recipe.init.weights else None
+
+
+def _find_start(
+    run: Run, workdir: Workdir, checkpoints: Checkpoints | None, initial: Initial | None
+) -> _Start:
     """Returns where the newest good checkpoint is, as host 0 finds it; the beginning if there is none."""
     inject.at("restoring")
     position, skipped_steps, evaluated, summary, restored = Position(0), 0, True, None, None
@@ -255,6 +276,9 @@ def _find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None) -> 
             and any(row["step"] == step and row["split"] == "eval" for row in workdir.metrics())
         )
         summary = workdir.summary() if step == run.plan.total_steps and evaluated else None
+    elif initial:
+        restored = initial_state(run, initial)
+        workdir.write("initial.json", initial.origin)
     found = [dataclasses.asdict(position), skipped_steps, evaluated, summary]
     where, skipped_steps, evaluated, summary = hosts.from_first("where to start", found)
     return _Start(Position(**where), skipped_steps, evaluated, summary, restored)

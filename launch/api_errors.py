@@ -50,16 +50,16 @@ def said_in_one_line(job: Job) -> Iterator[None]:
         raise RunError(f"the TPU API failed: {_said(error)}") from error
 
 
-def _taken(job: Job) -> str:
+def _taken(job: Job, kind: str = "a queued resource") -> str:
     return (
-        f"there is a queued resource '{job.name}' in {job.zone} already; choose another --name, or end that "
+        f"there is {kind} '{job.name}' in {job.zone} already; choose another --name, or end that "
         f"one: python -m launch cancel {job.name}"
     )
 
 
-def name_taken(job: Job) -> UserError:
-    """Returns the error for a job whose name another one has."""
-    return UserError(_taken(job))
+def name_taken(job: Job, kind: str = "a queued resource") -> UserError:
+    """Returns the error for a job whose name another one has; ``kind`` is what that one is."""
+    return UserError(_taken(job, kind))
 
 
 def _denied(job: Job, said: str) -> str:

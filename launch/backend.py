@@ -72,6 +72,7 @@ _FACTORIES = {
     "qr": "launch.queued_resources:cloud",
     "fake": "launch.fake.backend:FakeBackend",
     "gke": "launch.gke:Gke",
+    "mig": "launch.mig:Mig",
     "sky": "launch.sky:Sky",
     "slurm": "launch.slurm:Slurm",
     "local": "launch.local:Local",

@@ -10,8 +10,8 @@ from typing import Any
 
 from absl import flags
 
-from efficientnet_pod.command_flags import parse_flags
-from efficientnet_pod.errors import RunError, UserError, did_you_mean, exit_code_of
+from efficientnet_pod.command_flags import parse_flags, run_command
+from efficientnet_pod.errors import RunError, UserError, exit_code_of
 from efficientnet_pod.redact import redact
 from launch.job_flags import PROGRAM, parse_job
 
@@ -30,8 +30,9 @@ commands:
   preempt   take the machines of a job of --backend=fake away
   doctor    check this machine, or this worker, before a run
 
-back ends: qr (Cloud TPU queued resources), gke (JobSet and Kueue), sky (SkyPilot), slurm (GPU clusters),
-           local (processes here, in the foreground), fake (rehearsal here: service, workers, pre-emption)
+back ends: qr (Cloud TPU queued resources), mig (Compute Engine's instance groups), gke (JobSet and Kueue),
+           sky (SkyPilot), slurm (GPU clusters), local (processes here, in the foreground), fake (rehearsal
+           here: service, workers, pre-emption)
 
 python -m launch COMMAND --help lists the flags.
 example: python -m launch submit --backend=fake --tpu=v4-16 --workdir=runs/a -- --config=configs/digits.py
@@ -47,14 +48,8 @@ def run() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code; errors the user can mend are one line on standard error."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
-        return 0 if arguments else 2
     try:
-        name, *rest = arguments
-        if name not in COMMANDS:
-            raise UserError(f"unknown command '{name}'{did_you_mean(name, COMMANDS)}")
-        return COMMANDS[name](rest) or 0
+        return run_command(arguments, COMMANDS, USAGE)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except (UserError, RunError) as error:

@@ -1,6 +1,7 @@
 """Owns the back end ``gke``: a JobSet of Kubernetes with Kueue's labels, applied with kubectl."""
 
 import json
+import re
 from typing import Any
 
 from efficientnet_pod.errors import RunError, UserError
@@ -13,6 +14,10 @@ from launch.tools import call, require_tool
 
 _REMEDY = "install it with: gcloud components install kubectl, and get the cluster's credentials"
 _MISSING = ("NotFound", "not found")
+_SET = "slice"  # name of the one replicated job
+_LONGEST = 63  # of a name or of a label's value in Kubernetes
+# Kueue takes what Kubernetes takes as the name of a resource, and it must do as a label's value.
+_QUEUE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _STOP_SECONDS = 120  # for a checkpoint when a node is taken away
 _PHASES = {"Completed": "gone", "Failed": "gone", "Suspended": "waiting", "Running": "running"}
 
@@ -28,8 +33,9 @@ class Gke:
         return [Document("JobSet (kubectl apply -f -)", to_yaml(manifest(job)))]
 
     def check(self, job: Job) -> None:
-        """Refuses a job without an image, then asks the cluster whether the name is free."""
+        """Refuses a job without an image, or with names no cluster takes; asks whether its own is free."""
         require_image(job)
+        require_names(job)
         require_tool("kubectl", _REMEDY)
         if self.state(job).word != "GONE":
             raise name_taken(job)
@@ -51,7 +57,7 @@ class Gke:
             return State("GONE", "no such JobSet", "gone")
         status = json.loads(found).get("status", {})
         words = [each["type"] for each in status.get("conditions", []) if each.get("status") == "True"]
-        word = words[-1] if words else "Running"
+        word = next((word for word in _PHASES if word in words), "Running")
         return State(word, f"{status.get('restarts', 0)} restarts", _PHASES.get(word, "unknown"))
 
     def cancel(self, job: Job) -> None:
@@ -65,6 +71,29 @@ def require_image(job: Job) -> None:
         raise UserError(
             "--image is missing: pods need a container with bash, curl, gcloud and Python, e.g. "
             "--image=IMAGE:TAG"
+        )
+
+
+def require_names(job: Job) -> None:
+    """Returns if the cluster takes the names of a job and of its queue.
+
+    Source: JobSet's and Kueue's validating webhooks. JobSet refuses a set of which a pod's name would be too
+    long for a label.
+
+    Raises:
+      UserError: it would refuse one; says the rule and a name that would do.
+    """
+    ending = f"-{_SET}-{job.slices - 1}-{job.machine.target.hosts - 1}-abcde"
+    room = _LONGEST - len(ending)
+    if len(job.name) > room:
+        raise UserError(
+            f"job name '{job.name}' has {len(job.name)} letters, and its pods are NAME{ending}, of which "
+            f"{_LONGEST} are allowed: at most {room}; try --name={job.name[:room].rstrip('-')}"
+        )
+    if job.queue and not (_QUEUE.fullmatch(job.queue) and len(job.queue) <= _LONGEST):
+        raise UserError(
+            f"--queue={job.queue} names no queue of Kueue: small letters, digits, '-' and '.', at most "
+            f"{_LONGEST}; list them with: kubectl get localqueues"
         )
 
 
@@ -100,7 +129,7 @@ def manifest(job: Job) -> dict[str, Any]:
             },
             "replicatedJobs": [
                 {
-                    "name": "slice",
+                    "name": _SET,
                     "replicas": job.slices,
                     "template": {
                         "spec": {

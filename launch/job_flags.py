@@ -29,7 +29,12 @@ _FLAGS: tuple[tuple[str, str, Any, str], ...] = (
     ("string", "zone", None, "Of Google Cloud, e.g. us-central2-b; by default $CLOUDSDK_COMPUTE_ZONE."),
     ("string", "network", "", "VPC network of the machines."),
     ("string", "service_account", "", "Of the machines, by its address."),
-    ("string", "runtime", "", "Image of TPU machines; by default that of their generation."),
+    (
+        "string",
+        "runtime",
+        "",
+        "Image of TPU machines (mig: its family); by default that of their generation.",
+    ),
     ("string", "image", "", "Container with bash, gcloud and Python, for gke."),
     ("string", "queue", "", "Kueue's local queue (gke), partition (slurm)."),
     ("string", "python", "3.12", "Version to install, or the path of an interpreter with everything."),
@@ -91,9 +96,8 @@ def parse_job(command: str, arguments: Sequence[str], *, placeholders: bool = Fa
     require_path(values.workdir, bucket=backend.needs_bucket)
     env = tuple((word.partition("=")[0], word.partition("=")[2]) for word in values.env)
     require_no_secrets(trainer, env)
-    project, zone = _place(
-        values, backend_is_cloud=values.backend in ("qr", "sky"), placeholders=placeholders
-    )
+    # SkyPilot takes its project from gcloud and looks for machines in every zone, unless it is told one.
+    project, zone = _place(values, required=values.backend in ("qr", "mig"), placeholders=placeholders)
     job = Job(
         name=name,
         backend=values.backend,
@@ -123,14 +127,14 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("env", [], about, flag_values=values)
 
 
-def _place(values: Any, *, backend_is_cloud: bool, placeholders: bool) -> tuple[str, str]:
+def _place(values: Any, *, required: bool, placeholders: bool) -> tuple[str, str]:
     project = values.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
     zone = values.zone or os.environ.get("CLOUDSDK_COMPUTE_ZONE", "")
     if placeholders:
         return project or "PROJECT", zone or "ZONE"
-    if backend_is_cloud and not project:
+    if required and not project:
         raise UserError("--project is missing: the Google Cloud project that pays; or $GOOGLE_CLOUD_PROJECT")
-    if backend_is_cloud and not zone:
+    if required and not zone:
         raise UserError("--zone is missing: where the machines are, e.g. --zone=us-central2-b")
     return project, zone
 

@@ -13,8 +13,9 @@ def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True)
     Args:
       job: to run.
       extras: of the package, to install.
-      tear_down: whether worker 0 deletes the queued resource at the end, unless the job keeps it.
+      tear_down: whether worker 0 deletes the machines at the end, unless the job keeps them.
     """
+    resource = "instance-groups managed" if job.backend == "mig" else "tpus queued-resources"
     values = {
         "NAME": job.name,
         "WORKDIR": job.workdir.rstrip("/"),
@@ -27,7 +28,7 @@ def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True)
         "ATTEMPT": str(job.attempt),
         "PYTHON": job.python,
         "EXTRAS": extras,
-        "TEAR_DOWN": "yes" if tear_down and not job.keep else "",
+        "TEAR_DOWN": resource if tear_down and not job.keep else "",
         "PROJECT": job.project,
         "ZONE": job.zone,
     }

@@ -15,9 +15,12 @@ class Generation:
     Attributes:
       api_name: as in the TPU API's accelerator type, before the number; None: that API does not serve it.
       runtime: image of its VMs, for JAX.
-      gke: the node label ``cloud.google.com/gke-tpu-accelerator`` of slices of several hosts.
+      gke: the node label ``cloud.google.com/gke-tpu-accelerator`` of slices of several hosts; empty: GKE
+        does not serve it.
       gke_alone: likewise of one host.
       chips: slices that are offered; None: those of `_CUBES`.
+      machines: the family of Compute Engine's machine types; empty: it has no groups of them.
+      image: of Compute Engine's machines, by its family.
     """
 
     api_name: str | None
@@ -25,10 +28,16 @@ class Generation:
     gke: str
     gke_alone: str
     chips: tuple[int, ...] | None = None
+    machines: str = ""
+    image: str = ""
 
 
-# Source: Cloud TPU documentation, runtime versions and configurations of each generation; GKE, plan TPUs.
+_IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
+
+# Source: Cloud TPU documentation, runtime versions, configurations of each generation, TPU instances in MIGs;
+# GKE, plan TPUs.
 GENERATIONS = {
+    "v2": Generation("v2", "tpu-ubuntu2204-base", "", "", (4, 16, 64, 128, 256)),
     "v3": Generation(
         "v3", "tpu-ubuntu2204-base", "tpu-v3-slice", "tpu-v3-device", (4, 16, 64, 128, 256, 512, 1024)
     ),
@@ -40,11 +49,21 @@ GENERATIONS = {
         "tpu-v5-lite-podslice",
         (1, 4, 8, 16, 32, 64, 128, 256),
     ),
-    "v5p": Generation("v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", "tpu-v5p-slice"),
-    "v6e": Generation(
-        "v6e", "v2-alpha-tpuv6e", "tpu-v6e-slice", "tpu-v6e-slice", (1, 4, 8, 16, 32, 64, 128, 256)
+    "v5p": Generation(
+        "v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", "tpu-v5p-slice", machines="ct5p-hightpu", image=_IMAGE
     ),
-    "tpu7x": Generation(None, "", "tpu7x", "tpu7x"),
+    "v6e": Generation(
+        "v6e",
+        "v2-alpha-tpuv6e",
+        "tpu-v6e-slice",
+        "tpu-v6e-slice",
+        (1, 4, 8, 16, 32, 64, 128, 256),
+        machines="ct6e-standard",
+        image=_IMAGE,
+    ),
+    "tpu7x": Generation(
+        None, "", "tpu7x", "tpu7x", machines="tpu7x-standard", image="ubuntu-accel-2404-amd64-tpu-tpu7x"
+    ),
 }
 _CUBES = (4, 8, 16, 32)  # of a 3-D torus below one cube; above, whole cubes of 64 chips
 
@@ -62,9 +81,11 @@ class Slice:
       target: the machine as ``preflight`` knows it.
       api_type: the TPU API's accelerator type; None: that API does not serve it.
       runtime: image of its VMs; empty for what has none.
-      gke_accelerator: the value of GKE's node label; empty for GPUs.
+      gke_accelerator: the value of GKE's node label; empty for what GKE does not serve.
       gke_topology: likewise, such as ``4x4``.
       backends: that serve it.
+      machine_type: of Compute Engine's machines; empty: it has no groups of them.
+      vm_image: of those machines, by its family.
     """
 
     name: str
@@ -74,6 +95,8 @@ class Slice:
     gke_accelerator: str
     gke_topology: str
     backends: tuple[str, ...]
+    machine_type: str = ""
+    vm_image: str = ""
 
     @property
     def chips_per_host(self) -> int:
@@ -109,14 +132,18 @@ def parse_slice(word: str) -> Slice:
     _require_offered(word, chip, target.chips)
     grid = "x".join(map(str, target.grid))
     api_type = f"{known.api_name}-{number}" if known.api_name else None
+    backends = _TPU_API if api_type else ("fake", "local")
+    backends += ("gke",) * bool(known.gke) + ("mig",) * bool(known.machines)
     return Slice(
         name=f"{chip.name}-{number}",
         target=target,
         api_type=api_type,
         runtime=known.runtime,
         gke_accelerator=known.gke if target.hosts > 1 else known.gke_alone,
-        gke_topology=grid,
-        backends=(*(_TPU_API if api_type else ("fake", "local")), "gke"),
+        gke_topology=grid if known.gke else "",
+        backends=backends,
+        machine_type=f"{known.machines}-{target.chips // target.hosts}t" if known.machines else "",
+        vm_image=known.image,
     )
 
 

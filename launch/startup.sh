@@ -42,6 +42,11 @@ PEERS="${TPU_WORKER_HOSTNAMES:-${SKYPILOT_NODE_IPS:-${SLURM_JOB_NODELIST:-}}}"
 if [ -z "$WORKER" ]; then
   WORKER="$(metadata agent-worker-number)"
   PEERS="$(metadata worker-network-endpoints)"
+  if [ -z "$WORKER" ]; then # of an instance group: JAX must be told where it is
+    WORKER="$(tpu_env TPU_WORKER_ID)"
+    FIRST="${PEERS%%,*}" # a name, or name:number:address
+    [ -z "$WORKER" ] || COORDINATOR="${COORDINATOR:-${FIRST##*:}:8482}"
+  fi
 fi
 if [ -z "$WORKER" ] && [ "$HOSTS" -gt 1 ]; then # two that take themselves for the first would spoil the run
   echo "launch: this worker's number is known neither to the environment nor to $METADATA_URL" >&2
@@ -67,8 +72,11 @@ finish() { # CODE: says how this worker ended, where `launch watch` looks
     put "$SCRATCH/ended" "$FOLDER/ended/$LABEL"
     if [ "$INDEX" = 0 ] && [ -n "$TEAR_DOWN" ]; then
       sleep "$LOG_SECONDS" # the other workers' last lines are on their way
-      gcloud compute tpus queued-resources delete "$NAME" --project="$PROJECT" --zone="$ZONE" \
-        --force --async --quiet
+      # shellcheck disable=SC2086 # two words of gcloud
+      case "$TEAR_DOWN" in
+        tpus*) gcloud compute $TEAR_DOWN delete "$NAME" --project="$PROJECT" --zone="$ZONE" --force --async --quiet ;;
+        *) gcloud compute $TEAR_DOWN delete "$NAME" --project="$PROJECT" --zone="$ZONE" --quiet ;;
+      esac
     fi
   fi
   exit "$1"

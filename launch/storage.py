@@ -24,6 +24,10 @@ class Storage(Protocol):
         """Writes a file whole."""
         ...
 
+    def stamp(self, path: str, contents: bytes) -> float:
+        """Writes a file whole; returns when that was, by the storage's own clock: seconds since 1970."""
+        ...
+
     def read(self, path: str) -> bytes | None:
         """Returns what a file holds; None if there is none."""
         ...
@@ -55,6 +59,11 @@ class Folder:
         scratch = Path(f"{path}.partial")
         scratch.write_bytes(contents)
         scratch.replace(path)
+
+    def stamp(self, path: str, contents: bytes) -> float:
+        """Writes a file; returns when that was, by the clock of whose disk it is: seconds since 1970."""
+        self.write(path, contents)
+        return Path(path).stat().st_mtime
 
     def read(self, path: str) -> bytes | None:
         """Returns what a file holds; None if there is none."""
@@ -95,6 +104,12 @@ class Bucket:
     def write(self, path: str, contents: bytes) -> None:
         """Writes an object."""
         self._blob(path).upload_from_string(contents, timeout=CALL_SECONDS)
+
+    def stamp(self, path: str, contents: bytes) -> float:
+        """Writes an object; returns when that was, by the service's clock: seconds since 1970."""
+        blob = self._blob(path)
+        blob.upload_from_string(contents, timeout=CALL_SECONDS)
+        return blob.updated.timestamp()
 
     def read(self, path: str) -> bytes | None:
         """Returns what an object holds; None if there is none."""

@@ -22,6 +22,12 @@ PARAMETERS = {
     "b5": 30_389_784,
     "b6": 43_040_704,
     "b7": 66_347_960,
+    # timm 1.0.31, tf_efficientnet_lite0 … lite4
+    "lite0": 4_652_008,
+    "lite1": 5_416_680,
+    "lite2": 6_092_072,
+    "lite3": 8_197_096,
+    "lite4": 13_006_568,
 }
 
 
@@ -59,6 +65,25 @@ def test_survival_probabilities_fall_linearly():
     b5 = [spec.survival_probability for spec in block_specs(VARIANTS["b5"], 0.8)]
     np.testing.assert_allclose(b0, [1 - 0.2 * i / 16 for i in range(16)], atol=1e-12)
     assert (len(b5), round(b5[-1], 4)) == (39, 0.8051)
+
+
+def test_a_lite_network_keeps_its_ends():
+    """Their filters and repeats are those of timm's twins; between the ends both are scaled."""
+    blocks = block_specs(VARIANTS["lite4"], 0.8)
+    assert [sum(spec.stage == stage for spec in blocks) for stage in range(1, 8)] == [1, 4, 4, 6, 6, 8, 1]
+    assert blocks[-1].survival_probability == pytest.approx(1 - 0.2 * 29 / 30)
+    variables = abstract_variables(efficientnet("lite4", num_classes=1000), 64)
+    params = jax.tree.map(lambda leaf: leaf.shape, variables["params"])
+    assert params["stem_conv"]["kernel"] == (3, 3, 3, 32)
+    assert params["block1a"]["project_conv"]["kernel"] == (1, 1, 32, 24)
+    assert params["block6h"]["depthwise_conv"]["kernel"] == (5, 5, 1, 6 * 272)
+    assert params["block7a"]["project_conv"]["kernel"] == (1, 1, 6 * 272, 448)
+    assert params["head_conv"]["kernel"] == (1, 1, 448, 1280)
+    assert params["classifier"]["kernel"] == (1280, 1000)
+    in_blocks = {module for name, block in params.items() if name.startswith("block") for module in block}
+    assert in_blocks == {
+        "expand_conv", "expand_bn", "depthwise_conv", "depthwise_bn", "project_conv", "project_bn",
+    }  # fmt: skip
 
 
 def test_filters_of_b5():

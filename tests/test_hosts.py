@@ -232,9 +232,9 @@ def test_a_stop_while_the_hosts_join_loses_nothing():
 def test_evaluating_hosts_must_see_the_same(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(load("digits.py")))
     before = """
-from efficientnet_pod import evaluate, run
-view, evaluate.evaluate_checkpoint = run.view, lambda *_, **__: time.sleep(60)
-run.view = lambda it: view(it) | {'files': sys.argv[-1]}"""
+from efficientnet_pod import evaluate, run_view
+view, evaluate.evaluate_checkpoint = run_view.view, lambda *_, **__: time.sleep(60)
+run_view.view = lambda it: view(it) | {'files': sys.argv[-1]}"""
     ended = run("", before=before, command=["evaluate", f"--workdir={tmp_path}"])
     assert [host.code for host in ended] == [2, 2], ended
     assert "host 1 sees files=--process=1, host 0 --process=0; give all hosts the same" in ended[0].err

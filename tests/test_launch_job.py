@@ -11,6 +11,7 @@ from launch_jobs import ROOT, launch
 from efficientnet_pod.errors import UserError
 from launch import fit, jobs, storage
 from launch.job import Job, from_json
+from launch.sky import task
 from launch.slices import GENERATIONS, known_slices, parse_slice
 from launch.source_code import pack
 
@@ -47,6 +48,14 @@ def test_the_table_knows_each_size_of_each_generation():
     assert (v5e.api_type, v5e.runtime) == ("v5litepod-256", "v2-alpha-tpuv5-lite")
     assert v5e.usd_per_hour(spot=True) == pytest.approx(256 * 0.213)
     assert table["tpu7x-64"].api_type is None and "qr" not in table["tpu7x-64"].backends
+    v2 = table["v2-512"]
+    assert (v2.target.hosts, v2.target.chips, v2.target.chip.hbm_bytes) == (64, 256, 16 << 30)
+    assert (v2.api_type, v2.runtime, v2.backends) == (
+        "v2-512",
+        "tpu-ubuntu2204-base",
+        ("qr", "sky", "fake", "local"),
+    )
+    assert v2.usd_per_hour(spot=False) == 384.0 and not v2.gke_accelerator and not v2.gke_topology
     assert parse_slice("v5litepod-256") == v5e and parse_slice("v3:16x32") == v3
 
 
@@ -58,6 +67,8 @@ def test_the_table_knows_each_size_of_each_generation():
         (words(tpu="v6e-63"), "closest: --tpu=v6e-32 and --tpu=v6e-64"),
         (words(tpu="v55e-8"), "--tpu=v55e-8 names no known TPU; did you mean 'v5e'?"),
         (words(tpu="tpu7x-64"), "--backend=qr does not serve tpu7x-64; choose --backend=fake"),
+        (words(tpu="v2-64"), "closest: --tpu=v2-8 and --tpu=v2-32"),
+        (words(backend="gke", tpu="v2-8"), "--backend=gke does not serve v2-8; choose --backend=qr, -"),
         (words(tpu="cuda:h100x16"), "--backend=qr does not serve cuda:h100x16; choose --backend=slurm"),
         (words(backend="gcp"), "--backend=gcp is unknown; "),
         (words(backend="sky", slices="2"), "--backend=sky serves one slice, not 2; leave out --slices, or "),
@@ -131,6 +142,12 @@ def test_what_submit_does_and_in_which_order(capsys, submitting):
         "submitted run1 at commit cccccccccccc; 1 untracked files are left out",
     ]
     assert jobs.recall("run1").spot and "watch run1" in said
+
+
+def test_skypilot_is_told_a_zone_only_where_there_is_one(capsys, submitting):
+    given = words(backend="sky", project="", zone="")
+    assert launch(capsys, "submit", *given)[0] == 0
+    assert jobs.recall("run1").zone == "" and task(jobs.recall("run1"))["resources"]["infra"] == "gcp"
 
 
 def test_what_does_not_fit_is_refused_unless_forced(capsys, submitting):

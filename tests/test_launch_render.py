@@ -46,7 +46,7 @@ def one_commit(monkeypatch):
 
 
 def test_every_back_end_of_the_cloud_has_an_example():
-    assert set(examples()) == {"qr", "gke", "sky", "slurm", "local"}
+    assert set(examples()) == {"qr", "mig", "gke", "sky", "slurm", "local"}
 
 
 @pytest.mark.parametrize("backend", examples())

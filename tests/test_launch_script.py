@@ -77,10 +77,10 @@ def machine(tmp_path):
         tar.addfile(tarfile.TarInfo("pyproject.toml"), io.BytesIO())
     server = MetadataServer("v4-16", 2)
 
-    def start(worker, codes, **fields):
+    def start(worker, codes, *, metadata=None, **fields):
         variables = {
             "PATH": f"{tools}:{os.environ['PATH']}",
-            "METADATA_URL": server.url(worker),
+            "METADATA_URL": metadata or server.url(worker),
             "BUCKETS": str(buckets),
             "CODES": codes,
             "W": str(worker),
@@ -98,6 +98,20 @@ def machine(tmp_path):
 
     yield start, buckets
     server.close()
+
+
+def test_machines_of_an_instance_group_are_told_where_they_are(machine):
+    start, buckets = machine
+    server = MetadataServer("v6e-8", 2, group=True)
+    said = []
+    for worker in (1, 0):
+        process = start(worker, "0", backend="mig", tpu="v6e-16", metadata=server.url(worker))
+        said.append(process.communicate(timeout=30)[0])
+        assert process.returncode == 0, said
+    server.close()
+    assert "launch: worker 1: of 4, attempt 1" in said[0]
+    assert "<--coordinator=127.0.0.1:8482><--processes=4><--process=1>" in said[0]
+    assert calls(buckets) == "compute instance-groups managed delete run1 --project=p --zone=z --quiet\n"
 
 
 def local(job=JOB, *, buckets):

@@ -15,9 +15,21 @@ PREFLIGHT_OF_RUNS = """
 """.split()
 # From the bottom up; a module may import from its own layer and from those below.
 LAYERS = [
-    {"errors", "images", "inject", "metrics", "optim", "models", "pod", "preflight", "rectangles", "redact"},
+    {
+        "errors",
+        "images",
+        "inject",
+        "metrics",
+        "optim",
+        "models",
+        "pod",
+        "preflight",
+        "rectangles",
+        "redact",
+    },
     {
         "base_config",
+        "fine_tuning",
         "files",
         "recipe",
         "phases",
@@ -34,6 +46,7 @@ LAYERS = [
     {"data.first_images"},
     {"data.in_memory"},
     {"run"},
+    {"run_view"},
     {
         "checkpoint",
         "owner",
@@ -45,13 +58,25 @@ LAYERS = [
         "predictions",
         "recording",
         "trust_ratios",
+        "calibration",
     },
-    {"evaluate", "open_weights", "report"},
-    {"programs", "training_log", *(f"preflight.{name}" for name in PREFLIGHT_OF_RUNS)},
+    {"evaluate", "open_weights", "report", "evaluation_recipe", "evaluation_report"},
+    {"prediction", "prediction_sheet"},
+    {"initial_weights", "programs", "training_log", *(f"preflight.{name}" for name in PREFLIGHT_OF_RUNS)},
     {"saves"},
     {"loop"},
     {"train"},
-    {"cli", "command_flags", "data_commands", "preflight_command", "rehearsal", "report_command"},
+    {
+        "cli",
+        "command_flags",
+        "data_commands",
+        "evaluate_command",
+        "import_command",
+        "predict_command",
+        "preflight_command",
+        "rehearsal",
+        "report_command",
+    },
 ]
 ONLY_IN = {
     "flax": "models/",

@@ -1,13 +1,16 @@
 """Images side by side: the same network, seen through arrays of another shape."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from tiny import CLASSES, batch, tiny_model
+from tiny import CLASSES, VARIANT, batch, tiny_model
 
 from efficientnet_pod.models.efficientnet import STAGES, Stage
+from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.packing import (
     block_diagonal,
     conv_of_row_pairs,
@@ -122,3 +125,30 @@ def test_a_packed_network_trains_like_the_plain_one(stages, size, count):
     ):
         scale = max(float(jnp.max(jnp.abs(a))), 0.05)  # less is rounding
         np.testing.assert_allclose(b, a, atol=2e-4 * scale, err_msg=str(at[0]))
+
+
+def test_a_packed_lite_network_sees_what_the_plain_one_sees():
+    """Logits in training and evaluation, and running statistics.
+
+    Gradients would differ where rounding puts a value on the other side of ReLU6's bends at 0 and 6.
+    """
+    options = {"dropout": 0.2, "survival_probability": 0.5, "bn_axis": None}
+    own = {"stages": LEAVES, "variant": dataclasses.replace(VARIANT, lite=True)}
+    plain, packed = (tiny_model(**options, packed=packed).clone(**own) for packed in (False, True))
+    x = jnp.asarray(batch(32, size=36)["image"] / 57)
+    variables = initial_variables(plain, 36, seed=1)
+
+    @jax.jit
+    def results(variables):
+        rngs = {"dropout": jax.random.key(2)}
+        return [
+            (
+                model.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs),
+                model.apply(variables, x, train=False),
+            )
+            for model in (plain, packed)
+        ]
+
+    expected, found = results(variables)
+    assert np.std(expected[0][0]) > 0.1 and np.std(expected[1]) > 0.1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, atol=1e-5), expected, found)

@@ -29,6 +29,7 @@ RECIPES = [
     "cifar10.py:resnet9",
     "cifar10.py:tricks",
     "digits.py",
+    "finetune.py:lite0",
 ]
 SIZE, BATCH = 16, 32
 
@@ -53,6 +54,7 @@ def shrunken(recipe: str) -> dict[str, Any]:
     config = load(recipe)
     batch = config["global_batch"]
     config |= {"platform": "cpu", "cpu_replicas": 8, "global_batch": BATCH, "epochs": 2.0}
+    config["init"] |= {"lr_factors": (), "bn_statistics": "train"}  # random weights will do
     config["bn_group_size"] = min(config["bn_group_size"], 4)
     config["model"]["ghost_batch"] = min(config["model"]["ghost_batch"], 2)
     config["data"] |= {"name": "digits", "image_size": SIZE, "cutout": min(config["data"]["cutout"], 4)}

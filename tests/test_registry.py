@@ -42,7 +42,7 @@ def test_every_setting_is_a_field_of_the_recipe_and_of_the_network():
         model = create_network(
             name, num_classes=10, dtype="float32", bn_axis=None, packed=True, settings=settings
         )
-        assert getattr(model, "packed", False) == network.packs == (name[0] == "b")
+        assert getattr(model, "packed", False) == network.packs == name.startswith(("b", "lite"))
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,7 @@ def test_every_setting_is_a_field_of_the_recipe_and_of_the_network():
     [
         ("b0", 224, 0.2),
         ("b5", 456, 0.4),
+        ("lite4", 300, 0.3),
         ("resnet50", 224, 0.0),
         ("resnet18_cifar", 32, 0.0),
         ("resnet9", 32, 0),

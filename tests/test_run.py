@@ -10,7 +10,8 @@ from recipes import load, phased_digits
 from tiny import build_tiny_networks
 
 from efficientnet_pod.recipe import read_recipe
-from efficientnet_pod.run import open_run, view
+from efficientnet_pod.run import open_run
+from efficientnet_pod.run_view import view
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,9 @@ needs_cuda_plugin = pytest.mark.skipif(
     "topology, name, replicas, hosts",
     [
         ("v3:16x32", "v3:16x32", 1024, 128),
-        # The slices of the Cloud TPU documentation, by cores of v3, v4, v5p, tpu7x and chips of v5e, v6e.
+        # The slices of the Cloud TPU documentation, by cores of v2, v3, v4, v5p, tpu7x and chips of v5e, v6e.
+        ("v2-8", "v2:2x2", 8, 1),
+        ("v2-512", "v2:16x16", 512, 64),
         ("v3-8", "v3:2x2", 8, 1),
         ("v3-32", "v3:4x4", 32, 4),
         ("v3-128", "v3:8x8", 128, 16),
@@ -71,7 +73,7 @@ def test_names_stand_for_the_slices_of_their_makers(topology, name, replicas, ho
         ("v3:0x2", "has no chips"),
         ("v5e:32x32", "TPU v5e has 256 at most in one slice: choose fewer, e.g. --topology=v5e-256"),
         ("v5:2x2", "names no known TPU; did you mean 'v5p'?"),
-        ("v9:2x2", "names no known TPU; known: tpu7x, v3, v4, v5e, v5p, v6e"),
+        ("v9:2x2", "names no known TPU; known: tpu7x, v2, v3, v4, v5e, v5p, v6e"),
         ("cuda:h200x8", "names no known GPU; did you mean 'h100'?"),
         ("cuda:h100x12", "is not whole hosts of 8; the nearest that is: --topology=cuda:h100x16"),
         ("h100:2x2", "GPUs are written cuda:h100x8"),
@@ -98,7 +100,9 @@ def test_a_machine_of_the_same_chips_with_other_replicas():
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", ["v3:4x4", "v4:2x2x2", "v5e:2x4", "v5p:2x2x1", "v6e:1x1", "tpu7x:2x2x2"])
+@pytest.mark.parametrize(
+    "name", ["v2:4x4", "v3:4x4", "v4:2x2x2", "v5e:2x4", "v5p:2x2x1", "v6e:1x1", "tpu7x:2x2x2"]
+)
 def test_devices_of_a_tpu_are_those_that_libtpu_shows(name):
     target = parse_target(name)
     runtime = runtime_for(target)
@@ -164,7 +168,7 @@ def test_virtual_devices_are_a_part_of_those_that_run():
 def test_a_machine_that_is_here_is_named_or_unknown():
     devices = tuple(SimpleNamespace(id=i) for i in range(4))
     assert here(Runtime("gpu", devices, "NVIDIA H100 80GB HBM3", 0, 2)).hosts == 2
-    with pytest.raises(UserError, match="nothing is known of 'NVIDIA GeForce GT 710'; known: TPU v3"):
+    with pytest.raises(UserError, match="nothing is known of 'NVIDIA GeForce GT 710'; known: TPU v2, TPU v3"):
         here(Runtime("gpu", devices, "NVIDIA GeForce GT 710", 0, 1))
 
 

@@ -23,8 +23,8 @@ def find_images(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]
     """Returns image files, and what of the paths is none, with the reason.
 
     Args:
-      paths: files, whatever their suffix, and folders, of which all .jpg, .jpeg and .png files at any depth are
-        taken, sorted, hidden ones left out.
+      paths: files, whatever their suffix, and folders, of which all .jpg, .jpeg and .png files at any depth
+        are taken, sorted, hidden ones left out.
     """
     files: list[str] = []
     faults: list[tuple[str, str]] = []

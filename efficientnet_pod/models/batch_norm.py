@@ -29,6 +29,8 @@ class BatchNorm(nn.Module):
       pack: images side by side in the channels, see :mod:`packing`; not with ghosts.
       scale_init: Flax initialiser of the scale.
       fixed_scale: a scale for all channels that is no parameter and stays as it is; None: one to be trained.
+      fixed: layers, by the beginnings of their paths, whose batch norms use their running statistics in
+        training too, and leave them as they are.
       ghost_batch: consecutive images of a replica that normalise together, whatever the axis; 0: all of them.
         The running statistics are the ghosts' mean. Source: arXiv 1705.08741.
     """
@@ -41,6 +43,7 @@ class BatchNorm(nn.Module):
     scale_init: Any = nn.initializers.ones
     fixed_scale: float | None = None
     ghost_batch: int = 0
+    fixed: tuple[str, ...] = ()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -55,7 +58,8 @@ class BatchNorm(nn.Module):
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         normalised = partial(_normalised, scale=scale, bias=bias, epsilon=self.epsilon, pack=self.pack)
         # Initialisation runs outside the mesh, on a dummy image: it neither reduces nor updates.
-        if not train or self.is_initializing():
+        is_fixed = "/".join(self.path).startswith(self.fixed)
+        if not train or is_fixed or self.is_initializing():
             return normalised(x, running_mean.value, running_variance.value).astype(self.dtype)
         if self.ghost_batch:
             ghosts = x.reshape(-1, self.ghost_batch, *x.shape[1:])

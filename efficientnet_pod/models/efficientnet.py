@@ -1,7 +1,8 @@
-"""EfficientNet-B0 to B7: the table of the compound scaling and the network it describes."""
+"""EfficientNet-B0 to B7, Lite0 to Lite4: the table of the compound scaling and the network it describes."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,12 +25,34 @@ from efficientnet_pod.models.packing import images_side_by_side, repack
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One row of the compound scaling. Source: arXiv 1905.11946; tensorflow/tpu ``efficientnet_params``."""
+    """One row of the compound scaling.
+
+    Attributes:
+      width: factor of the filters.
+      depth: factor of the blocks of a stage.
+      image_size: pixels.
+      dropout: before the classifier.
+      lite: ReLU6 instead of swish, no squeeze-excite; filters of stem and head and blocks of the first and
+        the last stage are not scaled.
+
+    Source: arXiv 1905.11946; tensorflow/tpu, ``efficientnet_params``; of the lite ones
+    ``efficientnet_lite_params`` with ``fix_head_stem`` (timm has Lite3 at 300 and Lite4 at 380 pixels).
+    """
 
     width: float
     depth: float
     image_size: int
     dropout: float
+    lite: bool = False
+
+    @property
+    def activation(self) -> Callable[[jax.Array], jax.Array]:
+        """What follows every batch norm but those of the projections."""
+        return nn.relu6 if self.lite else nn.swish
+
+    def end_filters(self, filters: int) -> int:
+        """Returns the filters of the stem or the head, ``filters`` before scaling."""
+        return filters if self.lite else round_filters(filters, self.width)
 
 
 VARIANTS = {
@@ -41,6 +64,11 @@ VARIANTS = {
     "b5": Variant(1.6, 2.2, 456, 0.4),
     "b6": Variant(1.8, 2.6, 528, 0.5),
     "b7": Variant(2.0, 3.1, 600, 0.5),
+    "lite0": Variant(1.0, 1.0, 224, 0.2, lite=True),
+    "lite1": Variant(1.0, 1.1, 240, 0.2, lite=True),
+    "lite2": Variant(1.1, 1.2, 260, 0.3, lite=True),
+    "lite3": Variant(1.2, 1.4, 280, 0.3, lite=True),
+    "lite4": Variant(1.4, 1.8, 300, 0.3, lite=True),
 }
 
 
@@ -96,7 +124,11 @@ def block_specs(
 
     L counts the scaled, rounded blocks, so the first block is never dropped and B0's last has .8125.
     """
-    scaled = [(stage, math.ceil(variant.depth * stage.blocks)) for stage in stages]
+    fixed = (stages[0], stages[-1]) if variant.lite else ()
+    scaled = [
+        (stage, stage.blocks if stage in fixed else math.ceil(variant.depth * stage.blocks))
+        for stage in stages
+    ]
     total = sum(blocks for _, blocks in scaled)
     specs: list[BlockSpec] = []
     for number, (stage, blocks) in enumerate(scaled, start=1):
@@ -116,32 +148,37 @@ def block_specs(
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: expand, depthwise, squeeze-excite, project, and a shortcut where shapes agree.
+    """Inverted bottleneck: expand, depthwise, squeeze-excite, project; a shortcut where shapes agree.
 
     Attributes:
       spec: what it is.
       norm: partial of :class:`BatchNorm`.
       dtype: of convolutions and activations.
       pack: images side by side in the channels, see :mod:`packing`.
+      activation: elementwise.
+      squeezes: whether it has squeeze-excite.
     """
 
     spec: BlockSpec
     norm: partial
     dtype: Any
     pack: int
+    activation: Callable[[jax.Array], jax.Array] = nn.swish
+    squeezes: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)."""
         spec, inputs, inputs_filters = self.spec, x, x.shape[-1] // self.pack
         options = {"dtype": self.dtype, "pack": self.pack}
-        norm = partial(self.norm, pack=self.pack)
+        norm, activation = partial(self.norm, pack=self.pack), self.activation
         if spec.expansion != 1:
             x = Conv(inputs_filters * spec.expansion, **options, name="expand_conv")(x)
-            x = nn.swish(norm(name="expand_bn")(x, train=train))
+            x = activation(norm(name="expand_bn")(x, train=train))
         x = DepthwiseConv(spec.kernel_size, spec.strides, **options, name="depthwise_conv")(x)
-        x = nn.swish(norm(name="depthwise_bn")(x, train=train))
-        x = squeeze_excite(x, features=max(1, int(inputs_filters * 0.25)), **options)
+        x = activation(norm(name="depthwise_bn")(x, train=train))
+        if self.squeezes:
+            x = squeeze_excite(x, features=max(1, int(inputs_filters * 0.25)), **options)
         x = Conv(spec.filters, **options, name="project_conv")(x)
         x = norm(name="project_bn")(x, train=train)
         if spec.strides == 1 and inputs_filters == spec.filters:
@@ -181,17 +218,18 @@ class EfficientNet(nn.Module):
 
         Training needs the random stream ``dropout`` and the collection ``batch_stats`` mutable.
         """
-        width = self.variant.width
+        variant, activation = self.variant, self.variant.activation
         pack_of = partial(images_side_by_side, len(images)) if self.packed else lambda stage: 1
         pack = pack_of(0)
-        stem = StemConv(round_filters(STEM_FILTERS, width), dtype=self.dtype, pack=pack, name="stem_conv")
-        x = nn.swish(self.norm(pack=pack, name="stem_bn")(stem(images), train=train))
-        for spec in block_specs(self.variant, self.survival_probability, self.stages):
+        stem = StemConv(variant.end_filters(STEM_FILTERS), dtype=self.dtype, pack=pack, name="stem_conv")
+        x = activation(self.norm(pack=pack, name="stem_bn")(stem(images), train=train))
+        for spec in block_specs(variant, self.survival_probability, self.stages):
             x, pack = repack(x, pack, pack_of(spec.stage)), pack_of(spec.stage)
-            x = MBConv(spec, self.norm, self.dtype, pack, name=spec.name)(x, train=train)
+            block = MBConv(spec, self.norm, self.dtype, pack, activation, not variant.lite, name=spec.name)
+            x = block(x, train=train)
         x = repack(x, pack, 1)
-        x = Conv(round_filters(HEAD_FILTERS, width), dtype=self.dtype, name="head_conv")(x)
-        x = nn.swish(self.norm(name="head_bn")(x, train=train))
+        x = Conv(variant.end_filters(HEAD_FILTERS), dtype=self.dtype, name="head_conv")(x)
+        x = activation(self.norm(name="head_bn")(x, train=train))
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)
@@ -209,7 +247,7 @@ def efficientnet(
     survival_probability: float = 0.8,
     packed: bool = False,
 ) -> EfficientNet:
-    """Returns the network ``"b0"`` … ``"b7"``.
+    """Returns the network ``"b0"`` … ``"b7"`` or ``"lite0"`` … ``"lite4"``.
 
     Args:
       name: variant.

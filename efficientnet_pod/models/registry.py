@@ -64,7 +64,7 @@ class Network:
 
 NETWORKS = {
     name: Network(
-        f"EfficientNet-{name.upper()}",
+        f"EfficientNet-{name.capitalize()}",
         variant.image_size,
         variant.dropout,
         partial(efficientnet, name),

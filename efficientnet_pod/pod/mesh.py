@@ -86,7 +86,9 @@ def share_from_first_host(state: Any | None, abstract_state: Any, mesh: Mesh) ->
     Raises:
       ValueError: host 0's arrays are not those of ``abstract_state``.
     """
-    if jax.process_index() == 0:
+    # Not by `jax.process_index()`: a TPU's runtime may number the processes otherwise than we did.
+    is_first = state is not None
+    if is_first:
         _require_alike(state, abstract_state)
     if jax.process_count() == 1:
         return put_replicated(state, mesh)
@@ -99,11 +101,11 @@ def share_from_first_host(state: Any | None, abstract_state: Any, mesh: Mesh) ->
         stream[start : start + size].view(leaf.dtype).reshape(leaf.shape)
         for leaf, start, size in zip(wanted, starts[:-1], sizes, strict=True)
     ]
-    if jax.process_index() == 0:
+    if is_first:
         for place, leaf in zip(places, jax.tree.leaves(state), strict=True):
             place[...] = leaf
     for words in stream.view(np.uint32).reshape(-1, chunk // 4):
-        words[:] = multihost_utils.broadcast_one_to_all(words)
+        words[:] = multihost_utils.broadcast_one_to_all(words, is_source=is_first)
     return put_replicated(jax.tree.unflatten(tree, places), mesh)
 
 

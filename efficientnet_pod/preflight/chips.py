@@ -6,6 +6,7 @@ from typing import Any
 GIB = 1 << 30
 _DOCS = "Cloud TPU documentation, system architecture of this generation"
 _LINKS = "Austin et al., How to Scale Your Model, hardware table"
+_TPU_V2 = "Jouppi et al., A Domain-Specific Supercomputer for Training Deep Neural Networks, CACM 2020"
 _GCP = "SkyPilot catalog v7, gcp/vms.csv, commit 017e250"
 _LAMBDA = "Lambda's list price: SkyPilot catalog v8, lambda/vms.csv, commit 0f40703"
 _XLA = "OpenXLA, xla/backends/gpu/target_config/specs"
@@ -98,6 +99,7 @@ def _tpu(
     *kinds: str,
     clock: str,
     hbm_gib: tuple[float, float],
+    figures: str = _DOCS,
     link: str = _LINKS,
     price: str = _GCP,
     **fields: Any,
@@ -106,10 +108,10 @@ def _tpu(
     hbm_bytes, hbm_usable = (round(gib * GIB) for gib in hbm_gib)
     sources = {
         "clock_hz": clock,
-        "flops": _DOCS,
-        "hbm_bytes": _DOCS,
+        "flops": figures,
+        "hbm_bytes": figures,
         "hbm_usable": "libtpu 0.0.42.1, when it refuses a program",
-        "hbm_bandwidth": _DOCS,
+        "hbm_bandwidth": figures,
         "link_bandwidth": link,
         "usd": price,
         "usd_spot": f"{price}, the cheapest region",
@@ -155,6 +157,12 @@ _FROM_PEAK = "not published; follows from peak = cores × MXUs × 128² × 2 FLO
 
 # Of one source each, so that a share of the peak means the same from column to column.
 _ALL = (
+    _tpu(
+        "v2", "TPU v2", "TPU v2", clock=_TPU_V2, figures=_TPU_V2, link=_TPU_V2, devices=2, named_cores=2,
+        dimensions=2, most_chips=256, clock_hz=700e6, flops=46e12, hbm_gib=(16, 2 * 7.48),
+        hbm_bandwidth=700e9, link_bandwidth=6.2e10, usd=1.50, usd_spot=0.3825,
+        also="jax/_src/pallas/mosaic/tpu_info.py has 716 GB/s; a chip of a v2-8 costs $1.125, on spot $0.316",
+    ),
     _tpu(
         "v3", "TPU v3", "TPU v3", clock=_FROM_PEAK, devices=2, named_cores=2, dimensions=2, most_chips=1024,
         clock_hz=940e6, flops=123e12, hbm_gib=(32, 2 * 15.48), hbm_bandwidth=900e9,

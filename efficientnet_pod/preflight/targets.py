@@ -57,8 +57,8 @@ def parse_target(topology: str) -> Target:
     """Returns what a name stands for.
 
     Names are ``v3:16x32``, a TPU's grid of chips; ``v3-1024``, a TPU by the number its makers give it, cores
-    of v3, v4, v5p and tpu7x and chips of v5e and v6e, as the most compact grid; ``cuda:h100x8``, GPUs, eight
-    to a host; ``cpu:8``, virtual devices of this machine.
+    of v2, v3, v4, v5p and tpu7x and chips of v5e and v6e, as the most compact grid; ``cuda:h100x8``, GPUs,
+    eight to a host; ``cpu:8``, virtual devices of this machine.
 
     Raises:
       UserError: no machine has that name or that shape.

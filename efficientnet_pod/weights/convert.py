@@ -1,19 +1,26 @@
 """From the tensors of a file to the variables of a network; says by name what does not fit."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.models.initial import abstract_variables, initial_variables
+from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.models.registry import NETWORKS, network_named
 from efficientnet_pod.weights.foreign import Foreign
 from efficientnet_pod.weights.layouts import LAYOUTS, OWN, TIMM, Layout
 from efficientnet_pod.weights.paths import Tensors, flatten, is_head, unflatten
-from efficientnet_pod.weights.trained import CENTRE, WHOLE, Trained, default_epsilon, untrained
+from efficientnet_pod.weights.trained import (
+    CENTRE,
+    WHOLE,
+    Trained,
+    default_epsilon,
+    image_constants,
+    untrained,
+)
 
 _SHOWN = 10
 _SMALL = 64  # pixels: shapes of weights do not depend on the image's
@@ -22,18 +29,28 @@ _OTHERS = {
     "features.0.0.weight": "torchvision's EfficientNets pad as PyTorch does, alike on both sides, and were "
     "trained so: here, as in TensorFlow, stride 2 pads after more than before, and other logits would come "
     "out; take timm's tf_efficientnet_b* or Keras's weights",
-    "conv1_conv/kernel": "Keras's ResNet50 is the first version, with the strides in the 1×1 convolutions and "
-    "biases in all; resnet50 here is v1.5, as torchvision's and timm's resnet50 are: take those",
+    "conv1_conv/kernel": "Keras's ResNet50 is the first version, with the strides in its 1×1 convolutions "
+    "and biases in all; resnet50 here is v1.5, as torchvision's and timm's resnet50 are: take those",
     "embeddings.convolution.weight": "these are names of transformers; take the same weights from timm's "
     "repositories on the hub, tf_efficientnet_b*",
 }
 
 
 class Match(NamedTuple):
-    """How the tensors of a file fit a network: our paths by what became of them."""
+    """How the tensors of a file fit a network.
+
+    Attributes:
+      layout: in which they are.
+      found: those that the network has, by our paths and in our axes.
+      head: paths of the classifier.
+      missing: names and shapes, but the classifier's.
+      misshapen: likewise.
+      extra: likewise.
+    """
 
     layout: Layout
     found: Tensors
+    head: list[str]
     missing: list[str]
     misshapen: list[str]
     extra: list[str]
@@ -45,15 +62,21 @@ class Match(NamedTuple):
 
 
 def convert(
-    foreign: Foreign, *, network: str | None = None, num_classes: int | None = None, seed: int = 0
+    foreign: Foreign,
+    *,
+    network: str | None = None,
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    image_size: int | None = None,
 ) -> Trained:
     """Returns the weights as one of our networks; exact: axes move, numbers do not change.
 
     Args:
       foreign: what was read.
       network: which one it is to be; None: the one that fits.
-      num_classes: None: the file's; another number gives a new classifier, drawn from ``seed``.
-      seed: of a new classifier.
+      class_names: by label; None: the file's, if it has any.
+      image_size: pixels that the weights were trained for; None: the file's, or the network's.
+      num_classes: None: the file's; another number gives a new classifier, of zeros.
 
     Raises:
       UserError: tensors are missing, too many, or of other shapes; or they are of a network that is not here.
@@ -65,22 +88,26 @@ def convert(
     name = network or given or _that_fits(foreign)
     network_named(name)
     match = _match(foreign, name)
+    if match is None:
+        raise _nothing_known(foreign, name)
     if not match.fits:
         raise UserError(_difference(foreign, name, match))
     size, tensors = _wanted_classes(foreign, match, num_classes), dict(match.found)
     ours, about = foreign.about.get("ours") or {}, foreign.about
     settings = dict(ours.get("settings") or {})
     if replaced := size != _classes(match):
-        fresh = flatten(initial_variables(untrained(name, size, settings), _SMALL, seed=seed))
-        tensors |= {path: value for path, value in fresh.items() if is_head(path)}
-    names = about.get("class_names")
-    keeps_names = not replaced and isinstance(names, (list, tuple)) and len(names) == size
-    constants = {our_name: tuple(about[name]) for our_name, name in _CONSTANTS if name in about}
+        tensors |= new_classifier(_shapes(name), size)
+    names = _class_names(foreign, class_names, size, replaced=replaced)
+    constants = image_constants(name) | {
+        our_name: tuple(about[name]) for our_name, name in _CONSTANTS if name in about
+    }
     return Trained(
         network=name,
         variables=unflatten(tensors),
-        class_names=tuple(map(str, names)) if keeps_names and names else (),
-        image_size=int(ours.get("image_size") or about.get("image_size") or network_named(name).image_size),
+        class_names=names,
+        image_size=int(
+            image_size or ours.get("image_size") or about.get("image_size") or network_named(name).image_size
+        ),
         view=ours.get("view", WHOLE if about.get("crop_pct") == 1.0 and ours else CENTRE),
         resize=ours.get("resize", "reference"),
         settings=settings | {"bn_epsilon": float(settings.get("bn_epsilon", default_epsilon(name)))},
@@ -106,8 +133,8 @@ def _shapes(network: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _match(foreign: Foreign, network: str) -> Match:
-    """Returns how the file fits the network, in the layout that fits best."""
+def _match(foreign: Foreign, network: str) -> Match | None:
+    """Returns how the file fits the network, in the layout that fits best; None if nothing has its names."""
     shapes = _shapes(network)
     best: tuple[int, Layout, dict[str, str]] | None = None
     for layout in LAYOUTS:
@@ -118,12 +145,7 @@ def _match(foreign: Foreign, network: str) -> Match:
     assert best is not None  # our own layout has every network
     hits, layout, names = best
     if not hits:
-        named = ", ".join(sorted(foreign.tensors)[:3])
-        titles = ", ".join(each.title for each in LAYOUTS if each not in (OWN,))
-        raise UserError(
-            f"'{foreign.path}' has no tensor of an EfficientNet or a ResNet-50 (it has {named} …); names are "
-            f"read as {titles} have them"
-        )
+        return None
     found, missing, misshapen = {}, [], []
     for path, name in names.items():
         if name not in foreign.tensors:
@@ -140,7 +162,7 @@ def _match(foreign: Foreign, network: str) -> Match:
         for name, array in foreign.tensors.items()
         if name not in known and not layout.is_beside(name)
     ]
-    return Match(layout, found, missing, misshapen, extra)
+    return Match(layout, found, [*filter(is_head, shapes)], missing, misshapen, extra)
 
 
 def _that_fits(foreign: Foreign) -> str:
@@ -148,12 +170,15 @@ def _that_fits(foreign: Foreign) -> str:
     nearest: tuple[int, str, Match] | None = None
     for name in NETWORKS:
         match = _match(foreign, name)
+        if match is None:
+            continue
         if match.fits:
             return name
         wrong = len(match.missing) + len(match.misshapen) + len(match.extra)
         if nearest is None or wrong < nearest[0]:
             nearest = wrong, name, match
-    assert nearest is not None
+    if nearest is None:
+        raise _nothing_known(foreign, "any network")
     raise UserError(
         f"no network fits; nearest is {nearest[1]}: {_difference(foreign, *nearest[1:], look=False)}"
     )
@@ -161,7 +186,7 @@ def _that_fits(foreign: Foreign) -> str:
 
 def _difference(foreign: Foreign, network: str, match: Match, *, look: bool = True) -> str:
     """Returns what is wrong, in one line, and the network that would fit, if one would."""
-    others = [name for name in NETWORKS if name != network and _match(foreign, name).fits] if look else []
+    other = _that_would_fit(foreign, network) if look else None
     found = [
         f"{len(names)} tensors {what}: {_first(names)}"
         for names, what in (
@@ -171,12 +196,25 @@ def _difference(foreign: Foreign, network: str, match: Match, *, look: bool = Tr
         )
         if names
     ]
-    remedy = (
-        f"it is {others[0]}: give --model={others[0]}"
-        if others
-        else "is the file whole, and of this network?"
-    )
+    remedy = f"it is {other}: give --model={other}" if other else "is it whole, and of this network?"
     return f"'{foreign.path}' is not {network}, read as {match.layout.title}: {'; '.join(found)}; {remedy}"
+
+
+def _that_would_fit(foreign: Foreign, network: str) -> str | None:
+    """Returns another network that the file is of, None if there is none."""
+    matches = ((name, _match(foreign, name)) for name in NETWORKS if name != network)
+    return next((name for name, match in matches if match and match.fits), None)
+
+
+def _nothing_known(foreign: Foreign, network: str) -> UserError:
+    if other := network in NETWORKS and _that_would_fit(foreign, network):
+        return UserError(f"'{foreign.path}' is {other}, not {network}; give --model={other}")
+    named = ", ".join(sorted(foreign.tensors)[:3])
+    titles = ", ".join(layout.title for layout in LAYOUTS)
+    return UserError(
+        f"'{foreign.path}' has no tensor of {network} (it has {named} …); "
+        f"names are read as {titles} have them"
+    )
 
 
 def _first(names: Iterable[str]) -> str:
@@ -187,20 +225,34 @@ def _first(names: Iterable[str]) -> str:
 
 def _classes(match: Match) -> int | None:
     """Returns the classes of the file's own classifier; None where it has none that is whole."""
-    kernel, bias = (match.found.get(f"params/classifier/{leaf}") for leaf in ("kernel", "bias"))
-    if kernel is None or bias is None or kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
+    if not all(path in match.found for path in match.head):
         return None
-    return kernel.shape[1]
+    sizes = {match.found[path].shape[-1:] for path in match.head}  # of a kernel, and a bias if there is one
+    return next(iter(sizes))[0] if len(sizes) == 1 and () not in sizes else None
 
 
 def _wanted_classes(foreign: Foreign, match: Match, num_classes: int | None) -> int:
     """Returns how many classes the network is to have."""
     wanted = num_classes or _classes(match)
     if wanted is None:
-        raise UserError(
-            f"'{foreign.path}' has no classifier; give --num-classes=N, for which a new one is drawn"
-        )
+        raise UserError(f"'{foreign.path}' has no classifier; give --num-classes=N for a new one")
     return wanted
+
+
+def _class_names(
+    foreign: Foreign, given: Sequence[str] | None, size: int, *, replaced: bool
+) -> tuple[str, ...]:
+    """Returns the names of the classes: those given, or the file's if the classifier is."""
+    if given is not None and len(given) != size:
+        raise UserError(
+            f"{len(given):,} class names for the {size:,} classes of '{foreign.path}'; give one for each, or "
+            f"--num-classes={len(given)} for a new classifier"
+        )
+    if given is not None:
+        return tuple(given)
+    of_file: Any = foreign.about.get("class_names")
+    keeps = not replaced and isinstance(of_file, (list, tuple)) and len(of_file) == size
+    return tuple(map(str, of_file)) if keeps else ()
 
 
 def _of_architecture(foreign: Foreign) -> str | None:
@@ -224,8 +276,8 @@ def _of_architecture(foreign: Foreign) -> str | None:
         return said
     if re.search(r"efficientnet_(b|lite)", str(said)) and not str(said).startswith("tf_"):
         raise UserError(
-            f"'{foreign.path}' is timm's {said}, trained with PyTorch's padding, alike on both sides: here, as "
-            "in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
+            f"'{foreign.path}' is timm's {said}, trained with PyTorch's padding, alike on both sides: here, "
+            "as in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
             f"take tf_{said}"
         )
     raise UserError(
@@ -238,6 +290,19 @@ def _refuse_others(foreign: Foreign) -> None:
     for name, why in _OTHERS.items():
         if any(each.endswith(name) for each in foreign.tensors):
             raise UserError(f"'{foreign.path}' is not taken: {why}")
+
+
+def new_classifier(shapes: Mapping[str, tuple[int, ...]], num_classes: int) -> Tensors:
+    """Returns the tensors of a classifier that knows nothing: zeros.
+
+    The published spread, ±1/√classes, is for a thousand classes: with ten of them and trained features it
+    begins with a loss of 8, whose gradient wrecks the layers below. BiT begins so too (arXiv 1912.11370).
+    """
+    return {
+        path: np.zeros((*shape[:-1], num_classes), np.float32)
+        for path, shape in shapes.items()
+        if is_head(path)
+    }
 
 
 def layout_for(tensors: Mapping[str, Any]) -> Layout:

@@ -1,4 +1,6 @@
-"""Fetches weights from the Hugging Face hub, which keeps what it has fetched."""
+"""Fetches weights from the Hugging Face hub, whose library keeps what it has fetched."""
+
+from pathlib import Path
 
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.redact import redact
@@ -12,12 +14,11 @@ def fetch(name: str) -> str:
       name: ``OWNER/NAME`` of the repository, with ``@REVISION`` behind it for one of its versions.
 
     Raises:
-      UserError: the package is not installed, or there is no such repository.
+      UserError: the package is not installed, or there is no such repository or file.
       RunError: the hub cannot be reached.
     """
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub import errors, hf_hub_download
     except ImportError:
         raise UserError(
             f"hf:{name} needs the package huggingface_hub; pip install 'efficientnet-pod[hub]', or fetch "
@@ -25,12 +26,25 @@ def fetch(name: str) -> str:
         ) from None
     repository, _, revision = name.partition("@")
     try:
-        return snapshot_download(repository, revision=revision or None, allow_patterns=[WEIGHTS, CONFIG])
-    except (HfHubHTTPError, HFValidationError) as error:
-        said = redact(str(error).splitlines()[0])
-        raise UserError(f"hf:{name} cannot be fetched: {said}; check its name on the hub") from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        said = redact(str(error).splitlines()[0])
+        for file in (CONFIG, WEIGHTS):
+            path = hf_hub_download(repository, file, revision=revision or None)
+        return str(Path(path).parent)
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        # The first means that the hub was asked in vain, and that nothing is in the cache either.
+        if isinstance(error, errors.HfHubHTTPError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            raise _not_there(name, error) from error
         raise RunError(
-            f"hf:{name} cannot be fetched: {said}; try again where the hub can be reached"
+            f"hf:{name} cannot be fetched: {_said(error)}; try again where the hub can be reached"
         ) from error
+    except (errors.HFValidationError, ValueError) as error:
+        raise _not_there(name, error) from error
+
+
+def _not_there(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"hf:{name} cannot be fetched: {_said(error)}; it must be OWNER/NAME of a repository with {WEIGHTS}"
+    )
+
+
+def _said(error: Exception) -> str:
+    return redact(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))

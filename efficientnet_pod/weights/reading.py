@@ -15,9 +15,10 @@ from efficientnet_pod.weights.safetensors_file import read_safetensors
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _NUMPY = b"\x93NUMPY"
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_LITE = {"mean": (127 / 255,) * 3, "std": (128 / 255,) * 3}
-_KINDS = "a .safetensors, .h5, .weights.h5 or .keras file, a folder with model.safetensors, a TensorFlow checkpoint"
+_KINDS = (
+    "a file .safetensors, .h5, .weights.h5 or .keras, a folder with model.safetensors, "
+    "a checkpoint of TensorFlow"
+)
 
 
 def read_foreign(name: str, *, raw: bool = False) -> Foreign:
@@ -75,10 +76,9 @@ def _read_checkpoint(path: Path, name: str, *, raw: bool) -> Foreign:
     if prefix is None:
         what = "holds no weights" if path.exists() else "does not exist"
         raise UserError(f"'{name}' {what}; weights are {_KINDS}, or hf:OWNER/NAME")
-    tensors, scope = read_checkpoint(prefix, raw=raw)
-    about: dict[str, Any] = dict(_LITE if scope and "lite" in scope else _IMAGENET)
+    tensors = read_checkpoint(prefix, raw=raw)
     files = sorted(Path(prefix).parent.glob(f"{Path(prefix).name}.*"))
-    return Foreign(tensors, name, about, _digest([file for file in files if file.suffix != ".meta"]))
+    return Foreign(tensors, name, {}, _digest([file for file in files if file.suffix != ".meta"]))
 
 
 def _refuse_archives_of_torch(path: Path) -> None:

@@ -22,8 +22,8 @@ def find_checkpoint(path: Path) -> str | None:
     return prefix if Path(f"{prefix}.index").exists() else None
 
 
-def read_checkpoint(prefix: str, *, raw: bool) -> tuple[Tensors, str | None]:
-    """Returns the tensors, without their common scope, and that scope, such as ``efficientnet-b0``.
+def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
+    """Returns the tensors, by their names without the common scope, such as ``efficientnet-b0/``.
 
     Args:
       prefix: of the files.
@@ -48,13 +48,12 @@ def read_checkpoint(prefix: str, *, raw: bool) -> tuple[Tensors, str | None]:
             if is_average if raw else (own in averaged and not is_average):
                 continue
             tensors[_scopeless(own)] = as_float32(prefix, name, reader.get_tensor(name))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # its reader raises them all
         if isinstance(error, UserError):
             raise
         said = str(error).splitlines()[0]
         raise UserError(f"checkpoint '{prefix}' is cut off or damaged: {said}; fetch it again") from error
-    scopes = {name.partition("/")[0] for name in kept}
-    return tensors, scopes.pop() if len(scopes) == 1 else None
+    return tensors
 
 
 def _scopeless(name: str) -> str:

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from efficientnet_pod.images import MEAN_RGB, STDDEV_RGB
+from efficientnet_pod.images import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import NEUTRAL, Model, create_network, network_named
 from efficientnet_pod.weights.paths import Tensors, flatten
 
@@ -68,9 +68,27 @@ class Trained:
         """The network, float32: ``model.apply(variables, images, train=False)`` gives the logits."""
         return untrained(self.network, self.num_classes, self.settings)
 
+    def normalise(self, levels: Any) -> Any:
+        """Returns float32 images as the network takes them.
+
+        Args:
+          levels: 0..255, (batch, height, width, 3), of any dtype.
+        """
+        return normalise(levels, self.mean_rgb, self.stddev_rgb)
+
     def label(self, index: int) -> str:
         """Returns the name of a class, or its number where it has none."""
         return self.class_names[index] if self.class_names else str(index)
+
+
+def image_constants(network: str) -> dict[str, tuple[float, ...]]:
+    """Returns ``mean_rgb`` and ``stddev_rgb`` with which the network was published, of pixels in 0..1.
+
+    Source: tensorflow/tpu, efficientnet_builder.py and, for Lite, efficientnet_lite_builder.py; torchvision.
+    """
+    if network.startswith("lite"):
+        return {"mean_rgb": (127 / 255,) * 3, "stddev_rgb": (128 / 255,) * 3}
+    return {"mean_rgb": MEAN_RGB, "stddev_rgb": STDDEV_RGB}
 
 
 def default_epsilon(network: str) -> float:

@@ -9,18 +9,25 @@ _ATTRIBUTES = "/computeMetadata/v1/instance/attributes/"
 class MetadataServer:
     """Answers the workers of one slice, each under a path of its own."""
 
-    def __init__(self, accelerator_type: str, hosts: int):
-        """Listens on 127.0.0.1 at once."""
+    def __init__(self, accelerator_type: str, hosts: int, *, group: bool = False):
+        """Listens on 127.0.0.1 at once.
+
+        Args:
+          accelerator_type: of the slice.
+          hosts: of it.
+          group: whether it is an instance group, whose machines have their number in ``tpu-env`` alone.
+        """
         peers = ",".join(["127.0.0.1"] * hosts)
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 worker, _, attribute = self.path.lstrip("/").partition(_ATTRIBUTES)
-                answers = {
-                    "agent-worker-number": worker,
+                answers = {} if group else {"agent-worker-number": worker}
+                answers |= {
                     "worker-network-endpoints": peers,
                     "accelerator-type": accelerator_type,
-                    "tpu-env": f"ACCELERATOR_TYPE: '{accelerator_type}'\nWORKER_ID: '{worker}'\n",
+                    "tpu-env": f"ACCELERATOR_TYPE: '{accelerator_type}'\nWORKER_ID: '{worker}'\n"
+                    f"TPU_WORKER_ID: '{worker}'\n",
                 }
                 is_known = (
                     worker.isdigit()

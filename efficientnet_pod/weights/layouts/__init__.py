@@ -1,11 +1,12 @@
-"""How other frameworks name and lay out the tensors of the same networks."""
+"""How other libraries name and lay out the tensors of the same networks."""
 
 from efficientnet_pod.weights.layouts.keras import KERAS, KERAS_NUMBERED
 from efficientnet_pod.weights.layouts.layout import Layout
+from efficientnet_pod.weights.layouts.lukemelas import LUKEMELAS
 from efficientnet_pod.weights.layouts.own import OWN
 from efficientnet_pod.weights.layouts.tensorflow import TENSORFLOW
 from efficientnet_pod.weights.layouts.timm import TIMM
 
-LAYOUTS = (TIMM, KERAS, KERAS_NUMBERED, TENSORFLOW, OWN)
+LAYOUTS = (TIMM, LUKEMELAS, KERAS, KERAS_NUMBERED, TENSORFLOW, OWN)
 
-__all__ = ["KERAS", "KERAS_NUMBERED", "LAYOUTS", "OWN", "TENSORFLOW", "TIMM", "Layout"]
+__all__ = ["KERAS", "KERAS_NUMBERED", "LAYOUTS", "LUKEMELAS", "OWN", "TENSORFLOW", "TIMM", "Layout"]

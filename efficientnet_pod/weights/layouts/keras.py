@@ -99,4 +99,4 @@ def _is_beside(name: str) -> bool:
 
 
 KERAS = Layout("Keras", _names, to_ours, from_ours, _is_beside)
-KERAS_NUMBERED = Layout("Keras, by number", _numbered, to_ours, from_ours, _is_beside)
+KERAS_NUMBERED = Layout("Keras (by number)", _numbered, to_ours, from_ours, _is_beside)

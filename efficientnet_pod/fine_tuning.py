@@ -1,0 +1,162 @@
+"""What training from existing weights leaves alone: frozen layers, slower ones, statistics of batch norm."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from efficientnet_pod.errors import UserError, did_you_mean
+
+KEEP, TRAIN, REESTIMATE = "keep", "train", "reestimate"
+BN_STATISTICS = (KEEP, TRAIN, REESTIMATE)
+
+
+@dataclasses.dataclass(frozen=True)
+class InitSettings:
+    """The weights that training starts from, and how far it may move them.
+
+    A layer is named by the beginning of its path, ``stem``, ``block1``, ``block3b``, ``head``, ``classifier``
+    or ``""`` for all.
+
+    Attributes:
+      weights: a workdir, a folder of weights, or a file of another library; empty for random ones.
+      frozen: layers that stay as they are, their batch norm's statistics too.
+      lr_factors: (layer, factor of the learning rate) pairs; of those that name a tensor the last counts.
+      bn_statistics: ``train``: batches normalise by themselves, and the running averages go on from those
+        loaded; ``keep``: the loaded ones normalise, in training too, and do not change; ``reestimate``: the
+        averages begin anew, from ``bn_images`` training images as the loaded weights see them, then go on.
+      bn_images: see ``bn_statistics``.
+    """
+
+    weights: str
+    frozen: tuple[str, ...]
+    lr_factors: tuple[tuple[str, float], ...]
+    bn_statistics: str
+    bn_images: int
+
+    @property
+    def fixed_statistics(self) -> tuple[str, ...]:
+        """The layers whose batch norm uses its running statistics in training and leaves them alone."""
+        return ("",) if self.bn_statistics == KEEP else self.frozen
+
+    def is_frozen(self, path: str) -> bool:
+        """Whether the parameter at a path, such as ``block1a/expand_conv/kernel``, is not to be trained."""
+        return path.startswith(self.frozen)
+
+    def lr_factor(self, path: str) -> float:
+        """Returns what the learning rate of a parameter is multiplied by; 0 if it is frozen."""
+        if self.is_frozen(path):
+            return 0.0
+        of_path = [factor for layer, factor in self.lr_factors if path.startswith(layer)]
+        return of_path[-1] if of_path else 1.0
+
+    def __str__(self) -> str:
+        """Returns it in a line, for people."""
+        parts = [self.weights]
+        if self.frozen:
+            parts.append(f"frozen: {', '.join(layer or 'all' for layer in self.frozen)}")
+        if self.lr_factors:
+            slower = (f"{layer or 'all'} × {factor:g}" for layer, factor in self.lr_factors)
+            parts.append(f"learning rate: {', '.join(slower)}")
+        if self.bn_statistics != TRAIN:
+            of_images = f" from {self.bn_images:,} images" if self.bn_statistics == REESTIMATE else ""
+            parts.append(f"statistics of batch norm: {self.bn_statistics}{of_images}")
+        return "; ".join(parts)
+
+    def check(self, params: Any) -> None:
+        """Raises UserError for a layer that the network lacks, or where nothing is left to be trained."""
+        paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for field, layers in (
+            ("frozen", self.frozen),
+            ("lr_factors", [layer for layer, _ in self.lr_factors]),
+        ):
+            for layer in layers:
+                if not any(path.startswith(layer) for path in paths):
+                    near = did_you_mean(layer, {path.partition("/")[0] for path in paths})
+                    raise UserError(f"config.init.{field} names '{layer}', and no layer begins so{near}")
+        if all(self.lr_factor(path) == 0 for path in paths):
+            raise UserError(
+                f"config.init.frozen={self.frozen} and config.init.lr_factors={self.lr_factors} leave "
+                "nothing to be trained; name fewer layers"
+            )
+
+
+def read_init(table: dict[str, Any]) -> InitSettings:
+    """Returns the typed form of ``config.init``, whose names have been checked; raises UserError."""
+    frozen, factors = _words(table["frozen"]), _pairs(table["lr_factors"])
+    if (named := table["bn_statistics"]) not in BN_STATISTICS:
+        raise UserError(f"config.init.bn_statistics='{named}' is unknown{did_you_mean(named, BN_STATISTICS)}")
+    if not table["weights"] and (frozen or factors or named != TRAIN):
+        raise UserError(
+            "config.init.frozen, lr_factors and bn_statistics are for weights that exist; name them: "
+            "--config.init.weights=PATH"
+        )
+    if table["bn_images"] < 1:
+        raise UserError(f"config.init.bn_images={table['bn_images']} must be at least 1; set it")
+    return InitSettings(**table | {"frozen": frozen, "lr_factors": factors})
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    words = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(word, str) for word in words):
+        raise UserError(f"config.init.frozen is {value!r}; it must be layers, e.g. ('stem', 'block1')")
+    return tuple(word for word in words if word or not isinstance(value, str))
+
+
+def _pairs(value: Any) -> tuple[tuple[str, float], ...]:
+    try:
+        pairs = tuple((str(layer), float(factor)) for layer, factor in value)
+        if all(factor >= 0 for _, factor in pairs):
+            return pairs
+    except (TypeError, ValueError):
+        pass
+    raise UserError(
+        f"config.init.lr_factors is {value!r}; it must be pairs (layer, factor), factors of at least 0, "
+        "e.g. (('', 0.1), ('classifier', 1.0))"
+    )
+
+
+def scaled(optimizer: optax.GradientTransformation, init: InitSettings) -> optax.GradientTransformation:
+    """Returns the optimizer with the learning rate of every tensor multiplied by its factor.
+
+    Its own state, and the optimizer itself where there are no factors, stay as they are. A frozen tensor
+    keeps its bits.
+    """
+    if not (init.frozen or init.lr_factors):
+        return optimizer
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = optimizer.update(updates, state, params)
+        # An update is the learning rate times something that does not depend on it, momentum included.
+        return jax.tree_util.tree_map_with_path(
+            lambda p, leaf: leaf * init.lr_factor(_name(p)), updates
+        ), state
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def without_gradient(params: Any, init: InitSettings) -> Any:
+    """Returns the parameters, the frozen ones as constants: nothing is computed for their gradients."""
+    if not init.frozen:
+        return params
+
+    def leaf(path: Any, value: jax.Array) -> jax.Array:
+        return jax.lax.stop_gradient(value) if init.is_frozen(_name(path)) else value
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def with_fixed_statistics(new: Any, old: Any, init: InitSettings) -> Any:
+    """Returns the new BN statistics, but the old ones, to the bit, where they are not to change."""
+    if not (fixed := init.fixed_statistics):
+        return new
+
+    def leaf(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
+        return old if _name(path).startswith(fixed) else new
+
+    return jax.tree_util.tree_map_with_path(leaf, new, old)
+
+
+def _name(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
