@@ -73,11 +73,10 @@ def _print_all(
     predictor: "Predictor", files: Sequence[str], *, top: int, as_json: bool
 ) -> tuple[list[tuple[str, str]], int]:
     """Prints a line for each file; returns those that could be used with a title, and how many could not."""
-    out = sys.stdout
     shown, bad = [], 0
+    # A bar prints above itself, on its own terminal, what is printed meanwhile: not what is for a file.
+    out = None if sys.stdout.isatty() else sys.stdout
     with progress_bar("predicting", total=len(files), unit="images") as advance:
-        # The bar prints above itself, on its own terminal, what is printed meanwhile, unless it is for a file.
-        out = sys.stdout if out.isatty() else out
         for file, found in predictor.of_files(files):
             if isinstance(found, str):
                 _report(file, found)

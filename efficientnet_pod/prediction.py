@@ -104,7 +104,8 @@ class Predictor:
 
     @cached_property
     def _predict(self) -> Any:
-        model, normalise = self._trained.model, self._trained.normalise
+        model: Any = self._trained.model  # what `apply` returns depends on its arguments
+        normalise = self._trained.normalise
 
         def predict(variables: Any, images: jax.Array) -> jax.Array:
             seen = normalise(images)
