@@ -166,7 +166,8 @@ def _compare(run: "Run", facts: dict[str, Any], path: str) -> None:
         )
         warnings += [warning] if warning else []
     data = run.plan.recipe.data
-    if data.train_split == data.eval_split and source.num_train != source.num_eval:
+    is_flat = data.train_split == data.eval_split and source.num_train != source.num_eval
+    if data.name.startswith("folder:") and is_flat:
         warnings.append(
             f"'{source.name}' has no split folders: a fixed tenth of each class is evaluated, "
             f"{source.num_eval:,} images; --split=all takes all of them"
@@ -188,27 +189,27 @@ def _report(
     from efficientnet_pod.soft_files import write_json
 
     plan, origin = run.plan, facts["origin"]
-    at = f"step {origin['step']:,}: " if facts["checkpoint"] else ""
-    print(
-        f"{at}top-1 {rates.top1:.2%}, top-5 {rates.top5:.2%}, loss {rates.loss:.4f} "
-        f"of {rates.images:,} images\n"
-    )
-    names = run.source.class_names
     evaluation = Evaluation(
         weights={"path": path, "title": facts["title"], "network": plan.recipe.model.name, "origin": origin},
         settings=_settings(run),
-        class_names=names,
+        class_names=run.source.class_names,
         rates=rates,
         pairs=pairs,
         bins=bins,
     )
-    evaluation.print(Console(highlight=False, soft_wrap=True))
     if json_file:
         file = epath.Path(json_file)
         try:
             write_json(file, evaluation.as_json())
         except OSError as error:
             raise UserError(cannot_write(file, error)) from error
+    at = f"step {origin['step']:,}: " if facts["checkpoint"] else ""
+    print(
+        f"{at}top-1 {rates.top1:.2%}, top-5 {rates.top5:.2%}, loss {rates.loss:.4f} "
+        f"of {rates.images:,} images\n"
+    )
+    evaluation.print(Console(highlight=False, soft_wrap=True))
+    if json_file:
         print(f"\nall of it is in {json_file}")
 
 

@@ -114,9 +114,9 @@ class Evaluation:
     def print(self, console: Console) -> None:
         """Prints the rates, the least accurate classes and the most frequent confusions."""
         console.print(self._summary())
-        console.print(self._worst())
+        console.print("", self._worst(), sep="\n")
         if self.confusions:
-            console.print(self._confused())
+            console.print("", self._confused(), sep="\n")
 
     def _summary(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -149,7 +149,7 @@ class Evaluation:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None, pad_edge=False, title="")
+    table = Table(first, box=None, pad_edge=False)
     for name in others:
         table.add_column(name, justify="left" if name == "taken for" else "right")
     return table

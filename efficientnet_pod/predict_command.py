@@ -1,6 +1,7 @@
 """The command ``predict``: image files in, class names with probabilities out."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ def run_predict(arguments: Sequence[str]) -> int:
         raise UserError(f"predict needs {missing}, e.g. {_EXAMPLE}")
     try:
         return _predict(words[0], words[1:], values)
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+        return 1
     except KeyboardInterrupt:
         print("efficientnet-pod: stopped; what is printed stands", file=sys.stderr)
         return 130
@@ -56,8 +60,8 @@ def _predict(path: str, names: Sequence[str], values: Any) -> int:
         raise UserError(
             f"no image to predict in {', '.join(map(repr, names))}; name files or folders of them"
         )
-    trained = open_weights(path, which=values.checkpoint, raw=values.raw)
     runtime.start("any", None)
+    trained = open_weights(path, which=values.checkpoint, raw=values.raw)
     # Of a few images a whole batch would mostly be padding.
     predictor = Predictor(trained, batch=min(values.batch, len(files)), flip=values.flip)
     shown, bad = _print_all(predictor, files, top=values.top, as_json=values.json)
