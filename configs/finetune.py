@@ -1,8 +1,8 @@
 """Fine-tuning: from trained weights to a folder of your own images, in minutes on a laptop.
 
-Source: Kornblith et al., arXiv 1805.08974: SGD with Nesterov momentum .9, crops of the usual kind, rate and decay
-searched for by data set; EfficientNet's transfer learning follows it (arXiv 1905.11946, section 5.3). The values
-here were found on photographs (records/fine_tuning.md): a beginning for others.
+Source: Kornblith et al., arXiv 1805.08974: SGD with Nesterov momentum .9, crops of the usual kind, rate and
+decay searched for by data set; EfficientNet's transfer learning follows it (arXiv 1905.11946, section 5.3).
+The values here were found on photographs (records/fine_tuning.md): a beginning for others.
 Command: efficientnet-pod train --config=configs/finetune.py:lite0 --config.init.weights=weights/lite0
     --config.data.name=folder:/photos --workdir=runs/photos
 Machine: a CPU; see records/fine_tuning.md for accuracies and times.

@@ -19,6 +19,7 @@ from efficientnet_pod.errors import (
     exit_code_of,
 )
 from efficientnet_pod.evaluate_command import run_evaluate
+from efficientnet_pod.export_command import run_export
 from efficientnet_pod.import_command import run_import
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.predict_command import run_predict
@@ -35,6 +36,7 @@ USAGE = """usage: efficientnet-pod COMMAND [FLAGS]
 commands:
   train     train a recipe and evaluate it on the way; the same workdir resumes
   import    take weights of another library: Keras, timm, TensorFlow
+  export    write weights for timm, Keras, ONNX and as a program, with a model card
   evaluate  evaluate a checkpoint of a workdir, or any weights on any images
   predict   print what weights take images for: files and folders of them
   plan      print what a recipe would run, tensor by tensor; runs nothing
@@ -225,6 +227,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "preflight": run_preflight,
     "report": run_report,
     "import": run_import,
+    "export": run_export,
     "data": run_data,
     "pod": _pod,
 }

@@ -187,12 +187,13 @@ def _report(
     from efficientnet_pod.evaluation_report import Evaluation
     from efficientnet_pod.files import cannot_write
     from efficientnet_pod.soft_files import write_json
+    from efficientnet_pod.weights.classes import readable
 
     plan, origin = run.plan, facts["origin"]
     evaluation = Evaluation(
         weights={"path": path, "title": facts["title"], "network": plan.recipe.model.name, "origin": origin},
         settings=_settings(run),
-        class_names=run.source.class_names,
+        class_names=readable(run.source.class_names),
         rates=rates,
         pairs=pairs,
         bins=bins,

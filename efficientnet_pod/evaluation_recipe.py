@@ -6,6 +6,7 @@ from typing import Any
 
 from efficientnet_pod.base_config import base_config
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.trained import CENTRE, Trained
 
 PER_REPLICA = 32  # images, where nobody says how many: B7's activations of them still fit 16 GB
@@ -89,7 +90,7 @@ def compare_classes(
 
     Args:
       num_classes: of the weights.
-      names: by label; empty where nobody said them.
+      names: by label, words or WordNet's numbers; empty where nobody said them.
       found: those of the images.
       weights: where they are, for messages.
       data: likewise the images.
@@ -102,6 +103,7 @@ def compare_classes(
             f"'{weights}' tells {num_classes:,} classes apart and '{data}' has {len(found):,}; "
             "name images of the same classes with --data, or other weights"
         )
+    names, found = readable(names), readable(found)
     differ = [label for label, pair in enumerate(zip(names, found, strict=False)) if pair[0] != pair[1]]
     if not differ:
         return None

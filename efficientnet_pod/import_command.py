@@ -67,10 +67,13 @@ def read_class_names(path: str) -> tuple[str, ...]:
 
 
 def _summary(trained: "Trained", out: Path) -> str:
+    from efficientnet_pod.weights.classes import imagenet_names
+
     tensors = trained.tensors
     parameters = sum(array.size for path, array in tensors.items() if path.startswith("params/"))
     mean, std = (", ".join(f"{value:.4g}" for value in rgb) for rgb in (trained.mean_rgb, trained.stddev_rgb))
-    classes = f"{trained.num_classes:,} classes" + ("" if trained.class_names else " without names")
+    named = " of ImageNet" if trained.class_names == imagenet_names() else ""
+    classes = f"{trained.num_classes:,} classes" + (named if trained.class_names else " without names")
     head = " (a new classifier)" if trained.origin.get("new_classifier") else ""
     return (
         f"{trained.title} of {trained.origin.get('layout', 'efficientnet-pod')}: {len(tensors)} tensors, "

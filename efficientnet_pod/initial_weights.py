@@ -18,6 +18,7 @@ from efficientnet_pod.recipe import Recipe
 from efficientnet_pod.run import Run
 from efficientnet_pod.state import TrainState
 from efficientnet_pod.steps import GO, commands
+from efficientnet_pod.weights.classes import may_be_same
 from efficientnet_pod.weights.convert import new_classifier
 from efficientnet_pod.weights.paths import flatten, is_head, unflatten
 from efficientnet_pod.weights.trained import Trained
@@ -51,7 +52,7 @@ def open_initial(run: Run) -> Initial:
     trained = open_weights(recipe.init.weights, network=None)
     _require_alike(trained, recipe)
     shapes = {path: leaf.shape for path, leaf in flatten(run.variables).items()}
-    keeps_classifier = trained.num_classes == run.plan.num_classes and _may_be_same(
+    keeps_classifier = trained.num_classes == run.plan.num_classes and may_be_same(
         trained.class_names, run.source.class_names
     )
     tensors = trained.tensors
@@ -65,10 +66,6 @@ def open_initial(run: Run) -> Initial:
         said=f"starts from {recipe.init.weights}{step}: {number:,} numbers, {classifier}",
         origin={"weights": recipe.init.weights, "new_classifier": not keeps_classifier, **trained.origin},
     )
-
-
-def _may_be_same(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
-    return not a or not b or tuple(a) == tuple(b)
 
 
 def _require_alike(trained: Trained, recipe: Recipe) -> None:

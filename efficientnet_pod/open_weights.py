@@ -14,6 +14,7 @@ from efficientnet_pod.optim import create_optimizer
 from efficientnet_pod.recipe import Recipe, read_recipe
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.state import TrainState, init_state
+from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.reading import read_foreign
 from efficientnet_pod.weights.trained import CENTRE, WHOLE, Trained, untrained
@@ -69,7 +70,7 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
     return Trained(
         network=recipe.model.name,
         variables=state.variables if raw else state.eval_variables,
-        class_names=tuple(data["class_names"] or ()),
+        class_names=readable(data["class_names"] or ()),
         image_size=plan["image_size"],
         mean_rgb=recipe.data.mean_rgb,
         stddev_rgb=recipe.data.stddev_rgb,

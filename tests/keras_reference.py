@@ -29,7 +29,7 @@ def randomise(model, images: np.ndarray, seed: int) -> None:
             gamma, beta = rng.uniform(0.5, 1.5, shapes[0]), rng.normal(0, 0.1, shapes[0])
             layer.set_weights([gamma, beta, *layer.get_weights()[2:]])
             layer.momentum = 0.0  # the next training pass stores its own statistics
-        elif shapes and layer.name != "normalization":
+        elif shapes and not layer.name.startswith("normalization"):  # _1 of a second network
             fan_in = np.prod(shapes[0][:-1]) if "dwconv" not in layer.name else np.prod(shapes[0][:2])
             values = [rng.normal(0, fan_in**-0.5, shapes[0])]
             layer.set_weights(values + [rng.normal(0, 0.1, s) for s in shapes[1:]])

@@ -14,6 +14,7 @@ from efficientnet_pod.evaluation_recipe import Asked, compare_classes, config_of
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.prediction import Predictor
 from efficientnet_pod.recipe import read_recipe
+from efficientnet_pod.weights.classes import imagenet_names
 from efficientnet_pod.weights.folder import write_folder as write_weights
 from efficientnet_pod.weights.trained import CENTRE, WHOLE, Trained, untrained
 
@@ -123,6 +124,12 @@ def test_classes_must_be_the_same_ones_in_the_same_order():
         compare(NAMES, ("cat", "dog"))
     said = "class 2 is 'dog' in 'w' and 'hound' in 'd'; 1 of 3 names differ; labels are compared by number"
     assert compare(NAMES, ("cat", "cow", "hound")) == said
+    tfds = (
+        "n01440764",
+        "n01443537",
+        "n01484850",
+    )  # ImageNet's first, by the numbers that WordNet has for them
+    assert compare(imagenet_names()[:3], tfds) is None
 
 
 def test_a_recipe_of_weights_has_their_network_size_view_and_constants():

@@ -25,7 +25,7 @@ from efficientnet_pod.pod.mesh import put_replicated
 from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.run import open_run
 from efficientnet_pod.train import train_and_evaluate
-from efficientnet_pod.weights import trained
+from efficientnet_pod.weights import convert, trained
 from efficientnet_pod.weights.convert import same
 from efficientnet_pod.weights.folder import write_folder
 from efficientnet_pod.weights.paths import flatten
@@ -37,6 +37,9 @@ INIT = InitSettings("somewhere", (), (), "train", 64)
 def _tiny_network(monkeypatch):
     build_tiny_networks(monkeypatch)
     monkeypatch.setattr(trained, "create_network", tiny_network)
+    convert._shapes.cache_clear()
+    yield
+    convert._shapes.cache_clear()
 
 
 def config(weights="", **init):

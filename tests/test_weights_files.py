@@ -29,12 +29,15 @@ from efficientnet_pod.weights.safetensors_file import read_safetensors, write_sa
 from efficientnet_pod.weights.trained import Trained, untrained
 
 
-def random_weights(network="b0", classes=5):
+def random_weights(network="b0", classes=5, kernel_noise=0.1):
     """Returns weights in which no two tensors are alike, so that none can stand for another."""
     tensors = flatten(initial_variables(untrained(network, classes), 64, seed=3))
     rng = np.random.default_rng(0)
     noisy = {
-        path: (array + rng.normal(0, 0.1, array.shape)).astype(np.float32) for path, array in tensors.items()
+        path: (array + rng.normal(0, 0.1 if array.ndim == 1 else kernel_noise, array.shape)).astype(
+            np.float32
+        )
+        for path, array in tensors.items()
     }
     return Trained(network, unflatten(noisy), (), 64)
 

@@ -89,6 +89,15 @@ def test_the_released_normalisation_is_imagenets(network, tmp_path):
     assert np.round(trained.stddev_rgb, 4).tolist() == [0.229, 0.224, 0.225]
 
 
+def test_the_second_network_of_a_process_is_read_like_the_first(network, tmp_path):
+    """Keras numbers what has no name of its own: its layer is normalization_1."""
+    path = tmp_path / "a.weights.h5"
+    network[0].save_weights(path)
+    with h5py.File(path, "r+") as file:
+        file["layers/normalization/vars"].attrs["name"] = "normalization_1"
+    np.testing.assert_allclose(ep.trained(str(path)).mean_rgb, (0.4, 0.5, 0.6), atol=1e-6)
+
+
 def test_another_number_of_classes_gets_a_new_classifier_and_nothing_else(network, tmp_path):
     path = tmp_path / "a.weights.h5"
     network[0].save_weights(path)

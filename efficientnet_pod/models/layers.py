@@ -122,11 +122,12 @@ def squeeze_excite(x: jax.Array, *, features: int, dtype: Any, pack: int) -> jax
     ``features`` is a quarter of the *block's input* filters, not of the expanded ones (tensorflow/tpu#616).
     """
     packed = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-    means = packed.reshape(len(x) * pack, -1)  # (batch, channels)
+    batch = x.shape[0]  # may be symbolic, which `len` is not
+    means = packed.reshape(batch * pack, packed.shape[-1] // pack)  # (images, channels)
     reduce = nn.Dense(features, dtype=dtype, kernel_init=conv_init, name="se_reduce")
     expand = nn.Dense(means.shape[-1], dtype=dtype, kernel_init=conv_init, name="se_expand")
     gate = nn.sigmoid(expand(nn.swish(reduce(means))))
-    return x * gate.reshape(len(x), 1, 1, -1).astype(x.dtype)
+    return x * gate.reshape(batch, 1, 1, x.shape[-1]).astype(x.dtype)
 
 
 def stochastic_depth(

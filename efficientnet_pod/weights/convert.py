@@ -10,6 +10,7 @@ import numpy as np
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.models.registry import NETWORKS, network_named
+from efficientnet_pod.weights.classes import IMAGENET_CLASSES, imagenet_names
 from efficientnet_pod.weights.foreign import Foreign
 from efficientnet_pod.weights.layouts import LAYOUTS, OWN, TIMM, Layout
 from efficientnet_pod.weights.paths import Tensors, flatten, is_head, unflatten
@@ -111,15 +112,18 @@ def convert(
         view=ours.get("view", WHOLE if about.get("crop_pct") == 1.0 and ours else CENTRE),
         resize=ours.get("resize", "reference"),
         settings=settings | {"bn_epsilon": float(settings.get("bn_epsilon", default_epsilon(name)))},
-        origin=ours.get("origin")
-        or {
-            "source": foreign.path,
-            "sha256": foreign.sha256,
-            "layout": match.layout.title,
-            "new_classifier": replaced,
-        },
+        origin=ours["origin"] if "origin" in ours and not replaced else _origin(foreign, match, replaced),
         **constants,
     )
+
+
+def _origin(foreign: Foreign, match: Match, replaced: bool) -> dict[str, Any]:
+    return {
+        "source": foreign.path,
+        "sha256": foreign.sha256,
+        "layout": match.layout.title,
+        "new_classifier": replaced,
+    }
 
 
 _CONSTANTS = (("mean_rgb", "mean"), ("stddev_rgb", "std"))
@@ -252,7 +256,10 @@ def _class_names(
         return tuple(given)
     of_file: Any = foreign.about.get("class_names")
     keeps = not replaced and isinstance(of_file, (list, tuple)) and len(of_file) == size
-    return tuple(map(str, of_file)) if keeps else ()
+    if keeps:
+        return tuple(map(str, of_file))
+    # A thousand classes without names are ImageNet's, wherever the weights are from.
+    return imagenet_names() if size == IMAGENET_CLASSES and not replaced and of_file is None else ()
 
 
 def _of_architecture(foreign: Foreign) -> str | None:

@@ -68,7 +68,7 @@ def config_of(trained: Trained) -> dict[str, Any]:
     """Returns ``config.json``: timm's fields, and ours under ``efficientnet_pod``."""
     size, name = trained.image_size, architecture(trained.network)
     first, classifier = _FIRST.get(trained.network, ("conv_stem", "classifier"))
-    settings = {key: value for key, value in trained.settings.items() if key != "dtype"}
+    settings = {**trained.settings, "bn_epsilon": trained.bn_epsilon}
     config: dict[str, Any] = {
         "num_classes": trained.num_classes,
         "pretrained_cfg": {

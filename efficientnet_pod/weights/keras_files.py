@@ -1,6 +1,7 @@
 """Reads Keras's files as archives of arrays: nothing in them is executed, no link out of them is followed."""
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,12 +122,16 @@ def image_constants(tensors: Tensors) -> dict[str, tuple[float, ...]]:
     The released ImageNet weights have standard deviations where the variances should be, and a further layer
     divides by their roots: that comes to the usual division (keras-team/keras, applications/efficientnet.py).
     """
-    mean, variance = tensors.get("normalization/mean"), tensors.get("normalization/variance")
-    if mean is None or variance is None or mean.size != 3 or variance.size != 3:
+    # The second network of a process has a layer "normalization_1".
+    names = [name for name in tensors if re.fullmatch(r"normalization(_\d+)?/mean", name)]
+    if len(names) != 1:
+        return {}
+    mean, variance = tensors[names[0]], tensors.get(names[0].replace("/mean", "/variance"))
+    if variance is None or mean.size != 3 or variance.size != 3:
         return {}
     mean, variance = (np.asarray(each, np.float64).reshape(3) for each in (mean, variance))
     released = np.allclose(variance, (0.229, 0.224, 0.225), atol=1e-4)
-    std = variance if released else np.sqrt(variance)
-    if not (np.isfinite(std).all() and (std > 0).all()):
+    if not (np.isfinite([mean, variance]).all() and (variance > 0).all()):
         return {}
+    std = variance if released else np.sqrt(variance)
     return {"mean": tuple(np.round(mean, 6).tolist()), "std": tuple(np.round(std, 6).tolist())}

@@ -1,6 +1,7 @@
 """Reads and writes safetensors files."""
 
 import json
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,3 +53,6 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
     save_file(ordered, path, metadata={"format": "pt"})  # which timm and transformers ask for
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # the library leaves it to its owner alone

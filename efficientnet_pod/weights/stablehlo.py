@@ -1,0 +1,32 @@
+"""A trained network as a program: StableHLO by ``jax.export``, weights and normalisation inside."""
+
+from pathlib import Path
+from typing import Any
+
+from efficientnet_pod.weights.trained import Trained
+
+PLATFORMS = ("cpu", "tpu", "cuda")
+
+
+def exported(trained: Trained) -> Any:
+    """Returns the ``jax.export.Exported`` of levels 0..255 → logits.
+
+    It takes uint8 (batch, image_size, image_size, 3), of any batch, and returns float32 (batch, classes); the
+    same program runs on a CPU, a TPU and a CUDA GPU.
+    """
+    import jax
+    import jax.numpy as jnp
+    from jax import export
+
+    def logits(levels: jax.Array) -> Any:
+        return trained.model.apply(trained.variables, trained.normalise(levels), train=False)
+
+    (batch,) = export.symbolic_shape("batch")
+    shape = (batch, trained.image_size, trained.image_size, 3)
+    levels = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    return export.export(jax.jit(logits), platforms=PLATFORMS)(levels)
+
+
+def write_stablehlo(trained: Trained, path: Path) -> None:
+    """Writes what ``jax.export.deserialize`` reads."""
+    path.write_bytes(exported(trained).serialize())
