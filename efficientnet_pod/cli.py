@@ -18,9 +18,11 @@ from efficientnet_pod.errors import (
     UserError,
     exit_code_of,
 )
+from efficientnet_pod.evaluate_command import run_evaluate
 from efficientnet_pod.export_command import run_export
 from efficientnet_pod.import_command import run_import
 from efficientnet_pod.pod.interrupt import Interrupt
+from efficientnet_pod.predict_command import run_predict
 from efficientnet_pod.preflight_command import run_preflight
 from efficientnet_pod.redact import redact
 from efficientnet_pod.report_command import run_report
@@ -35,7 +37,8 @@ commands:
   train     train a recipe and evaluate it on the way; the same workdir resumes
   import    take weights of another library: Keras, timm, TensorFlow
   export    write weights for timm, Keras, ONNX and as a program, with a model card
-  evaluate  evaluate a checkpoint of a workdir
+  evaluate  evaluate a checkpoint of a workdir, or any weights on any images
+  predict   print what weights take images for: files and folders of them
   plan      print what a recipe would run, tensor by tensor; runs nothing
   preflight compile a recipe for a machine that need not be here: does it fit, how long, at what price
   report    write one HTML page on a run, or on several side by side; follows a run in progress
@@ -166,30 +169,7 @@ def _print_summary(summary: dict[str, Any], workdir: str) -> None:
 
 
 def _evaluate(arguments: Sequence[str]) -> None:
-    def define(values: flags.FlagValues) -> None:
-        flags.DEFINE_string("checkpoint", "latest", "'best', 'latest' or a step.", flag_values=values)
-        flags.DEFINE_bool("raw", False, "Take the raw weights, not the averaged ones.", flag_values=values)
-        define_hosts(values)
-
-    values = parse_flags("evaluate", arguments, define, workdir=True)
-    with _joined(values) as interrupt, interrupt.nothing_to_lose():
-        from efficientnet_pod.evaluate import evaluate_checkpoint
-        from efficientnet_pod.pod import hosts
-        from efficientnet_pod.recipe import read_recipe
-        from efficientnet_pod.records import Workdir
-        from efficientnet_pod.run import open_run
-        from efficientnet_pod.run_view import view
-
-        workdir = Workdir(values.workdir)
-        config = workdir.read("config.json") if hosts.index() == 0 else None
-        run = open_run(read_recipe(hosts.from_first("config", config)))
-        hosts.agree("the run", view(run))
-        step, result = evaluate_checkpoint(run, workdir, values.checkpoint, raw=values.raw)
-        if hosts.index() == 0:
-            print(
-                f"step {step:,}: top-1 {result.top1:.2%}, top-5 {result.top5:.2%}, loss {result.loss:.4f} "
-                f"of {result.images:,} images"
-            )
+    run_evaluate(arguments, _joined)
 
 
 def _pod(arguments: Sequence[str]) -> int:
@@ -242,6 +222,7 @@ def _plan(arguments: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
+    "predict": run_predict,
     "plan": _plan,
     "preflight": run_preflight,
     "report": run_report,

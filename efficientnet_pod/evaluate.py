@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
+from rich.console import Console
 
 from efficientnet_pod import inject
 from efficientnet_pod.checkpoint import Checkpoints
@@ -16,11 +18,14 @@ from efficientnet_pod.metrics import Counts, Predictions, Rates, rates
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.mesh import share_from_first_host
 from efficientnet_pod.pod.runtime import compilation_cache
+from efficientnet_pod.progress import progress_bar
 from efficientnet_pod.records import Workdir
 from efficientnet_pod.run import Run
+from efficientnet_pod.state import TrainState
 from efficientnet_pod.steps import GO, STOP, commands
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array, Predictions]]
+Collect = Callable[[Mapping[str, np.ndarray], Predictions], None]
 _IN_FLIGHT = 2  # batches dispatched and not read: the devices never wait for the host
 
 
@@ -31,7 +36,7 @@ def evaluate(
     *,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[], None] = lambda: None,
-    collect: Callable[[Mapping[str, np.ndarray], Predictions], None] | None = None,
+    collect: Collect | None = None,
 ) -> Rates | None:
     """Returns loss and accuracies over all evaluation images; None on all hosts if one of them was to stop.
 
@@ -126,7 +131,34 @@ def eval_step_of(run: Run, compiled: Sequence[EvalStep]) -> EvalStep:
     return lambda variables, batch: by_shape[batch["image"].shape[1:]](variables, batch)
 
 
-def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) -> tuple[int, Rates]:
+def evaluate_weights(
+    run: Run, variables: Any | None, *, programs: epath.Path | None = None, collect: Collect | None = None
+) -> Rates:
+    """Returns the rates of weights on the images of a run, with a bar on host 0's terminal.
+
+    Args:
+      run: whose evaluation images are read, and whose network the weights are of.
+      variables: parameters and BN statistics as numpy arrays on host 0; None on all others.
+      programs: where host 0 keeps what it compiles; None: nowhere.
+      collect: see :func:`evaluate`.
+
+    Raises:
+      UserError: an image cannot be used.
+    """
+    shared = share_from_first_host(variables, run.abstract_state().variables, run.mesh)
+    first = hosts.index() == 0
+    with compilation_cache(programs) if programs and first else nullcontext():
+        eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
+    console = Console(stderr=True, highlight=False, quiet=not first)
+    with progress_bar("evaluating", total=run.plan.eval_steps, unit="batches", console=console) as advance:
+        result = evaluate(run, eval_step, shared, progress=lambda: advance(1), collect=collect)
+    assert result is not None  # nobody stops it
+    return result
+
+
+def evaluate_checkpoint(
+    run: Run, workdir: Workdir, which: str, *, raw: bool, collect: Collect | None = None
+) -> tuple[int, Rates]:
     """Returns the step of a checkpoint and its rates.
 
     Args:
@@ -134,21 +166,18 @@ def evaluate_checkpoint(run: Run, workdir: Workdir, which: str, *, raw: bool) ->
       workdir: of the run.
       which: ``"best"``, ``"latest"`` or a step.
       raw: take the raw weights, not the averaged ones.
+      collect: see :func:`evaluate`.
 
     Raises:
       UserError: no such checkpoint.
     """
-    step, restored = _restored(run, workdir, which) if hosts.index() == 0 else (0, None)
+    step, state = _restored(run, workdir, which) if hosts.index() == 0 else (0, None)
     step = hosts.from_first("step", step)
-    state = share_from_first_host(restored, run.abstract_state(), run.mesh)
-    with compilation_cache(workdir.programs) if hosts.index() == 0 else nullcontext():
-        eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
-    result = evaluate(run, eval_step, state.variables if raw else state.eval_variables)
-    assert result is not None  # nobody stops it
-    return step, result
+    variables = None if state is None else state.variables if raw else state.eval_variables
+    return step, evaluate_weights(run, variables, programs=workdir.programs, collect=collect)
 
 
-def _restored(run: Run, workdir: Workdir, which: str) -> tuple[int, Any]:
+def _restored(run: Run, workdir: Workdir, which: str) -> tuple[int, TrainState]:
     """Returns the step of a checkpoint and its state, in host memory."""
     if not workdir.checkpoints.exists():
         raise UserError(f"no checkpoints in '{workdir.path}'; --workdir must name the folder of a run")

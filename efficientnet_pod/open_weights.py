@@ -33,14 +33,26 @@ def open_weights(path: str, *, which: str = "best", raw: bool = False, network: 
       UserError: there is nothing of the kind, or it does not fit.
       RunError: a checkpoint cannot be read at present.
     """
-    folder = epath.Path(path)
-    if not path.startswith("hf:") and folder.parent.name == "checkpoints" and folder.name.isdecimal():
-        path, which = str(folder.parent.parent), folder.name
-    if not path.startswith("hf:") and (epath.Path(path) / "checkpoints").exists():
-        return _of_run(Workdir(path), which, raw=raw)
+    if of_run := checkpoint_at(path, which):
+        return _of_run(*of_run, raw=raw)
     if (Path(path) / "plan.json").exists():
         raise UserError(f"no checkpoint in '{path}' yet; train first")
     return convert(read_foreign(path, raw=raw), network=network)
+
+
+def checkpoint_at(path: str, which: str) -> tuple[Workdir, str] | None:
+    """Returns the run whose checkpoint a path means, and which one; None where it means none of a run.
+
+    Args:
+      path: a workdir or one of its ``checkpoints/STEP``.
+      which: of a workdir's checkpoints: ``best``, ``latest`` or a step.
+    """
+    folder = epath.Path(path)
+    if path.startswith("hf:"):
+        return None
+    if folder.parent.name == "checkpoints" and folder.name.isdecimal():
+        folder, which = folder.parent.parent, folder.name
+    return (Workdir(folder), which) if (folder / "checkpoints").exists() else None
 
 
 def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
@@ -60,6 +72,8 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
         variables=state.variables if raw else state.eval_variables,
         class_names=readable(data["class_names"] or ()),
         image_size=plan["image_size"],
+        mean_rgb=recipe.data.mean_rgb,
+        stddev_rgb=recipe.data.stddev_rgb,
         view=CENTRE if recipe.data.augment == "inception_crop" else WHOLE,
         resize=recipe.data.resize,
         settings=settings,

@@ -21,6 +21,7 @@ from flax import linen as nn
 from recipes import load
 from tiny import CLASSES, STAGES, batch, build_tiny_networks
 
+from efficientnet_pod.calibration import Calibration
 from efficientnet_pod.evaluate import eval_batches, eval_step_of, evaluate
 from efficientnet_pod.feed import Feed, train_batches
 from efficientnet_pod.models.batch_norm import group_moments
@@ -229,11 +230,23 @@ def confusions(folder: Path) -> Found:
     run, findings = opened(digits()), Findings(CLASSES)
     step = eval_step_of(run, [lowered.compile(QUICKLY) for lowered in run.lower_eval_steps()])
     variables = put_replicated(run.initial_variables(), run.mesh)
-    result = evaluate(run, step, variables, collect=findings.add)
+    calibration = Calibration()
+
+    def collect(*batch: Any) -> None:
+        findings.add(*batch)
+        calibration.add(*batch)
+
+    result = evaluate(run, step, variables, collect=collect)
     assert result is not None
+    bins = calibration.merged(result.images) or ()
+    filled = [(each.images, each.confidence, each.accuracy) for each in bins if each.images]
     pairs = findings.merged(result.images)
     samples = np.stack([sample.image for sample in findings.samples()])
-    return {"samples": samples, "pairs": [[*pair, n] for pair, n in sorted((pairs or {}).items())]}
+    return {
+        "samples": samples,
+        "bins": filled,
+        "pairs": [[*pair, n] for pair, n in sorted((pairs or {}).items())],
+    }
 
 
 def awkward_state() -> Found:

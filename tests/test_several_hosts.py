@@ -184,3 +184,5 @@ def test_host_0_hears_what_the_images_of_all_hosts_are_taken_for(two, one):
     assert first["pairs"].tolist() == wanted and sum(number for *_, number in wanted) == 360
     assert second["pairs"].size == 0
     assert not np.array_equal(first["samples"], second["samples"])  # each has its own
+    np.testing.assert_allclose(first["bins"], one("confusions")["bins"], rtol=1e-6)
+    assert first["bins"][:, 0].sum() == 360 and not second["bins"].size

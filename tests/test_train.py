@@ -7,11 +7,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from photos import encoded, photo
 from recipes import load
 from tiny import build_tiny_networks
 
 from efficientnet_pod import loop
 from efficientnet_pod.checkpoint import Checkpoints, digest_of
+from efficientnet_pod.cli import main
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.evaluate import evaluate_checkpoint
 from efficientnet_pod.journal import Journal
@@ -153,6 +155,34 @@ def test_best_and_any_checkpoint_evaluate_as_in_training(uninterrupted):
         evaluate_checkpoint(run, Workdir(workdir), "5", raw=False)
     with pytest.raises(UserError, match="must be 'best', 'latest' or a step"):
         evaluate_checkpoint(run, Workdir(workdir), "newest", raw=False)
+
+
+def test_the_command_evaluates_a_run_on_its_own_images_and_on_others(uninterrupted, tmp_path, capsys):
+    workdir, summary = uninterrupted
+    best, file = summary["best"], tmp_path / "all.json"
+    said = f"step {best['step']}: top-1 {best['top1']:.2%}"
+    assert main(["evaluate", f"--workdir={workdir}", "--checkpoint=best"]) == 0
+    assert capsys.readouterr().out.startswith(said)
+    assert main(["evaluate", str(workdir), "--batch=96", f"--json={file}"]) == 0  # the best one is meant
+    assert capsys.readouterr().out.startswith(said)
+    found = json.loads(file.read_text())
+    assert (found["top1"], found["images"]) == (best["top1"], 360)
+    assert (found["weights"]["origin"]["step"], found["settings"]["batch"]) == (best["step"], 96)
+    assert main(["evaluate", f"{workdir}/checkpoints/24"]) == 0
+    assert capsys.readouterr().out.startswith("step 24: ")
+    pixels = photo(0, 8, 8)
+    for digit in range(10):
+        (tmp_path / "images" / str(digit)).mkdir(parents=True)
+        (tmp_path / "images" / str(digit) / "0.png").write_bytes(encoded(pixels, "PNG"))
+    data = f"--data=folder:{tmp_path}/images"
+    assert main(["evaluate", str(workdir), data, "--split=all", "--image-size=40", "--flip"]) == 0
+    printed = capsys.readouterr().out
+    assert "top-1 10.00%" in printed and "of 10 images" in printed
+    assert "whole images of 40 px, each and its mirror image" in printed
+    (tmp_path / "images" / "9").rename(tmp_path / "images" / "nine")
+    assert main(["evaluate", str(workdir), data, "--split=all"]) == 0
+    said = f"class 9 is '9' in '{workdir}' and 'nine' in 'folder:{tmp_path}/images'; 1 of 10 names differ"
+    assert f"warning: {said}" in capsys.readouterr().err
 
 
 def test_workdir_of_another_config_is_refused(uninterrupted):

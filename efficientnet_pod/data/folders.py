@@ -15,14 +15,16 @@ from efficientnet_pod.errors import UserError
 
 # The layout and the suffixes are those of tfds.ImageFolder, whose file list is private and which reads from
 # the front only: with the list in hand, images are fetched by number and shared among any number of hosts.
-_SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+ALL = "all"  # a split of a folder without split folders: nothing is held out
 _LAYOUT = "a folder source holds <split>/<class>/*.jpg or <class>/*.jpg (.jpg, .jpeg or .png)"
 
 
 def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Source:
     """Returns the images below ``path``, the classes in the order of their folders' names.
 
-    Without split folders a fixed tenth of each class is held out. Raises UserError.
+    Without split folders a fixed tenth of each class is held out, or, where both splits are ``all``, nothing:
+    all images are in both. One name for both splits asks for one split folder alone. Raises UserError.
     """
     if not path or not tf.io.gfile.isdir(path):
         raise UserError(f"folder '{path}' does not exist; {_LAYOUT}; give it as folder:/path")
@@ -45,10 +47,11 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
             )
     else:
         listings = [_list(path)]
-        files = listings[0].images
+        train = held_out = files = listings[0].images
         _require_distinct(files, path)
-        held_out = {label: _tenth(path, label, of_class) for label, of_class in files.items()}
-        train = {label: sorted(set(files[label]) - set(held_out[label])) for label in files}
+        if not train_split == eval_split == ALL:
+            held_out = {label: _tenth(path, label, of_class) for label, of_class in files.items()}
+            train = {label: sorted(set(files[label]) - set(held_out[label])) for label in files}
     if len(train) < 2:
         raise UserError(
             f"folder '{path}' has only one class, '{next(iter(train))}'; two or more are needed; {_LAYOUT}"
@@ -80,7 +83,7 @@ def _list(path: str) -> _Listing:
         images = listing.images[label] = []
         for entry, is_folder in _entries(join(path, label)):
             file = join(path, label, entry)
-            if entry.lower().endswith(_SUFFIXES):
+            if entry.lower().endswith(SUFFIXES):
                 if is_folder:
                     raise UserError(
                         f"'{file}' is a folder, and is named like an image; {_LAYOUT}; rename or remove it"
@@ -91,9 +94,10 @@ def _list(path: str) -> _Listing:
             else:
                 listing.files.append(file)
         if not images:
-            raise UserError(
-                f"class folder '{join(path, label)}' has no images; {_LAYOUT}; add images to it or remove it"
-            )
+            remedy = "add images to it or remove it"
+            if any(os.path.dirname(folder) == join(path, label) for folder in listing.folders):
+                remedy = f"if '{label}' is a split, name it as one"
+            raise UserError(f"class folder '{join(path, label)}' has no images; {_LAYOUT}; {remedy}")
     if not listing.images:
         raise UserError(
             f"split folder '{path}' has no class folders; {_LAYOUT}; put each class in its own folder"
@@ -123,7 +127,7 @@ def _entries(path: str) -> list[tuple[str, bool]]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    if entry.is_symlink() and not os.path.exists(entry.path) and entry.name.lower().endswith(_SUFFIXES):
+    if entry.is_symlink() and not os.path.exists(entry.path) and entry.name.lower().endswith(SUFFIXES):
         raise UserError(
             f"'{entry.path}' is a link to a file that does not exist; images must be readable; "
             "mend or remove it"
