@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from efficientnet_pod.errors import RunError, UserError
 
 if TYPE_CHECKING:
+    from efficientnet_pod.prediction import Predictor
     from efficientnet_pod.weights.trained import Trained
 
 __version__ = "0.1.0"
-__all__ = ["RunError", "UserError", "load", "trained"]
+__all__ = ["RunError", "UserError", "load", "predictor", "trained"]
 
 
 def load(path: str, *, checkpoint: str = "best", raw: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -54,3 +55,22 @@ def trained(path: str, *, checkpoint: str = "best", raw: bool = False) -> "Train
     from efficientnet_pod.open_weights import open_weights
 
     return open_weights(path, which=checkpoint, raw=raw)
+
+
+def predictor(path: str, *, checkpoint: str = "best", raw: bool = False, batch: int = 32) -> "Predictor":
+    """Returns what looks at images with trained weights; arguments as of :func:`load`.
+
+    >>> import numpy as np
+    >>> import efficientnet_pod as ep
+    >>> predictor = ep.predictor("weights/b0")
+    >>> trained = predictor.trained
+    >>> levels = np.zeros((2, trained.image_size, trained.image_size, 3), np.uint8)
+    >>> probabilities = predictor.probabilities(levels)  # float32 (images, classes)
+    >>> [trained.label(row.argmax()) in trained.class_names for row in probabilities]
+    [True, True]
+
+    ``predictor.of_files(["cat.jpg"])`` decodes, crops and resizes as evaluation does.
+    """
+    from efficientnet_pod.prediction import Predictor
+
+    return Predictor(trained(path, checkpoint=checkpoint, raw=raw), batch=batch)

@@ -25,7 +25,7 @@ def weights(tmp_path, monkeypatch):
 def test_the_examples_run(weights):
     found = doctest.DocTestFinder().find(efficientnet_pod, "efficientnet_pod")
     examples = [test for test in found if test.examples]
-    assert [test.name for test in examples] == ["efficientnet_pod.load"]
+    assert [test.name for test in examples] == ["efficientnet_pod.load", "efficientnet_pod.predictor"]
     for test in examples:
         assert doctest.DocTestRunner().run(test).failed == 0
 

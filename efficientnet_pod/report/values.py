@@ -117,4 +117,4 @@ def optimizer_name(name: Any) -> str:
 
 def network_title(name: Any) -> str:
     """Returns ``"EfficientNet-B0"`` for ``b0``, and what is no EfficientNet by the name its recipe has."""
-    return f"EfficientNet-{str(name).upper()}" if re.fullmatch(r"b\d", str(name)) else str(name)
+    return f"EfficientNet-{str(name).capitalize()}" if re.fullmatch(r"(b|lite)\d", str(name)) else str(name)
