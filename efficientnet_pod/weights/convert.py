@@ -1,6 +1,5 @@
 """From the tensors of a file to the variables of a network; says by name what does not fit."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from efficientnet_pod.models.registry import NETWORKS, network_named
 from efficientnet_pod.weights.classes import IMAGENET_CLASSES, imagenet_names
 from efficientnet_pod.weights.foreign import Foreign
 from efficientnet_pod.weights.layouts import LAYOUTS, OWN, TIMM, Layout
+from efficientnet_pod.weights.lookalikes import network_said, refuse_others
 from efficientnet_pod.weights.paths import Tensors, flatten, is_head, unflatten
 from efficientnet_pod.weights.trained import (
     CENTRE,
@@ -25,16 +25,6 @@ from efficientnet_pod.weights.trained import (
 
 _SHOWN = 10
 _SMALL = 64  # pixels: shapes of weights do not depend on the image's
-# Networks that look the same in a file and compute something else.
-_OTHERS = {
-    "features.0.0.weight": "torchvision's EfficientNets pad as PyTorch does, alike on both sides, and were "
-    "trained so: here, as in TensorFlow, stride 2 pads after more than before, and other logits would come "
-    "out; take timm's tf_efficientnet_b* or Keras's weights",
-    "conv1_conv/kernel": "Keras's ResNet50 is the first version, with the strides in its 1×1 convolutions "
-    "and biases in all; resnet50 here is v1.5, as torchvision's and timm's resnet50 are: take those",
-    "embeddings.convolution.weight": "these are names of transformers; take the same weights from timm's "
-    "repositories on the hub, tf_efficientnet_b*",
-}
 
 
 class Match(NamedTuple):
@@ -82,8 +72,8 @@ def convert(
     Raises:
       UserError: tensors are missing, too many, or of other shapes; or they are of a network that is not here.
     """
-    _refuse_others(foreign)
-    given = _of_architecture(foreign)
+    refuse_others(foreign)
+    given = network_said(foreign)
     if network and given and network != given:
         raise UserError(f"'{foreign.path}' says that it is {given}, not {network}; give --model={given}")
     name = network or given or _that_fits(foreign)
@@ -260,43 +250,6 @@ def _class_names(
         return tuple(map(str, of_file))
     # A thousand classes without names are ImageNet's, wherever the weights are from.
     return imagenet_names() if size == IMAGENET_CLASSES and not replaced and of_file is None else ()
-
-
-def _of_architecture(foreign: Foreign) -> str | None:
-    """Returns our name of the network that timm's configuration, or the name of the file, says it is.
-
-    Raises:
-      UserError: that one is not here, or pads otherwise.
-    """
-    said = foreign.about.get("architecture")
-    if said is None and foreign.about.get("ours") is None:
-        stem = foreign.path.rstrip("/").rpartition("/")[2]
-        padded_alike = re.match(r"(timm[._-])?efficientnet_(b\d|lite\d|el|em|es)", stem)
-        said = padded_alike.group(0) if padded_alike and "conv_stem.weight" in foreign.tensors else None
-    own = (foreign.about.get("ours") or {}).get("network")
-    if own or said is None:
-        return own
-    name = str(said).removeprefix("tf_efficientnet_")
-    if name != said and name in NETWORKS:
-        return name
-    if said == "resnet50":
-        return said
-    if re.search(r"efficientnet_(b|lite)", str(said)) and not str(said).startswith("tf_"):
-        raise UserError(
-            f"'{foreign.path}' is timm's {said}, trained with PyTorch's padding, alike on both sides: here, "
-            "as in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
-            f"take tf_{said}"
-        )
-    raise UserError(
-        f"'{foreign.path}' is '{said}', which is no network here; there are timm's tf_efficientnet_b0 to b7, "
-        "tf_efficientnet_lite0 to lite4 and resnet50"
-    )
-
-
-def _refuse_others(foreign: Foreign) -> None:
-    for name, why in _OTHERS.items():
-        if any(each.endswith(name) for each in foreign.tensors):
-            raise UserError(f"'{foreign.path}' is not taken: {why}")
 
 
 def new_classifier(shapes: Mapping[str, tuple[int, ...]], num_classes: int) -> Tensors:
