@@ -51,7 +51,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes the tensors; the same ones give the same bytes."""
     from safetensors.numpy import save_file
 
-    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    # Not np.ascontiguousarray, which makes a vector of a counter.
+    ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     save_file(ordered, path, metadata={"format": "pt"})  # which timm and transformers ask for
     mask = os.umask(0)
     os.umask(mask)
