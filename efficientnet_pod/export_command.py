@@ -77,7 +77,7 @@ def run_export(arguments: Sequence[str]) -> None:
     out = Path(values.out)
     require_own(out)
     trained = open_weights(words[0], which=values.checkpoint, raw=values.raw)
-    export(trained, out, values.to)
+    export(trained, out, values.to, onnx_python=values.onnx_python)
     _print(trained, out)
 
 
@@ -87,10 +87,18 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("to", ["safetensors"], about, flag_values=values)
     flags.DEFINE_string("checkpoint", "best", "Of a workdir: 'best', 'latest' or a step.", flag_values=values)
     flags.DEFINE_bool("raw", False, "Take the raw weights, not the averaged ones.", flag_values=values)
+    about = "Python of an environment with jax2onnx, e.g. onnxenv/bin/python; by default this one."
+    flags.DEFINE_string("onnx_python", None, about, flag_values=values)
 
 
-def export(trained: "Trained", out: Path, formats: Sequence[str]) -> None:
+def export(trained: "Trained", out: Path, formats: Sequence[str], *, onnx_python: str | None = None) -> None:
     """Writes the folder of weights, a model card, and the other formats that are asked for; all or nothing.
+
+    Args:
+      trained: the weights.
+      out: folder; new, empty, or written by this.
+      formats: of :data:`FORMATS`.
+      onnx_python: Python that has jax2onnx; None: this one.
 
     Raises:
       UserError: the network has no such form, a package is missing, or the folder holds other files.
@@ -105,7 +113,7 @@ def export(trained: "Trained", out: Path, formats: Sequence[str]) -> None:
     try:
         write_folder(trained, scratch)
         for name in FORMATS:
-            if name in formats and (write := _writer(name)):
+            if name in formats and (write := _writer(name, onnx_python)):
                 write(trained, scratch / FORMATS[name].file)
         card = model_card(trained, _files(trained, scratch, out), name=out.resolve().name, folder=str(out))
         (scratch / "README.md").write_text(card, encoding="utf-8")
@@ -117,7 +125,7 @@ def export(trained: "Trained", out: Path, formats: Sequence[str]) -> None:
             shutil.rmtree(scratch)
 
 
-def _writer(name: str) -> Callable[["Trained", Path], None] | None:
+def _writer(name: str, onnx_python: str | None) -> Callable[["Trained", Path], None] | None:
     """Returns what writes a format; None for the folder itself."""
     match name:
         case "keras":
@@ -131,7 +139,8 @@ def _writer(name: str) -> Callable[["Trained", Path], None] | None:
         case "onnx":
             from efficientnet_pod.weights.onnx_export import write_onnx
 
-            return write_onnx
+            # Of the folder of weights, which is all that the other environment reads.
+            return lambda trained, path: write_onnx(path.parent, onnx_python)
     return None
 
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.distributions import Distribution, Patches, Uniform, torch_default
-from efficientnet_pod.models.layers import Conv
+from efficientnet_pod.models.layers import Conv, max_pool
 from efficientnet_pod.models.whitening import Whitening
 
 WIDTH = 64  # channels of the first layer
@@ -170,9 +170,9 @@ class ConvBlock(nn.Module):
         """Returns (batch, height, width, filters), or half of height and width."""
         x = TorchConv(self.filters, self.kernel_size, dtype=self.dtype, name="conv")(x)
         if self.pool == "early":
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = max_pool(x, 2)
         x = self.activation(self.norm(name="bn")(x, train=train))
-        return nn.max_pool(x, (2, 2), (2, 2)) if self.pool == "late" else x
+        return max_pool(x, 2) if self.pool == "late" else x
 
 
 class ResNet9(nn.Module):

@@ -12,6 +12,7 @@ import jax
 from jax import Array, lax
 
 from efficientnet_pod.models import convolutions_cpu
+from efficientnet_pod.models.converting import is_converting
 
 
 def conv2d(x: Array, kernel: Array, *, strides: int = 1, symmetric: bool = False) -> Array:
@@ -23,6 +24,8 @@ def conv2d(x: Array, kernel: Array, *, strides: int = 1, symmetric: bool = False
       strides: step between outputs along height and width.
       symmetric: pad half of the (odd) kernel's size on each side, as PyTorch does, instead of "SAME".
     """
+    if is_converting():
+        return _xla(x, kernel, strides=strides, groups=1, symmetric=symmetric)
     return _conv2d(x, convolutions_cpu.varying_as(kernel, x), strides, symmetric)
 
 
@@ -34,6 +37,8 @@ def depthwise_conv2d(x: Array, kernel: Array, *, strides: int = 1) -> Array:
       kernel: `(kernel_height, kernel_width, 1, channels)`, of the dtype of `x`.
       strides: step between outputs along height and width.
     """
+    if is_converting():
+        return _xla(x, kernel, strides=strides, groups=x.shape[-1])
     return _depthwise_conv2d(x, convolutions_cpu.varying_as(kernel, x), strides)
 
 

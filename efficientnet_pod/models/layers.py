@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from efficientnet_pod.models.converting import is_converting
 from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
 from efficientnet_pod.models.packing import block_diagonal, conv_of_row_pairs, repack, rows_in_pairs
 
@@ -113,6 +114,22 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", depthwise_init, shape, jnp.float32)
         kernel = jnp.tile(kernel, self.pack)
         return depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
+
+
+def max_pool(x: jax.Array, size: int, *, padding: int = 0) -> jax.Array:
+    """Returns the largest values of windows of ``size`` × ``size`` pixels, at stride 2.
+
+    Args:
+      x: images, (batch, height, width, channels).
+      size: of a window.
+      padding: pixels added on each side, which are never the largest.
+    """
+    if is_converting():
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
+        padding = 0
+    # Typed as a name alone; by keywords, as jax2onnx has its own function of this name.
+    pads: Any = ((padding, padding), (padding, padding)) if padding else "VALID"
+    return nn.max_pool(x, window_shape=(size, size), strides=(2, 2), padding=pads)
 
 
 def squeeze_excite(x: jax.Array, *, features: int, dtype: Any, pack: int) -> jax.Array:

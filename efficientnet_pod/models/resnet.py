@@ -1,7 +1,7 @@
 """ResNet-50 v1.5: the network of MLPerf, of "ImageNet in one hour" and of imagenet18."""
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.distributions import Constant, Distribution, Normal
-from efficientnet_pod.models.layers import Conv
+from efficientnet_pod.models.layers import Conv, max_pool
 
 STEM_FILTERS = 64
 EXPANSION = 4
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
         x = images.astype(self.dtype)
         x = Conv(STEM_FILTERS, 7, 2, symmetric=True, dtype=self.dtype, name="stem_conv")(x)
         x = nn.relu(self.norm(name="stem_bn")(x, train=train))
-        x = nn.max_pool(x, (3, 3), (2, 2), cast(Any, ((1, 1), (1, 1))))  # typed as a name alone
+        x = max_pool(x, 3, padding=1)
         for number, (blocks, filters, strides) in enumerate(self.stages, start=1):
             for i in range(blocks):
                 block = Bottleneck(

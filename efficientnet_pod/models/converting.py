@@ -1,0 +1,22 @@
+"""Whether a network is traced for a converter to another format, which knows fewer operations than XLA."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_CONVERTING: ContextVar[bool] = ContextVar("converting", default=False)
+
+
+@contextmanager
+def for_converter() -> Iterator[None]:
+    """Inside, layers choose no formulation by platform and pad apart from pooling; the numbers are equal."""
+    token = _CONVERTING.set(True)
+    try:
+        yield
+    finally:
+        _CONVERTING.reset(token)
+
+
+def is_converting() -> bool:
+    """Whether this is inside :func:`for_converter`."""
+    return _CONVERTING.get()
