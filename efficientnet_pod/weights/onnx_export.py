@@ -37,8 +37,8 @@ def write_onnx(folder: Path, python: str | None = None) -> None:
     if done.returncode == onnx_worker.LACKS:
         raise UserError(
             f"--to=onnx: {said}; jax2onnx asks for an older Orbax than this program, so give it an "
-            "environment of its own: python -m venv onnxenv && onnxenv/bin/pip install jax2onnx safetensors, then "
-            "add --onnx-python=onnxenv/bin/python"
+            "environment of its own: python -m venv onnxenv && onnxenv/bin/pip install jax2onnx safetensors, "
+            "then add --onnx-python=onnxenv/bin/python"
         )
     if done.returncode:
         raise RunError(f"--to=onnx: {python} ended with {done.returncode}: {said}; leave onnx out of --to")
