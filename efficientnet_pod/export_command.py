@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
+from etils import epath
 
 from efficientnet_pod.command_flags import parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.files import cannot_write, is_remote
 
 if TYPE_CHECKING:
     from efficientnet_pod.weights.trained import Trained
@@ -74,6 +76,8 @@ def run_export(arguments: Sequence[str]) -> None:
 
     # Nothing is computed: a program for a TPU or a GPU is made on any machine.
     jax.config.update("jax_platforms", "cpu")
+    if is_remote(values.out):
+        raise UserError(f"--out={values.out} is not on this machine; name a local folder and copy it there")
     out = Path(values.out)
     require_own(out)
     trained = open_weights(words[0], which=values.checkpoint, raw=values.raw)
@@ -118,11 +122,15 @@ def export(trained: "Trained", out: Path, formats: Sequence[str], *, onnx_python
         card = model_card(trained, _files(trained, scratch, out), name=out.resolve().name, folder=str(out))
         (scratch / "README.md").write_text(card, encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
+        for form in FORMATS.values():  # of other weights, from an earlier export
+            if not (scratch / form.file).exists():
+                (out / form.file).unlink(missing_ok=True)
         for file in sorted(scratch.iterdir()):
             file.replace(out / file.name)
+    except OSError as error:
+        raise UserError(cannot_write(epath.Path(out) / "README.md", error)) from error
     finally:
-        if scratch.exists():
-            shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _writer(name: str, onnx_python: str | None) -> Callable[["Trained", Path], None] | None:

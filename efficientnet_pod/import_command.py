@@ -8,6 +8,7 @@ from absl import flags
 
 from efficientnet_pod.command_flags import parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.files import is_remote
 
 if TYPE_CHECKING:
     from efficientnet_pod.weights.trained import Trained
@@ -27,6 +28,8 @@ def run_import(arguments: Sequence[str]) -> None:
     from efficientnet_pod.weights.folder import require_own, write_folder
     from efficientnet_pod.weights.reading import read_foreign
 
+    if is_remote(values.out):
+        raise UserError(f"--out={values.out} is not on this machine; name a local folder and copy it there")
     out = Path(values.out)
     require_own(out)
     if values.model and values.model not in NETWORKS:

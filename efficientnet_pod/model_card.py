@@ -61,7 +61,7 @@ def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder
         trained=trained,
         name=name,
         folder=folder,
-        architecture=architecture(trained.network),
+        architecture=architecture(trained.network, trained.bn_epsilon),
         parameters=sum(array.size for path, array in tensors.items() if path.startswith("params/")),
         tags=["image-classification", "jax", "efficientnet-pod", trained.network],
         data={"name": records.data.get("name")} if records and records.data.get("name") else None,

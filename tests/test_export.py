@@ -1,5 +1,7 @@
 """Exported weights: the same bits on the way back, the same logits elsewhere, a card that says what it is."""
 
+import dataclasses
+import errno
 import json
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.export_command import export
 from efficientnet_pod.open_weights import open_weights
 from efficientnet_pod.train import train_and_evaluate
-from efficientnet_pod.weights import convert, trained
+from efficientnet_pod.weights import convert, keras_writer, trained
 from efficientnet_pod.weights.convert import same
 from efficientnet_pod.weights.stablehlo import exported
 from efficientnet_pod.weights.trained import Trained
@@ -149,6 +151,11 @@ def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):
     assert said in error and error.count("\n") == 1 and list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_on_another_machine_is_refused(capsys):
+    assert main(["export", "w", "--out=gs://bucket/w"]) == 2
+    assert "--out=gs://bucket/w is not on this machine" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "network, said", [("resnet50", "has no ResNet-50"), ("lite0", "has no EfficientNet-Lite0")]
 )
@@ -156,6 +163,46 @@ def test_what_cannot_be_written_leaves_nothing_behind(network, said, tmp_path):
     with pytest.raises(UserError, match=said):
         export(random_weights(network), tmp_path / "out", ["safetensors", "keras"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_of_earlier_weights_stays_beside_the_new_ones(weights, tmp_path):
+    export(weights, tmp_path, ["keras"])
+    (tmp_path / "mine.txt").write_text("kept")
+    export(weights, tmp_path, ["safetensors"])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors", "mine.txt"}
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_workdir_and_the_folders_of_others_are_not_written_over(weights, file, tmp_path):
+    (tmp_path / "config.json").write_text("{}")  # a run's recipe, or another program's
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(UserError, match="holds other files"):
+        export(weights, tmp_path, ["safetensors"])
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_timm_is_named_only_where_it_computes_the_same(tmp_path):
+    given = random_weights("resnet50", 3)
+    export(dataclasses.replace(given, settings={"bn_epsilon": 1e-3}), tmp_path / "w", ["safetensors"])
+    assert "architecture" not in json.loads((tmp_path / "w" / "config.json").read_text())
+    assert "import timm" not in (tmp_path / "w" / "README.md").read_text()
+    found = open_weights(str(tmp_path / "w"))
+    assert (found.network, found.bn_epsilon) == ("resnet50", 1e-3)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_export(weights, tmp_path, monkeypatch):
+    export(weights, tmp_path / "w", ["safetensors"])
+    before = (tmp_path / "w" / "model.safetensors").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keras_writer, "write_keras", full)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        export(weights, tmp_path / "w", ["keras"])
+    assert (tmp_path / "w" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
 
 
 def test_other_files_are_not_written_over(weights, tmp_path):

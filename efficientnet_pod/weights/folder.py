@@ -19,10 +19,15 @@ from efficientnet_pod.weights.trained import CROP_PCT, WHOLE, Trained, default_e
 _FIRST = {"resnet50": ("conv1", "fc")}
 
 
-def architecture(network: str) -> str | None:
-    """Returns timm's name of a network; None if it has none that computes the same."""
-    if network == "resnet50":
-        return network
+def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
+    """Returns timm's name of a network; None if it has none that computes the same.
+
+    Args:
+      network: ours.
+      bn_epsilon: None: the one with which it was published.
+    """
+    if network == "resnet50":  # timm's takes no other epsilon
+        return network if bn_epsilon in (None, default_epsilon(network)) else None
     return f"tf_efficientnet_{network}" if network[:1] == "b" or network.startswith("lite") else None
 
 
@@ -60,13 +65,23 @@ def require_own(folder: Path) -> None:
     """Raises UserError if a folder holds what is not ours to write over."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out={folder} is a file; name a new folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).exists():
+    if folder.is_dir() and any(folder.iterdir()) and not _is_own(folder):
         raise UserError(f"--out={folder} holds other files; name a new or empty folder")
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether the folder is one of ours; a workdir, and what others wrote, has a ``config.json`` too."""
+    if not (folder / WEIGHTS).exists():
+        return False
+    try:
+        return "efficientnet_pod" in json.loads((folder / CONFIG).read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def config_of(trained: Trained) -> dict[str, Any]:
     """Returns ``config.json``: timm's fields, and ours under ``efficientnet_pod``."""
-    size, name = trained.image_size, architecture(trained.network)
+    size, name = trained.image_size, architecture(trained.network, trained.bn_epsilon)
     first, classifier = _FIRST.get(trained.network, ("conv_stem", "classifier"))
     settings = {**trained.settings, "bn_epsilon": trained.bn_epsilon}
     config: dict[str, Any] = {
