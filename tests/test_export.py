@@ -94,6 +94,12 @@ def test_the_program_of_a_residual_network_too():
     assert str(program.in_avals[0].shape[0]) == "batch" and program.out_avals[0].shape[1] == 3
 
 
+def test_a_program_names_no_files_of_this_machine(weights, logits):
+    program = bytes(exported(weights).serialize())  # the same layers were compiled before, for the logits
+    assert program == bytes(exported(weights).serialize())
+    assert b"efficientnet_pod/" not in program and b"site-packages" not in program
+
+
 def card_of(folder: Path) -> tuple[dict, str]:
     _, front, text = (folder / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(front), text

@@ -6,6 +6,7 @@ from typing import Any
 from efficientnet_pod.weights.trained import Trained
 
 PLATFORMS = ("cpu", "tpu", "cuda")
+_LOCATIONS = "jax_traceback_in_locations_limit"
 
 
 def exported(trained: Trained) -> Any:
@@ -24,7 +25,13 @@ def exported(trained: Trained) -> Any:
     (batch,) = export.symbolic_shape("batch")
     shape = (batch, trained.image_size, trained.image_size, 3)
     levels = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    return export.export(jax.jit(logits), platforms=PLATFORMS)(levels)
+    # Else the paths of this machine's modules are in a file that is passed on, and lines that change.
+    kept = getattr(jax.config, _LOCATIONS)
+    jax.config.update(_LOCATIONS, 0)
+    try:
+        return export.export(jax.jit(logits), platforms=PLATFORMS)(levels)
+    finally:
+        jax.config.update(_LOCATIONS, kept)
 
 
 def write_stablehlo(trained: Trained, path: Path) -> None:
