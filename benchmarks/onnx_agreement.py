@@ -4,9 +4,9 @@ Run by the Python that has jax2onnx, so that both are in one process:
 
     PYTHONPATH=. onnxenv/bin/python -m benchmarks.onnx_agreement FOLDER
 
-Writes a folder of weights for each network and exports it as `efficientnet-pod export --to=onnx` does. Weights
-are random, batch norm's statistics those of the eight images, so that the images matter; batches of 1 and 8
-go through the same file.
+Writes a folder of weights for each network and exports it as `efficientnet-pod export --to=onnx` does.
+Weights are random, batch norm's statistics those of the eight images, so that the images matter; batches of
+1 and 8 go through the same file.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def with_statistics(network: str, size: int, levels: np.ndarray) -> Trained:
 
 
 def graph_of(file: Path) -> str:
-    """Returns how many convolutions the file has, and nodes that only move numbers; then onnxruntime's of it."""
+    """Returns the convolutions and transpositions of the file, then those that onnxruntime runs of it."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(file.with_name("optimized.onnx"))
     options.log_severity_level = 3  # it warns that the file is for this machine alone
@@ -116,7 +116,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     flags = parser.parse_args()
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
-    print(f"jax {jax.__version__}, onnxruntime {onnxruntime.__version__}, {os.cpu_count()} cores, load {load}\n")
+    print(
+        f"jax {jax.__version__}, onnxruntime {onnxruntime.__version__}, {os.cpu_count()} cores, load {load}\n"
+    )
     print(
         "| network | pixels | images | spread of a logit | difference | JAX, ms | onnxruntime, ms | "
         "Conv / Transpose, file → as run | bytes | export, s |"
