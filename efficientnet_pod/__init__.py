@@ -22,12 +22,14 @@ __all__ = ["RunError", "UserError", "load", "predictor", "trained"]
 def load(path: str, *, checkpoint: str = "best", raw: bool = False) -> tuple[Any, dict[str, Any]]:
     """Returns a network and its trained variables, ready for ``model.apply``.
 
+    >>> import jax
     >>> import numpy as np
     >>> import efficientnet_pod as ep
     >>> model, variables = ep.load("weights/b0")
+    >>> apply = jax.jit(model.apply, static_argnames="train")
     >>> trained = ep.trained("weights/b0")  # the same, with what it was trained to see
     >>> levels = np.zeros((1, trained.image_size, trained.image_size, 3), np.uint8)
-    >>> logits = model.apply(variables, trained.normalise(levels), train=False)
+    >>> logits = apply(variables, trained.normalise(levels), train=False)
     >>> logits.shape == (1, trained.num_classes)
     True
 

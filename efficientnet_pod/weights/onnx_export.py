@@ -25,9 +25,8 @@ def write_onnx(folder: Path, python: str | None = None) -> None:
       RunError: jax2onnx cannot convert the network, or onnxruntime computes something else.
     """
     python = python or sys.executable
-    # Other folders of modules would bring this environment's packages into that one.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment.pop("PYTHONPATH", None)  # it would bring this environment's packages into that one
     command = [python, "-P", onnx_worker.__file__, str(folder)]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
