@@ -33,7 +33,7 @@ class Programs:
 
     Attributes:
       eval_step: of every phase.
-      init: the program of the initial state, None in a resumed run.
+      init: the program of the initial state, None in a run that is resumed or begins with given weights.
       seconds: wall time until the training could begin.
     """
 
@@ -101,11 +101,12 @@ def get_programs(
     first = phases if on_cpu else phases[:1]
     # Tracing holds the interpreter; the compiler does not.
     lowered = [*map(run.lower_train_step, first), *run.lower_eval_steps()]
-    lowered += [] if start_step else [run.lower_init()]
+    draws = not start_step and not run.plan.recipe.init.weights
+    lowered += [run.lower_init()] if draws else []
     if compiler:
         compiler.wait()  # were it to fail, this process would meet the same error below, and report it
     made = _compile(lowered, workdir)
-    init = None if start_step else made.pop()
+    init = made.pop() if draws else None
     train_steps: dict[str, Future[TrainProgram]] = {phase.name: Future() for phase in first}
     for future, program in zip(train_steps.values(), made, strict=False):
         future.set_result(program)

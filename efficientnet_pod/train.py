@@ -154,7 +154,7 @@ def _prepare(
         )
     display.print(f"compiled in {programs.seconds:.0f} s")
     hosts.barrier("compiled", seconds=COMPILE_SECONDS)  # collectives are less patient
-    if programs.init and not run.plan.recipe.init.weights:
+    if programs.init:
         state = programs.init(run.initial_variables())
     else:
         state = share_from_first_host(start.restored, run.abstract_state(), run.mesh)
@@ -255,8 +255,9 @@ class _Start:
 
 def _open_initial(run: Run, workdir: Workdir) -> Initial | None:
     """Returns the weights that the recipe begins with, on host 0 and where there is no checkpoint yet."""
-    begins = hosts.index() == 0 and not Checkpoints(workdir.checkpoints).steps
-    return open_initial(run) if begins and run.plan.recipe.init.weights else None
+    if hosts.index() or not run.plan.recipe.init.weights or Checkpoints(workdir.checkpoints).steps:
+        return None
+    return open_initial(run)
 
 
 def _find_start(
