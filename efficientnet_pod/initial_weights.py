@@ -49,7 +49,7 @@ def open_initial(run: Run) -> Initial:
       UserError: there are none, or they are of another network, or were trained to see other pixels.
     """
     recipe = run.plan.recipe
-    trained = open_weights(recipe.init.weights, network=None)
+    trained = open_weights(recipe.init.weights)
     _require_alike(trained, recipe)
     shapes = {path: leaf.shape for path, leaf in flatten(run.variables).items()}
     keeps_classifier = trained.num_classes == run.plan.num_classes and may_be_same(
@@ -64,7 +64,7 @@ def open_initial(run: Run) -> Initial:
     return Initial(
         variables=unflatten(taken | new),
         said=f"starts from {recipe.init.weights}{step}: {number:,} numbers, {classifier}",
-        origin={"weights": recipe.init.weights, "new_classifier": not keeps_classifier, **trained.origin},
+        origin={**trained.origin, "weights": recipe.init.weights, "new_classifier": not keeps_classifier},
     )
 
 

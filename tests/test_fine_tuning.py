@@ -203,10 +203,11 @@ def test_another_number_of_classes_gets_a_new_classifier(source, tmp_path):
     given = open_weights(str(source))
     kernel = given.variables["params"]["classifier"]["kernel"]
     params = {**given.variables["params"], "classifier": {"kernel": kernel[:, :3], "bias": np.zeros(3, "f4")}}
-    write_folder(
-        dataclasses.replace(given, variables={**given.variables, "params": params}, class_names=()),
-        tmp_path / "w",
+    imported = {**given.origin, "new_classifier": False}  # as `import` says of the file that it has read
+    given = dataclasses.replace(
+        given, variables={**given.variables, "params": params}, class_names=(), origin=imported
     )
+    write_folder(given, tmp_path / "w")
     run = open_run(read_recipe(config(tmp_path / "w")))
     initial = open_initial(run)
     assert initial.origin["new_classifier"] and f"a new one for {CLASSES} classes" in initial.said
