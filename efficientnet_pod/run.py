@@ -66,7 +66,8 @@ class Run:
         if network_named(self.plan.recipe.model.name).whitens and hasattr(self.source, "train"):
             from efficientnet_pod.data.first_images import first_images
 
-            variables = whitened(variables, first_images(self.source, self.preprocessing(), IMAGES))
+            images = first_images(self.source, self.preprocessing(), IMAGES, self.normalise)
+            variables = whitened(variables, images)
         return variables
 
     def preprocessing(self, phase: Phase | None = None) -> Any:

@@ -12,6 +12,7 @@ from rich.console import Console
 from efficientnet_pod import run as runs
 from efficientnet_pod.describe import print_plan
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.images import normalise
 from efficientnet_pod.models.registry import NETWORKS, NEUTRAL, create_network, network_named
 from efficientnet_pod.models.whitening import whitening_kernel
 from efficientnet_pod.plan import resolve
@@ -135,7 +136,7 @@ def test_one_step_of_a_whitened_network_in_a_run(source, monkeypatch):
 
     from efficientnet_pod.data.first_images import first_images
 
-    everything = first_images(source, run.preprocessing(), 10_000)
+    everything = first_images(source, run.preprocessing(), 10_000, normalise)
     assert everything.shape == (source.num_train, 32, 32, 3) and everything.dtype == np.float32
     np.testing.assert_array_equal(kernel, whitening_kernel(everything))
 
@@ -152,6 +153,20 @@ def test_one_step_of_a_whitened_network_in_a_run(source, monkeypatch):
     np.testing.assert_array_equal(trained["stem_0_whitening"]["fixed_kernel"], kernel)
     assert np.any(trained["classifier"]["kernel"] != variables["params"]["classifier"]["kernel"])
     assert np.any(jax.device_get(state.batch_stats)["stem_1"]["bn"]["mean"])
+
+
+def test_the_kernel_is_of_images_as_this_run_normalises_them(source, monkeypatch):
+    from efficientnet_pod.data.first_images import first_images
+
+    monkeypatch.setattr(
+        runs, "create_network", lambda name, **options: create_network(name, **options).clone(width=4)
+    )
+    usual = recipe("resnet9_whitened")
+    other = {"mean_rgb": (0.1, 0.2, 0.3), "stddev_rgb": (0.5, 0.6, 0.7)}
+    run = runs.open_run(dataclasses.replace(usual, data=dataclasses.replace(usual.data, **other)), source)
+    seen = first_images(source, run.preprocessing(), 10_000, lambda images: normalise(images, **other))
+    kernel = run.initial_variables()["params"]["stem_0_whitening"]["fixed_kernel"]
+    np.testing.assert_array_equal(kernel, whitening_kernel(seen))
 
 
 def test_a_stand_in_for_images_leaves_the_patches_as_they_are(monkeypatch):

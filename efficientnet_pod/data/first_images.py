@@ -1,15 +1,16 @@
 """The training images of a source as arrays, in stored order, for what is made of them before training."""
 
 import dataclasses
+from collections.abc import Callable
 from itertools import islice
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from efficientnet_pod.data.pipeline import eval_batches
 from efficientnet_pod.data.preprocess import Preprocessing
 from efficientnet_pod.data.sources import Source
-from efficientnet_pod.images import normalise
 
 _AT_ONCE = 1000  # images prepared
 
@@ -32,7 +33,9 @@ def stored_images(source: Source, how: Preprocessing, number: int) -> tuple[np.n
     return image, label
 
 
-def first_images(source: Source, how: Preprocessing, number: int) -> np.ndarray:
+def first_images(
+    source: Source, how: Preprocessing, number: int, normalise: Callable[[jax.Array], jax.Array]
+) -> np.ndarray:
     """Returns the first ``number`` training images, or all, as evaluation would show them to the network.
 
     They are normalised, float32, (number, image_size, image_size, 3), and the same on every host.
