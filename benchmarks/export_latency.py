@@ -31,7 +31,7 @@ def rows(folder: Path, batch: int, rounds: int) -> str:
     size = trained.image_size
     levels = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     pixels = levels.astype(np.float32)
-    apply = jax.jit(lambda x: trained.model.apply(trained.variables, trained.normalise(x), train=False))
+    apply = jax.jit(trained.logits)
     program = jax.export.deserialize(bytearray((folder / "model.stablehlo").read_bytes()))
     call = jax.jit(program.call)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])

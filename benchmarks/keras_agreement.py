@@ -41,7 +41,7 @@ def agreement(name: str, size: int, suffix: str) -> str:
         began = time.monotonic()
         trained = ep.trained(str(path))
         seconds, megabytes = time.monotonic() - began, path.stat().st_size / 1e6
-        apply = jax.jit(lambda x: trained.model.apply(trained.variables, trained.normalise(x), train=False))
+        apply = jax.jit(trained.logits)
         found = np.asarray(apply(levels))
         write_keras(trained, Path(folder) / "back.weights.h5")
         again = network(input_shape=(size, size, 3), **options)

@@ -91,7 +91,7 @@ def rows(network: str, folder: Path, rounds: int) -> None:
     write_onnx(folder, sys.executable)
     taken, file = time.perf_counter() - began, folder / "model.onnx"
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    apply = jax.jit(lambda x: trained.model.apply(trained.variables, trained.normalise(x), train=False))
+    apply = jax.jit(trained.logits)
     graph, pixels = graph_of(file), levels.astype(np.float32)
     expected = np.asarray(apply(pixels))
     scale = np.abs(expected).max()

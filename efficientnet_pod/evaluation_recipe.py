@@ -7,7 +7,7 @@ from typing import Any
 from efficientnet_pod.base_config import base_config
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.classes import readable
-from efficientnet_pod.weights.trained import CENTRE, Trained
+from efficientnet_pod.weights.trained import Trained
 
 PER_REPLICA = 32  # images, where nobody says how many: B7's activations of them still fit 16 GB
 CPU_REPLICAS = 1  # of weights that come without a recipe; more would share the same cores
@@ -75,7 +75,7 @@ def config_of(trained: Trained) -> dict[str, Any]:
     config["model"] |= settings | {"name": trained.network, "bn_epsilon": trained.bn_epsilon, "dtype": "auto"}
     config["data"] |= {
         "image_size": trained.image_size,
-        "augment": "inception_crop" if trained.view == CENTRE else "pad_crop_flip",  # evaluates whole images
+        "augment": trained.augment,
         "resize": trained.resize,
         "mean_rgb": trained.mean_rgb,
         "stddev_rgb": trained.stddev_rgb,

@@ -1,7 +1,6 @@
 """What an evaluation has found, as tables for people and as JSON for programs."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from efficientnet_pod.calibration import Bin, expected_calibration_error
 from efficientnet_pod.metrics import Rates
-from efficientnet_pod.predictions import Pairs
+from efficientnet_pod.predictions import Pairs, confusions, images_by_class
 
 SHOWN = 10  # classes and confusions in the tables
 MOST_CONFUSIONS = 10_000  # in the JSON; the others are counted
@@ -60,9 +59,7 @@ class Evaluation:
     @property
     def per_class(self) -> list[OfClass]:
         """Every class, also those without images."""
-        images: Counter[int] = Counter()
-        for (label, _), many in self.pairs.items():
-            images[label] += many
+        images = images_by_class(self.pairs)
         return [
             OfClass(label, images[label], self.pairs[label, label]) for label in range(len(self.class_names))
         ]
@@ -76,8 +73,7 @@ class Evaluation:
     @property
     def confusions(self) -> list[tuple[int, int, int]]:
         """Label, predicted class and images, most frequent first."""
-        mistaken = [(*pair, many) for pair, many in self.pairs.items() if pair[0] != pair[1]]
-        return sorted(mistaken, key=lambda each: (-each[2], each[0], each[1]))
+        return confusions(self.pairs)
 
     @property
     def ece(self) -> float:
@@ -141,10 +137,10 @@ class Evaluation:
 
     def _confused(self) -> Table:
         table = _table("most confused", "taken for", "images")
+        of_class = images_by_class(self.pairs)
         for label, predicted, images in self.confusions[:SHOWN]:
-            of_class = sum(many for (each, _), many in self.pairs.items() if each == label)
             names = (escape(self.class_names[each]) for each in (label, predicted))
-            table.add_row(*names, f"{images:,} of {of_class:,}")
+            table.add_row(*names, f"{images:,} of {of_class[label]:,}")
         return table
 
 

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.optim.masks import path_name
 
 KEEP, TRAIN, REESTIMATE = "keep", "train", "reestimate"
 BN_STATISTICS = (KEEP, TRAIN, REESTIMATE)
@@ -66,7 +67,7 @@ class InitSettings:
 
     def check(self, params: Any) -> None:
         """Raises UserError for a layer that the network lacks, or where nothing is left to be trained."""
-        paths = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         for field, layers in (
             ("frozen", self.frozen),
             ("lr_factors", [layer for layer, _ in self.lr_factors]),
@@ -130,7 +131,7 @@ def scaled(optimizer: optax.GradientTransformation, init: InitSettings) -> optax
         updates, state = optimizer.update(updates, state, params)
         # An update is the learning rate times something that does not depend on it, momentum included.
         return jax.tree_util.tree_map_with_path(
-            lambda p, leaf: leaf * init.lr_factor(_name(p)), updates
+            lambda p, leaf: leaf * init.lr_factor(path_name(p)), updates
         ), state
 
     return optax.GradientTransformation(optimizer.init, update)
@@ -142,7 +143,7 @@ def without_gradient(params: Any, init: InitSettings) -> Any:
         return params
 
     def leaf(path: Any, value: jax.Array) -> jax.Array:
-        return jax.lax.stop_gradient(value) if init.is_frozen(_name(path)) else value
+        return jax.lax.stop_gradient(value) if init.is_frozen(path_name(path)) else value
 
     return jax.tree_util.tree_map_with_path(leaf, params)
 
@@ -153,10 +154,6 @@ def with_fixed_statistics(new: Any, old: Any, init: InitSettings) -> Any:
         return new
 
     def leaf(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
-        return old if _name(path).startswith(fixed) else new
+        return old if path_name(path).startswith(fixed) else new
 
     return jax.tree_util.tree_map_with_path(leaf, new, old)
-
-
-def _name(path: jax.tree_util.KeyPath) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,6 +1,6 @@
 """What happens to images on the device: they arrive as levels of 0..255, are normalised and mixed there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,6 +23,14 @@ def normalise(
     """
     mean, stddev = (255 * np.array(rgb, np.float32).reshape(1, 1, 1, 3) for rgb in (mean_rgb, stddev_rgb))
     return (images.astype(jnp.float32) - mean) / stddev
+
+
+def mean_with_mirror(
+    logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, *, flip: bool
+) -> jax.Array:
+    """Returns the logits of images, or with ``flip`` the mean of those of each and of its mirror image."""
+    logits = logits_of(images)
+    return (logits + logits_of(images[:, :, ::-1])) / 2 if flip else logits
 
 
 class Mixed(NamedTuple):

@@ -17,17 +17,16 @@ from efficientnet_pod.state import TrainState, init_state
 from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.reading import read_foreign
-from efficientnet_pod.weights.trained import CENTRE, WHOLE, Trained, untrained
+from efficientnet_pod.weights.trained import Trained, untrained, view_of
 
 
-def open_weights(path: str, *, which: str = "best", raw: bool = False, network: str | None = None) -> Trained:
+def open_weights(path: str, *, which: str = "best", raw: bool = False) -> Trained:
     """Returns the weights at a path, with what they were trained to see.
 
     Args:
       path: a workdir, one of its ``checkpoints/STEP``, or what :func:`read_foreign` reads.
       which: of a workdir's checkpoints: ``best``, ``latest`` or a step.
       raw: the weights themselves where averages over the training are kept beside them.
-      network: of a foreign file; None: the one that fits.
 
     Raises:
       UserError: there is nothing of the kind, or it does not fit.
@@ -37,7 +36,7 @@ def open_weights(path: str, *, which: str = "best", raw: bool = False, network: 
         return _of_run(*of_run, raw=raw)
     if (Path(path) / "plan.json").exists():
         raise UserError(f"no checkpoint in '{path}' yet; train first")
-    return convert(read_foreign(path, raw=raw), network=network)
+    return convert(read_foreign(path, raw=raw))
 
 
 def checkpoint_at(path: str, which: str) -> tuple[Workdir, str] | None:
@@ -74,7 +73,7 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
         image_size=plan["image_size"],
         mean_rgb=recipe.data.mean_rgb,
         stddev_rgb=recipe.data.stddev_rgb,
-        view=CENTRE if recipe.data.augment == "inception_crop" else WHOLE,
+        view=view_of(recipe.data.augment),
         resize=recipe.data.resize,
         settings=settings,
         origin={

@@ -1,7 +1,7 @@
 """What a trained network takes images for: arrays or files in, probabilities of all classes out."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.weights.trained import CENTRE, Trained
+from efficientnet_pod.images import mean_with_mirror
+from efficientnet_pod.weights.trained import Trained
 
 
 class Predictor:
@@ -90,7 +91,7 @@ class Predictor:
 
         return Preprocessing(
             image_size=self._trained.image_size,
-            augment="inception_crop" if self._trained.view == CENTRE else "pad_crop_flip",
+            augment=self._trained.augment,
             resize=self._trained.resize,
         )
 
@@ -108,10 +109,8 @@ class Predictor:
         normalise = self._trained.normalise
 
         def predict(variables: Any, images: jax.Array) -> jax.Array:
-            seen = normalise(images)
-            logits = model.apply(variables, seen, train=False)
-            if self._flip:
-                logits = (logits + model.apply(variables, seen[:, :, ::-1], train=False)) / 2
+            apply = partial(model.apply, variables, train=False)
+            logits = mean_with_mirror(apply, normalise(images), flip=self._flip)
             return jax.nn.softmax(logits.astype(jnp.float32))
 
         return jax.jit(predict)

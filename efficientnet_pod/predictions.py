@@ -136,14 +136,24 @@ def write_predictions(
         write_json(file, table)
 
 
-def _tables(pairs: Pairs) -> dict[str, Any]:
-    """Returns the most frequent confusions, most frequent first, and images and hits of each class."""
-    mistaken = [(pair, many) for pair, many in pairs.items() if pair[0] != pair[1]]
-    mistaken.sort(key=lambda each: (-each[1], each[0]))
+def confusions(pairs: Pairs) -> list[tuple[int, int, int]]:
+    """Returns label, predicted class and images of each confusion, most frequent first."""
+    mistaken = [(*pair, many) for pair, many in pairs.items() if pair[0] != pair[1]]
+    return sorted(mistaken, key=lambda each: (-each[2], each[0], each[1]))
+
+
+def images_by_class(pairs: Pairs) -> Counter[int]:
+    """Returns how many images each class has."""
     images: Counter[int] = Counter()
     for (label, _), many in pairs.items():
         images[label] += many
+    return images
+
+
+def _tables(pairs: Pairs) -> dict[str, Any]:
+    """Returns the most frequent confusions, and images and hits of each class."""
+    images = images_by_class(pairs)
     return {
-        "confusions": [[*pair, many] for pair, many in mistaken[:MOST_CONFUSIONS]],
+        "confusions": [list(each) for each in confusions(pairs)[:MOST_CONFUSIONS]],
         "per_class": [[label, images[label], pairs[label, label]] for label in sorted(images)],
     }

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from efficientnet_pod.images import Mixed, mix, normalise
+from efficientnet_pod.images import Mixed, mean_with_mirror, mix, normalise
 from efficientnet_pod.metrics import Counts, Predictions, count, cross_entropy, predict
 from efficientnet_pod.pod.mesh import BN_GROUP, REPLICAS, replicated, to_global
 from efficientnet_pod.state import PyTree, TrainState, update_ema
@@ -177,10 +177,8 @@ def eval_step(
     The int32 scalar beside them is the number of replicas whose host was told to stop. The predictions are of
     this replica's images, padding too. With ``flip``, logits are the mean of an image and its mirror image.
     """
-    images = normalise(batch["image"])
-    logits = model.apply(variables, images, train=False)
-    if flip:
-        logits = (logits + model.apply(variables, images[:, :, ::-1], train=False)) / 2
+    apply = partial(model.apply, variables, train=False)
+    logits = mean_with_mirror(apply, normalise(batch["image"]), flip=flip)
     losses = cross_entropy(logits, batch["label"])
     counts = count(logits, batch["label"], losses, batch["mask"] > 0)
     counts, stops = lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)

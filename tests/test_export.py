@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from same_tensors import same
 from test_fine_tuning import config
 from test_weights_files import random_weights
 from tiny import build_tiny_networks, tiny_network
@@ -19,7 +20,6 @@ from efficientnet_pod.export_command import export
 from efficientnet_pod.open_weights import open_weights
 from efficientnet_pod.train import train_and_evaluate
 from efficientnet_pod.weights import convert, keras_writer, trained
-from efficientnet_pod.weights.convert import same
 from efficientnet_pod.weights.stablehlo import exported
 from efficientnet_pod.weights.trained import Trained
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from recipes import load
+from same_tensors import same
 from test_train import final_state
 from tiny import CLASSES, batch, build_tiny_networks, tiny_model, tiny_network
 
@@ -26,7 +27,6 @@ from efficientnet_pod.recipe import read_recipe
 from efficientnet_pod.run import open_run
 from efficientnet_pod.train import train_and_evaluate
 from efficientnet_pod.weights import convert, trained
-from efficientnet_pod.weights.convert import same
 from efficientnet_pod.weights.folder import write_folder
 from efficientnet_pod.weights.paths import flatten
 

@@ -15,12 +15,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
+from same_tensors import same
 
 from efficientnet_pod.cli import main
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.open_weights import open_weights
-from efficientnet_pod.weights.convert import convert, same
+from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.folder import write_folder
 from efficientnet_pod.weights.layouts import KERAS, LAYOUTS, OWN, TENSORFLOW, TIMM
 from efficientnet_pod.weights.paths import flatten, unflatten
@@ -99,7 +100,7 @@ def test_tensorflows_checkpoint_is_read_with_its_averages(b0, scope, tmp_path):
     beside = {"global_step": np.int64(3), **{f"{name}/RMSProp": array for name, array in ours.items()}}
     save_checkpoint(tmp_path / "model.ckpt", raw | average | beside)
     for path in (tmp_path, tmp_path / "model.ckpt", tmp_path / "model.ckpt.index"):
-        found = open_weights(str(path), network="b0")
+        found = convert(read_foreign(str(path)), network="b0")
         assert same(found.tensors, b0.tensors) and found.mean_rgb == (0.485, 0.456, 0.406)
     found = open_weights(str(tmp_path), raw=True)
     assert all(np.array_equal(found.tensors[path], array + 1) for path, array in b0.tensors.items())
@@ -132,7 +133,7 @@ def test_missing_and_extra_tensors_are_named_ten_of_them(folder, b0, tmp_path):
     tensors |= {f"more.{i}": np.zeros((i,), np.float32) for i in range(12)}
     write_safetensors(tmp_path / "w.safetensors", tensors)
     with pytest.raises(UserError) as error:
-        open_weights(str(tmp_path / "w.safetensors"), network="b0")
+        convert(read_foreign(str(tmp_path / "w.safetensors")), network="b0")
     said = str(error.value)
     assert "1 tensors are missing: blocks.1.0.conv_pw.weight (1, 1, 16, 96)" in said
     assert "12 tensors are too many: more.0 (0,), " in said and "and 2 more" in said and "\n" not in said
@@ -143,7 +144,7 @@ def test_a_tensor_of_another_shape_is_named(folder, tmp_path):
     tensors["bn1.bias"] = np.zeros((31,), np.float32)
     write_safetensors(tmp_path / "w.safetensors", tensors)
     with pytest.raises(UserError, match=r"1 tensors have other shapes: bn1.bias \(31,\)"):
-        open_weights(str(tmp_path / "w.safetensors"), network="b0")
+        convert(read_foreign(str(tmp_path / "w.safetensors")), network="b0")
 
 
 def test_the_network_that_fits_is_found_or_named(tmp_path, folder):
@@ -152,7 +153,7 @@ def test_the_network_that_fits_is_found_or_named(tmp_path, folder):
     assert open_weights(str(loose)).network == "b0"
     for wrong in ("b1", "resnet50"):
         with pytest.raises(UserError, match="give --model=b0"):
-            open_weights(str(loose), network=wrong)
+            convert(read_foreign(str(loose)), network=wrong)
     write_safetensors(loose, {"encoder.weight": np.zeros((2, 2), np.float32)})
     with pytest.raises(UserError, match=r"has no tensor of any network \(it has encoder.weight …\)"):
         open_weights(str(loose))
@@ -186,7 +187,7 @@ def test_networks_that_look_alike_and_compute_otherwise_are_refused(folder, tmp_
             open_weights(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="says that it is b0, not b1; give --model=b0"):
-        open_weights(str(tmp_path), network="b1")
+        convert(read_foreign(str(tmp_path)), network="b1")
 
 
 class Bomb:

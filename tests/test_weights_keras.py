@@ -5,10 +5,11 @@ import jax
 import numpy as np
 import pytest
 from keras_reference import randomise
+from same_tensors import same
 
 import efficientnet_pod as ep
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.weights.convert import convert, same
+from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.keras_files import read_h5
 from efficientnet_pod.weights.reading import read_foreign
 

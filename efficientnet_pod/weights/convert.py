@@ -76,9 +76,11 @@ def convert(
     given = network_said(foreign)
     if network and given and network != given:
         raise UserError(f"'{foreign.path}' says that it is {given}, not {network}; give --model={given}")
-    name = network or given or _that_fits(foreign)
-    network_named(name)
-    match = _match(foreign, name)
+    if name := network or given:
+        network_named(name)
+        match = _match(foreign, name)
+    else:
+        name, match = _that_fits(foreign)
     if match is None:
         raise _nothing_known(foreign, name)
     if not match.fits:
@@ -159,15 +161,15 @@ def _match(foreign: Foreign, network: str) -> Match | None:
     return Match(layout, found, [*filter(is_head, shapes)], missing, misshapen, extra)
 
 
-def _that_fits(foreign: Foreign) -> str:
-    """Returns the name of the one network that the file fits; raises UserError if there is none."""
+def _that_fits(foreign: Foreign) -> tuple[str, Match]:
+    """Returns the one network that the file fits, and how; raises UserError if there is none."""
     nearest: tuple[int, str, Match] | None = None
     for name in NETWORKS:
         match = _match(foreign, name)
         if match is None:
             continue
         if match.fits:
-            return name
+            return name, match
         wrong = len(match.missing) + len(match.misshapen) + len(match.extra)
         if nearest is None or wrong < nearest[0]:
             nearest = wrong, name, match
@@ -268,10 +270,3 @@ def new_classifier(shapes: Mapping[str, tuple[int, ...]], num_classes: int) -> T
 def layout_for(tensors: Mapping[str, Any]) -> Layout:
     """Returns the layout in which such variables are written: timm's, or ours for networks it has not."""
     return TIMM if TIMM.names(tensors) else OWN
-
-
-def same(a: Tensors, b: Tensors) -> bool:
-    """Returns whether two tables hold the same bits under the same names."""
-    return a.keys() == b.keys() and all(
-        a[name].dtype == b[name].dtype and np.array_equal(a[name], b[name]) for name in a
-    )

@@ -52,9 +52,7 @@ def write_folder(trained: Trained, folder: Path) -> None:
         foreign |= {name.replace("running_mean", "num_batches_tracked"): zero for name in counters}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / f".{WEIGHTS}.partial"
-        write_safetensors(scratch, foreign)
-        scratch.replace(folder / WEIGHTS)
+        write_safetensors(folder / WEIGHTS, foreign)
         config = json.dumps(config_of(trained), indent=2, ensure_ascii=False)
         write_whole(epath.Path(folder / CONFIG), f"{config}\n".encode())
     except OSError as error:

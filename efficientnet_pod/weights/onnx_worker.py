@@ -70,13 +70,10 @@ def _converted(trained: Any, jax2onnx: Any) -> Any:
     """Returns the ONNX ``ModelProto`` of levels 0..255 → logits, for any batch."""
     from efficientnet_pod.models.converting import for_converter
 
-    def logits(levels: Any) -> Any:
-        return trained.model.apply(trained.variables, trained.normalise(levels), train=False)
-
     size = trained.image_size
     with for_converter():
         model = jax2onnx.to_onnx(
-            logits,
+            trained.logits,
             [("batch", size, size, 3)],
             model_name=trained.network,
             opset=_OPSET,
@@ -107,8 +104,7 @@ def _difference(trained: Any, onnxruntime: Any, file: Path) -> float:
 
     size = trained.image_size
     images = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
-    apply = jax.jit(lambda x: trained.model.apply(trained.variables, trained.normalise(x), train=False))
-    expected = np.asarray(apply(images))
+    expected = np.asarray(jax.jit(trained.logits)(images))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     found = [session.run(None, {"images": images[:batch]})[0] for batch in (1, 2)]
     worst = max(np.abs(each - expected[: len(each)]).max() for each in found)

@@ -1,7 +1,6 @@
 """Reads and writes safetensors files."""
 
 import json
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from etils import epath
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.files import write_whole
 from efficientnet_pod.weights.foreign import as_float32, check_size
 from efficientnet_pod.weights.paths import Tensors
 
@@ -48,12 +49,13 @@ def _read(path: Path, file: Any, name: str) -> np.ndarray:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes the tensors; the same ones give the same bytes."""
-    from safetensors.numpy import save_file
+    """Writes the tensors, whole or not at all; the same ones give the same bytes.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    from safetensors.numpy import save
 
     # Not np.ascontiguousarray, which makes a vector of a counter.
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    save_file(ordered, path, metadata={"format": "pt"})  # which timm and transformers ask for
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)  # the library leaves it to its owner alone
+    write_whole(epath.Path(path), save(ordered, metadata={"format": "pt"}))  # timm asks for the format

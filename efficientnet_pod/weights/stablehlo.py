@@ -19,9 +19,6 @@ def exported(trained: Trained) -> Any:
     import jax.numpy as jnp
     from jax import export
 
-    def logits(levels: jax.Array) -> Any:
-        return trained.model.apply(trained.variables, trained.normalise(levels), train=False)
-
     (batch,) = export.symbolic_shape("batch")
     shape = (batch, trained.image_size, trained.image_size, 3)
     levels = jax.ShapeDtypeStruct(shape, jnp.uint8)
@@ -29,7 +26,7 @@ def exported(trained: Trained) -> Any:
     kept = getattr(jax.config, _LOCATIONS)
     jax.config.update(_LOCATIONS, 0)
     try:
-        return export.export(jax.jit(logits), platforms=PLATFORMS)(levels)
+        return export.export(jax.jit(trained.logits), platforms=PLATFORMS)(levels)
     finally:
         jax.config.update(_LOCATIONS, kept)
 

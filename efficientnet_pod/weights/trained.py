@@ -9,7 +9,7 @@ from efficientnet_pod.images import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import NEUTRAL, Model, create_network, network_named
 from efficientnet_pod.weights.paths import Tensors, flatten
 
-# What evaluation sees of an image, by the training augmentation it belongs to.
+# What evaluation sees of an image.
 CENTRE, WHOLE = "centre", "whole"
 # timm calls them so; the centre's is tensorflow/tpu's.
 CROP_PCT = {CENTRE: 0.875, WHOLE: 1.0}
@@ -68,6 +68,20 @@ class Trained:
         """The network, float32: ``model.apply(variables, images, train=False)`` gives the logits."""
         return untrained(self.network, self.num_classes, self.settings)
 
+    @property
+    def augment(self) -> str:
+        """A ``config.data.augment`` that evaluates images as these weights see them."""
+        return "inception_crop" if self.view == CENTRE else "pad_crop_flip"
+
+    def logits(self, levels: Any) -> Any:
+        """Returns float32 logits (batch, classes); the weights are constants of what is compiled around it.
+
+        Args:
+          levels: see :meth:`normalise`.
+        """
+        model: Any = self.model  # what `apply` returns depends on its arguments
+        return model.apply(self.variables, self.normalise(levels), train=False)
+
     def normalise(self, levels: Any) -> Any:
         """Returns float32 images as the network takes them.
 
@@ -79,6 +93,11 @@ class Trained:
     def label(self, index: int) -> str:
         """Returns the name of a class, or its number where it has none."""
         return self.class_names[index] if self.class_names else str(index)
+
+
+def view_of(augment: str) -> str:
+    """Returns what evaluation sees of an image where training augments so."""
+    return CENTRE if augment == "inception_crop" else WHOLE
 
 
 def image_constants(network: str) -> dict[str, tuple[float, ...]]:
