@@ -25,12 +25,12 @@ def images(batch, size, channels, seed=0):
 
 
 @pytest.mark.parametrize("pack", [2, 4, 8])
-def test_image_i_of_a_row_has_the_ith_run_of_channels(pack):
+def test_the_images_of_a_row_lie_rows_apart_and_have_a_run_of_channels_each(pack):
     x = images(16, 3, 5)
     packed = np.asarray(repack(jnp.asarray(x), 1, pack))
     assert packed.shape == (16 // pack, 3, 3, 5 * pack)
     for i in range(16):
-        row, place = divmod(i, pack)
+        place, row = divmod(i, 16 // pack)
         np.testing.assert_array_equal(packed[row, :, :, 5 * place : 5 * (place + 1)], x[i])
 
 

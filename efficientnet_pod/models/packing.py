@@ -7,6 +7,9 @@ an array of 128: (batch, height, width, channels) becomes (batch / pack, height,
 To a depthwise convolution, a swish or a gate that is only more channels. A dense kernel becomes
 block-diagonal; its zeros cost little, since the 128 × 128 matrix unit was as empty as the lanes. Statistics
 and means are folded back, so that parameters, results and checkpoints know nothing of it.
+
+Row r has the images r, r + rows, r + 2 · rows and so on: neighbours stay neighbours on the sublanes, and whole
+tiles move. Were the images of a row neighbours, each tile would have to be taken apart.
 """
 
 import jax
@@ -43,13 +46,13 @@ def repack(x: jax.Array, old: int, new: int) -> jax.Array:
     """
     rows, height, width, channels = x.shape
     if new > old:
-        times = new // old
-        x = x.reshape(rows // times, times, height, width, channels).transpose(0, 2, 3, 1, 4)
+        times, each = new // old, channels // old
+        x = x.reshape(times, rows // times, height, width, old, each).transpose(1, 2, 3, 4, 0, 5)
         return x.reshape(rows // times, height, width, times * channels)
     if new < old:
-        times = old // new
-        x = x.reshape(rows, height, width, times, channels // times).transpose(0, 3, 1, 2, 4)
-        return x.reshape(rows * times, height, width, channels // times)
+        times, each = old // new, channels // old
+        x = x.reshape(rows, height, width, new, times, each).transpose(4, 0, 1, 2, 3, 5)
+        return x.reshape(rows * times, height, width, new * each)
     return x
 
 
@@ -63,18 +66,19 @@ def block_diagonal(kernel: jax.Array, pack: int) -> jax.Array:
 
 
 def rows_in_pairs(x: jax.Array, pack: int) -> jax.Array:
-    """Returns (batch / pack, height / 2, width, pack · 2 · channels): rows in the channels too, two by two.
+    """Returns (batch / pack, height / 2, width, 2 · channels · pack): rows in the channels too, two by two.
 
     Of three channels, eight images fill 24 of 128 lanes; with pairs of rows, half as many of these thin rows
-    have to be made.
+    have to be made. An image's channels lie ``pack`` apart here, which is the order that images arrive in: a
+    TPU keeps pixels of a row on the lanes where there are but three channels, then images, then channels.
 
     Args:
       x: (batch, height, width, channels), of even height.
       pack: images side by side.
     """
     batch, height, width, channels = x.shape
-    x = x.reshape(batch // pack, pack, height // 2, 2, width, channels).transpose(0, 2, 4, 1, 3, 5)
-    return x.reshape(batch // pack, height // 2, width, pack * 2 * channels)
+    x = x.reshape(pack, batch // pack, height // 2, 2, width, channels).transpose(1, 2, 4, 3, 5, 0)
+    return x.reshape(batch // pack, height // 2, width, 2 * channels * pack)
 
 
 def conv_of_row_pairs(x: jax.Array, kernel: jax.Array, pack: int) -> jax.Array:
@@ -89,10 +93,11 @@ def conv_of_row_pairs(x: jax.Array, kernel: jax.Array, pack: int) -> jax.Array:
     """
     _, columns, inputs, outputs = kernel.shape
     pairs = jnp.concatenate([kernel, jnp.zeros_like(kernel[:1])]).reshape(2, 2, columns, inputs, outputs)
-    pairs = pairs.transpose(0, 2, 1, 3, 4).reshape(2, columns, 2 * inputs, outputs)
+    pairs = pairs.transpose(0, 2, 1, 3, 4).reshape(2, columns, 2 * inputs, 1, 1, outputs)
+    no_mixing = jnp.eye(pack, dtype=kernel.dtype)[None, None, None, :, :, None]  # as in `block_diagonal`
     return lax.conv_general_dilated(
         x,
-        block_diagonal(pairs, pack),
+        (pairs * no_mixing).reshape(2, columns, 2 * inputs * pack, pack * outputs),
         (1, 2),
         ((0, 1), (0, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
