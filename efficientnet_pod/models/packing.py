@@ -8,8 +8,8 @@ To a depthwise convolution, a swish or a gate that is only more channels. A dens
 block-diagonal; its zeros cost little, since the 128 × 128 matrix unit was as empty as the lanes. Statistics
 and means are folded back, so that parameters, results and checkpoints know nothing of it.
 
-Row r has the images r, r + rows, r + 2 · rows and so on: neighbours stay neighbours on the sublanes, and whole
-tiles move. Were the images of a row neighbours, each tile would have to be taken apart.
+Row r has the images r, r + rows, r + 2 · rows and so on: neighbours stay neighbours on the sublanes, and
+whole tiles move. Were the images of a row neighbours, each tile would have to be taken apart.
 """
 
 import jax
