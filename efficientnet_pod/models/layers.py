@@ -155,6 +155,6 @@ def stochastic_depth(
     The draw is float32: bfloat16 knows 128 uniform values and would keep .8993 for .9.
     """
     survives = jax.random.uniform(key, (len(x) * pack,), jnp.float32) < survival_probability
-    survives = survives.reshape(pack, len(x), *(1,) * (x.ndim - 2))
-    survives = jnp.repeat(jnp.moveaxis(survives, 0, -1), x.shape[-1] // pack, axis=-1)
+    survives = repack(survives.reshape(-1, 1, 1, 1), 1, pack)
+    survives = jnp.repeat(survives.reshape(len(x), *(1,) * (x.ndim - 2), pack), x.shape[-1] // pack, axis=-1)
     return jnp.where(survives, x / jnp.asarray(survival_probability, x.dtype), jnp.zeros_like(x))

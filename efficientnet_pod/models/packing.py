@@ -45,24 +45,31 @@ def repack(x: jax.Array, old: int, new: int) -> jax.Array:
       new: a multiple or divisor of ``old`` that divides the batch.
     """
     rows, height, width, channels = x.shape
+    each = channels // old
     if new > old:
-        times, each = new // old, channels // old
+        times = new // old
         x = x.reshape(times, rows // times, height, width, old, each).transpose(1, 2, 3, 4, 0, 5)
         return x.reshape(rows // times, height, width, times * channels)
     if new < old:
-        times, each = old // new, channels // old
+        times = old // new
         x = x.reshape(rows, height, width, new, times, each).transpose(4, 0, 1, 2, 3, 5)
         return x.reshape(rows * times, height, width, new * each)
     return x
 
 
-def block_diagonal(kernel: jax.Array, pack: int) -> jax.Array:
-    """Returns the dense kernel (height, width, inputs, outputs) of ``pack`` images that do not mix."""
+def block_diagonal(kernel: jax.Array, pack: int, *, channels_apart: bool = False) -> jax.Array:
+    """Returns the dense kernel (height, width, inputs, outputs) of ``pack`` images that do not mix.
+
+    With ``channels_apart`` an image's inputs lie ``pack`` apart, as :func:`rows_in_pairs` makes them; else
+    each image has a run of them. Its outputs are a run in both cases.
+    """
     if pack == 1:
         return kernel
     height, width, inputs, outputs = kernel.shape
-    blocks = jnp.eye(pack, dtype=kernel.dtype)[None, None, :, None, :, None]
-    return (blocks * kernel[:, :, None, :, None, :]).reshape(height, width, pack * inputs, pack * outputs)
+    image, channel = (3, 2) if channels_apart else (2, 3)  # axes of the inputs; the outputs have 4 and 5
+    blocks = jnp.expand_dims(jnp.eye(pack, dtype=kernel.dtype), (0, 1, channel, 5))
+    blocks = blocks * jnp.expand_dims(kernel, (image, 4))
+    return blocks.reshape(height, width, pack * inputs, pack * outputs)
 
 
 def rows_in_pairs(x: jax.Array, pack: int) -> jax.Array:
@@ -93,11 +100,10 @@ def conv_of_row_pairs(x: jax.Array, kernel: jax.Array, pack: int) -> jax.Array:
     """
     _, columns, inputs, outputs = kernel.shape
     pairs = jnp.concatenate([kernel, jnp.zeros_like(kernel[:1])]).reshape(2, 2, columns, inputs, outputs)
-    pairs = pairs.transpose(0, 2, 1, 3, 4).reshape(2, columns, 2 * inputs, 1, 1, outputs)
-    no_mixing = jnp.eye(pack, dtype=kernel.dtype)[None, None, None, :, :, None]  # as in `block_diagonal`
+    pairs = pairs.transpose(0, 2, 1, 3, 4).reshape(2, columns, 2 * inputs, outputs)
     return lax.conv_general_dilated(
         x,
-        (pairs * no_mixing).reshape(2, columns, 2 * inputs * pack, pack * outputs),
+        block_diagonal(pairs, pack, channels_apart=True),
         (1, 2),
         ((0, 1), (0, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
