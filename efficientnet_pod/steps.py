@@ -99,11 +99,25 @@ class TrainStep:
         """
         key = jax.random.fold_in(jax.random.fold_in(self.key, state.step), lax.axis_index(REPLICAS))
         mixed = self._mixed(batch, key)
+        gradients, (logits, losses, batch_stats) = self._gradients(state, mixed, key)
+        new_state, ratios = self._updated(state, gradients, batch_stats)
+        with jax.named_scope("metrics"):
+            counts = count(logits, mixed.main_label, losses, jnp.ones_like(batch["label"], dtype=bool))
+        with jax.named_scope("checks"):
+            # LARS needs these norms too. A norm that overflows counts as not finite.
+            finite = _all_finite((losses, new_state.batch_stats)) & jnp.isfinite(optax.tree.norm(gradients))
+            return self._settled(state, new_state, batch["command"][0], halted, finite, counts, ratios)
+
+    def _gradients(
+        self, state: TrainState, mixed: Mixed, key: jax.Array
+    ) -> tuple[PyTree, tuple[jax.Array, jax.Array, PyTree]]:
+        """Returns the global batch's mean gradient; and logits, losses and BN statistics of this replica."""
 
         def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
-            # The transpose of this cast sums the gradient over the replicas: here, in float32. Left to the
-            # layers, it would happen behind their own cast, and gradients in bfloat16 be summed as such.
-            params = self.trainable(lax.pcast(params, REPLICAS, to="varying"))
+            with jax.named_scope("loss"):
+                # The transpose of this cast sums the gradient over the replicas: here, in float32. Without it
+                # the sum would happen behind the layers' own cast, in bfloat16.
+                params = self.trainable(lax.pcast(params, REPLICAS, to="varying"))
             logits, updated = self.model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 mixed.images,
@@ -111,32 +125,50 @@ class TrainStep:
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = self._losses(logits, mixed)
-            # The mean over replicas stands in the loss, so that transposition gives the mean gradient. The
-            # pmap habit, pmean of the gradients, would be too large by the number of replicas here.
-            return lax.pmean(jnp.mean(losses), REPLICAS), (logits, losses, updated["batch_stats"])
+            with jax.named_scope("loss"):
+                losses = self._losses(logits, mixed)
+                # The mean over replicas stands in the loss, so that transposition gives the mean gradient.
+                # pmap's habit, pmean of the gradients, would be too large by the number of replicas here.
+                return lax.pmean(jnp.mean(losses), REPLICAS), (logits, losses, updated["batch_stats"])
 
-        gradients, (logits, losses, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-        ratios = self.trust_ratios(gradients, state.params)
-        params = optax.apply_updates(state.params, updates)
-        batch_stats = self.statistics(lax.pmean(batch_stats, BN_GROUP), state.batch_stats)
+        return jax.grad(loss_fn, has_aux=True)(state.params)
+
+    def _updated(
+        self, state: TrainState, gradients: PyTree, batch_stats: PyTree
+    ) -> tuple[TrainState, jax.Array | None]:
+        """Returns the state after this update, and the update's trust ratios."""
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+            ratios = self.trust_ratios(gradients, state.params)
+            params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("statistics"):
+            batch_stats = self.statistics(lax.pmean(batch_stats, BN_GROUP), state.batch_stats)
         ema = state.ema
         if ema is not None:
-            new = {"params": params, "batch_stats": batch_stats}
-            ema = update_ema(ema, new, step=state.step, decay=self.ema_decay)
-        new_state = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-        counts = count(logits, mixed.main_label, losses, jnp.ones_like(batch["label"], dtype=bool))
-        # LARS needs these norms too. One that overflows counts as not finite: optimizers square it as well.
-        broken = ~(_all_finite((losses, batch_stats)) & jnp.isfinite(optax.tree.norm(gradients)))
-        command = batch["command"][0]
-        flags = [broken, command != GO, command == ABANDON]
+            with jax.named_scope("optimizer"):
+                new = {"params": params, "batch_stats": batch_stats}
+                ema = update_ema(ema, new, step=state.step, decay=self.ema_decay)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), ratios
+
+    def _settled(
+        self,
+        state: TrainState,
+        new_state: TrainState,
+        command: jax.Array,
+        halted: jax.Array,
+        finite: jax.Array,
+        counts: Counts,
+        ratios: jax.Array | None,
+    ) -> tuple[TrainState, Outcome]:
+        """Returns the new state or, where all replicas together decide against the update, the old one."""
+        flags = [~finite, command != GO, command == ABANDON]
         # Summed, so that all agree, even should one replica's copy of the state have gone astray.
         counts, flags = lax.psum((counts, jnp.stack(flags).astype(jnp.int32)), REPLICAS)
         finite, stops, abandoned = flags[0] == 0, flags[1], flags[2] > 0
         goes_on = (halted == 0) & ~abandoned & (finite | self.skip_non_finite)
         updated = goes_on & finite
-        kept = jax.tree.map(lambda new, old: jnp.where(updated, new, old), new_state, state)
+        with jax.named_scope("optimizer"):
+            kept = jax.tree.map(lambda new, old: jnp.where(updated, new, old), new_state, state)
         kept = dataclasses.replace(kept, step=state.step + goes_on.astype(jnp.int32))
         flag = partial(jnp.asarray, dtype=jnp.int32)
         return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on), ratios)
@@ -146,10 +178,11 @@ class TrainStep:
         return self.mixup > 0 or self.cutmix > 0
 
     def _mixed(self, batch: Batch, key: jax.Array) -> Mixed:
-        images, label = self.normalise(batch["image"]), batch["label"]
-        if not self._mixes:
-            return Mixed(images, label, label, jnp.ones_like(label, dtype=jnp.float32))
-        return mix(images, label, jax.random.fold_in(key, 1), mixup=self.mixup, cutmix=self.cutmix)
+        with jax.named_scope("input"):
+            images, label = self.normalise(batch["image"]), batch["label"]
+            if not self._mixes:
+                return Mixed(images, label, label, jnp.ones_like(label, dtype=jnp.float32))
+            return mix(images, label, jax.random.fold_in(key, 1), mixup=self.mixup, cutmix=self.cutmix)
 
     def _losses(self, logits: jax.Array, mixed: Mixed) -> jax.Array:
         """Returns (batch,): the cross-entropy is linear in the target, so the two labels' are mixed alike."""
@@ -177,12 +210,15 @@ def eval_step(
     The int32 scalar beside them is the number of replicas whose host was told to stop. The predictions are of
     this replica's images, padding too. With ``flip``, logits are the mean of an image and its mirror image.
     """
-    apply = partial(model.apply, variables, train=False)
-    logits = mean_with_mirror(apply, normalise(batch["image"]), flip=flip)
-    losses = cross_entropy(logits, batch["label"])
-    counts = count(logits, batch["label"], losses, batch["mask"] > 0)
-    counts, stops = lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)
-    return counts, stops, predict(logits)
+    with jax.named_scope("input"):
+        images = normalise(batch["image"])
+    logits = mean_with_mirror(partial(model.apply, variables, train=False), images, flip=flip)
+    with jax.named_scope("loss"):
+        losses = cross_entropy(logits, batch["label"])
+    with jax.named_scope("metrics"):
+        counts = count(logits, batch["label"], losses, batch["mask"] > 0)
+        counts, stops = lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)
+        return counts, stops, predict(logits)
 
 
 def statistics_step(
@@ -192,7 +228,8 @@ def statistics_step(
 
     The model keeps nothing of older statistics (momentum 0), and drops nothing.
     """
-    images = normalise(batch["image"])
+    with jax.named_scope("input"):
+        images = normalise(batch["image"])
     _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
     return lax.pmean(updated["batch_stats"], BN_GROUP)
 

@@ -132,6 +132,7 @@ def max_pool(x: jax.Array, size: int, *, padding: int = 0) -> jax.Array:
     return nn.max_pool(x, window_shape=(size, size), strides=(2, 2), padding=pads)
 
 
+@jax.named_scope("squeeze_excite")
 def squeeze_excite(x: jax.Array, *, features: int, dtype: Any, pack: int) -> jax.Array:
     """Returns ``x`` (batch, height, width, channels), each channel gated by a two-layer net of their means.
 
@@ -147,6 +148,7 @@ def squeeze_excite(x: jax.Array, *, features: int, dtype: Any, pack: int) -> jax
     return x * gate.reshape(batch, 1, 1, x.shape[-1]).astype(x.dtype)
 
 
+@jax.named_scope("stochastic_depth")
 def stochastic_depth(
     x: jax.Array, *, key: jax.Array, survival_probability: float, pack: int = 1
 ) -> jax.Array:

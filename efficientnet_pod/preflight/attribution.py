@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from efficientnet_pod.preflight.hlo import Computation, Frame, Instruction, Module
+from efficientnet_pod.preflight.hlo import Computation, Instruction, Module
 
 PARTS = (
     "expand",
@@ -36,26 +36,14 @@ _OF_SUBMODULE = {
     "project_conv": "project",
     "se_reduce": "squeeze-excite",
     "se_expand": "squeeze-excite",
+    "squeeze_excite": "squeeze-excite",
+    "stochastic_depth": "shortcut",
 }
-_OF_FUNCTION = {"squeeze_excite": "squeeze-excite", "stochastic_depth": "shortcut"}
 
-# Innermost match first: the end of a file's path or a folder in it, the start of a function's name, the part.
-_OF_SOURCE = (
-    ("/metrics.py", "cross_entropy", "loss"),
-    ("/metrics.py", "", "metrics"),
-    ("/images.py", "", "input"),
-    ("/efficientnet_pod/optim/", "", "optimizer"),
-    ("/optax/transforms/", "", "optimizer"),
-    ("/optax/_src/", "", "optimizer"),
-    ("/state.py", "", "optimizer"),
-    ("/steps.py", "TrainStep._mixed", "input"),
-    ("/steps.py", "TrainStep._losses", "loss"),
-    ("/steps.py", "TrainStep.__call__.<locals>.loss_fn", "loss"),
-    ("/steps.py", "TrainStep.__call__.<locals>.<lambda>", "optimizer"),
-    ("/steps.py", "TrainStep.__call__", "checks"),
-    ("/steps.py", "_all_finite", "checks"),
-    ("/steps.py", "eval_step", "metrics"),
-)
+# The named scopes of a step, each of which is the part it is called by.
+_SCOPES = ("input", "loss", "metrics", "optimizer", "statistics", "checks")
+_DIFFERENTIATED = ("input", "loss", "metrics")
+_TRANSFORMED = re.compile(r"^(?:(?:jvp|transpose)\()*(\w+)\)*$")
 _HEROES = ("convolution", "dot")
 _SOURCELESS = ("parameter", "constant")
 
@@ -78,31 +66,29 @@ class Place:
 OTHER = Place(STEP, "other", "update")
 
 
-def place_of(op_name: str, stack: tuple[Frame, ...]) -> Place | None:
-    """Returns where an operation belongs by its path and its source, or None where they do not tell.
+def place_of(op_name: str) -> Place | None:
+    """Returns where an operation belongs by its path, or None where that does not tell.
 
     Args:
       op_name: such as ``jit(f)/shard_map/transpose(jvp(EfficientNet))/block3b/expand_bn/mul``. The transpose
         of a forward pass is the backward one; what ``jax.checkpoint`` computes again is of it.
-      stack: places of the source, innermost first.
     """
     path = op_name.partition(";")[0].split("/")
     backward = any("transpose(" in step or step == "rematted_computation" for step in path)
     direction = "backward" if backward else "forward"
     for i, step in enumerate(path):
         if found := _LAYER.match(step):
-            return _in_layer(found.group(1), found.group(2) or "", path[i + 1 :], stack, direction)
+            return _in_layer(found.group(1), found.group(2) or "", path[i + 1 :], direction)
     if any("EfficientNet" in step for step in path):
         return Place(BETWEEN, "swish" if "silu" in op_name else "", direction)
-    for frame in stack:
-        for file, function, part in _OF_SOURCE:
-            if file in frame.file and frame.function.startswith(function):
-                differentiated = part in ("loss", "input", "metrics")
-                return Place(STEP, part, direction if differentiated else "update")
+    for step in reversed(path):
+        scope = _TRANSFORMED.match(step)
+        if scope and scope[1] in _SCOPES:
+            return Place(STEP, scope[1], direction if scope[1] in _DIFFERENTIATED else "update")
     return None
 
 
-def _in_layer(layer: str, suffix: str, path: list[str], stack: tuple[Frame, ...], direction: str) -> Place:
+def _in_layer(layer: str, suffix: str, path: list[str], direction: str) -> Place:
     if layer in ("classifier", "Dropout"):
         return Place("classifier", "classifier", direction)
     if not layer.startswith("block"):
@@ -112,11 +98,6 @@ def _in_layer(layer: str, suffix: str, path: list[str], stack: tuple[Frame, ...]
         return Place(layer, "BN", direction)
     if inside in _OF_SUBMODULE:
         return Place(layer, _OF_SUBMODULE[inside], direction)
-    for frame in stack:
-        if frame.function in _OF_FUNCTION:
-            return Place(layer, _OF_FUNCTION[frame.function], direction)
-        if frame.function.startswith("MBConv"):
-            break
     return Place(layer, "swish" if "silu" in inside else "shortcut", direction)
 
 
@@ -155,7 +136,7 @@ class Places:
 
     def _named(self, instruction: Instruction) -> Place | None:
         op_name = instruction.op_name
-        return place_of(op_name, self._module.stack(instruction)) if op_name else None
+        return place_of(op_name) if op_name else None
 
     def _fused(self, instruction: Instruction) -> Place | None:
         if instruction.opcode != "fusion":

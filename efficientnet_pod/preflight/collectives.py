@@ -127,7 +127,7 @@ def _strategy(instruction: Instruction) -> str:
 
 def _is_bn(instruction: Instruction, module: Module) -> bool:
     """Returns whether it averages the moments of a forward batch norm: its groups are the BN groups."""
-    place = place_of(instruction.op_name, module.stack(instruction))
+    place = place_of(instruction.op_name)
     return place is not None and (place.part, place.direction) == ("BN", "forward")
 
 
@@ -171,7 +171,7 @@ def _purpose(
     array: Array | None = next(iter(operand.results), None)
     if array is not None and array.dtype[0] in "spu":  # integers and booleans: counts and flags
         return "metrics"
-    place = place_of(named.op_name, module.stack(named)) or _source(operand, computation, module)
+    place = place_of(named.op_name) or _source(operand, computation, module)
     if place is None:
         return "other"
     in_network = place.layer != "step"
@@ -193,7 +193,7 @@ def _source(operand: Instruction, computation: Computation, module: Module) -> P
     """Returns the place of what computed an operand, behind what only passes it on."""
     at: Instruction | None = operand
     while at is not None:
-        if place := place_of(at.op_name, module.stack(at)) if at.op_name else None:
+        if place := place_of(at.op_name) if at.op_name else None:
             return place
         passes = at.opcode in ("get-tuple-element", "bitcast", "copy", "reshape", "convert", "fusion")
         at = computation.instructions.get(at.operands[0]) if passes and at.operands else None

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import groupby
 from math import prod
 from typing import Any
@@ -17,8 +16,6 @@ _CALLED = re.compile(
     r"|called_computations)=(\{[^}]*\}|%?[\w.\-]+)"
 )
 _OP_NAME = re.compile(r'\bop_name="((?:[^"\\]|\\.)*)"')
-_FRAME = re.compile(r"\bstack_frame_id=(\d+)")
-_SOURCE = re.compile(r'\bsource_file="([^"]*)"')
 _COMMENT = re.compile(r"/\*[^*]*\*/")
 
 
@@ -100,14 +97,6 @@ class Computation:
         return next((i for i in self.instructions.values() if i.is_root), [*self.instructions.values()][-1])
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One place of the source that led to an operation."""
-
-    file: str
-    function: str
-
-
 @dataclass(eq=False)
 class Module:
     """A whole program.
@@ -115,49 +104,15 @@ class Module:
     Attributes:
       header: first line.
       computations: by name.
-      tables: lines of the tables of source locations, by title and number.
     """
 
     header: str
     computations: dict[str, Computation]
-    tables: dict[str, dict[int, str]]
 
     @property
     def entry(self) -> Computation:
         """The computation that a call of the program runs."""
         return next(c for c in self.computations.values() if c.is_entry)
-
-    def stack(self, instruction: Instruction) -> tuple[Frame, ...]:
-        """Returns the places of the source that led to an instruction, innermost first; maybe none."""
-        found = _FRAME.search(instruction.attributes)
-        if found:
-            return self._stacks.get(int(found.group(1)), ())
-        found = _SOURCE.search(instruction.attributes)
-        return (Frame(found.group(1), ""),) if found else ()
-
-    @cached_property
-    def _stacks(self) -> dict[int, tuple[Frame, ...]]:
-        tables = self.tables
-        numbers = {
-            title: {key: [int(n) for n in re.findall(r"=(\d+)", line)] for key, line in tables[title].items()}
-            for title in ("FileLocations", "StackFrames")
-        }
-        # XLA prints a parent's number plus one, 1 being none, in some versions, and as it is in others.
-        first = numbers["StackFrames"].get(1, [0, 0])
-        shift = first[1] if len(first) > 1 else 0
-        stacks: dict[int, tuple[Frame, ...]] = {}
-        for key, (location, *parents) in sorted(numbers["StackFrames"].items()):
-            file, function, *_ = numbers["FileLocations"].get(location, [0, 0])
-            frame = Frame(
-                tables["FileNames"].get(file, "").strip('"'),
-                tables["FunctionNames"].get(function, "").strip('"'),
-            )
-            parent = parents[0] - shift if parents else 0
-            stacks[key] = (frame, *stacks.get(parent, ()))
-        return stacks
-
-
-_TITLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 
 
 def parse(text: str) -> Module:
@@ -169,24 +124,17 @@ def parse(text: str) -> Module:
     lines = text.splitlines()
     header = next((line for line in lines if line.strip()), "")
     computations: dict[str, Computation] = {}
-    tables: dict[str, dict[int, str]] = {title: {} for title in _TITLES}
-    table: dict[int, str] | None = None
     computation: Computation | None = None
     for line in lines:
         if computation is None:
             if line.endswith("{") and not line.startswith("HloModule"):
                 computation = _open(line)
                 computations[computation.name] = computation
-            elif line in tables:
-                table = tables[line]
-            elif table is not None and line[:1].isdigit():
-                number, _, value = line.partition(" ")
-                table[int(number)] = value
         elif line.startswith("}"):
             computation = None
         elif instruction := _instruction(line):
             computation.instructions[instruction.name] = instruction
-    module = Module(header, computations, tables)
+    module = Module(header, computations)
     if not any(c.is_entry for c in computations.values()):
         raise ValueError(f"{header[:60]!r} does not begin an HLO module with an ENTRY computation")
     return module
