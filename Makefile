@@ -17,11 +17,11 @@ test: $(STAMP)
 
 # Random kills and damage: make soak ARGS="--minutes 20"
 soak: $(STAMP)
-	$(BIN)/python tests/soak.py $(ARGS)
+	$(BIN)/python tests/long/soak.py $(ARGS)
 
 # How long the others go on after a host has died, raised or got stuck.
 host-faults: $(STAMP)
-	$(BIN)/python tests/host_faults.py $(ARGS)
+	$(BIN)/python tests/long/host_faults.py $(ARGS)
 
 # Damage to checkpoints, beside Orbax alone.
 corruption: $(STAMP)

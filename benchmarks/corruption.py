@@ -19,8 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags
 
-from efficientnet_pod import checkpoint
-from efficientnet_pod.checkpoint import Checkpoints
+from efficientnet_pod.workdir.checkpoints import checkpoints as checkpoint
+from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("trials", 120, "Damaged copies of each kind of checkpoint.")

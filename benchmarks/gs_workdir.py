@@ -59,10 +59,10 @@ def client() -> None:
     import jax
     import numpy as np
 
-    from efficientnet_pod.checkpoint import Checkpoints
     from efficientnet_pod.errors import UserError
-    from efficientnet_pod.owner import Owner
-    from efficientnet_pod.records import MetricsLog, Workdir
+    from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
+    from efficientnet_pod.workdir.owner import Owner
+    from efficientnet_pod.workdir.workdir import MetricsLog, Workdir
 
     workdir, state = Workdir(WORKDIR), {"kernel": np.arange(12.0, dtype=np.float32).reshape(3, 4)}
     print(f"{WORKDIR} through {type(workdir.path._backend).__name__}")  # pyright: ignore

@@ -1,4 +1,4 @@
-"""Measures what a training image costs a host core, for efficientnet_pod/host_cores.py.
+"""Measures what a training image costs a host core, for efficientnet_pod/data/host_cores.py.
 
 Each setting takes its turn in each round, on one core; the cost of an output of S × S pixels is fitted to
 decode + output · (S / 224)² by least squares over the medians.
@@ -16,8 +16,8 @@ from absl import app, flags
 
 from benchmarks.photos import photos
 from efficientnet_pod.data.pipeline import train_batches
-from efficientnet_pod.data.preprocess import Preprocessing
-from efficientnet_pod.data.sources import open_source
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.transforms.preprocess import Preprocessing
 from efficientnet_pod.pod.allocator import keep_freed_memory
 
 FLAGS = flags.FLAGS

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from efficientnet_pod.data.pipeline import eval_batches, train_batches
-from efficientnet_pod.data.preprocess import Preprocessing
-from efficientnet_pod.data.sources import open_source
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.transforms.preprocess import Preprocessing
 from efficientnet_pod.pod.allocator import keep_freed_memory
 
 IMAGE_SIZE = 224

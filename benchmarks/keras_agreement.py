@@ -13,14 +13,14 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))
 
 import jax
 import numpy as np
 from keras_reference import randomise
 
 import efficientnet_pod as ep
-from efficientnet_pod.weights.keras_writer import write_keras
+from efficientnet_pod.weights.formats.keras_writer import write_keras
 
 CLASSES = 1000
 

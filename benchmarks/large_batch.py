@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from efficientnet_pod.data.generated import Glyphs
-from efficientnet_pod.images import normalise
+from benchmarks.glyphs import Glyphs
 from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.cifar_resnet import ResNet9
 from efficientnet_pod.models.initial import initial_variables
+from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.optim import (
     Hyperparameters,
     Lars,
@@ -37,8 +37,8 @@ from efficientnet_pod.optim import (
 )
 from efficientnet_pod.pod import runtime
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, to_global
-from efficientnet_pod.state import init_state
-from efficientnet_pod.steps import GO, TrainStep, commands, compile_train_step, not_halted
+from efficientnet_pod.run.state import init_state
+from efficientnet_pod.run.train_step import GO, TrainStep, commands, compile_train_step, not_halted
 
 SIZE, WIDTH = 8, 8
 EPOCHS, WARMUP_EPOCHS, SMALLEST = 12, 3, 64
@@ -61,7 +61,7 @@ class Images(NamedTuple):
 
 def digits() -> Images:
     """Returns scikit-learn's digits with the trainer's split."""
-    from efficientnet_pod.data.sources import open_source
+    from efficientnet_pod.data.sources.opening import open_source
 
     source = open_source("digits")
     splits = []

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ from timm_reference import images, random_tensors, shapes_of
 from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.folder import write_folder
 from efficientnet_pod.weights.foreign import Foreign
-from efficientnet_pod.weights.onnx_export import write_onnx
+from efficientnet_pod.weights.formats.onnx_export import write_onnx
 from efficientnet_pod.weights.trained import Trained, untrained
 
 SIZES = {"b0": 224, "b3": 300, "lite0": 224, "resnet50": 224}

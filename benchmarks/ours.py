@@ -11,8 +11,8 @@ from efficientnet_pod.models.efficientnet import efficientnet
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.pod.allocator import keep_freed_memory
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
-from efficientnet_pod.state import init_state
-from efficientnet_pod.steps import GO, TrainStep, commands, compile_train_step, not_halted
+from efficientnet_pod.run.state import init_state
+from efficientnet_pod.run.train_step import GO, TrainStep, commands, compile_train_step, not_halted
 
 
 def prepare(

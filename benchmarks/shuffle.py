@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from efficientnet_pod.data import order
-from efficientnet_pod.data.sources import Indexed, Records, open_source
+from efficientnet_pod.data.sources.opening import Indexed, Records, open_source
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("images", 1_281_167, "Training images.")

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))
 
 from timm_reference import DATA, images, random_tensors, shapes_of, statistics_of, with_statistics
 
@@ -146,8 +146,8 @@ def ours(folder: Path, networks: list[str]) -> None:
     """Opens what timm wrote, keeps our logits of it, and exports it."""
     import jax
 
-    from efficientnet_pod.export_command import export
-    from efficientnet_pod.open_weights import open_weights
+    from efficientnet_pod.cli.export_weights import export
+    from efficientnet_pod.weights.open import open_weights
 
     for network in networks:
         began = time.monotonic()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.resumable import Result, Results, made_of
 from benchmarks.tpu_step import Row, supercomputer_run
-from efficientnet_pod.preflight.chips import GIB
+from efficientnet_pod.pod.chips import GIB
 from efficientnet_pod.preflight.targets import parse_target
 
 ROWS = (Row("b2", 32), Row("b5", 64), Row("b5", 32))
@@ -33,9 +33,9 @@ def estimate_on(row: Row, machine: str) -> Result:
     from rich.console import Console
 
     from configs.supercomputer import BN_BATCH
-    from efficientnet_pod.preflight.as_json import as_json
-    from efficientnet_pod.preflight.compiled import compile_run
+    from efficientnet_pod.preflight.compile import compile_run
     from efficientnet_pod.preflight.estimate import estimate
+    from efficientnet_pod.preflight.show.as_json import as_json
 
     target = parse_target(machine)
     bn_group_size = min(target.replicas, BN_BATCH // row.per_replica_batch)

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from benchmarks.resumable import Result, Results, made_of
-from efficientnet_pod.preflight.chips import GIB
-from efficientnet_pod.preflight.compiled import needed_bytes
-from efficientnet_pod.preflight.cost import read_program
+from efficientnet_pod.pod.chips import GIB
+from efficientnet_pod.preflight.compile import needed_bytes
+from efficientnet_pod.preflight.program.cost import read_program
 from efficientnet_pod.preflight.targets import Target, parse_target, runtime_for
 
 CONTENDERS = ("ours", "plain", "plain-bf16")  # plain-bf16: batch norm returns bfloat16
@@ -48,8 +48,8 @@ class Row(NamedTuple):
 def supercomputer_run(row: Row, target: Target, *, bn_group_size: int) -> Any:
     """Returns the run of `configs/supercomputer.py` with this network and batch on that machine."""
     from configs.supercomputer import get_config
-    from efficientnet_pod.recipe import read_recipe
-    from efficientnet_pod.run import run_on
+    from efficientnet_pod.recipe.recipe import read_recipe
+    from efficientnet_pod.run.run import run_on
 
     config = get_config()
     config.model.name = row.model
@@ -100,7 +100,11 @@ def sources_of(contender: str) -> list[str]:
     """Returns the files and folders a result depends on."""
     if contender == "ours":
         return ["benchmarks/tpu_step.py", "configs/supercomputer.py", "efficientnet_pod"]
-    return ["benchmarks/tpu_step.py", "benchmarks/plain_flax.py", "efficientnet_pod/preflight/cost.py"]
+    return [
+        "benchmarks/tpu_step.py",
+        "benchmarks/plain_flax.py",
+        "efficientnet_pod/preflight/program/cost.py",
+    ]
 
 
 def table(found: list[Result], target: Target) -> str:

@@ -9,7 +9,7 @@ Does it fit: efficientnet-pod preflight --config=configs/b0_gpu.py --topology=cu
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config
+from efficientnet_pod.recipe.base_config import base_config
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Command: efficientnet-pod train --config=configs/digits.py --workdir=runs/digits
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config
+from efficientnet_pod.recipe.base_config import base_config
 
 
 def get_config() -> ConfigDict:

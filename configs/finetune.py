@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config, require_row
+from efficientnet_pod.recipe.base_config import base_config, require_row
 
 NETWORKS = ("b0", "b1", "b2", "b3", "b4", "b5", "lite0", "lite1", "lite2", "lite3", "lite4", "resnet50")
 

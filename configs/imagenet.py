@@ -10,7 +10,7 @@ With AutoAugment: --config=configs/imagenet.py:b0,autoaugment
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config, require_row
+from efficientnet_pod.recipe.base_config import base_config, require_row
 
 # Published top-1 in percent: with the preprocessing of ResNet ("none"), and with AutoAugment.
 TOP1 = {

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config, require_row
+from efficientnet_pod.recipe.base_config import base_config, require_row
 
 GPUS = 8  # of a machine
 

@@ -12,7 +12,7 @@ With more small images a step, which the learning rate follows, as imagenet18 ha
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config
+from efficientnet_pod.recipe.base_config import base_config
 
 STAGES = 4
 

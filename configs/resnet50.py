@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config, require_row
+from efficientnet_pod.recipe.base_config import base_config, require_row
 
 # Global batch: absolute peak learning rate, warm-up epochs, epochs, momentum, weight decay.
 LARS = {

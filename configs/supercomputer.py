@@ -10,7 +10,7 @@ Before you pay: efficientnet-pod preflight --config=configs/supercomputer.py:b5,
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.base_config import base_config, require_row
+from efficientnet_pod.recipe.base_config import base_config, require_row
 
 BN_BATCH = 1024  # images that normalise together; the authors' code has a flag, the paper groups of cores
 RECALLED = "recalled from the paper's tables, not checked"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from efficientnet_pod.errors import RunError, UserError
 
 if TYPE_CHECKING:
-    from efficientnet_pod.prediction import Predictor
+    from efficientnet_pod.evaluate.predictor import Predictor
     from efficientnet_pod.weights.trained import Trained
 
 __version__ = "0.1.0"
@@ -54,7 +54,7 @@ def trained(path: str, *, checkpoint: str = "best", raw: bool = False) -> "Train
     Its ``class_names``, ``image_size``, ``mean_rgb``, ``stddev_rgb`` say how an image is shown to the network
     and what its logits mean.
     """
-    from efficientnet_pod.open_weights import open_weights
+    from efficientnet_pod.weights.open import open_weights
 
     return open_weights(path, which=checkpoint, raw=raw)
 
@@ -73,6 +73,6 @@ def predictor(path: str, *, checkpoint: str = "best", raw: bool = False, batch: 
 
     ``predictor.of_files(["cat.jpg"])`` decodes, crops and resizes as evaluation does.
     """
-    from efficientnet_pod.prediction import Predictor
+    from efficientnet_pod.evaluate.predictor import Predictor
 
     return Predictor(trained(path, checkpoint=checkpoint, raw=raw), batch=batch)

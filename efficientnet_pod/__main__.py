@@ -1,5 +1,5 @@
 """``python -m efficientnet_pod``."""
 
-from efficientnet_pod.cli import run
+from efficientnet_pod.cli.main import run
 
 run()

@@ -1,5 +1,5 @@
 """``python -m launch``."""
 
-from launch.commands import run
+from launch.cli import run
 
 run()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from efficientnet_pod.errors import UserError
-from launch.job import Job
+from launch.job.job import Job
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from efficientnet_pod.errors import RunError, UserError
-from launch.backend import backend_named
-from launch.job import Job
-from launch.progress import attempt_label, ended_codes, read_progress
-from launch.storage import storage_of
+from launch.backends.backend import backend_named
+from launch.job.job import Job
+from launch.workdir.progress import attempt_label, ended_codes, read_progress
+from launch.workdir.storage import storage_of
 
 _FOLLOW_SECONDS = 5.0
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.fit import price_line, require_fit
-from launch.job_flags import PROGRAM, Asked
-from launch.jobs import remember
-from launch.progress import next_attempt
-from launch.source_code import pack
-from launch.storage import Folder, storage_of
+from launch.flags import PROGRAM, Asked
+from launch.job.remembered import remember
+from launch.job.source_code import pack
+from launch.workdir.progress import next_attempt
+from launch.workdir.storage import Folder, storage_of
 
 
 def submit(asked: Asked) -> int:

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from efficientnet_pod.errors import RunError
-from launch.api_errors import QuotaError
-from launch.backend import Backend, State
-from launch.job import Job
-from launch.jobs import remember
-from launch.progress import Progress, ended_codes, is_cancelled, read_progress
-from launch.storage import Storage
+from launch.backends.api_errors import QuotaError
+from launch.backends.backend import Backend, State
+from launch.job.job import Job
+from launch.job.remembered import remember
+from launch.workdir.progress import Progress, ended_codes, is_cancelled, read_progress
+from launch.workdir.storage import Storage
 
 POLL_SECONDS = 10.0
 BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 30.0, 900.0

@@ -12,7 +12,7 @@ os.environ.setdefault(
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from efficientnet_pod import inject  # noqa: E402
+from efficientnet_pod.pod import inject  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -10,10 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from efficientnet_pod.data.faults import find_fault
-from efficientnet_pod.data.folders import SUFFIXES
-from efficientnet_pod.data.preprocess import Preprocessing, eval_image
-from efficientnet_pod.data.record_files import reason_of
+from efficientnet_pod.data.bad_images import find_fault
+from efficientnet_pod.data.sources.folders import SUFFIXES
+from efficientnet_pod.data.sources.tfrecord_bytes import reason_of
+from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image
 
 _THREADS = 8  # each in a decoder of TensorFlow, which lets the others run
 _AHEAD = 64  # images decoded and not yet asked for

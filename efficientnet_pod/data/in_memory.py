@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from efficientnet_pod.data.first_images import stored_images
-from efficientnet_pod.data.image_ops import FILL
 from efficientnet_pod.data.order import place_of_host
-from efficientnet_pod.data.preprocess import Preprocessing
-from efficientnet_pod.data.sources import Source
+from efficientnet_pod.data.sources.opening import Source
+from efficientnet_pod.data.stored import stored_images
+from efficientnet_pod.data.transforms.image_ops import FILL
+from efficientnet_pod.data.transforms.preprocess import Preprocessing
 from efficientnet_pod.errors import UserError
 
 MOST_BYTES = 8 << 30  # of prepared images in each host's memory

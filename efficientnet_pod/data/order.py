@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from efficientnet_pod.data.splits import Example, Indexed, Records
+from efficientnet_pod.data.sources.types import Example, Indexed, Records
 from efficientnet_pod.errors import UserError
 
 # Undecoded examples, about 110 kB each for ImageNet: 0.5 GB a host. TFDS writes its records in random order;

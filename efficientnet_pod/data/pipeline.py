@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from efficientnet_pod.data.faults import Batches, Skips, Undecoded
+from efficientnet_pod.data.bad_images import Batches, Skips, Undecoded
 from efficientnet_pod.data.order import (
     Host,
     in_order,
@@ -19,12 +19,12 @@ from efficientnet_pod.data.order import (
     shuffled,
     stored_places,
 )
-from efficientnet_pod.data.preprocess import Preprocessing, eval_image, size_of, train_image
-from efficientnet_pod.data.record_files import locate_corruption
-from efficientnet_pod.data.sources import Example, Indexed, Records, Source
+from efficientnet_pod.data.sources.opening import Example, Indexed, Records, Source
+from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
+from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image, size_of, train_image
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.progress import progress_bar
-from efficientnet_pod.rectangles import Shapes
+from efficientnet_pod.recipe.rectangles import Shapes
+from efficientnet_pod.train.display import progress_bar
 
 _HEADERS = 1024  # read at once for their sizes
 

@@ -14,14 +14,14 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from efficientnet_pod.data.faults import find_fault
-from efficientnet_pod.data.record_files import locate_corruption, reason_of
+from efficientnet_pod.data.bad_images import find_fault
 from efficientnet_pod.data.short_side import limit_short_side
-from efficientnet_pod.data.sources import Example, Indexed, Records, Source, open_source
-from efficientnet_pod.data.tfds_sources import MANIFEST, split_names
+from efficientnet_pod.data.sources.opening import Example, Indexed, Records, Source, open_source
+from efficientnet_pod.data.sources.tfds import MANIFEST, split_names
+from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption, reason_of
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.progress import progress_bar
-from efficientnet_pod.recipe import DataSettings
+from efficientnet_pod.recipe.recipe import DataSettings
+from efficientnet_pod.train.display import progress_bar
 
 SHARD_IMAGES = 1000  # at most; written as one, so an interrupted run loses no more
 _NAME = "prepared"  # of the data set in the copy's metadata

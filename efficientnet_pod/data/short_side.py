@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from efficientnet_pod.data.preprocess import decode, in_levels
+from efficientnet_pod.data.transforms.preprocess import decode, in_levels
 
 
 def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from efficientnet_pod.run import Run
+from efficientnet_pod.run.run import Run
 
 _FORMAT = 1
 _COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin")

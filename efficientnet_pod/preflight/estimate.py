@@ -8,15 +8,15 @@ from typing import Any
 
 import jax
 
-from efficientnet_pod.host_cores import images_per_core_second
-from efficientnet_pod.phases import Phase
-from efficientnet_pod.preflight.chips import Chip
-from efficientnet_pod.preflight.compiled import Compilation, Compiled
-from efficientnet_pod.preflight.cost import Program, read_program
+from efficientnet_pod.data.host_cores import images_per_core_second
+from efficientnet_pod.pod.chips import Chip
+from efficientnet_pod.preflight.compile import Compilation, Compiled
 from efficientnet_pod.preflight.links import seconds_of, torus_of
+from efficientnet_pod.preflight.program.cost import Program, read_program
 from efficientnet_pod.preflight.targets import Target
 from efficientnet_pod.preflight.torus import Torus
-from efficientnet_pod.run import Run
+from efficientnet_pod.recipe.phases import Phase
+from efficientnet_pod.run.run import Run
 
 # The batch that follows is on the devices while a step runs, and one more on its way (feed.py).
 _BATCHES_AHEAD = 2

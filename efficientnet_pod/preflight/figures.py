@@ -2,7 +2,7 @@
 
 from rich.table import Table
 
-from efficientnet_pod.preflight.chips import GIB
+from efficientnet_pod.pod.chips import GIB
 
 DASH = "–"
 _MIB = 1 << 20

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from efficientnet_pod.preflight.chips import Chip
-from efficientnet_pod.preflight.collectives import Collective
+from efficientnet_pod.pod.chips import Chip
+from efficientnet_pod.preflight.program.collectives import Collective
 from efficientnet_pod.preflight.torus import PASSES, Torus, collective_seconds, describe_groups
 
 # Orders of magnitude, which decide the time of batch norm's small sums: nobody publishes them.

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from efficientnet_pod.pod.mesh import put_replicated, to_global
-from efficientnet_pod.preflight.compiled import Compiled
-from efficientnet_pod.run import Run
-from efficientnet_pod.steps import GO, commands, not_halted
+from efficientnet_pod.preflight.compile import Compiled
+from efficientnet_pod.run.run import Run
+from efficientnet_pod.run.train_step import GO, commands, not_halted
 
 _WARM_UP, _CALLS = 3, 10
 

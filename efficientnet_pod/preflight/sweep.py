@@ -6,7 +6,7 @@ from collections.abc import Callable
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.preflight.estimate import Estimate
 from efficientnet_pod.preflight.targets import Target, parse_target, with_replicas
-from efficientnet_pod.recipe import PhaseSettings, Recipe
+from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
 
 FIELDS = ("per_replica_batch", "topology", "replicas")
 EXAMPLE = "--sweep=per_replica_batch=16,32,64"

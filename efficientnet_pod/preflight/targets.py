@@ -13,8 +13,8 @@ from jax.experimental import topologies
 
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.pod.chips import CHIPS, Chip, chip_of
 from efficientnet_pod.pod.runtime import Runtime
-from efficientnet_pod.preflight.chips import CHIPS, Chip, chip_of
 from efficientnet_pod.preflight.quiet import quiet_libraries
 
 EXAMPLES = "v3:16x32 (chips), v3-1024 (cores), cuda:h100x8 or cpu:8"

@@ -8,8 +8,8 @@ from efficientnet_pod import __version__
 from efficientnet_pod.report.figures import cost_of, evaluations, peak
 from efficientnet_pod.report.head import what_is
 from efficientnet_pod.report.journal import starts
-from efficientnet_pod.report.run_records import Records
-from efficientnet_pod.report.run_state import device_of, state_of
+from efficientnet_pod.report.records import Records
+from efficientnet_pod.report.state import device_of, state_of
 from efficientnet_pod.report.values import (
     dig,
     figure,

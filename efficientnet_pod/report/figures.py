@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from efficientnet_pod.preflight.chips import Chip, chip_of
+from efficientnet_pod.pod.chips import Chip, chip_of
 from efficientnet_pod.report.journal import held_up, starts
-from efficientnet_pod.report.run_records import Records, Row
-from efficientnet_pod.report.run_state import device_of
+from efficientnet_pod.report.records import Records, Row
+from efficientnet_pod.report.state import device_of
 from efficientnet_pod.report.values import dig, number, table_of, whole
 
 Accuracy = Literal["top1", "top5"]

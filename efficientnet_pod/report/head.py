@@ -9,9 +9,9 @@ from efficientnet_pod.report.figures import (
     peak,
     run_seconds,
 )
-from efficientnet_pod.report.run_records import Records
-from efficientnet_pod.report.run_state import device_of
+from efficientnet_pod.report.records import Records
 from efficientnet_pod.report.side_by_side import Run
+from efficientnet_pod.report.state import device_of
 from efficientnet_pod.report.values import (
     NOT_RECORDED,
     count,

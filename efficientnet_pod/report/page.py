@@ -8,12 +8,23 @@ from etils import epath
 from markupsafe import Markup
 
 from efficientnet_pod import __version__
-from efficientnet_pod.files import is_remote, write_whole
-from efficientnet_pod.report import accuracy_sections, run_sections, settings_sections, training_sections
 from efficientnet_pod.report.blocks import Section, Table
 from efficientnet_pod.report.head import head_of
-from efficientnet_pod.report.run_records import Records, read_records
+from efficientnet_pod.report.records import Records, read_records
+from efficientnet_pod.report.sections import (
+    accuracy as accuracy_sections,
+)
+from efficientnet_pod.report.sections import (
+    run as run_sections,
+)
+from efficientnet_pod.report.sections import (
+    settings as settings_sections,
+)
+from efficientnet_pod.report.sections import (
+    training as training_sections,
+)
 from efficientnet_pod.report.side_by_side import Run, run_of
+from efficientnet_pod.workdir.files import is_remote, write_whole
 
 _FOLDER = Path(__file__).parent
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from efficientnet_pod.report.blocks import Key, Table
+from efficientnet_pod.report.drawing.svg import SERIES
 from efficientnet_pod.report.figures import Evaluation, evaluations
-from efficientnet_pod.report.run_records import Records
-from efficientnet_pod.report.run_state import State, state_of
-from efficientnet_pod.report.svg import SERIES
+from efficientnet_pod.report.records import Records
+from efficientnet_pod.report.state import State, state_of
 
 
 @dataclass(frozen=True)

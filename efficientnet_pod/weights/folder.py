@@ -8,12 +8,12 @@ import numpy as np
 from etils import epath
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.files import cannot_write, write_whole
 from efficientnet_pod.weights.convert import layout_for
+from efficientnet_pod.weights.formats.safetensors_file import write_safetensors
 from efficientnet_pod.weights.layouts import TIMM
 from efficientnet_pod.weights.reading import CONFIG, WEIGHTS
-from efficientnet_pod.weights.safetensors_file import write_safetensors
 from efficientnet_pod.weights.trained import CROP_PCT, WHOLE, Trained, default_epsilon
+from efficientnet_pod.workdir.files import cannot_write, write_whole
 
 # By network: PyTorch's padding apart, timm has the same ones under these names.
 _FIRST = {"resnet50": ("conv1", "fc")}

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.redact import redact
 from efficientnet_pod.weights.reading import CONFIG, WEIGHTS
+from efficientnet_pod.workdir.redact import redact
 
 
 def fetch(name: str) -> str:

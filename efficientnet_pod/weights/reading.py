@@ -9,8 +9,13 @@ from typing import Any
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.foreign import Foreign
-from efficientnet_pod.weights.keras_files import MEMBER, image_constants, read_h5, read_keras_archive
-from efficientnet_pod.weights.safetensors_file import read_safetensors
+from efficientnet_pod.weights.formats.keras_files import (
+    MEMBER,
+    image_constants,
+    read_h5,
+    read_keras_archive,
+)
+from efficientnet_pod.weights.formats.safetensors_file import read_safetensors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -70,7 +75,7 @@ def read_foreign(name: str, *, raw: bool = False) -> Foreign:
 
 def _read_checkpoint(path: Path, name: str, *, raw: bool) -> Foreign:
     # TensorFlow takes seconds to import, for these alone.
-    from efficientnet_pod.weights.tensorflow_checkpoint import find_checkpoint, read_checkpoint
+    from efficientnet_pod.weights.formats.tensorflow_checkpoint import find_checkpoint, read_checkpoint
 
     prefix = find_checkpoint(path)
     if prefix is None:

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from efficientnet_pod.images import MEAN_RGB, STDDEV_RGB, normalise
+from efficientnet_pod.models.inputs import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import NEUTRAL, Model, create_network, network_named
 from efficientnet_pod.weights.paths import Tensors, flatten
 

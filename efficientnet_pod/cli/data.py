@@ -1,0 +1,94 @@
+"""The commands ``data describe`` and ``data prepare``."""
+
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.errors import UserError, did_you_mean
+
+USAGE = """usage: efficientnet-pod data COMMAND [FLAGS]
+
+commands:
+  describe  print counts, classes and sizes, check a sample of the images, write a contact sheet
+  prepare   write a copy with smaller images, which can be read in any order; the same command resumes
+
+efficientnet-pod data COMMAND --help lists the flags.
+example: efficientnet-pod data prepare --config=configs/imagenet.py:b0 --resize=256 --output=/data/small
+"""
+
+
+def run_data(arguments: Sequence[str]) -> None:
+    """Runs one of the commands that the usage explains; raises `UserError` for a mistake."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        raise SystemExit(0 if arguments else 2)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UserError(f"unknown command 'data {name}'{did_you_mean(name, COMMANDS)}")
+    COMMANDS[name](rest)
+
+
+def _describe(arguments: Sequence[str]) -> None:
+    def define(values: flags.FlagValues) -> None:
+        about = "Images of each split to look at and decode: a number, or 'all'."
+        flags.DEFINE_string("check", "1000", about, flag_values=values)
+        flags.DEFINE_string(
+            "sheet", None, "PNG to write: eight images, evaluated and augmented.", flag_values=values
+        )
+
+    values = parse_flags("data describe", arguments, define, config=True)
+    check = values.check
+    if check != "all" and not (check.isdecimal() and int(check)):
+        raise UserError(f"--check={check} is not a number above 0; give the images of each split, or 'all'")
+    from efficientnet_pod.models.registry import network_named
+    from efficientnet_pod.recipe.recipe import read_recipe
+    from efficientnet_pod.run.run import open_images
+
+    recipe = read_recipe(values.config.to_dict())
+    network = network_named(recipe.model.name)
+    source = open_images(recipe)
+    from efficientnet_pod.data.inspect import describe
+
+    bad = describe(
+        source,
+        recipe.data,
+        image_size=recipe.data.image_size or network.image_size,
+        check=None if check == "all" else int(check),
+        sheet=values.sheet,
+    )
+    if bad:
+        raise UserError(f"{bad:,} bad image{'s' * (bad > 1)} in '{source.name}'; replace or remove them")
+
+
+def _prepare(arguments: Sequence[str]) -> None:
+    def define(values: flags.FlagValues) -> None:
+        about = "Pixels of the short side that images keep at most."
+        flags.DEFINE_integer("resize", None, about, 1, flag_values=values)
+        flags.DEFINE_string("output", None, "Folder of the copy.", flag_values=values)
+        flags.DEFINE_integer("quality", 95, "Of the JPEGs that are written.", 1, 100, flag_values=values)
+
+    values = parse_flags("data prepare", arguments, define, config=True)
+    for name, example in (("resize", "256"), ("output", "/data/small")):
+        if values[name].value is None:
+            raise UserError(f"data prepare needs --{name}, e.g. --{name}={example}")
+    from efficientnet_pod.data.prepare import prepare
+    from efficientnet_pod.recipe.recipe import read_recipe
+
+    recipe = read_recipe(values.config.to_dict())
+    copy = prepare(recipe.data, resize=values.resize, output=values.output, quality=values.quality)
+    for warning in copy.warnings:
+        print(f"warning: {warning}")
+    before, after = copy.bytes_before / 1e6, copy.bytes_after / 1e6
+    print(
+        f"{copy.images:,} images, {before:,.1f} MB before, {after:,.1f} MB now; "
+        + (
+            f"{copy.written:,} of them written by this start"
+            if copy.written
+            else "complete before this start"
+        )
+        + f"\nto use them: --config.data.name=prepared:{values.output}"
+    )
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"describe": _describe, "prepare": _prepare}

@@ -1,0 +1,260 @@
+"""What happens with bad input: which example cannot be used, why, and one line that says so."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from efficientnet_pod.data.sources.tfrecord_bytes import reason_of
+from efficientnet_pod.data.transforms.preprocess import JPEG_END, JPEG_MAGIC, MAX_PIXELS, PNG_MAGIC
+from efficientnet_pod.errors import RunError, UserError
+
+Batch = dict[str, np.ndarray]
+
+_SKIP = "--config.data.skip_corrupt"
+_SCAN_MAGIC = b"\xff\xda"  # begins the pixel data of a JPEG
+_BASELINE = (b"\xff\xc0", b"\xff\xc1")  # frame headers of a JPEG that is not progressive
+
+
+def find_fault(example: Any, num_classes: int) -> str | None:
+    """Returns why one undecoded example (eager tensors or numpy) cannot be used, on one line; None if it can.
+
+    The image is decoded whole. One fault is found here that does not stop training, because no decoder
+    reports it: a JPEG that was cut and given an end marker, whose lower part is grey. Of a progressive JPEG,
+    which loses detail instead, it is not found.
+    """
+    return _label_fault(example, num_classes) or _image_fault(example["image"])
+
+
+def _label_fault(example: Any, num_classes: int) -> str | None:
+    label = int(example["label"])
+    return None if 0 <= label < num_classes else f"its label {label} is outside 0..{num_classes - 1}"
+
+
+def _image_fault(image: Any) -> str | None:
+    tensor = tf.convert_to_tensor(image)
+    if tensor.dtype != tf.string:
+        return None
+    data = bytes(tensor.numpy())
+    if not data:
+        return "it is empty, 0 bytes"
+    if data.startswith(PNG_MAGIC):
+        return _png_fault(data)
+    if data.startswith(JPEG_MAGIC):
+        return _jpeg_fault(data)
+    return f"neither a JPEG nor a PNG image, it begins with {data[:8]!r}"
+
+
+def _png_fault(data: bytes) -> str | None:
+    if len(data) < 24:
+        return "truncated PNG, its header is incomplete"
+    width, height = struct.unpack(">II", data[16:24])
+    if fault := _size_fault(width, height):
+        return fault
+    try:
+        tf.image.decode_png(data, channels=3)
+    except tf.errors.InvalidArgumentError:
+        return "damaged PNG" if b"IEND" in data else "truncated PNG, its end is missing"
+    return None
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    truncated = "truncated JPEG, its end marker is missing"
+    if JPEG_END not in data:
+        return truncated
+    try:
+        height, width, _ = tf.image.extract_jpeg_shape(data).numpy()
+    except tf.errors.InvalidArgumentError:
+        return "damaged JPEG, its header cannot be read"
+    if fault := _size_fault(width, height):
+        return fault
+    try:
+        pixels = tf.image.decode_jpeg(data, channels=3).numpy()
+    except tf.errors.InvalidArgumentError:
+        # The end marker may be that of a preview in the header.
+        return truncated if data.rfind(JPEG_END) < data.rfind(_SCAN_MAGIC) else "damaged JPEG"
+    return "truncated JPEG, to which an end marker was added" if _ends_early(data, pixels) else None
+
+
+def _ends_early(data: bytes, pixels: np.ndarray) -> bool:
+    """Returns whether bytes put before a JPEG's end marker show, because pixels of it were still missing.
+
+    Decoders fill those with mid-grey: only images that end in it are decoded again.
+    """
+    if (pixels[-1, -1] != 128).any() or not any(marker in data for marker in _BASELINE):
+        return False
+    end = data.rfind(JPEG_END)
+    try:
+        padded = tf.image.decode_jpeg(data[:end] + b"\x55" * 64 + data[end:], channels=3).numpy()
+    except tf.errors.InvalidArgumentError:
+        return True
+    return bool((padded != pixels).any())
+
+
+def _size_fault(width: int, height: int) -> str | None:
+    if int(width) * int(height) <= MAX_PIXELS:
+        return None
+    return f"{width:,} by {height:,} pixels, more than the {MAX_PIXELS:,} that are allowed"
+
+
+@dataclass
+class Skips:
+    """The images that one process has skipped since it started, over all epochs, each counted once.
+
+    Attributes:
+      allowed: images that may be skipped; 0 for none.
+      report: takes one line about each image when it is first met.
+      names: of the images skipped.
+    """
+
+    allowed: int
+    report: Callable[[str], None] = print
+    names: set[str] = field(default_factory=set)
+
+    def add(self, name: str, what: str, reason: str) -> None:
+        """Counts one image; raises UserError when that is one too many."""
+        if name in self.names:
+            return
+        self.names.add(name)
+        if len(self.names) > self.allowed:
+            raise UserError(
+                f"{what} cannot be used: {reason}; it is number {len(self.names)} of the images that this "
+                f"host cannot use, and {_SKIP}={self.allowed}; replace or remove them, or let more be skipped"
+            )
+        self.report(f"skipped {what}: {reason} ({len(self.names)} of {self.allowed} that may be skipped)")
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """One example of a batch, not read yet: ``number`` in its split, where it has one, and its arguments."""
+
+    number: int | None
+    read: Callable[[], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one host, in order; iterating stops with one line about what cannot be used.
+
+    Attributes:
+      split: ``training`` or ``evaluation``.
+      num_classes: labels are below.
+      open: returns the tf.data data set of the batches from batch ``number`` on.
+      look: returns the examples of batch ``number``, undecoded, as arguments of ``finish``: example first.
+      finish: returns what makes a row of batch ``number`` of them.
+      locate: returns where the first record that cannot be read is, None where all can.
+      skips: of training images that cannot be decoded; None where each of them stops.
+    """
+
+    split: str
+    num_classes: int
+    open: Callable[[int], tf.data.Dataset]
+    look: Callable[[int], Iterator[Undecoded]]
+    finish: Callable[[int], Callable[..., Any]]
+    locate: Callable[[], str | None]
+    skips: Skips | None = None
+
+    @property
+    def dataset(self) -> tf.data.Dataset:
+        """The data set of all batches, whose errors are TensorFlow's."""
+        return self.open(0)
+
+    def as_numpy_iterator(self) -> Iterator[Batch]:
+        """Returns an iterator over the batches.
+
+        Where skipping is allowed, an image that cannot be decoded is replaced by the nearest good one before
+        it in its batch (before the first comes the last), with its label; all other images stay in their
+        places. The stream is then opened anew behind that batch: until there is a bad image nothing is lost;
+        each costs a second, and record files are read again from the start of the epoch.
+
+        Raises:
+          UserError: an image or a record file that cannot be used, or one image more than may be skipped.
+          RunError: an error that does not happen again when looked into.
+        """
+        return self._batches_of(self.open(0).as_numpy_iterator())  # opened now: it begins to read ahead
+
+    def _batches_of(self, stream: Any) -> Iterator[Batch]:
+        number = 0
+        while True:
+            try:
+                batch = next(stream)
+            except StopIteration:
+                return
+            except tf.errors.OpError as error:
+                del stream  # and its buffers, before there are others
+                batch = self._mended(number, error)
+                stream = self.open(number + 1).as_numpy_iterator()
+            yield batch
+            number += 1
+
+    def _mended(self, number: int, error: tf.errors.OpError) -> Batch:
+        """Returns the batch that failed, made one by one, without its bad images."""
+        rows: list[Any] = []
+        for undecoded, arguments in self._read(number):
+            reason = self._fault_in(number, arguments, rows)
+            if reason:
+                name = arguments[0]["name"].numpy().decode(errors="replace")
+                self._skip(name, undecoded.number, reason, arguments[0])
+        if None not in rows:
+            raise RunError(
+                f"the {self.split} images could not be read: {reason_of(error)}; a second look at the same "
+                "images found nothing wrong; start the same command again, which resumes"
+            )
+        good = [place for place, row in enumerate(rows) if row is not None]
+        if not good:
+            raise UserError(
+                f"none of the {len(rows)} images of a batch of the {self.split} split can be used; a skipped "
+                "image is replaced by another of its batch; replace or remove them"
+            )
+        whole = [rows[max((g for g in good if g <= place), default=good[-1])] for place in range(len(rows))]
+        return tf.nest.map_structure(lambda *leaves: np.stack([leaf.numpy() for leaf in leaves]), *whole)
+
+    def _read(self, number: int) -> Iterator[tuple[Undecoded, tuple[Any, ...]]]:
+        """Yields the examples of one batch; raises UserError for what cannot be read."""
+        at = None
+        try:
+            for undecoded in self.look(number):
+                at = undecoded.number
+                yield undecoded, undecoded.read()
+        except (tf.errors.OpError, RuntimeError) as error:  # the latter of a reader written in Python
+            if where := self.locate():
+                raise UserError(
+                    f"the {self.split} split is damaged at {where}; what lies behind it in that file cannot "
+                    "be read either, so that nothing is skipped; copy the file anew"
+                ) from None
+            what = "an image" if at is None else f"image number {at}"
+            reason = reason_of(error) if isinstance(error, tf.errors.OpError) else str(error)
+            raise UserError(
+                f"{what} of the {self.split} split cannot be read: {reason}; make it readable or remove it"
+            ) from None
+
+    def _fault_in(self, number: int, arguments: tuple[Any, ...], rows: list[Any]) -> str | None:
+        """Returns why an example stops the stream, and appends its row, None where it has none."""
+        try:
+            rows.append(self.finish(number)(*arguments))
+        except tf.errors.OpError as error:
+            rows.append(None)
+            return find_fault(arguments[0], self.num_classes) or reason_of(error)
+        return None
+
+    def _skip(self, name: str, number: int | None, reason: str, example: Any) -> None:
+        """Counts a bad image; raises UserError where it must not be skipped."""
+        where = (
+            f"of the {self.split} split" if number is None else f"(number {number} of the {self.split} split)"
+        )
+        what = f"image '{name}' {where}"
+        if _label_fault(example, self.num_classes):
+            raise UserError(f"{what} cannot be used: {reason}; correct its label or remove it")
+        if self.skips and self.skips.allowed:
+            return self.skips.add(name, what, reason)
+        other = (
+            f"replace or remove it, or let each host skip up to N such images: {_SKIP}=N"
+            if self.skips
+            else "replace or remove it; evaluation skips none: the accuracy on fewer images is another number"
+        )
+        raise UserError(f"{what} cannot be used: {reason}; {other}")

@@ -1,0 +1,174 @@
+"""Data sets in TFDS's formats: by name, or a folder with TFDS metadata."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.splits import SplitDict
+
+from efficientnet_pod.data.sources.array_records import indexed
+from efficientnet_pod.data.sources.tfrecord_bytes import reason_of
+from efficientnet_pod.data.sources.types import (
+    Example,
+    FileRange,
+    Indexed,
+    Records,
+    Source,
+    fingerprint_of_files,
+)
+from efficientnet_pod.errors import UserError, did_you_mean
+
+MANIFEST = "prepare.json"  # of a folder that `data prepare` writes
+
+
+def open_tfds(name: str, data_dir: str | None, train_split: str, eval_split: str) -> Source:
+    """Returns the TFDS data set ``name[/config][:version]``, prepared before. Raises UserError."""
+    builder = _builder(name, data_dir)
+    _require_classes(name, builder)
+    _require_prepared(name, data_dir, builder)
+    return _source(name, builder, train_split, eval_split)
+
+
+def open_prepared(name: str, path: str, train_split: str, eval_split: str) -> Source:
+    """Returns the data set in the folder ``path``, which holds TFDS metadata. Raises UserError."""
+    if not path or not tf.io.gfile.isdir(path):
+        raise UserError(
+            f"folder '{path}' does not exist; a prepared source is a folder with TFDS metadata; "
+            "give it as prepared:/path, or write it with `efficientnet-pod data prepare`"
+        )
+    try:
+        builder = tfds.builder_from_directory(path)
+    except Exception as error:  # of many kinds: no metadata, or metadata of another version
+        remedy = "name the folder that holds dataset_info.json"
+        if tf.io.gfile.exists(f"{path}/{MANIFEST}"):
+            remedy = "`efficientnet-pod data prepare` has not finished it: run the same command again"
+        raise UserError(
+            f"folder '{path}' cannot be opened as a prepared data set: {_one_line(error)}; {remedy}"
+        ) from None
+    _require_classes(name, builder)
+    return _source(name, builder, train_split, eval_split)
+
+
+def file_ranges(name: str, splits: SplitDict, split: str) -> tuple[FileRange, ...]:
+    """Returns the parts of files that make up a split or a slice such as ``train[:99%]``, not empty.
+
+    Raises:
+      UserError: there is no such split, or nothing in it.
+    """
+    try:
+        instructions = splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"data set '{name}' has no split '{split}': {_one_line(error)}; "
+            f"name one of {', '.join(sorted(splits))}, or a slice of one"
+        ) from None
+    ranges = (FileRange(str(i.filename), i.skip, i.skip + i.take) for i in instructions)
+    ranges = tuple(range_ for range_ in ranges if range_.start < range_.stop)
+    if not ranges:
+        raise UserError(
+            f"split '{split}' of '{name}' is empty; at least one example is needed; name another split"
+        )
+    return ranges
+
+
+def split_names(split: str) -> list[str]:
+    """Returns the names in ``"train[:99%]+extra"``: train, extra."""
+    return [part.partition("[")[0].strip() for part in split.split("+")]
+
+
+def _source(name: str, builder: tfds.core.DatasetBuilder, train_split: str, eval_split: str) -> Source:
+    features: Any = builder.info.features
+    label = features["label"]
+    class_names = tuple(label.names or map(str, range(label.num_classes)))
+    splits = train_split, eval_split
+    files = [file_ranges(name, builder.info.splits, split) for split in splits]
+    train, held_out = (
+        _split(name, builder, split, ranges, len(class_names))
+        for split, ranges in zip(splits, files, strict=True)
+    )
+    return Source(name, class_names, train, held_out, fingerprint=fingerprint_of_files(*files))
+
+
+def _split(
+    name: str,
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    ranges: tuple[FileRange, ...],
+    num_classes: int,
+) -> Indexed | Records:
+    """Returns a split with at least one example, the first of which has a label."""
+    features: Any = builder.info.features
+    skip_decoding = {"image": tfds.decode.SkipDecoding()}
+
+    def parse(record: tf.Tensor, place: tf.Tensor) -> Example:
+        example = features.deserialize_example(record, decoders=skip_decoding)
+        return {"image": example["image"], "label": tf.cast(example["label"], tf.int32), "name": place}
+
+    formats = tfds.core.FileFormat
+    if builder.info.file_format == formats.ARRAY_RECORD:
+        examples = indexed(ranges, parse)
+    elif builder.info.file_format in (None, formats.TFRECORD):
+        examples = Records(ranges, parse)
+    else:
+        raise UserError(
+            f"data set '{name}' is stored as {builder.info.file_format.value}; readable are tfrecord and "
+            "array_record; prepare it again with `tfds build --file_format=array_record`"
+        )
+    try:
+        label = int(next(iter(examples.part(0, 1)))["label"])
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"split '{split}' of '{name}' cannot be read: {reason_of(error)}; prepare it again"
+        ) from None
+    if not 0 <= label < num_classes:
+        raise UserError(
+            f"split '{split}' of '{name}' starts with label {label}; labels must be 0..{num_classes - 1} "
+            "(TFDS marks unlabelled test images with -1); name another split"
+        )
+    return examples
+
+
+def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    base = name.partition(":")[0].partition("/")[0]
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        known = tfds.list_builders(with_community_datasets=False)
+        paths = ["folder:/path", "prepared:/path", "tfrecord:/path"]
+        hint = did_you_mean(base, ["digits", *paths, *known])
+        if "did you mean" not in hint:  # nothing near, and hundreds are known
+            hint = f"; use digits, {', '.join(paths)}, or a name from tensorflow.org/datasets/catalog"
+        raise UserError(f"unknown data set '{name}'{hint}") from None
+    except (AssertionError, ImportError, ValueError) as error:  # no such version or config; a missing package
+        raise UserError(f"data set '{name}' cannot be opened: {_one_line(error)}; correct the name") from None
+    return builder
+
+
+def _require_classes(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    features: Any = builder.info.features
+    keys = list(features.keys()) if isinstance(features, tfds.features.FeaturesDict) else []
+    image, label = (features[key] if key in keys else None for key in ("image", "label"))
+    has_images = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
+    if not has_images or not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
+        raise UserError(
+            f"data set '{name}' cannot train a classifier; its features must hold an 8-bit 'image' and a "
+            f"class 'label', and are {', '.join(keys) or 'none'}; choose a classification data set"
+        )
+
+
+def _require_prepared(name: str, data_dir: str | None, builder: tfds.core.DatasetBuilder) -> None:
+    if not builder.info.splits:
+        base = name.partition(":")[0].partition("/")[0]
+        where = f" --data_dir={data_dir}" if data_dir else ""
+        manual = " after placing its archives in <data_dir>/downloads/manual"
+        raise UserError(
+            f"data set '{name}' is not prepared in '{builder.data_dir}'; training does not download; "
+            f"run `tfds build {base}{where}` once{manual if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ''}"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).strip("'\"")

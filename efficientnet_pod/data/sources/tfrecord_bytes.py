@@ -1,0 +1,201 @@
+"""TFRecord files as bytes: how many records each holds, and where one is damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+
+from efficientnet_pod.data.sources.types import Example, FileRange, Records
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.train.display import progress_bar
+
+# A record is its length (uint64, little endian), the masked CRC-32C of these 8 bytes, the data, and the
+# masked CRC-32C of the data. Source: tensorflow/core/lib/io/record_writer.h.
+_HEADER_BYTES, _FOOTER_BYTES = 12, 4
+_THREADS = 16  # waiting for disks and object stores, not computing
+_INDEX = "record_counts.json"
+
+
+def count_records(paths: Sequence[str]) -> dict[str, int]:
+    """Returns the number of records of each file of one folder, from the folder's index where it is valid.
+
+    Files whose name and size are not in the index are counted, with a progress bar on a terminal, and the
+    index is written anew: into the folder or, where that cannot be written, into the user's cache folder.
+    Local files cost one small read a record; remote ones are read through.
+
+    Raises:
+      UserError: a file that is truncated or whose lengths are damaged.
+    """
+    folder = os.path.dirname(paths[0])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = dict(zip(paths, pool.map(lambda path: tf.io.gfile.stat(path).length, paths), strict=True))
+        index = _read_index(folder)
+        names = {path: os.path.basename(path) for path in paths}
+        wanted = [path for path in paths if index.get(names[path], {}).get("bytes") != sizes[path]]
+        if wanted:
+            with progress_bar("counting records", total=len(wanted), unit="files") as advance:
+                for path, records in zip(wanted, pool.map(_count, wanted), strict=True):
+                    index[names[path]] = {"bytes": sizes[path], "records": records}
+                    advance(1)
+            _write_index(folder, index)
+    return {path: index[names[path]]["records"] for path in paths}
+
+
+def locate_corruption(records: Records) -> str | None:
+    """Returns ``"PATH, record N, byte M: reason"`` of the first record that cannot be read, None if all can.
+
+    Reads all files of ``records`` from the front as far as they belong to it, data and checksums, and parses
+    the records that do.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        scans = pool.map(lambda file: _scan(file, records.parse), records.files)
+        for file, (count, offset, reason) in zip(records.files, scans, strict=True):
+            if reason:
+                return f"{file.path}, record {count}, byte {offset}: {reason}"
+            if count < file.stop:
+                return f"{file.path}, record {count}, byte {offset}: the file ends, of {file.stop} records"
+    return None
+
+
+def reason_of(error: tf.errors.OpError) -> str:
+    """Returns TensorFlow's message without the nodes of its graph, on one line.
+
+    Of an error in a Python function that TensorFlow calls, what the RuntimeError says.
+    """
+    text = " ".join(error.message.split()).partition("Traceback (most recent call last)")[0]
+    prefix = r"Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+    text = re.sub(rf"\{{\{{[^}}]*\}}\}}|\[Op:.*|\[\[.*|{prefix}", "", text)
+    return text.rpartition("RuntimeError: ")[2].strip()
+
+
+def _count(path: str) -> int:
+    try:
+        count, offset, reason = _scan(FileRange(path, 0, -1)) if "://" in path else _walk(path)
+    except OSError as error:
+        raise UserError(f"record file '{path}' cannot be read: {error.strerror}; make it readable") from None
+    if reason:
+        raise UserError(
+            f"record file '{path}' is damaged at record {count}, byte {offset}: {reason}; copy the file anew"
+        )
+    return count
+
+
+def _scan(
+    file: FileRange, parse: Callable[[tf.Tensor, tf.Tensor], Example] | None = None
+) -> tuple[int, int, str]:
+    """Returns (records, bytes, why no more can be read) of a file, read, checked and parsed by TensorFlow."""
+
+    def parsed_length(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # The label, which nobody wants, is there lest TensorFlow leaves the parsing out.
+        label = parse(record, tf.constant(""))["label"] if parse else tf.constant(0)
+        return tf.strings.length(record), label
+
+    count = offset = 0
+    read = tf.data.TFRecordDataset(file.path, buffer_size=1 << 20)
+    lengths = read.take(file.start).map(lambda record: (tf.strings.length(record), tf.constant(0)))
+    lengths = lengths.concatenate(read.skip(file.start).take(file.stop - file.start).map(parsed_length))
+    try:
+        for length, _ in lengths:
+            count += 1
+            offset += _HEADER_BYTES + int(length) + _FOOTER_BYTES
+    except tf.errors.OpError as error:
+        return count, offset, _reason(error)
+    return count, offset, ""
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    if isinstance(error, tf.errors.NotFoundError):
+        return "the file does not exist"
+    if "truncated" in error.message:
+        return "the record is cut off"
+    return "its checksum is wrong" if isinstance(error, tf.errors.DataLossError) else reason_of(error)
+
+
+def _walk(path: str) -> tuple[int, int, str]:
+    """Returns what ``_scan`` returns, of a local file, from the lengths alone: the data is not read."""
+    headers, offsets, count, offset, reason = [], [], 0, 0, ""
+    with open(path, "rb", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        while offset < size:
+            file.seek(offset)
+            header = file.read(_HEADER_BYTES)
+            if len(header) == _HEADER_BYTES:
+                headers.append(header)
+                offsets.append(offset)
+            end = offset + _HEADER_BYTES + int.from_bytes(header[:8], "little") + _FOOTER_BYTES
+            if len(header) < _HEADER_BYTES or end > size:
+                reason = "the record is cut off"
+                break
+            offset = end
+            count += 1
+    # A damaged length leads the walk astray, and its own checksum says where that began.
+    table = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _HEADER_BYTES)
+    stored = np.ascontiguousarray(table[:, 8:]).view("<u4").ravel()
+    wrong = np.flatnonzero(stored != _masked_crc32c(table[:, :8]))
+    if len(wrong):
+        return int(wrong[0]), offsets[wrong[0]], "the checksum of its length is wrong"
+    return count, offset, reason
+
+
+def _masked_crc32c(rows: np.ndarray) -> np.ndarray:
+    """Returns the masked CRC-32C of each row of bytes, uint32.
+
+    Source: RFC 3720, B.4 (the polynomial, reflected: 0x82F63B78) and tensorflow/core/lib/hash/crc32c.h
+    (the mask).
+    """
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, (table >> 1) ^ np.uint32(0x82F63B78), table >> 1)
+    crc = np.full(len(rows), 0xFFFFFFFF, np.uint32)
+    for column in rows.T:
+        crc = table[(crc ^ column) & 0xFF] ^ (crc >> 8)
+    crc = ~crc
+    return ((crc >> 15) | (crc << 17)) + np.uint32(0xA282EAD8)
+
+
+def _index_files(folder: str) -> list[epath.Path]:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    where = quote(os.path.abspath(folder) if "://" not in folder else folder, safe="")
+    name = where if len(where) < 200 else hashlib.sha256(where.encode()).hexdigest()
+    return [
+        epath.Path(folder) / _INDEX,
+        epath.Path(cache) / "efficientnet-pod" / "record_counts" / f"{name}.json",
+    ]
+
+
+def _read_index(folder: str) -> dict[str, Any]:
+    """Returns {file name: {"bytes": size, "records": count}}, empty where there is no readable index."""
+    for file in _index_files(folder):
+        try:
+            return json.loads(file.read_text())["files"]
+        except (OSError, ValueError, KeyError, TypeError):  # absent, or not ours: counted anew
+            continue
+    return {}
+
+
+def _write_index(folder: str, index: dict[str, Any]) -> None:
+    """Writes the index to the first place that allows it; without any, the next start counts again."""
+    text = json.dumps({"files": dict(sorted(index.items()))}, indent=1) + "\n"
+    for file in _index_files(folder):
+        # Hosts may count the same folder at the same time, each whole: the last one stands.
+        scratch = file.parent / f".{file.name}.{platform.node()}.{os.getpid()}.partial"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(text)
+            scratch.replace(file)
+            return
+        except OSError:
+            with contextlib.suppress(OSError):
+                scratch.unlink()

@@ -1,0 +1,1 @@
+"""Weights on images: exact rates, confusions, calibration; a predictor for a few images."""

@@ -1,0 +1,200 @@
+"""Owns what a program sends between devices: each collective with its bytes, groups and purpose."""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+from efficientnet_pod.preflight.program.attribution import Place, place_of
+from efficientnet_pod.preflight.program.execution import Executed, Execution
+from efficientnet_pod.preflight.program.hlo import Computation, Instruction, Module, replica_groups
+from efficientnet_pod.preflight.program.shapes import Array
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+PURPOSES = ("gradients", "BN", "statistics", "metrics", "loss", "other")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A collective operation of one program; an asynchronous one is listed once, at its start.
+
+    Attributes:
+      name: of the instruction.
+      op: one of `COLLECTIVES`.
+      bytes: that one device puts in, without padding; of all arrays where the compiler has combined some.
+      groups_text: as HLO writes the groups; :attr:`groups` has them as tuples.
+      group_size: devices that communicate with each other.
+      num_groups: that do so at the same time.
+      count: how often a call of the program runs it.
+      purposes: (purpose, bytes) of what was combined, the most bytes first.
+      strategy: the compiler's name for how it will run (TPU), such as ``UniDirectionNDRingStrategy``, or "".
+    """
+
+    name: str
+    op: str
+    bytes: int
+    groups_text: str
+    group_size: int
+    num_groups: int
+    count: int
+    purposes: tuple[tuple[str, int], ...]
+    strategy: str = ""
+
+    @property
+    def purpose(self) -> str:
+        """The purpose with most bytes, one of `PURPOSES`."""
+        return self.purposes[0][0]
+
+    @cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The groups, as places in the program's device assignment."""
+        if self.op == "collective-permute":
+            return _rings(replica_groups(self.groups_text))
+        return replica_groups(self.groups_text) or (tuple(range(self.group_size)),)
+
+
+def _rings(pairs: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """Returns the devices that pairs of (source, target) connect, each set in order."""
+    group_of: dict[int, set[int]] = {}
+    for pair in pairs:
+        joined = set(pair).union(*(group_of.get(device, set()) for device in pair))
+        group_of |= dict.fromkeys(joined, joined)
+    return tuple(sorted({tuple(sorted(group)) for group in group_of.values()}))
+
+
+def collectives_of(module: Module, execution: Execution) -> tuple[Collective, ...]:
+    """Returns the collectives that a call of the program runs, in its order; those of one device are none."""
+    devices = _device_count(module)
+    steps: dict[str, Executed] = {}
+    for step in execution.instructions:
+        if _op(step.instruction) is None:
+            continue
+        before = steps.get(step.instruction.name)
+        times = step.times + (before.times if before else 0)
+        steps[step.instruction.name] = Executed(step.instruction, step.computation, times)
+    groups = {name: _groups(step.instruction, devices) for name, step in steps.items()}
+    bn_groups = {groups[name][0] for name, step in steps.items() if _is_bn(step.instruction, module)}
+    found = []
+    for name, step in steps.items():
+        text, size, number = groups[name]
+        if size > 1:
+            purposes = _purposes(step, module, bn=text in bn_groups)
+            sent = sum(count for _, count in purposes)
+            op, strategy = _op(step.instruction) or "", _strategy(step.instruction)
+            found.append(Collective(name, op, sent, text, size, number, step.times, purposes, strategy))
+    return tuple(found)
+
+
+def _op(instruction: Instruction) -> str | None:
+    op = instruction.opcode.removesuffix("-start")
+    return op if op in COLLECTIVES else None
+
+
+def _device_count(module: Module) -> int:
+    counts = {"replica_count": 1, "num_partitions": 1}
+    for field in module.header.split(", "):
+        name, _, value = field.partition("=")
+        if name in counts and value.isdigit():
+            counts[name] = int(value)
+    return counts["replica_count"] * counts["num_partitions"]
+
+
+def _groups(instruction: Instruction, devices: int) -> tuple[str, int, int]:
+    """Returns the text of the groups, the size of one and their number; empty text means all together."""
+    if _op(instruction) == "collective-permute":
+        text = instruction.attribute("source_target_pairs") or "{}"
+        rings = _rings(replica_groups(text))
+        return text, max((len(ring) for ring in rings), default=1), len(rings)
+    text = instruction.attribute("replica_groups") or "{}"
+    if text.startswith("["):
+        shape = [int(n) for n in text[1 : text.index("]")].split(",")]
+        return text, shape[-1], shape[0] if len(shape) > 1 else 1
+    groups = replica_groups(text)
+    return (text, max(map(len, groups)), len(groups)) if groups else (text, devices, 1)
+
+
+def _strategy(instruction: Instruction) -> str:
+    config = instruction.backend_config.get("collective_algorithm_config", {})
+    return str(config.get("strategy") or config.get("emitter", "")) if isinstance(config, dict) else ""
+
+
+def _is_bn(instruction: Instruction, module: Module) -> bool:
+    """Returns whether it averages the moments of a forward batch norm: its groups are the BN groups."""
+    place = place_of(instruction.op_name)
+    return place is not None and (place.part, place.direction) == ("BN", "forward")
+
+
+def _purposes(step: Executed, module: Module, *, bn: bool) -> tuple[tuple[str, int], ...]:
+    """Returns the bytes of each purpose among the operands.
+
+    Args:
+      step: the collective.
+      module: its program.
+      bn: whether its groups are the BN groups. The backward pass of batch norm sums within those, while the
+        gradients of its scale and bias are summed over all others.
+    """
+    instruction, computation = step.instruction, step.computation
+    readers = _readers(instruction, computation)
+    combined = len(instruction.operands) > 1
+    bytes_of: Counter[str] = Counter()
+    for i, name in enumerate(instruction.operands):
+        operand = computation.instructions[name]
+        # Combining keeps the name of each operation on what takes its result out of the tuple.
+        named = readers.get(i, instruction) if combined else instruction
+        purpose = _purpose(named, operand, computation, module, bn=bn)
+        bytes_of[purpose] += sum(array.bytes for array in operand.results)
+    return tuple(sorted(bytes_of.items(), key=lambda item: (-item[1], PURPOSES.index(item[0]))))
+
+
+def _readers(instruction: Instruction, computation: Computation) -> dict[int, Instruction]:
+    ends = {instruction.name}
+    readers: dict[int, Instruction] = {}
+    for other in computation.instructions.values():
+        if other.operands and other.operands[0] in ends:
+            if other.opcode == f"{_op(instruction)}-done":
+                ends.add(other.name)
+            elif other.opcode == "get-tuple-element":
+                readers[int(other.attribute("index") or 0)] = other
+    return readers
+
+
+def _purpose(
+    named: Instruction, operand: Instruction, computation: Computation, module: Module, *, bn: bool
+) -> str:
+    array: Array | None = next(iter(operand.results), None)
+    if array is not None and array.dtype[0] in "spu":  # integers and booleans: counts and flags
+        return "metrics"
+    place = place_of(named.op_name) or _source(operand, computation, module)
+    if place is None:
+        return "other"
+    in_network = place.layer != "step"
+    if place.part == "BN" and bn:
+        return "BN"
+    if place.direction == "backward":
+        return "gradients"
+    source = _source(operand, computation, module)
+    if source is not None and source.part == "BN":  # fusions may name it forward or backward
+        return "statistics"
+    if place.part == "loss":
+        return "loss"
+    if not in_network and place.part in ("metrics", "checks", "statistics"):
+        return "metrics"
+    return "other"
+
+
+def _source(operand: Instruction, computation: Computation, module: Module) -> Place | None:
+    """Returns the place of what computed an operand, behind what only passes it on."""
+    at: Instruction | None = operand
+    while at is not None:
+        if place := place_of(at.op_name) if at.op_name else None:
+            return place
+        passes = at.opcode in ("get-tuple-element", "bitcast", "copy", "reshape", "convert", "fusion")
+        at = computation.instructions.get(at.operands[0]) if passes and at.operands else None
+    return None

@@ -1,0 +1,1 @@
+"""Preflight's results as tables and as JSON."""

@@ -1,0 +1,165 @@
+"""The batches of a run on their way to the devices, made before they are needed, phase after phase."""
+
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from efficientnet_pod.pod import inject
+from efficientnet_pod.pod.mesh import to_global
+from efficientnet_pod.recipe.phases import Phase
+from efficientnet_pod.run.run import Run
+
+Batch = dict[str, jax.Array]
+_LOOK_SECONDS = 0.1  # between two looks whether the wait for a batch is to be given up
+_CLOSE_SECONDS = 5.0
+
+
+class Feed:
+    """Global batches, made and sent by a thread of its own, so that the wait for one can be given up.
+
+    Two are ahead: one on the devices, one on its way. Transfers overlap with the steps.
+    """
+
+    def __init__(
+        self, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, *, first_step: int | None = None
+    ):
+        """Begins at once to make batches out of this host's.
+
+        Args:
+          batches: this host's share of each.
+          mesh: they go to.
+          first_step: of training, whose batch the first is; None for an evaluation.
+        """
+        self._mesh = mesh
+        self._ready: queue.Queue[Any] = queue.Queue(maxsize=1)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(
+            target=self._make, args=(batches, first_step), name="feed", daemon=True
+        )
+        self._thread.start()
+
+    def next(self, give_up: Callable[[], bool] = lambda: False) -> Batch | None:
+        """Returns the next batch, None if ``give_up`` says so before there is one.
+
+        Raises:
+          StopIteration: there are no more.
+          Exception: what the making of the batch has raised.
+        """
+        while True:
+            try:
+                batch = self._ready.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if give_up():
+                    return None
+                continue
+            if isinstance(batch, BaseException):
+                self._ready.put(batch)  # whoever asks again gets the same answer
+                raise batch
+            return batch
+
+    def close(self) -> None:
+        """Ends the thread; does not wait for one that waits for input in vain."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                break
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _make(self, batches: Iterator[dict[str, np.ndarray]], step: int | None) -> None:
+        try:
+            while not self._closed.is_set():
+                if step is not None:
+                    batches, step = _with_faults(batches, step), step + 1
+                self._ready.put(to_global(next(batches), self._mesh))
+        except BaseException as error:  # StopIteration too: the reader meets it in its place
+            self._ready.put(error)
+
+
+def _with_faults(batches: Iterator[dict[str, np.ndarray]], step: int) -> Iterator[dict[str, np.ndarray]]:
+    """Returns what is left of the batches, the next one as a test may have asked for it."""
+    inject.at("input", step)
+    if not inject.poisons(step):
+        return batches
+    batch = next(batches)
+    return chain([batch | {"image": np.full_like(batch["image"], np.nan)}], batches)
+
+
+def nothing(global_shape: tuple[int, ...], run: Run, *, mask: bool) -> Batch:
+    """Returns a batch to abandon, of this host's share of a shape (batch, height, width, 3), all zeros."""
+    host_batch = global_shape[0] // run.runtime.host_count
+    arrays = {
+        "image": np.zeros((host_batch, *global_shape[1:]), jnp.dtype(run.plan.link_dtype)),
+        "label": np.zeros(host_batch, np.int32),
+    }
+    return to_global(arrays | ({"mask": np.zeros(host_batch, np.float32)} if mask else {}), run.mesh)
+
+
+# Enough for the first batches of a larger size to be ready: until then two inputs share the cores.
+STEPS_AHEAD = 16
+
+
+def train_batches(run: Run, *, start_step: int, image_offset: int = 0, skips: Any = None) -> Iterator[Any]:
+    """Yields this host's training batches as numpy arrays, of step ``start_step`` + 1 to the last.
+
+    Every phase goes on at the image where the one before ends; ``image_offset`` images of all hosts were left
+    out on the way there. Its input is opened some steps earlier, and
+    three of its batches wait in memory. ``skips`` (``data.faults.Skips``) are bad images it may leave out.
+    """
+    plan = run.plan
+    phases = plan.phases_after(start_step)
+    by_reading = enters_by_reading(run)
+    # All of them before the first step: TensorFlow traces the functions of an input for up to seconds.
+    inputs = deque(
+        _input(run, phase, max(start_step, phase.first_step), image_offset, skips) for phase in phases
+    )
+    opened = deque([inputs.popleft().as_numpy_iterator()])
+    for phase in phases:
+        batches = opened.popleft()
+        first = max(start_step, phase.first_step)
+        ahead = math.ceil(plan.num_train / phase.recipe.global_batch) if by_reading else STEPS_AHEAD
+        for step in range(first, phase.last_step):
+            if step == max(first, phase.last_step - ahead) and inputs:
+                opened.append(inputs.popleft().as_numpy_iterator())
+            yield next(batches)
+
+
+def enters_by_reading(run: Run) -> bool:
+    """Returns whether training begins by reading past the examples before, up to an epoch of record files."""
+    from efficientnet_pod.data.sources.opening import Records  # TensorFlow takes seconds to import
+
+    return isinstance(run.source.train, Records)
+
+
+def allowed_skips(run: Run, report: Callable[[str], None]) -> Any:
+    """Returns the bad images a process may skip, a ``data.faults.Skips``; ``report`` gets a line on each."""
+    from efficientnet_pod.data.bad_images import Skips
+
+    return Skips(run.plan.recipe.data.skip_corrupt, report)
+
+
+def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Any) -> Any:
+    """Returns the endless batches of a phase, from where the run enters it; they have an iterator."""
+    from efficientnet_pod.data import in_memory, pipeline
+
+    where = {
+        "global_batch": phase.recipe.global_batch,
+        "first_image": phase.images_seen(step) + image_offset,
+        "seed": phase.recipe.seed,
+        "host_index": run.runtime.host_index,
+        "host_count": run.runtime.host_count,
+    }
+    how = run.preprocessing(phase)
+    if phase.recipe.data.in_memory:
+        return in_memory.InMemory(run.source, how, **where)
+    return pipeline.train_batches(run.source, how, **where, skips=skips)

@@ -1,0 +1,60 @@
+"""What tells a run from others: its images, and all that the hosts of one run must see alike."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.run.run import IMAGE_NUMBERS, Run
+
+
+def data_of(run: Run) -> dict[str, Any]:
+    """Returns what tells the images of a run from others: name, numbers, classes and fingerprint."""
+    source = run.source
+    names = ("name", "num_train", "num_eval", "class_names", "fingerprint")
+    return {name: getattr(source, name) for name in names}
+
+
+# Other versions may cut, draw or compute otherwise.
+_VERSIONS = ("efficientnet_pod", "git_commit", "jax", "jaxlib", "flax", "optax", "tensorflow")
+
+
+def view(run: Run) -> dict[str, Any]:
+    """Returns what every host of a run must see alike: a flat table of short values, for JSON.
+
+    Its recipe, devices, versions and images; where a host has its copy of a TFDS data set is its own affair.
+    """
+    source, plan, runtime = run.source, run.plan, run.runtime
+    recipe = {**dataclasses.asdict(plan.recipe), "optimizer": plan.as_dict()["recipe"]["optimizer"]}
+    fields = {name: value for name, value in _flat(recipe, "config") if name != "config.data.data_dir"}
+    versions = pod_runtime.versions()
+    devices = {
+        "platform": runtime.platform,
+        "device_kind": runtime.device_kind,
+        "replicas": plan.num_replicas,
+        "replicas_of_a_host": sum(d.process_index == runtime.host_index for d in runtime.devices),
+        "mesh": _digest([d.id for d in run.mesh.devices.flat]),
+    }
+    images = {
+        **{name: getattr(plan, name) for name in IMAGE_NUMBERS},
+        "classes": _digest(source.class_names),
+        "files": source.fingerprint[:16],
+        "training_images": type(source.train).__name__,
+        "eval_shapes": _digest(plan.eval_shapes),
+        "eval_order": None if run.eval_order is None else _digest(run.eval_order.tolist()),
+    }
+    return fields | devices | {name: versions[name] for name in _VERSIONS} | images
+
+
+def _flat(value: Any, name: str) -> list[tuple[str, Any]]:
+    """Returns the leaves of nested tables and lists under their dotted names."""
+    if isinstance(value, dict):
+        return [leaf for key, part in value.items() for leaf in _flat(part, f"{name}.{key}")]
+    if isinstance(value, (list, tuple)):
+        return [leaf for i, part in enumerate(value) for leaf in _flat(part, f"{name}.{i}")]
+    return [(name, value)]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]

@@ -1,0 +1,286 @@
+"""What a recipe becomes on the machine at hand: backend, images, plan, mesh, network and optimizer."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.models.initial import abstract_variables, initial_variables
+from efficientnet_pod.models.inputs import normalise
+from efficientnet_pod.models.registry import Model, create_network, network_named, with_settings
+from efficientnet_pod.models.whitening import IMAGES, whitened
+from efficientnet_pod.optim import LearningRate, Stretch, create_optimizer, create_schedule, in_phases
+from efficientnet_pod.optim.fine_tuning import scaled, with_fixed_statistics, without_gradient
+from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated
+from efficientnet_pod.pod.runtime import Runtime
+from efficientnet_pod.recipe.phases import Phase
+from efficientnet_pod.recipe.plan import Plan, resolve
+from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.recipe.rectangles import order_of, shapes_of
+from efficientnet_pod.run.state import TrainState, init_state
+from efficientnet_pod.run.train_step import (
+    TrainStep,
+    compile_eval_step,
+    compile_statistics_step,
+    compile_train_step,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A recipe, ready to compile.
+
+    Attributes:
+      runtime: backend and devices.
+      source: the images (``data.sources.Source``).
+      plan: every derived number.
+      mesh: BN groups × members.
+      model: the network.
+      variables: shapes and dtypes of its parameters and BN statistics.
+      optimizer: with its learning rate inside.
+      learning_rate: function of the step, all phases together, for the records.
+      eval_order: places of the evaluation images in the order they are evaluated; None: as stored.
+    """
+
+    runtime: Runtime
+    source: Any
+    plan: Plan
+    mesh: Mesh
+    model: Model
+    variables: dict[str, Any]
+    optimizer: optax.GradientTransformation
+    learning_rate: LearningRate
+    eval_order: np.ndarray | None = None
+
+    def initial_variables(self) -> dict[str, Any]:
+        """Returns the weights of the recipe's seed, a whitening layer of the images', and BN statistics."""
+        variables = initial_variables(self.model, self.plan.image_size, seed=self.plan.recipe.seed)
+        if network_named(self.plan.recipe.model.name).whitens and hasattr(self.source, "train"):
+            from efficientnet_pod.data.stored import first_images
+
+            images = first_images(self.source, self.preprocessing(), IMAGES, self.normalise)
+            variables = whitened(variables, images)
+        return variables
+
+    def preprocessing(self, phase: Phase | None = None) -> Any:
+        """Returns what happens on the host to images of a phase of training, or else to those of evaluation.
+
+        It is a ``data.preprocess.Preprocessing``.
+        """
+        from efficientnet_pod.data.transforms.preprocess import (
+            Preprocessing,
+        )  # TensorFlow takes seconds to import
+
+        part = phase or self.plan
+        return Preprocessing.of(part.recipe.data, image_size=part.image_size, dtype=self.plan.link_dtype)
+
+    def init(self, variables: dict[str, Any]) -> TrainState:
+        """Returns the state before the first step, not jitted."""
+        return init_state(variables, self.optimizer, ema=self.plan.recipe.ema_decay > 0)
+
+    def abstract_state(self) -> TrainState:
+        """Returns the state's shapes and dtypes, replicated over the mesh."""
+        shapes = jax.eval_shape(self.init, self.variables)
+        return jax.tree.map(partial(_replicated_shape, mesh=self.mesh), shapes)
+
+    def abstract_batch(
+        self, global_batch: int, height: int, width: int, *, mask: bool
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes, dtypes and sharding of a global batch, as the data pipeline makes it."""
+        shape = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(self.mesh))
+        batch = {
+            "image": shape((global_batch, height, width, 3), jnp.dtype(self.plan.link_dtype)),
+            "label": shape((global_batch,), jnp.dtype("int32")),
+            "command": shape((self.mesh.size,), jnp.dtype("int32")),
+        }
+        return batch | ({"mask": shape((global_batch,), jnp.dtype("float32"))} if mask else {})
+
+    def lower_init(self) -> jax.stages.Lowered:
+        """Returns the program of the initial state, from the initial variables."""
+        return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(self.variables)
+
+    def lower_train_step(self, phase: Phase) -> jax.stages.Lowered:
+        """Returns the program of one optimizer step of a phase."""
+        recipe = phase.recipe
+        key = jax.random.key(recipe.seed)
+        settings = dataclasses.asdict(recipe.model) | {"dropout": phase.dropout}
+        step = TrainStep(
+            self._training_model(settings),
+            self.optimizer,
+            recipe.label_smoothing,
+            recipe.ema_decay,
+            key,
+            mixup=recipe.data.mixup,
+            cutmix=recipe.data.cutmix,
+            skip_non_finite=recipe.on_non_finite == "skip",
+            trust_ratios=self.plan.recipe.optimizer.trust_ratios,
+            normalise=self.normalise,
+            trainable=partial(without_gradient, init=recipe.init),
+            statistics=partial(with_fixed_statistics, init=recipe.init),
+        )
+        size = phase.image_size
+        batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
+        halted = jax.ShapeDtypeStruct((), jnp.dtype("int32"), sharding=replicated(self.mesh))
+        return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch, halted)
+
+    @property
+    def normalise(self) -> Callable[[jax.Array], jax.Array]:
+        """What happens to images on the device: levels of 0..255 → what the network takes."""
+        data = self.plan.recipe.data
+        return partial(normalise, mean_rgb=data.mean_rgb, stddev_rgb=data.stddev_rgb)
+
+    def _training_model(self, settings: dict[str, Any]) -> Model:
+        """Returns the network as it is trained."""
+        model: Any = with_settings(self.model, settings)
+        fixed = self.plan.recipe.init.fixed_statistics
+        return model.clone(norm=partial(model.norm, fixed=fixed)) if fixed else model
+
+    def lower_statistics_step(self) -> jax.stages.Lowered:
+        """Returns the program that gives the BN statistics of one training batch of the first phase."""
+        phase = self.plan.phases[0]
+        settings = dataclasses.asdict(phase.recipe.model) | {"dropout": 0.0, "survival_probability": 1.0}
+        model: Any = self._training_model(settings)
+        model = model.clone(norm=partial(model.norm, momentum=0.0))
+        batch = self.abstract_batch(phase.recipe.global_batch, phase.image_size, phase.image_size, mask=False)
+        step = compile_statistics_step(model, self.mesh, normalise=self.normalise)
+        return step.lower(self.abstract_state().variables, batch)
+
+    def lower_eval_steps(self) -> list[jax.stages.Lowered]:
+        """Returns the programs that count one batch of evaluation, one for each of the plan's shapes."""
+        variables = self.abstract_state().variables
+        flip = self.plan.recipe.eval_flip
+        step = compile_eval_step(self.model, self.mesh, flip=flip, normalise=self.normalise)
+        shapes = [(height, width) for height, width, _ in self.plan.eval_shapes]
+        return [
+            step.lower(variables, self.abstract_batch(self.plan.eval_batch, *s, mask=True)) for s in shapes
+        ]
+
+
+def open_run(recipe: Recipe, source: Any = None) -> Run:
+    """Returns the run on the devices that are there; nothing is compiled.
+
+    Args:
+      recipe: what to run.
+      source: stands in for the recipe's images; only their numbers are read here.
+
+    Raises:
+      UserError: the devices, the images or the numbers of the recipe are not possible.
+    """
+    return run_on(pod_runtime.start(recipe.platform, recipe.cpu_replicas), recipe, source)
+
+
+def run_on(runtime: Runtime, recipe: Recipe, source: Any = None) -> Run:
+    """Returns the run on the devices of ``runtime``, which need not be on this machine; nothing is compiled.
+
+    Args:
+      runtime: devices and hosts; the recipe's platform is not asked.
+      recipe: what to run.
+      source: stands in for the recipe's images; only their numbers are read here.
+
+    Raises:
+      UserError: the images or the numbers of the recipe are not possible there.
+    """
+    source = source or open_images(recipe)
+    plan = resolve(
+        recipe,
+        num_train=source.num_train,
+        num_eval=source.num_eval,
+        num_classes=source.num_classes,
+        num_replicas=len(runtime.devices),
+        num_hosts=runtime.host_count,
+        default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
+    )
+    plan = dataclasses.replace(plan, warnings=plan.warnings + getattr(source, "warnings", ()))
+    plan, eval_order = _in_rectangles(plan, source)
+    model, variables, optimizer, learning_rate = build(plan, packed=runtime.platform == "tpu")
+    mesh = create_mesh(runtime.devices, recipe.bn_group_size)
+    return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate, eval_order)
+
+
+def _in_rectangles(plan: Plan, source: Any) -> tuple[Plan, np.ndarray | None]:
+    """Returns the plan with the shapes of the images, if it is to be rectangles, and their order."""
+    if plan.recipe.data.eval_crop != "rectangular" or not hasattr(source, "eval"):
+        return plan, None
+    from efficientnet_pod.data.pipeline import aspect_ratios
+
+    ratios = aspect_ratios(source)
+    shapes = shapes_of(ratios, image_size=plan.image_size, eval_batch=plan.eval_batch)
+    return dataclasses.replace(plan, eval_shapes=shapes), order_of(ratios)
+
+
+def open_images(recipe: Recipe) -> Any:
+    """Returns the recipe's images as a ``data.sources.Source``."""
+    from efficientnet_pod.data.sources.opening import open_source  # TensorFlow takes seconds to import
+
+    data = recipe.data
+    return open_source(
+        data.name, data_dir=data.data_dir or None, train_split=data.train_split, eval_split=data.eval_split
+    )
+
+
+IMAGE_NUMBERS = ("num_train", "num_eval", "num_classes")
+# The same as published: to plan for data that is not on this machine.
+PUBLISHED_NUMBERS = {"imagenet2012": (1_281_167, 50_000, 1000), "cifar10": (50_000, 10_000, 10)}
+
+
+def image_numbers(recipe: Recipe) -> dict[str, int]:
+    """Returns ``num_train``, ``num_eval`` and ``num_classes``; published ones where the data is elsewhere.
+
+    Raises:
+      UserError: the data is not here and nothing is known of it.
+    """
+    try:
+        source = open_images(recipe)
+    except UserError:
+        if recipe.data.name not in PUBLISHED_NUMBERS:
+            raise
+        return dict(zip(IMAGE_NUMBERS, PUBLISHED_NUMBERS[recipe.data.name], strict=True))
+    return {name: getattr(source, name) for name in IMAGE_NUMBERS}
+
+
+def build(
+    plan: Plan, *, packed: bool = False
+) -> tuple[Model, dict[str, Any], optax.GradientTransformation, LearningRate]:
+    """Returns the network, its variables as shapes and dtypes, the optimizer and its learning rate.
+
+    ``packed`` says whether the network puts images side by side, as is good for a TPU.
+    """
+    recipe = plan.recipe
+    model = create_network(
+        recipe.model.name,
+        num_classes=plan.num_classes,
+        dtype=jnp.dtype(plan.compute_dtype),
+        bn_axis=BN_MEMBER,
+        packed=packed,
+        settings=dataclasses.asdict(recipe.model) | {"dropout": plan.dropout},
+    )
+    schedule = create_schedule(
+        recipe.schedule,
+        peak_lr=plan.peak_lr,
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.clock(plan.total_steps),
+    )
+    learning_rate = in_phases(
+        schedule,
+        [
+            Stretch(p.first_step, plan.clock(p.first_step), p.recipe.global_batch / recipe.global_batch)
+            for p in plan.phases
+        ],
+    )
+    variables = abstract_variables(model, plan.image_size)
+    recipe.init.check(variables["params"])
+    optimizer = create_optimizer(recipe.optimizer, learning_rate, variables["params"])
+    optimizer = scaled(optimizer, recipe.init)
+    return model, variables, optimizer, learning_rate
+
+
+def _replicated_shape(leaf: jax.ShapeDtypeStruct, *, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))

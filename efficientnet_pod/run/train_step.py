@@ -1,0 +1,283 @@
+"""The train and eval steps as one replica sees them: all collectives outside batch norm are here."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from efficientnet_pod.models.inputs import Mixed, mean_with_mirror, mix, normalise
+from efficientnet_pod.pod.mesh import BN_GROUP, REPLICAS, replicated, to_global
+from efficientnet_pod.run.metrics import Counts, Predictions, count, cross_entropy, predict
+from efficientnet_pod.run.state import PyTree, TrainState, update_ema
+
+Batch = dict[str, jax.Array]
+# Percent of a core's memory above which the compiler computes activations anew. Its own choice leaves B5 at
+# 64 images a replica 14 % of 16 GiB for all else; this one 20 %, for 1 % more cycles. A step that needs less
+# stays as it is (records/tpu_step.md).
+_TPU_OPTIONS = {"xla_jf_rematerialization_percent_shared_memory_limit": 87}
+REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(REPLICAS)
+
+# What a host tells all others with a step. All of them read it in the same step's outcome, hence agree on the
+# step after which they stop, without a word besides.
+GO, STOP, ABANDON = 0, 1, 2  # ABANDON: stop, and make no update of this batch, which is not real
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one train step, the same on every replica; int32 scalars beside the counts.
+
+    Attributes:
+      counts: of the global batch; of no use where the update was not made.
+      updated: 1 if the state has this step's update, else 0: its parameters are those from before.
+      finite: 1 if loss, gradient and BN statistics are finite.
+      stops: replicas whose host was told to stop.
+      halted: 1 from a step on that was abandoned, or not finite where that stops a run: no later step that is
+        given it makes an update. Hosts dispatch a step before they have read the one before.
+      trust_ratios: float32 (adapted tensors,), of this update; None with an optimizer that has none.
+    """
+
+    counts: Counts
+    updated: jax.Array
+    finite: jax.Array
+    stops: jax.Array
+    halted: jax.Array
+    trust_ratios: jax.Array | None = None
+
+    def read(self) -> "Outcome":
+        """Returns the outcome on the host; waits for it. Trust ratios stay on the devices: few are read."""
+        scalars = jax.device_get(dataclasses.replace(self, trust_ratios=None))
+        return dataclasses.replace(scalars, trust_ratios=self.trust_ratios)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """One optimizer step, seen by one replica.
+
+    Attributes:
+      model: network with ``apply``; its batch norm reduces over the mesh axis of the BN members.
+      optimizer: applied to the mean gradient of the global batch.
+      label_smoothing: of the training loss.
+      ema_decay: of the averaged weights.
+      key: base of all random draws; folded with the step and the replica.
+      skip_non_finite: where a step is not finite, count it and go on; else halt.
+      trust_ratios: of the optimizer's update, given gradients and parameters.
+      mixup: see :func:`images.mix`; 0 for none.
+      cutmix: likewise.
+      normalise: levels of 0..255 → what the network takes.
+      trainable: the parameters, those that are not trained as constants.
+      statistics: given new and old BN statistics, those to keep.
+    """
+
+    model: Any
+    optimizer: optax.GradientTransformation
+    label_smoothing: float
+    ema_decay: float
+    key: jax.Array
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    skip_non_finite: bool = False
+    trust_ratios: Callable[[PyTree, PyTree], jax.Array | None] = lambda gradients, params: None
+    normalise: Callable[[jax.Array], jax.Array] = normalise
+    trainable: Callable[[PyTree], PyTree] = lambda params: params
+    statistics: Callable[[PyTree, PyTree], PyTree] = lambda new, old: new
+
+    def __call__(self, state: TrainState, batch: Batch, halted: jax.Array) -> tuple[TrainState, Outcome]:
+        """Returns the next state and what became of the step.
+
+        The loss is smoothed. The hits of a mixed image are those of the label with the greater share.
+        Nothing of a state changes, its step included, where ``halted`` is set (by the outcome of the step
+        before), where a replica abandons its batch, or where loss, gradient or BN statistics are not finite;
+        only the step goes on in the last case with ``skip_non_finite``.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(self.key, state.step), lax.axis_index(REPLICAS))
+        mixed = self._mixed(batch, key)
+        gradients, (logits, losses, batch_stats) = self._gradients(state, mixed, key)
+        new_state, ratios = self._updated(state, gradients, batch_stats)
+        with jax.named_scope("metrics"):
+            counts = count(logits, mixed.main_label, losses, jnp.ones_like(batch["label"], dtype=bool))
+        with jax.named_scope("checks"):
+            # LARS needs these norms too. A norm that overflows counts as not finite.
+            finite = _all_finite((losses, new_state.batch_stats)) & jnp.isfinite(optax.tree.norm(gradients))
+            return self._settled(state, new_state, batch["command"][0], halted, finite, counts, ratios)
+
+    def _gradients(
+        self, state: TrainState, mixed: Mixed, key: jax.Array
+    ) -> tuple[PyTree, tuple[jax.Array, jax.Array, PyTree]]:
+        """Returns the global batch's mean gradient; and logits, losses and BN statistics of this replica."""
+
+        def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
+            with jax.named_scope("loss"):
+                # The transpose of this cast sums the gradient over the replicas: here, in float32. Without it
+                # the sum would happen behind the layers' own cast, in bfloat16.
+                params = self.trainable(lax.pcast(params, REPLICAS, to="varying"))
+            logits, updated = self.model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                mixed.images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            with jax.named_scope("loss"):
+                losses = self._losses(logits, mixed)
+                # The mean over replicas stands in the loss, so that transposition gives the mean gradient.
+                # pmap's habit, pmean of the gradients, would be too large by the number of replicas here.
+                return lax.pmean(jnp.mean(losses), REPLICAS), (logits, losses, updated["batch_stats"])
+
+        return jax.grad(loss_fn, has_aux=True)(state.params)
+
+    def _updated(
+        self, state: TrainState, gradients: PyTree, batch_stats: PyTree
+    ) -> tuple[TrainState, jax.Array | None]:
+        """Returns the state after this update, and the update's trust ratios."""
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+            ratios = self.trust_ratios(gradients, state.params)
+            params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("statistics"):
+            batch_stats = self.statistics(lax.pmean(batch_stats, BN_GROUP), state.batch_stats)
+        ema = state.ema
+        if ema is not None:
+            with jax.named_scope("optimizer"):
+                new = {"params": params, "batch_stats": batch_stats}
+                ema = update_ema(ema, new, step=state.step, decay=self.ema_decay)
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), ratios
+
+    def _settled(
+        self,
+        state: TrainState,
+        new_state: TrainState,
+        command: jax.Array,
+        halted: jax.Array,
+        finite: jax.Array,
+        counts: Counts,
+        ratios: jax.Array | None,
+    ) -> tuple[TrainState, Outcome]:
+        """Returns the new state or, where all replicas together decide against the update, the old one."""
+        flags = [~finite, command != GO, command == ABANDON]
+        # Summed, so that all agree, even should one replica's copy of the state have gone astray.
+        counts, flags = lax.psum((counts, jnp.stack(flags).astype(jnp.int32)), REPLICAS)
+        finite, stops, abandoned = flags[0] == 0, flags[1], flags[2] > 0
+        goes_on = (halted == 0) & ~abandoned & (finite | self.skip_non_finite)
+        updated = goes_on & finite
+        with jax.named_scope("optimizer"):
+            kept = jax.tree.map(lambda new, old: jnp.where(updated, new, old), new_state, state)
+        kept = dataclasses.replace(kept, step=state.step + goes_on.astype(jnp.int32))
+        flag = partial(jnp.asarray, dtype=jnp.int32)
+        return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on), ratios)
+
+    @property
+    def _mixes(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+    def _mixed(self, batch: Batch, key: jax.Array) -> Mixed:
+        with jax.named_scope("input"):
+            images, label = self.normalise(batch["image"]), batch["label"]
+            if not self._mixes:
+                return Mixed(images, label, label, jnp.ones_like(label, dtype=jnp.float32))
+            return mix(images, label, jax.random.fold_in(key, 1), mixup=self.mixup, cutmix=self.cutmix)
+
+    def _losses(self, logits: jax.Array, mixed: Mixed) -> jax.Array:
+        """Returns (batch,): the cross-entropy is linear in the target, so the two labels' are mixed alike."""
+        loss = partial(cross_entropy, logits, label_smoothing=self.label_smoothing)
+        if not self._mixes:
+            return loss(mixed.label)
+        return mixed.share * loss(mixed.label) + (1 - mixed.share) * loss(mixed.partner)
+
+
+def _all_finite(tree: PyTree) -> jax.Array:
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
+def eval_step(
+    variables: dict[str, PyTree],
+    batch: Batch,
+    *,
+    model: Any,
+    flip: bool = False,
+    normalise: Callable[[jax.Array], jax.Array] = normalise,
+) -> tuple[Counts, jax.Array, Predictions]:
+    """Returns the counts of the global batch's real images, seen by one replica; the loss is not smoothed.
+
+    The int32 scalar beside them is the number of replicas whose host was told to stop. The predictions are of
+    this replica's images, padding too. With ``flip``, logits are the mean of an image and its mirror image.
+    """
+    with jax.named_scope("input"):
+        images = normalise(batch["image"])
+    logits = mean_with_mirror(partial(model.apply, variables, train=False), images, flip=flip)
+    with jax.named_scope("loss"):
+        losses = cross_entropy(logits, batch["label"])
+    with jax.named_scope("metrics"):
+        counts = count(logits, batch["label"], losses, batch["mask"] > 0)
+        counts, stops = lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)
+        return counts, stops, predict(logits)
+
+
+def statistics_step(
+    variables: dict[str, PyTree], batch: Batch, *, model: Any, normalise: Callable[[jax.Array], jax.Array]
+) -> PyTree:
+    """Returns the BN statistics of one global batch, seen by one replica: of each group, then their mean.
+
+    The model keeps nothing of older statistics (momentum 0), and drops nothing.
+    """
+    with jax.named_scope("input"):
+        images = normalise(batch["image"])
+    _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    return lax.pmean(updated["batch_stats"], BN_GROUP)
+
+
+def commands(mesh: Mesh) -> list[jax.Array]:
+    """Returns what a batch's ``command`` may be, by its value GO, STOP or ABANDON: int32 (replicas,).
+
+    Each host puts in its own; one host's STOP goes with another's GO.
+    """
+    local = len(mesh.local_devices)
+    return [to_global({"": np.full(local, value, np.int32)}, mesh)[""] for value in (GO, STOP, ABANDON)]
+
+
+def not_halted(mesh: Mesh) -> jax.Array:
+    """Returns what the first step of a start is given for ``halted``."""
+    return jax.make_array_from_callback((), replicated(mesh), lambda _: np.zeros((), np.int32))
+
+
+def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted (state, batch, halted) → (state, outcome) over global arrays.
+
+    A batch has ``image``, ``label`` and ``command``. The old state is donated.
+    """
+    sharded = jax.shard_map(
+        step, mesh=mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=(REPLICATED, REPLICATED)
+    )
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    return jax.jit(sharded, donate_argnums=0, compiler_options=_TPU_OPTIONS if on_tpu else None)
+
+
+def compile_eval_step(model: Any, mesh: Mesh, **how: Any) -> jax.stages.Wrapped:
+    """Returns the jitted (variables, batch) → (counts, stops, predictions); a batch has ``mask`` too.
+
+    The predictions lie where the images do. ``how`` is what :func:`eval_step` takes besides.
+    """
+    sharded = jax.shard_map(
+        partial(eval_step, model=model, **how),
+        mesh=mesh,
+        in_specs=(REPLICATED, SHARDED),
+        out_specs=(REPLICATED, REPLICATED, SHARDED),
+    )
+    return jax.jit(sharded)
+
+
+def compile_statistics_step(
+    model: Any, mesh: Mesh, *, normalise: Callable[[jax.Array], jax.Array]
+) -> jax.stages.Wrapped:
+    """Returns the jitted (variables, batch) → BN statistics, over global arrays."""
+    step = partial(statistics_step, model=model, normalise=normalise)
+    sharded = jax.shard_map(step, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=REPLICATED)
+    return jax.jit(sharded)

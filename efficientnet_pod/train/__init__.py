@@ -1,0 +1,1 @@
+"""A training run from start to end, in the order things happen."""

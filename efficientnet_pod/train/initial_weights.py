@@ -1,0 +1,123 @@
+"""The state a run begins with when its recipe names weights to start from."""
+
+import dataclasses
+import math
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import jax
+import numpy as np
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.optim.fine_tuning import REESTIMATE
+from efficientnet_pod.pod.mesh import put_replicated
+from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.run.feed import Feed, train_batches
+from efficientnet_pod.run.run import Run
+from efficientnet_pod.run.state import TrainState
+from efficientnet_pod.run.train_step import GO, commands
+from efficientnet_pod.weights.classes import may_be_same
+from efficientnet_pod.weights.convert import new_classifier
+from efficientnet_pod.weights.open import open_weights, settings_of
+from efficientnet_pod.weights.paths import flatten, is_head, unflatten
+from efficientnet_pod.weights.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """Weights to begin with.
+
+    Attributes:
+      variables: ``params`` and ``batch_stats`` of the run's network, numpy.
+      said: where they are from, in a line for people.
+      origin: likewise, for JSON.
+    """
+
+    variables: dict[str, Any]
+    said: str
+    origin: dict[str, Any]
+
+
+def open_initial(run: Run) -> Initial:
+    """Returns the weights that ``config.init.weights`` names; their classifier only if it suits the images.
+
+    One of another number of classes, or of other names where both have names, is left out, and a new one
+    begins at zero.
+
+    Raises:
+      UserError: there are none, or they are of another network, or were trained to see other pixels.
+    """
+    recipe = run.plan.recipe
+    trained = open_weights(recipe.init.weights)
+    _require_alike(trained, recipe)
+    shapes = {path: leaf.shape for path, leaf in flatten(run.variables).items()}
+    keeps_classifier = trained.num_classes == run.plan.num_classes and may_be_same(
+        trained.class_names, run.source.class_names
+    )
+    tensors = trained.tensors
+    taken = {path: tensors[path] for path in shapes if keeps_classifier or not is_head(path)}
+    new = {} if keeps_classifier else new_classifier(shapes, run.plan.num_classes)
+    step = f", step {trained.origin['step']:,}" if "step" in trained.origin else ""
+    classifier = "their classifier" if keeps_classifier else f"a new one for {run.plan.num_classes:,} classes"
+    number = sum(array.size for array in taken.values())
+    return Initial(
+        variables=unflatten(taken | new),
+        said=f"starts from {recipe.init.weights}{step}: {number:,} numbers, {classifier}",
+        origin={**trained.origin, "weights": recipe.init.weights, "new_classifier": not keeps_classifier},
+    )
+
+
+def _require_alike(trained: Trained, recipe: Recipe) -> None:
+    """Raises UserError where the recipe would use the weights otherwise than they were trained."""
+    path, data = recipe.init.weights, recipe.data
+    if trained.network != recipe.model.name:
+        raise UserError(
+            f"'{path}' is {trained.network}, and config.model.name={recipe.model.name}; "
+            f"set --config.model.name={trained.network}"
+        )
+    for field, theirs, ours in (
+        ("mean_rgb", trained.mean_rgb, data.mean_rgb),
+        ("stddev_rgb", trained.stddev_rgb, data.stddev_rgb),
+    ):
+        if not np.allclose(theirs, ours, atol=1e-4):
+            said = "(" + ", ".join(f"{value:.6g}" for value in theirs) + ")"
+            raise UserError(
+                f"'{path}' was trained on pixels with {field}={said}, and config.data.{field}={tuple(ours)}; "
+                f"set --config.data.{field}='{said}'"
+            )
+    ours = settings_of(recipe)
+    for name, value in trained.settings.items():
+        if name in ours and not math.isclose(ours[name], value, rel_tol=1e-6, abs_tol=1e-12):
+            raise UserError(
+                f"'{path}' was trained with {name}={value}, and config.model.{name}={ours[name]}; "
+                f"set --config.model.{name}={value}"
+            )
+
+
+def initial_state(run: Run, initial: Initial) -> TrainState:
+    """Returns the state before the first step in host memory."""
+    return jax.tree.map(np.asarray, jax.device_get(run.init(initial.variables)))
+
+
+def with_statistics_of_images(run: Run, state: TrainState) -> TrainState:
+    """Returns the state with BN statistics as its weights see ``config.init.bn_images`` training images.
+
+    They are the mean of those of whole global batches, the first ones of the training. All hosts call it.
+    Where the recipe does not ask for it, and for layers whose statistics are fixed, nothing changes.
+    """
+    init, recipe = run.plan.recipe.init, run.plan.phases[0].recipe
+    if init.bn_statistics != REESTIMATE:
+        return state
+    step, batches = run.lower_statistics_step().compile(), math.ceil(init.bn_images / recipe.global_batch)
+    total, command = None, commands(run.mesh)[GO]
+    with closing(Feed(islice(train_batches(run, start_step=0), batches), run.mesh)) as feed:
+        for _ in range(batches):
+            batch = feed.next()
+            assert batch is not None  # nobody gives up
+            found = jax.device_get(step(state.variables, batch | {"command": command}))
+            found = jax.tree.map(lambda leaf: leaf.astype(np.float64) / batches, found)
+            total = found if total is None else jax.tree.map(np.add, total, found)
+    statistics = put_replicated(jax.tree.map(lambda leaf: leaf.astype(np.float32), total), run.mesh)
+    ema = state.ema and {**state.ema, "batch_stats": jax.tree.map(jax.numpy.copy, statistics)}
+    return dataclasses.replace(state, batch_stats=statistics, ema=ema)

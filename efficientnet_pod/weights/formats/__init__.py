@@ -1,0 +1,1 @@
+"""One file format of weights or programs a file."""

@@ -1,0 +1,125 @@
+"""Writes ``README.md`` beside exported weights: a model card as the Hugging Face hub reads it."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from efficientnet_pod.recipe.base_config import base_config
+from efficientnet_pod.report.head import head_of
+from efficientnet_pod.report.records import Records, read_records
+from efficientnet_pod.report.side_by_side import run_of
+from efficientnet_pod.report.values import dig, list_of
+from efficientnet_pod.train.same_run import flatten
+from efficientnet_pod.weights.folder import architecture
+from efficientnet_pod.weights.trained import Trained
+from efficientnet_pod.workdir.files import is_remote
+
+
+@dataclasses.dataclass(frozen=True)
+class CardFile:
+    """A file of the folder.
+
+    Attributes:
+      name: its name.
+      size: bytes.
+      what: what it is for, in a few words.
+      use: lines of Python that load it, if the folder as a whole does not.
+    """
+
+    name: str
+    size: int
+    what: str
+    use: str = ""
+
+
+def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder: str) -> str:
+    """Returns the card in Markdown, with the hub's metadata before it.
+
+    Accuracy, hardware, hours, price and recipe are those of the run, if the weights are of one that is there.
+
+    Args:
+      trained: the weights.
+      files: of the folder.
+      name: of the model.
+      folder: its path, for the lines that load it.
+    """
+    records = _records(trained)
+    facts, what = [], ""
+    if records:
+        head = head_of(run_of(records))
+        facts, what = [fact for fact in head.facts if fact.value], head.what
+    template = Environment(
+        loader=PackageLoader("efficientnet_pod", "weights"), undefined=StrictUndefined, autoescape=False
+    ).get_template("model_card.md")
+    tensors = trained.tensors
+    return template.render(
+        trained=trained,
+        name=name,
+        folder=folder,
+        architecture=architecture(trained.network, trained.bn_epsilon),
+        parameters=sum(array.size for path, array in tensors.items() if path.startswith("params/")),
+        tags=["image-classification", "jax", "efficientnet-pod", trained.network],
+        data={"name": records.data.get("name")} if records and records.data.get("name") else None,
+        metrics=_metrics(trained) if records else [],
+        what=what,
+        facts=facts,
+        rows=_rows(trained, records),
+        files=files,
+        notes=list_of(dig(records.plan, "recipe.notes")) if records else [],
+        recipe=_recipe(records) if records else "",
+    )
+
+
+def _records(trained: Trained) -> Records | None:
+    """Returns the records of the run that made the weights; None if there is none, or it is not there."""
+    source = str(trained.origin.get("source", ""))
+    if "step" not in trained.origin or not (is_remote(epath.Path(source)) or Path(source).is_dir()):
+        return None
+    return read_records(source)
+
+
+def _metrics(trained: Trained) -> list[dict[str, Any]]:
+    """Returns the checkpoint's own accuracies as the hub has them, in percent."""
+    found = trained.origin.get("metrics") or {}
+    named = {"top1": ("accuracy", "Top-1 accuracy"), "top5": ("accuracy", "Top-5 accuracy")}
+    return [
+        {"type": kind, "name": title, "value": round(100 * found[key], 4)}
+        for key, (kind, title) in named.items()
+        if key in found
+    ]
+
+
+def _rows(trained: Trained, records: Records | None) -> list[tuple[str, str]]:
+    origin, rows = trained.origin, []
+    if "source" in origin:
+        step = f", step {origin['step']:,}" if "step" in origin else ""
+        averaged = ", weights averaged over the training" if origin.get("averaged") else ""
+        rows.append(("Weights", f"`{Path(str(origin['source'])).name}`{step}{averaged}"))
+    for key, title in (("layout", "Read as"), ("sha256", "SHA-256 of the file"), ("digest", "State digest")):
+        if origin.get(key):
+            rows.append((title, f"`{origin[key]}`" if key != "layout" else str(origin[key])))
+    if records and (versions := dig(records.summary, "versions")):
+        made = ", ".join(
+            f"{key} {versions[key]}" for key in ("efficientnet_pod", "jax", "flax") if key in versions
+        )
+        rows.append(("Made with", made))
+    return rows
+
+
+def _recipe(records: Records) -> str:
+    """Returns what the recipe sets otherwise than the neutral one, as JSON."""
+    neutral = dict(flatten(json.loads(base_config().to_json_best_effort())))
+    chosen = records.config.get("optimizer", {}).get("name")
+    fields = {
+        name: value
+        for name, value in flatten(records.config)
+        if neutral.get(name, ...) != value
+        and name != "notes"
+        and (not name.startswith("optimizer.") or name.split(".")[1] in (chosen, "name"))
+    }
+    return json.dumps(fields, indent=2, ensure_ascii=False) if fields else ""

@@ -1,0 +1,1 @@
+"""Checkpoints: written by Orbax, verified by digests, moved aside when damaged."""

@@ -1,0 +1,129 @@
+"""Owns the workers of the fake service: one process for each host, with what a TPU's machine would have."""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from google.cloud import tpu_v2
+
+from efficientnet_pod.pod.rehearsal import bound
+from launch.backends.fake.metadata import MetadataServer
+from launch.job.slices import parse_slice
+
+GRACE_SECONDS = 30.0  # Compute Engine gives a spot VM as many
+_LAST_SECONDS = 5.0
+
+# Of the machine that is left out: a scheduler around this process, a TPU on it, another metadata server.
+_NOT_INHERITED = ("TPU_", "MEGASCALE_", "SLURM_", "SKYPILOT_", "JAX_COORDINATOR", "METADATA_URL")
+
+# Kills the workers when the service is gone, however that happens: bash alone would leave its trainer behind.
+_GUARD = """
+import os, signal, sys
+sys.stdin.read()
+for group in map(int, sys.argv[1:]):
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except OSError:
+        pass
+"""
+
+
+class LocalWorkers:
+    """The processes of one resource, and the metadata server that each one asks."""
+
+    def __init__(self, name: str, asked: tpu_v2.QueuedResource, folder: Path):
+        """Starts them.
+
+        Args:
+          name: of the resource.
+          asked: what it is.
+          folder: for what the machines would have on their disks.
+        """
+        (spec,) = asked.tpu.node_spec
+        hosts = parse_slice(spec.node.accelerator_type).target.hosts
+        script = dict(spec.node.metadata)["startup-script"]
+        self._metadata = MetadataServer(spec.node.accelerator_type, hosts)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        folder = folder / f"{name.rpartition('/')[2]}-{time.time_ns()}"
+        shims = _shims(folder)
+        variables = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_INHERITED)}
+        variables |= {
+            "PATH": f"{shims}:{os.environ.get('PATH', os.defpath)}",
+            "COORDINATOR": f"127.0.0.1:{_free_port()}",
+            "LOG_SECONDS": "1",
+            "RETRY_SECONDS": "1",
+        }
+        for worker in range(hosts):
+            here = folder / f"worker{worker}"
+            here.mkdir(parents=True)
+            (here / "startup-script").write_text(script)
+            own = {"METADATA_URL": self._metadata.url(worker), "SCRATCH": str(here)}
+            with (here / "console.log").open("wb") as console:
+                process = subprocess.Popen(
+                    bound(["bash", str(here / "startup-script")]),
+                    env=variables | own,
+                    cwd=here,
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            self._processes.append(process)
+        groups = [str(process.pid) for process in self._processes]
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _GUARD, *groups], stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    @property
+    def are_down(self) -> bool:
+        """Whether no worker runs any more."""
+        return all(process.poll() is not None for process in self._processes)
+
+    def preempt(self, worker: int | None) -> None:
+        """Takes the machines away: SIGTERM to one worker or to all, then to the others, then SIGKILL."""
+        first = self._processes if worker is None else [self._processes[worker % len(self._processes)]]
+        threading.Thread(target=self._take_away, args=(first,), daemon=True).start()
+
+    def end(self) -> None:
+        """Kills what still runs, with all that it started."""
+        self._guard.kill()  # first: a number may be another group's when this one has ended
+        self._guard.communicate()
+        for process in self._processes:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._metadata.close()
+
+    def _take_away(self, first: list[subprocess.Popen[bytes]]) -> None:
+        for group, seconds in ((first, GRACE_SECONDS), (self._processes, _LAST_SECONDS)):
+            for process in group:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + seconds
+            while any(process.poll() is None for process in group) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        self.end()
+
+
+def _shims(folder: Path) -> Path:
+    """Returns a folder with a ``gcloud`` that knows the one command a start-up script gives it."""
+    shims = folder / "bin"
+    shims.mkdir(parents=True)
+    root = Path(__file__).parents[3]
+    variable = f"PYTHONPATH={shlex.quote(str(root))}"
+    shim = f'#!/bin/sh\n{variable} exec {shlex.quote(sys.executable)} -m launch.backends.fake.gcloud "$@"\n'
+    (shims / "gcloud").write_text(shim)
+    (shims / "gcloud").chmod(0o755)
+    return shims
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

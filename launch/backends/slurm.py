@@ -1,0 +1,74 @@
+"""Owns the back end ``slurm``: a batch script for clusters of GPUs, one process a host."""
+
+import re
+
+from efficientnet_pod.errors import RunError
+from launch.backends.backend import Document, State
+from launch.backends.tools import call, require_tool
+from launch.job.job import Job
+from launch.job.script import startup_script
+
+_REMEDY = "submit from a login node of the cluster"
+_PHASES = {"PENDING": "waiting", "CONFIGURING": "waiting", "RUNNING": "running", "COMPLETING": "running"}
+_STOP_SECONDS = 300  # before the time limit, for a checkpoint
+
+
+class Slurm:
+    """Jobs as batch jobs; the workdir is in a file system that all hosts share."""
+
+    needs_bucket = False
+    restarts = "the script puts itself into the queue again (scontrol requeue)"
+
+    def render(self, job: Job) -> list[Document]:
+        """Returns the batch script."""
+        return [Document("batch script (sbatch)", batch_script(job))]
+
+    def check(self, job: Job) -> None:
+        """Looks for the tool."""
+        require_tool("sbatch", _REMEDY)
+
+    def submit(self, job: Job) -> int:
+        """Hands the script to sbatch, which reads it from standard input."""
+        said = call(["sbatch", "--parsable"], given=batch_script(job)) or ""
+        if not re.match(r"\d+", said):
+            raise RunError(f"sbatch gave no job number but: {said.strip()[:200]}")
+        return 0
+
+    def state(self, job: Job) -> State:
+        """Returns the state of the newest job of that name in the queue."""
+        listed = call(["squeue", "--noheader", "--me", f"--name={job.name}", "--format=%T %R"]) or ""
+        if not listed.strip():
+            return State("GONE", "not in the queue", "gone")
+        word, _, detail = listed.strip().splitlines()[-1].partition(" ")
+        return State(word, detail, _PHASES.get(word, "unknown"))
+
+    def cancel(self, job: Job) -> None:
+        """Cancels what has the job's name."""
+        call(["scancel", "--me", f"--name={job.name}"])
+
+
+def batch_script(job: Job) -> str:
+    """Returns the script: sbatch's options, then the start-up script on every host."""
+    target = job.machine.target
+    per_host = job.machine.chips_per_host
+    options = {
+        "job-name": job.name,
+        "nodes": target.hosts * job.slices,
+        "ntasks-per-node": 1,
+        "gpus-per-node": per_host,
+        "output": f"{job.folder}/slurm-%j.log",
+        "signal": f"TERM@{_STOP_SECONDS}",
+        "open-mode": "append",
+    }
+    if job.queue:
+        options["partition"] = job.queue
+    lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in options.items())]
+    lines += ["#SBATCH --requeue", "set -uo pipefail", ""]
+    # JAX gives each process under SLURM one GPU; here a process has all of its host.
+    lines += [f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(per_host)))}"]
+    lines += ["read -r -d '' STARTUP <<'END_OF_STARTUP_SCRIPT' || true"]
+    lines += [startup_script(job, extras="cuda", tear_down=False).rstrip(), "END_OF_STARTUP_SCRIPT", ""]
+    lines += ['srun bash -c "$STARTUP"', "code=$?"]
+    lines += ["# 42: all is saved, and the same job goes on when there is room again."]
+    lines += ['if [ "$code" = 42 ]; then exec scontrol requeue "$SLURM_JOB_ID"; fi', 'exit "$code"']
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Checks of a host before it joins a run."""

@@ -1,0 +1,1 @@
+"""What runs and where: one job, its code, its start script and its memory."""

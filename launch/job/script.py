@@ -1,0 +1,44 @@
+"""Owns the start-up script of a job: the one script, with the job's words set above it."""
+
+from pathlib import Path
+
+from launch.job.job import Job
+
+_SCRIPT = Path(__file__).with_name("startup.sh")
+
+
+def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True) -> str:
+    """Returns the script that each worker of a job runs, under bash.
+
+    Args:
+      job: to run.
+      extras: of the package, to install.
+      tear_down: whether worker 0 deletes the machines at the end, unless the job keeps them.
+    """
+    resource = "instance-groups managed" if job.backend == "mig" else "tpus queued-resources"
+    values = {
+        "NAME": job.name,
+        "WORKDIR": job.workdir.rstrip("/"),
+        "FOLDER": job.folder,
+        "CODE": job.code,
+        "SHA256": job.sha256,
+        "COMMIT": job.commit,
+        "HOSTS": str(job.hosts),
+        "SLICES": str(job.slices),
+        "ATTEMPT": str(job.attempt),
+        "PYTHON": job.python,
+        "EXTRAS": extras,
+        "TEAR_DOWN": resource if tear_down and not job.keep else "",
+        "PROJECT": job.project,
+        "ZONE": job.zone,
+    }
+    lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
+    lines += [f"ARGUMENTS=({' '.join(map(_quoted, job.arguments))})"]
+    lines += [f"export {name}={_quoted(value)}" for name, value in job.env]
+    first, _, rest = _SCRIPT.read_text().partition("\n")
+    as_they_stand = "# shellcheck disable=SC2016 # words of the job, in which a dollar is a dollar"
+    return "\n".join([first, as_they_stand, *lines, rest])
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"

@@ -1,0 +1,1 @@
+"""The launcher's view of a run's workdir, local or in a bucket."""

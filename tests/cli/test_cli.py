@@ -1,0 +1,167 @@
+"""What a person gets who mistypes: one line, the remedy, exit code 2."""
+
+import json
+
+import pytest
+from photos import write_folder
+from recipes import CONFIGS, load
+
+from efficientnet_pod.cli import main as cli
+from efficientnet_pod.cli.main import main
+from efficientnet_pod.errors import Preempted, RunError
+
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["train", DIGITS], "train needs --workdir"),
+        (["train", "--workdir=/tmp/x"], "train needs --config"),
+        (["train", "--config=configs/digit.py", "--workdir=x"], "configs/digit.py"),
+        (["plan", DIGITS, "--config.epoks=3"], "epochs"),
+        (["plan", DIGITS, "--config.optimizer.nmae=sgd"], "name"),
+        (["plan", DIGITS, "--config.epochs=many"], "many"),
+        (["plan", DIGITS, "--config.optimizer.name=adam"], "optimizer.name='adam' is unknown; "),
+        (["plan", DIGITS, "--config.data.name=digit"], "did you mean 'digits'?"),
+        (["plan", DIGITS, "--config.global_batch=100"], "--config.global_batch="),
+        (["plan", DIGITS, "--replica=3"], "replicas"),
+        (["plan", DIGITS, "digits"], "'digits' is not a flag"),
+        (["plan", "--config=configs/supercomputer.py:b5"], "known: b2,4096,rmsprop"),
+        (["data", "descirbe"], "unknown command 'data descirbe'; did you mean 'describe'?"),
+        (["data", "describe"], "data describe needs --config"),
+        (["data", "describe", DIGITS, "--check=none"], "--check=none is not a number above 0; give"),
+        (["data", "describe", DIGITS, "--check=0"], "--check=0 is not a number above 0"),
+        (
+            ["data", "describe", DIGITS, "--config.model.name=b9"],
+            "config.model.name='b9' is unknown; known: b0",
+        ),
+        (["data", "prepare", DIGITS, "--output=/tmp/x"], "data prepare needs --resize, e.g. --resize=256"),
+        (["data", "prepare", DIGITS, "--resize=32"], "data prepare needs --output"),
+        (["data", "prepare", DIGITS, "--resize=0", "--output=/tmp/x"], "resize"),
+        (["data", "prepare", DIGITS, "--resize=9", "--output=configs"], "output 'configs' is not empty"),
+        (["evaluate", "--workdir=configs"], f"no config.json in '{CONFIGS}'; --workdir must name"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, words):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("efficientnet-pod: ") and error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (RunError("hush: the disk is full"), 1, "efficientnet-pod: [redacted]: the disk is full\n"),
+        (Preempted("checkpointed at step 3"), 42, "efficientnet-pod: checkpointed at step 3\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "efficientnet-pod: stopped; the same command goes on from what is saved\n",
+        ),
+        (KeyError("hush"), 1, "\nKeyError: '[redacted]'\n"),
+    ],
+)
+def test_how_a_command_ends_is_in_its_exit_code(capsys, monkeypatch, error, code, said):
+    def fail(_):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "plan", fail)
+    monkeypatch.setattr(cli, "redact", lambda text: text.replace("hush", "[redacted]"))
+    assert main(["plan"]) == code
+    printed = capsys.readouterr().err
+    assert printed.endswith(said) and printed.count("\n") == 1 or "Traceback" in printed
+    assert printed.startswith("Traceback (most recent call last):\n") == isinstance(error, KeyError)
+
+
+def test_dashes_in_flags_are_underscores_but_not_in_values_and_recipes(capsys):
+    assert main(["plan", DIGITS, "--replicas-per-host=0"]) == 2
+    assert "replicas_per_host=0: 0 is not a positive integer" in capsys.readouterr().err
+    assert main(["evaluate", "--workdir=not-there/of-some-kind"]) == 2
+    assert "not-there/of-some-kind" in capsys.readouterr().err
+    assert main(["plan", DIGITS, "--config.global-batch=64"]) == 2
+    assert "config has no field 'global-batch'; did you mean 'global_batch'?" in capsys.readouterr().err
+
+
+def test_help_names_the_commands(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in ("train", "evaluate", "plan", "data", "pod", "42"))
+    assert main([]) == 2
+    for arguments, code in ((["data", "--help"], 0), (["data"], 2)):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == code
+        printed = capsys.readouterr().out
+        assert "describe" in printed and "prepare" in printed
+
+
+def test_overrides_and_arguments_reach_the_plan(capsys):
+    assert main(["plan", "--config=configs/supercomputer.py:b2,32768", "--replicas=1024"]) == 0
+    printed = capsys.readouterr().out
+    assert "EfficientNet-B2" in printed and "9,109,994" in printed and "0 to 15.104" in printed
+    assert main(["plan", DIGITS, "--config.optimizer.name=rmsprop", "--config.global_batch=512"]) == 0
+    assert "rmsprop, 0.016 per 256 images" in capsys.readouterr().out
+
+
+def test_phases_are_planned_and_overridden(capsys):
+    progressive = ["plan", "--config=configs/progressive.py", "--replicas=32"]
+    assert main([*progressive, "--config.phases.stage1.global_batch=8192"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "phase stage1 epoch 0.00 to 87.50, step 1 to 13,684: 128 px; 8,192 global" in printed
+    assert "learning rate × 2; dropout 0.1; min_crop_area 0.35; policy_magnitude 5 phase stage2" in printed
+    assert main([*progressive, "--config.phases.stage1.imagesize=96"]) == 2
+    assert (
+        "config.phases.stage1 has no field 'imagesize'; did you mean 'image_size'" in capsys.readouterr().err
+    )
+
+
+def test_unwritable_workdir_is_one_line(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert main(["train", DIGITS, f"--workdir={tmp_path}/file/run"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_workdir_of_another_config_is_one_line(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 1}))
+    assert main(["train", DIGITS, f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "was made by another version, whose recipes have no config." in error
+    (tmp_path / "config.json").write_text(json.dumps(load("digits.py") | {"seed": 1}))
+    assert main(["train", DIGITS, f"--workdir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert "belongs to another config" in error and error.count("\n") == 1
+
+
+def test_data_is_described_checked_and_prepared(capsys, tmp_path):
+    sheet, copy = tmp_path / "sheet.png", tmp_path / "copy"
+    assert main(["data", "describe", DIGITS, "--check=20", f"--sheet={sheet}"]) == 0
+    printed = capsys.readouterr().out
+    assert "1,437" in printed and "by number" in printed and sheet.read_bytes().startswith(b"\x89PNG")
+
+    arguments = ["data", "prepare", DIGITS, "--resize=8", f"--output={copy}"]
+    for written in ("1,797 of them written by this start", "complete before this start"):
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("1,797 images, 0.3 MB before, ") and written in printed
+        assert printed.endswith(f"\nto use them: --config.data.name=prepared:{copy}\n")
+    described = ["data", "describe", DIGITS, f"--config.data.name=prepared:{copy}"]
+    assert main([*described, "--check=5"]) == 0
+    assert "1,437" in capsys.readouterr().out
+
+
+def test_bad_images_are_named_and_exit_with_2(capsys, tmp_path):
+    root = write_folder(tmp_path, {"train/cat": 2, "train/dog": 2, "validation/dog": 1})
+    (root / "train/cat/001.jpg").write_bytes(b"not an image")
+    assert main(["data", "describe", DIGITS, f"--config.data.name=folder:{root}"]) == 2
+    printed = capsys.readouterr()
+    assert f"train: {root}/train/cat/001.jpg: " in printed.out
+    assert printed.err == f"efficientnet-pod: 1 bad image in 'folder:{root}'; replace or remove them\n"

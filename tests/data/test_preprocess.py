@@ -1,0 +1,257 @@
+"""Crops, resizing and colour against Pillow and numpy transcriptions written here."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from photos import encoded, photo
+from PIL import Image
+
+from efficientnet_pod.data.transforms.policies import apply_policy, cutout
+from efficientnet_pod.data.transforms.preprocess import (
+    Preprocessing,
+    eval_image,
+    eval_padding,
+    train_image,
+)
+from efficientnet_pod.errors import UserError
+
+
+def cubic(distance):
+    """Returns the weights of cubic convolution with coefficient -0.75 (Keys 1981, equation for general a)."""
+    a, x = -0.75, np.abs(distance)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def resize_matrix(source, target):
+    """Returns (target, source): output i samples at i * source / target, the border pixels repeated."""
+    matrix = np.zeros((target, source))
+    for i in range(target):
+        at = i * source / target
+        for tap in range(int(at) - 1, int(at) + 3):
+            matrix[i, np.clip(tap, 0, source - 1)] += cubic(at - tap)
+    return matrix
+
+
+def resized(pixels, size):
+    rows, columns = resize_matrix(pixels.shape[0], size), resize_matrix(pixels.shape[1], size)
+    return np.einsum("yh,xw,hwc->yxc", rows, columns, pixels.astype(np.float64))
+
+
+def draws(image, count, **options):
+    """Returns ``count`` random augmentations of one image, (count, size, size, 3), in levels of 0..255."""
+    seeds = tf.data.Dataset.from_tensor_slices([(17, i) for i in range(count)])
+    images = seeds.map(
+        lambda seed: train_image(tf.constant(image), tf.cast(seed, tf.int64), Preprocessing(**options))
+    )
+    return np.stack(list(images.as_numpy_iterator()))
+
+
+@pytest.mark.parametrize(
+    ("image_size", "padding"), [(224, 32), (240, 34), (260, 37), (300, 43), (380, 54), (456, 65)]
+)
+def test_evaluation_padding_of_each_variant(image_size, padding):
+    assert eval_padding(image_size) == padding
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (64, 64), (61, 97), (33, 20)])
+def test_the_whole_image_is_resized_by_the_unfiltered_cubic_kernel(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    image = eval_image(tf.constant(pixels), Preprocessing(image_size=32, augment="shift"))
+    # TensorFlow looks its weights up in a table of 1,024 steps: up to 0.3 of 255 on noise.
+    np.testing.assert_allclose(image, resized(pixels, 32), atol=0.5)
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (101, 160), (160, 101), (45, 250)])
+@pytest.mark.parametrize("image_size", [32, 60])
+def test_evaluation_resizes_the_central_square(shape, image_size):
+    pixels = photo(1, *shape)
+    side = int(min(shape) * image_size / (image_size + round(image_size / 7)))
+    top, left = ((extent - side + 1) // 2 for extent in shape)
+    expected = resized(pixels[top : top + side, left : left + side], image_size)
+    for image in (pixels, encoded(pixels, "PNG")):
+        cropped = eval_image(
+            tf.constant(image), Preprocessing(image_size=image_size, augment="inception_crop")
+        )
+        assert cropped.dtype == tf.float32
+        np.testing.assert_allclose(cropped, expected, atol=0.5)
+    jpeg = encoded(pixels, "JPEG")
+    decoded = np.asarray(Image.open(io.BytesIO(jpeg)))[top : top + side, left : left + side]
+    cropped = eval_image(tf.constant(jpeg), Preprocessing(image_size=image_size, augment="inception_crop"))
+    np.testing.assert_allclose(cropped, resized(decoded, image_size), atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "channels"),
+    [
+        ("JPEG", "CMYK", 4),
+        ("JPEG", "L", 1),
+        ("PNG", "L", 1),
+        ("PNG", "LA", 2),
+        ("PNG", "RGBA", 4),
+        ("PNG", "RGB", 3),
+    ],
+)
+@pytest.mark.parametrize("augment", ["inception_crop", "shift"])
+def test_every_colour_model_becomes_rgb(kind, mode, channels, augment):
+    data = encoded(photo(2, 56, 40, channels), kind, mode)
+    colours = Image.open(io.BytesIO(data))
+    # Transparency is dropped, not blended; Pillow's convert does the same.
+    expected = tf.constant(np.asarray(colours.convert("RGB")))
+    ours, theirs = (
+        eval_image(i, Preprocessing(image_size=32, augment=augment)) for i in (tf.constant(data), expected)
+    )
+    # Pillow multiplies ink and paper with a rounding of its own; all else is the same to the bit.
+    np.testing.assert_allclose(ours, theirs, atol=2.5 if mode == "CMYK" else 1e-4)
+    train_image(tf.constant(data), tf.constant([0, 0], tf.int64), Preprocessing(32, augment, 2))
+
+
+def crop_geometry(image):
+    """Returns (top, left, height, width, mirrored) of a crop out of an image of coordinates."""
+    rows, columns = image[:, 0, 0], image[0, :, 1]
+    mirrored = columns[0] > columns[-1]
+    columns = columns[::-1] if mirrored else columns
+    middle = len(image) // 2  # the first output samples the first pixel, the middle one the middle
+    return rows[0], columns[0], 2 * (rows[middle] - rows[0]), 2 * (columns[middle] - columns[0]), mirrored
+
+
+def test_training_crops_have_the_published_area_and_aspect_ratio_and_half_are_mirrored():
+    height, width = 180, 240
+    y, x = np.mgrid[:height, :width]
+    coordinates = np.stack([y, x, y * 0], -1).astype(np.uint8)
+    images = draws(coordinates, 400, image_size=64, augment="inception_crop", max_shift=0)
+    tops, lefts, heights, widths, mirrored = np.array([crop_geometry(image) for image in images]).T
+    area, ratio = heights * widths / (height * width), widths / heights
+    rounding = 0.04  # crops are whole pixels, 50 at the least
+    assert 0.08 * (1 - rounding) < area.min() < 0.12 and 0.85 < area.max() < 1.0
+    assert 3 / 4 * (1 - rounding) < ratio.min() < 0.78 and 1.28 < ratio.max() < 4 / 3 * (1 + rounding)
+    assert (tops > -0.5).all() and (lefts > -0.5).all()
+    assert (tops + heights < height + 1).all() and (lefts + widths < width + 1).all()
+    assert tops.std() > 20 and lefts.std() > 30
+    assert 0.4 < mirrored.mean() < 0.6
+
+
+def test_where_no_crop_fits_the_central_square_is_taken():
+    pixels = photo(3, 400, 6)  # the smallest crop allowed is 12 pixels wide
+    centre = eval_image(tf.constant(pixels), Preprocessing(image_size=32, augment="inception_crop"))
+    for image in draws(pixels, 8, image_size=32, augment="inception_crop", max_shift=0):
+        assert min(np.abs(image - centre).max(), np.abs(image - centre[:, ::-1]).max()) < 1e-3
+
+
+def test_shift_moves_the_resized_image_over_black_by_each_offset():
+    pixels = photo(4, 8, 8)
+    still = eval_image(tf.constant(pixels), Preprocessing(image_size=32, augment="shift"))
+    black = np.pad(still, ((2, 2), (2, 2), (0, 0)))
+    moved = np.stack([black[y : y + 32, x : x + 32] for y in range(5) for x in range(5)])
+    seen = set()
+    for image in draws(pixels, 150, image_size=32, augment="shift", max_shift=2):
+        errors = np.abs(moved - image).max((1, 2, 3))
+        assert errors.min() < 1e-3
+        seen.add(int(errors.argmin()))
+    assert seen == set(range(25))
+
+
+def test_no_shift_leaves_the_image_as_evaluation_sees_it():
+    pixels = photo(5, 8, 8)
+    image = draws(pixels, 1, image_size=32, augment="shift", max_shift=0)[0]
+    still = eval_image(tf.constant(pixels), Preprocessing(image_size=32, augment="shift"))
+    np.testing.assert_allclose(image, still, atol=1e-3)
+
+
+def test_pad_crop_flip_reflects_at_the_border_and_mirrors_half():
+    pixels = photo(6, 32, 32)
+    padded = np.pad(pixels, ((4, 4), (4, 4), (0, 0)), "reflect").astype(np.float64)
+    moved = [padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
+    candidates = np.stack(moved + [image[:, ::-1] for image in moved])
+    seen = []
+    for image in draws(encoded(pixels, "PNG"), 200, image_size=32, augment="pad_crop_flip", max_shift=4):
+        errors = np.abs(candidates - image).max((1, 2, 3))
+        assert errors.min() < 1e-3
+        seen.append(int(errors.argmin()))
+    assert len({candidate % 81 for candidate in seen}) > 60  # of 81 offsets, 200 draws meet 74 on average
+    assert 80 < sum(candidate < 81 for candidate in seen) < 120
+
+
+@pytest.mark.parametrize("augment", ["inception_crop", "pad_crop_flip", "shift"])
+def test_equal_seeds_give_equal_images_and_others_do_not(augment):
+    def draw(*seed):
+        key = tf.constant(seed, tf.int64)
+        return train_image(tf.constant(photo(8)), key, Preprocessing(32, augment, 4)).numpy()
+
+    np.testing.assert_array_equal(draw(3, 5), draw(3, 5))
+    for other in ((3, 6), (4, 5), (5, 3), (3 + 2**32, 5)):
+        assert not np.array_equal(draw(3, 5), draw(*other))
+
+
+@pytest.mark.parametrize(
+    ("augment", "max_shift", "message"),
+    [
+        ("inception", 0, "unknown augmentation 'inception'; did you mean 'inception_crop'"),
+        ("shift", -1, "max_shift is -1 pixels; it must be 0..31"),
+        ("pad_crop_flip", 32, "max_shift is 32 pixels; it must be 0..31"),
+    ],
+)
+def test_impossible_augmentations_are_refused(augment, max_shift, message):
+    with pytest.raises(UserError, match=message):
+        Preprocessing(32, augment, max_shift)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16", "float32"])
+def test_the_link_carries_levels_which_uint8_alone_rounds_and_clips(dtype):
+    pixels = np.random.default_rng(1).integers(0, 2, (24, 24, 3), dtype=np.uint8) * 255
+    exact = eval_image(tf.constant(pixels), Preprocessing(32, "shift")).numpy()
+    image = eval_image(tf.constant(pixels), Preprocessing(32, "shift", dtype=dtype))
+    assert exact.min() < -10 and exact.max() > 265  # the cubic kernel overshoots
+    expected = np.rint(np.clip(exact, 0, 255)) if dtype == "uint8" else exact
+    assert image.dtype == dtype
+    np.testing.assert_allclose(tf.cast(image, tf.float32), expected, rtol=2**-8 if dtype == "bfloat16" else 0)
+
+
+@pytest.mark.parametrize("policy", ["autoaugment", "randaugment", "none"])
+def test_policy_and_cutout_follow_the_geometry_with_seeds_of_their_own(policy):
+    key = tf.constant([3, 4], tf.int64)
+    geometry = Preprocessing(64, dtype="uint8")
+    how = dataclasses.replace(
+        geometry, policy=policy, policy_layers=1, policy_magnitude=7.0, policy_bugs=True, cutout=16
+    )
+    image = train_image(tf.constant(photo(3)), key, geometry)
+    seeds = tf.unstack(tf.random.split(key, 4))
+    options = {"layers": 1, "magnitude": 7.0, "reference_bugs": True}
+    expected = cutout(apply_policy(image, seeds[2], name=policy, **options), seeds[3], size=16)
+    augmented = train_image(tf.constant(photo(3)), key, how)
+    assert not np.array_equal(augmented, image)
+    np.testing.assert_array_equal(augmented, expected)
+    np.testing.assert_array_equal(
+        eval_image(tf.constant(photo(3)), how), eval_image(tf.constant(photo(3)), geometry)
+    )
+
+
+def test_impossible_cutouts_and_policies_are_refused():
+    with pytest.raises(UserError, match="cutout is 7 pixels; it must be 0 or a positive even number"):
+        Preprocessing(32, cutout=7)
+    with pytest.raises(UserError, match="unknown policy 'autoaugmnet'; did you mean 'autoaugment'"):
+        Preprocessing(32, policy="autoaugmnet")
+    with pytest.raises(UserError, match="min_crop_area is 0; it must be above 0 and at most 1"):
+        Preprocessing(32, min_crop_area=0)
+
+
+def test_the_fast_variant_crops_what_the_reference_crops_in_other_pixels():
+    jpeg = encoded(photo(7, 146, 190), "JPEG")
+    same, fast = Preprocessing(64, dtype="uint8"), Preprocessing(64, resize="fast", dtype="uint8")
+    for number in range(20):
+        key = tf.constant([number, 0], tf.int64)
+        ours, reference = (train_image(tf.constant(jpeg), key, how).numpy() for how in (fast, same))
+        error = np.abs(ours.astype(int) - reference).mean()
+        mirrored = np.abs(ours[:, ::-1].astype(int) - reference).mean()
+        assert 0 < error < 20 and error < mirrored
+    box = 2 * 64
+    top, left = (146 - box + 1) // 2, (190 - box + 1) // 2
+    pillow = Image.open(io.BytesIO(jpeg)).crop((left, top, left + box, top + box))
+    expected = np.asarray(pillow.resize((64, 64), Image.Resampling.BOX)).astype(int)
+    np.testing.assert_allclose(eval_image(tf.constant(jpeg), fast), expected, atol=1.01)
+    with pytest.raises(UserError, match="unknown resize 'fats'; did you mean 'fast'"):
+        Preprocessing(64, resize="fats")

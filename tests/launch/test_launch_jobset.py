@@ -1,0 +1,241 @@
+"""The JobSet manifest against what its cluster demands: the CRD's structure, and the rules of its webhooks.
+
+The schema below holds facts of kubernetes-sigs/jobset: what is the JobSet's own of the CRD, which is named
+``jobset.x-k8s.io/v1alpha2``; the Job that it repeats from Kubernetes is for kubernetes-validate
+(`test_launch_render`). It is the CRD of commit 0a2be5c, so that clusters with an older controller take the
+manifest too: between it and the types of commit 0336a8f fields and values were only added. Kubernetes drops
+unknown fields in silence; here they fail.
+"""
+
+import re
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from efficientnet_pod.errors import UserError
+from launch.backends.gke import Gke, manifest, require_names
+from launch.job.job import Job
+
+JOB = Job("run1", "gke", "v5e-256", "gs://b/run1", image="trainer:1", code="code.tar.gz")
+VARIANTS = {
+    "on demand": JOB,
+    "spot and queued": replace(JOB, spot=True, queue="tpus"),
+    "slices": replace(JOB, tpu="v6e-256", slices=4, service_account="sa@p.iam.gserviceaccount.com"),
+    "one chip": replace(JOB, tpu="v5e-1"),
+    "v3": replace(JOB, tpu="v3-1024"),
+    "tpu7x": replace(JOB, tpu="tpu7x-64", max_restarts=0),
+}
+NAMES = {"type": list, "items": {"type": str}}
+STRINGS = {"type": dict, "values": {"type": str}}
+SCHEMA = {
+    "type": dict,
+    "required": ("apiVersion", "kind", "metadata", "spec"),
+    "fields": {
+        "apiVersion": {"type": str, "enum": ("jobset.x-k8s.io/v1alpha2",)},
+        "kind": {"type": str, "enum": ("JobSet",)},
+        "metadata": {
+            "type": dict,
+            "required": ("name",),
+            "fields": {
+                "name": {"type": str},
+                "labels": STRINGS,
+                "annotations": STRINGS,
+                "namespace": {"type": str},
+            },
+        },
+        "spec": {
+            "type": dict,
+            "fields": {
+                "coordinator": {
+                    "type": dict,
+                    "required": ("replicatedJob",),
+                    "fields": {
+                        "jobIndex": {"type": int},
+                        "podIndex": {"type": int},
+                        "replicatedJob": {"type": str},
+                    },
+                },
+                "failurePolicy": {
+                    "type": dict,
+                    "fields": {
+                        "maxRestarts": {"type": int, "least": 0},
+                        "restartStrategy": {"type": str, "enum": ("Recreate", "BlockingRecreate")},
+                        "rules": {
+                            "type": list,
+                            "items": {
+                                "type": dict,
+                                "required": ("action", "name"),
+                                "fields": {
+                                    "action": {
+                                        "type": str,
+                                        "enum": (
+                                            "FailJobSet",
+                                            "RestartJobSet",
+                                            "RestartJobSetAndIgnoreMaxRestarts",
+                                        ),
+                                    },
+                                    "name": {
+                                        "type": str,
+                                        "pattern": r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?",
+                                    },
+                                    "onJobFailureReasons": {
+                                        "type": list,
+                                        "items": {
+                                            "type": str,
+                                            "enum": (
+                                                "BackoffLimitExceeded",
+                                                "DeadlineExceeded",
+                                                "FailedIndexes",
+                                                "MaxFailedIndexesExceeded",
+                                                "PodFailurePolicy",
+                                            ),
+                                        },
+                                    },
+                                    "targetReplicatedJobs": NAMES,
+                                },
+                            },
+                        },
+                    },
+                },
+                "managedBy": {"type": str},
+                "network": {
+                    "type": dict,
+                    "fields": {
+                        "enableDNSHostnames": {"type": bool},
+                        "publishNotReadyAddresses": {"type": bool},
+                        "subdomain": {"type": str},
+                    },
+                },
+                "replicatedJobs": {
+                    "type": list,
+                    "items": {
+                        "type": dict,
+                        "required": ("name", "template"),
+                        "fields": {
+                            "name": {"type": str},
+                            "replicas": {"type": int},
+                            "dependsOn": {"type": list},
+                            "template": {
+                                "type": dict,
+                                "fields": {"metadata": {"type": dict}, "spec": {"type": dict}},
+                            },
+                        },
+                    },
+                },
+                "startupPolicy": {
+                    "type": dict,
+                    "required": ("startupPolicyOrder",),
+                    "fields": {"startupPolicyOrder": {"type": str, "enum": ("AnyOrder", "InOrder")}},
+                },
+                "successPolicy": {
+                    "type": dict,
+                    "required": ("operator",),
+                    "fields": {
+                        "operator": {"type": str, "enum": ("All", "Any")},
+                        "targetReplicatedJobs": NAMES,
+                    },
+                },
+                "suspend": {"type": bool},
+                "ttlSecondsAfterFinished": {"type": int, "least": 0},
+            },
+        },
+    },
+}
+LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?")
+DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+
+
+def faults(value, schema, where="JobSet"):
+    """Yields what of a document a structural schema refuses."""
+    if type(value) is not schema["type"]:
+        yield f"{where} is no {schema['type'].__name__}"
+        return
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{where} is '{value}'"
+    if "pattern" in schema and not re.fullmatch(schema["pattern"], value):
+        yield f"{where} is '{value}'"
+    if "least" in schema and value < schema["least"]:
+        yield f"{where} is {value}"
+    yield from (f"{where}.{name} is missing" for name in schema.get("required", ()) if name not in value)
+    if "items" in schema:
+        for number, item in enumerate(value):
+            yield from faults(item, schema["items"], f"{where}[{number}]")
+    if schema["type"] is dict and ("fields" in schema or "values" in schema):
+        for name, item in value.items():
+            inner = schema.get("values") or schema["fields"].get(name)
+            yield from faults(item, inner, f"{where}.{name}") if inner else [f"{where}.{name} is unknown"]
+
+
+def written(job):
+    """Returns a JobSet as `render` writes it and the cluster reads it."""
+    (document,) = Gke().render(job)
+    return yaml.safe_load(document.text)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_manifest_has_the_structure_of_the_crd(name):
+    job, found = VARIANTS[name], written(VARIANTS[name])
+    assert list(faults(found, SCHEMA)) == []
+    assert found == manifest(job)  # YAML changes nothing: no 'no' becomes False, no '1' a number
+    (child,) = found["spec"]["replicatedJobs"]
+    assert (child["replicas"], child["template"]["spec"]["completions"]) == (
+        job.slices,
+        job.machine.target.hosts,
+    )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_manifest_obeys_the_webhooks(name):
+    found = written(VARIANTS[name])
+    (child,) = found["spec"]["replicatedJobs"]
+    inner = child["template"]["spec"]
+    last = f"{child['name']}-{child['replicas'] - 1}-{inner['completions'] - 1}"
+    pod = f"{found['metadata']['name']}-{last}-abcde"
+    assert DNS_LABEL.fullmatch(pod) and len(pod) <= 63
+    # Kubernetes takes a failure policy of pods only where it does not start them again itself.
+    assert inner["completionMode"] == "Indexed" and inner["template"]["spec"]["restartPolicy"] == "Never"
+    names = [rule["name"] for rule in found["spec"]["failurePolicy"]["rules"]]
+    assert len(set(names)) == len(names)
+    for key, value in found["metadata"]["labels"].items():
+        assert LABEL_VALUE.fullmatch(value) and len(value) <= 63, key
+    # Kueue reads this label of the JobSet, and suspends it itself.
+    queue = VARIANTS[name].queue
+    assert found["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", "") == queue
+    assert "suspend" not in found["spec"]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda spec: spec.update(sucessPolicy={}), "JobSet.spec.sucessPolicy is unknown"),
+        (lambda spec: spec["failurePolicy"].update(maxRestarts="3"), "maxRestarts is no int"),
+        (lambda spec: spec["failurePolicy"]["rules"][0].update(action="Fail"), "rules[0].action is 'Fail'"),
+        (lambda spec: spec["failurePolicy"]["rules"][0].update(name="no-dash"), "rules[0].name is 'no-dash'"),
+        (lambda spec: spec["replicatedJobs"][0].pop("template"), "replicatedJobs[0].template is missing"),
+        (lambda spec: spec.update(suspend=1), "JobSet.spec.suspend is no bool"),
+    ],
+)
+def test_the_check_finds_what_is_wrong(change, said):
+    found = written(JOB)
+    change(found["spec"])
+    (fault,) = faults(found, SCHEMA)
+    assert said in fault
+
+
+def test_names_that_the_cluster_would_refuse_are_refused_before():
+    fits = "a" * 46
+    require_names(replace(JOB, name=fits, queue="team-a.tpus"))
+    with pytest.raises(UserError) as refused:
+        require_names(replace(JOB, name=fits + "bc"))
+    assert str(refused.value) == (
+        f"job name '{fits}bc' has 48 letters, and its pods are NAME-slice-0-63-abcde, of which 63 are "
+        f"allowed: at most 46; try --name={fits}"
+    )
+    with pytest.raises(UserError, match="at most 44"):
+        require_names(replace(JOB, name=fits, slices=11, tpu="v3-1024"))
+    for queue in ("My_Queue", "a" * 64, "-tpus", "tpus."):
+        with pytest.raises(
+            UserError, match=f"^--queue={queue} names no queue of Kueue: .*kubectl get localq"
+        ):
+            require_names(replace(JOB, queue=queue))

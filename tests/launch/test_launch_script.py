@@ -1,0 +1,195 @@
+"""The start-up script: clean under shellcheck, and run by bash beside a metadata server and a stub gcloud."""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.backends.fake.metadata import MetadataServer
+from launch.backends.slurm import batch_script
+from launch.job.job import Job
+from launch.job.script import startup_script
+from launch.workdir.progress import ended_codes, next_attempt
+from launch.workdir.storage import Folder
+
+JOB = Job(
+    "run1",
+    "qr",
+    "v4-16",
+    "gs://bucket/run1",
+    ("--config=configs/digits.py", '--config.notes=it\'s "a" $HOME'),
+    project="p",
+    zone="z",
+    env=(("FRUIT", "a pear"),),
+)
+# Files of gs:// are in $BUCKETS; other commands are written down.
+GCLOUD = """#!/bin/bash
+if [ "$1 $2" = "storage cp" ]; then
+  from="${4/#gs:\\/\\//$BUCKETS/}" to="${5/#gs:\\/\\//$BUCKETS/}"
+  mkdir -p "$(dirname "$to")" && exec cp "$from" "$to"
+fi
+echo "$@" >>"$BUCKETS/calls"
+"""
+# In place of an interpreter: says what it got, and ends with the next of $CODES.
+PYTHON = """#!/bin/bash
+trap 'echo checkpointed; exit 42' TERM
+printf '<%s>' "$@"; echo " $FRUIT $JAX_COMPILATION_CACHE_DIR $EFFICIENTNET_POD_COMMIT"
+starts=$(cat "$BUCKETS/starts.$W" 2>/dev/null || echo 0); echo $((starts + 1)) >"$BUCKETS/starts.$W"
+codes=($CODES); code=${codes[$starts]}
+if [ "$code" = wait ]; then while true; do sleep 0.05; done; fi
+exit "$code"
+"""
+
+
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.skipif(SHELLCHECK is None, reason="needs shellcheck")
+@pytest.mark.parametrize("make", [startup_script, batch_script])
+def test_scripts_are_clean(make, tmp_path):
+    job = JOB if make is startup_script else replace(JOB, tpu="cuda:h100x16", backend="slurm", queue="gpus")
+    path = tmp_path / "script.sh"
+    path.write_text(make(job))
+    ended = subprocess.run([SHELLCHECK, path], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Starts workers of a slice; returns their processes' command and environment makers."""
+    buckets, tools = tmp_path / "buckets", tmp_path / "bin"
+    tools.mkdir()
+    for name, text in (("gcloud", GCLOUD), ("trainer", PYTHON)):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    job = replace(JOB, python=str(tools / "trainer"), code="code.tar.gz", commit="abc")
+    folder = buckets / "bucket" / "run1" / "launch"
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "code.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("pyproject.toml"), io.BytesIO())
+    server = MetadataServer("v4-16", 2)
+
+    def start(worker, codes, *, metadata=None, **fields):
+        variables = {
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "METADATA_URL": metadata or server.url(worker),
+            "BUCKETS": str(buckets),
+            "CODES": codes,
+            "W": str(worker),
+            "LOG_SECONDS": "0.1",
+            "RETRY_SECONDS": "0.1",
+        }
+        return subprocess.Popen(
+            ["bash", "-c", startup_script(replace(job, **fields))],
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=tmp_path,
+        )
+
+    yield start, buckets
+    server.close()
+
+
+def test_machines_of_an_instance_group_are_told_where_they_are(machine):
+    start, buckets = machine
+    server = MetadataServer("v6e-8", 2, group=True)
+    said = []
+    for worker in (1, 0):
+        process = start(worker, "0", backend="mig", tpu="v6e-16", metadata=server.url(worker))
+        said.append(process.communicate(timeout=30)[0])
+        assert process.returncode == 0, said
+    server.close()
+    assert "launch: worker 1: of 4, attempt 1" in said[0]
+    assert "<--coordinator=127.0.0.1:8482><--processes=4><--process=1>" in said[0]
+    assert calls(buckets) == "compute instance-groups managed delete run1 --project=p --zone=z --quiet\n"
+
+
+def local(job=JOB, *, buckets):
+    return replace(job, workdir=str(buckets / "bucket" / "run1"))
+
+
+def calls(buckets):
+    return (buckets / "calls").read_text() if (buckets / "calls").exists() else ""
+
+
+def test_a_worker_runs_the_command_tells_its_end_and_the_first_tears_down(machine):
+    start, buckets = machine
+    said = []
+    for worker in (1, 0):
+        process = start(worker, "0")
+        said.append(process.communicate(timeout=30)[0])
+        assert process.returncode == 0, said
+    assert "launch: worker 1: of 2, attempt 1, commit abc; peers 127.0.0.1,127.0.0.1\n" in said[0]
+    command = (
+        "<-m><efficientnet_pod><train><--config=configs/digits.py>"
+        '<--config.notes=it\'s "a" $HOME><--workdir=gs://bucket/run1> a pear gs://bucket/run1/programs abc\n'
+    )
+    assert command in said[1]
+    assert calls(buckets) == (
+        "compute tpus queued-resources delete run1 --project=p --zone=z --force --async --quiet\n"
+    )
+    job = local(buckets=buckets)
+    assert ended_codes(job, Folder()) == [0, 0] and next_attempt(job, Folder()) == 2
+    log = (buckets / "bucket/run1/launch/logs/a001-w0001.log").read_text()
+    assert log.endswith("launch: worker 1: ended with exit code 0\n") and command in log
+
+
+@pytest.mark.parametrize(
+    "codes, starts, code",
+    [("42 42 0", 3, 0), ("2", 1, 2), ("1", 1, 1), ("42 2", 2, 1)],
+    ids=["42 starts again", "2 never", "1 ends", "2 of who has run before is no mistake"],
+)
+def test_exit_codes(machine, codes, starts, code):
+    start, buckets = machine
+    process = start(0, codes)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == code, said
+    assert (buckets / "starts.0").read_text() == f"{starts}\n"
+    assert ended_codes(local(buckets=buckets), Folder()) == [code]
+    assert "queued-resources delete run1" in calls(buckets)
+
+
+def test_one_that_is_told_to_stop_saves_and_leaves_the_rest_to_the_next_attempt(machine):
+    start, buckets = machine
+    process = start(0, "wait")
+    deadline = time.monotonic() + 20
+    while not (buckets / "starts.0").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=20)[0]
+    assert process.returncode == 42 and "checkpointed\n" in said
+    assert ended_codes(local(buckets=buckets), Folder()) == [] and calls(buckets) == ""
+    assert "checkpointed" in (buckets / "bucket/run1/launch/logs/a001-w0000.log").read_text()
+
+
+def test_a_worker_that_does_not_know_its_number_does_nothing(machine):
+    start, buckets = machine
+    process = start("nobody", "0")  # whose number is no number to the metadata server
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 1 and "this worker's number is known neither to the environment nor" in said
+    assert not list(buckets.glob("starts.*")) and calls(buckets) == ""
+
+
+def test_damaged_code_is_tried_again_and_then_given_up(machine):
+    start, buckets = machine
+    process = start(0, "0", sha256="0" * 64)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 1 and "could not install the code (try 3 of 3)" in said
+    assert not (buckets / "starts.0").exists()
+
+
+def test_keep_leaves_the_machines(machine):
+    start, buckets = machine
+    process = start(0, "0", keep=True)
+    process.communicate(timeout=30)
+    assert process.returncode == 0 and calls(buckets) == ""

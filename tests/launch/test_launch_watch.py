@@ -1,0 +1,168 @@
+"""Watch: made again with growing pauses and a limit; done, mistaken, cancelled and failing jobs are not."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from efficientnet_pod.errors import RunError
+from launch.backends.api_errors import QuotaError
+from launch.backends.backend import State
+from launch.job import remembered as jobs
+from launch.job.job import Job
+from launch.watch import Pace, Watch
+from launch.workdir.progress import mark_cancelled
+from launch.workdir.storage import Folder
+
+ACTIVE, SUSPENDED = State("ACTIVE", "", "running"), State("SUSPENDED", "", "lost")
+FAILED = State("FAILED", "no capacity", "lost")
+GONE = State("GONE", "", "gone")
+
+
+class Scripted:
+    """A back end whose states are given, and what happens at each look."""
+
+    restarts, needs_bucket = "watch", False
+
+    def __init__(self, *looks):
+        self.looks, self.log = list(looks), []
+
+    def state(self, job):
+        look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        if callable(look):
+            look = look(job)
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    def submit(self, job):
+        self.log.append(f"submit {job.attempt}")
+        return 0
+
+    def cancel(self, job):
+        self.log.append(f"cancel {job.attempt}")
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    monkeypatch.setenv(jobs.FOLDER_VARIABLE, str(tmp_path / "jobs"))
+    return Job("run1", "fake", "v4-16", str(tmp_path / "run1"), max_restarts=3)
+
+
+def workers_end(state, *codes):
+    def look(job):
+        for worker, code in enumerate(codes):
+            Folder().write(f"{job.folder}/ended/a{job.attempt:03}-w{worker:04}", f"{code}\n".encode())
+        return state
+
+    return look
+
+
+def run_has(job, step, checkpoint):
+    rows = [json.dumps({"split": "train", "step": n}) for n in range(1, step + 1)]
+    Folder().write(f"{job.workdir}/metrics.jsonl", "\n".join([*rows, '{"split"']).encode())
+    Folder().write(f"{job.workdir}/plan.json", b'{"total_steps": 40}')
+    if checkpoint:
+        Folder().write(f"{job.workdir}/checkpoints/{checkpoint}/commit.json", b"{}")
+
+
+def watch(job, backend):
+    said, slept = [], []
+    watched = Watch(
+        job, backend, Folder(), pace=Pace(poll=0.0, backoff=10.0, most=25.0), report=said.append,
+        sleep=slept.append,
+    )  # fmt: skip
+    code = watched.run()
+    return code, [line.removeprefix("run1 ") for line in said], [pause for pause in slept if pause], watched
+
+
+def test_a_job_that_is_done_is_left_alone(job):
+    code, said, slept, _ = watch(job, Scripted(ACTIVE, workers_end(ACTIVE, 0, 0)))
+    assert code == 0 and not slept
+    assert said == ["(attempt 1): ACTIVE", f"(attempt 1): done at step 0; records in {job.workdir}"]
+
+
+def test_lost_work_is_told_and_pauses_grow_until_there_is_progress(job):
+    run_has(job, step=13, checkpoint=10)
+
+    def progresses(job):
+        run_has(job, step=20, checkpoint=20)
+        return SUSPENDED
+
+    backend = Scripted(ACTIVE, SUSPENDED, ACTIVE, SUSPENDED, ACTIVE, progresses, workers_end(GONE, 0))
+    code, said, slept, watched = watch(job, backend)
+    assert code == 0 and slept == [10.0, 20.0, 10.0]
+    lost = "the machines are gone after step 13 of 40; checkpoint at step 10: 3 steps of work are lost"
+    assert said[:4] == [
+        "(attempt 1): ACTIVE",
+        "(attempt 1): SUSPENDED",
+        f"(attempt 1): {lost}",
+        "(attempt 1): made again in 10 s (restart 1 of 3)",
+    ]
+    assert (
+        "(attempt 3): the machines are gone after step 20 of 40; checkpoint at step 20: no work is lost"
+        in said
+    )
+    assert backend.log[:4] == ["cancel 1", "submit 2", "cancel 2", "submit 3"]
+    assert watched.job.attempt == 4 and jobs.recall("run1") == watched.job
+
+
+def test_there_is_a_limit(job):
+    backend = Scripted(FAILED)
+    code, said, slept, _ = watch(job, backend)
+    assert code == 1 and slept == [10.0, 20.0, 25.0]
+    assert "(attempt 1): FAILED: no capacity" in said
+    assert said[-1] == (
+        "(attempt 4): not made again: it was 3 times, and --max-restarts=3; submit it again to go on"
+    )
+    assert backend.log[-1] == "cancel 4"
+
+
+def test_a_mistake_is_never_tried_again(job):
+    backend = Scripted(ACTIVE, workers_end(ACTIVE, 2))
+    code, said, _, _ = watch(job, backend)
+    assert code == 2 and backend.log == ["cancel 1"]
+    assert said[-1].endswith("must be changed (exit code 2), so it is not made again")
+
+
+def test_a_run_that_failed_is_tried_again(job):
+    backend = Scripted(workers_end(GONE, 134), workers_end(GONE, 0))
+    code, said, _, _ = watch(job, backend)
+    assert code == 0 and "(attempt 1): the run failed with exit code 134" in said
+
+
+def test_what_was_cancelled_is_not_made_again(job):
+    def cancelled(job):
+        mark_cancelled(job, Folder())
+        return GONE
+
+    backend = Scripted(ACTIVE, cancelled)
+    assert watch(job, backend)[0] == 1 and not backend.log
+
+
+def test_an_api_that_fails_for_a_while_is_borne(job):
+    backend = Scripted(RunError("the TPU API failed (busy)"), ACTIVE, workers_end(ACTIVE, 0, 0))
+    code, said, _, _ = watch(job, backend)
+    assert code == 0 and said[0] == "(attempt 1): the TPU API failed (busy)"
+    with pytest.raises(RunError, match="busy"):
+        watch(replace(job, attempt=9), Scripted(RunError("busy")))
+
+
+def test_a_quota_that_does_not_suffice_is_waited_for(job):
+    backend = Scripted(SUSPENDED, GONE, GONE, GONE, workers_end(ACTIVE, 0, 0))
+    submit, backend.submit = backend.submit, None
+
+    def refuses(job):
+        backend.submit = submit
+        raise QuotaError("the quota of project p does not suffice")
+
+    backend.submit = refuses
+    code, said, slept, watched = watch(job, backend)
+    assert code == 0 and slept == [10.0, 20.0] and watched.job.attempt == 3
+    assert "(attempt 2): the quota of project p does not suffice" in said
+
+
+def test_a_resource_that_is_gone_without_a_word_counts_as_lost(job):
+    code, said, _, _ = watch(job, Scripted(ACTIVE, GONE, GONE, GONE, workers_end(ACTIVE, 0, 0)))
+    assert code == 0
+    assert "(attempt 1): the machines are gone before its first step; no work is lost" in said

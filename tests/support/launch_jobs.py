@@ -1,0 +1,61 @@
+"""What the launcher's tests share: a repository to send, an interpreter with a tiny network, one command."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import zygote
+
+from launch.cli import main
+
+ROOT = Path(__file__).parents[2]
+SENT = ("efficientnet_pod", "configs", "pyproject.toml", "README.md")
+
+
+def repository(folder: Path) -> Path:
+    """Returns a repository with one commit of what workers run."""
+    folder.mkdir()
+    for name in SENT:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "all"]):
+        subprocess.run(["git", "-C", folder, *words], check=True)
+    return folder
+
+
+def tiny_python(folder: Path, workdir: Path, *, step_seconds: float) -> Path:
+    """Returns an interpreter whose ``-m efficientnet_pod`` trains a network of one block, slowly."""
+    variables = {name: value for name, value in zygote.VARIABLES.items() if name != "PYTHONPATH"}
+    words = [sys.executable, str(ROOT / "tests" / "support" / "pod_processes.py"), str(folder / "points")]
+    words += [f'{{"step": {step_seconds}}}', str(workdir / "programs")]
+    lines = ["#!/bin/bash"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    lines += ["shift 2 # -m efficientnet_pod", f'exec {shlex.join(words)} "$@"']
+    path = folder / "python"
+    path.write_text("\n".join(lines) + "\n")
+    path.chmod(0o755)
+    return path
+
+
+def launch(capsys, *words: str) -> tuple[int, str, str]:
+    """Returns exit code, output and errors of ``python -m launch`` in this process."""
+    capsys.readouterr()
+    code = main(words)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def is_running(pid: int) -> bool:
+    """Returns whether a process lives."""
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,219 @@
+"""Exported weights: the same bits on the way back, the same logits elsewhere, a card that says what it is."""
+
+import dataclasses
+import errno
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from given_weights import random_weights
+from runs import fine_tuning_config as config
+from same_tensors import same
+from tiny import build_tiny_networks, tiny_network
+
+from efficientnet_pod.cli.export_weights import export
+from efficientnet_pod.cli.main import main
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.train.train import train_and_evaluate
+from efficientnet_pod.weights import convert, trained
+from efficientnet_pod.weights.formats import keras_writer
+from efficientnet_pod.weights.formats.stablehlo import exported
+from efficientnet_pod.weights.open import open_weights
+from efficientnet_pod.weights.trained import Trained
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def weights() -> Trained:
+    """A B0 whose statistics are those of the images, so that the images matter to the logits."""
+    given = random_weights("b0", 5, kernel_noise=0.0)
+    levels = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.float32)
+    model = given.model
+    model = model.clone(norm=lambda **options: given.model.norm(**options, momentum=0.0))
+    _, updated = jax.jit(
+        lambda x: model.apply(
+            given.variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
+        )
+    )(given.normalise(levels))
+    variables = {"params": given.variables["params"], **jax.device_get(updated)}
+    return Trained("b0", variables, ("a", "Bär", "猫", "d", "e"), SIZE, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(2).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def logits(weights, images):
+    return np.asarray(
+        jax.jit(lambda x: weights.model.apply(weights.variables, weights.normalise(x), train=False))(images)
+    )
+
+
+def test_there_and_back_is_exact_and_again_the_same_bytes(weights, tmp_path):
+    for name in ("once", "twice"):
+        export(weights, tmp_path / name, ["safetensors"])
+    found = open_weights(str(tmp_path / "once"))
+    assert same(found.tensors, weights.tensors)
+    assert (found.class_names, found.mean_rgb) == (weights.class_names, weights.mean_rgb)
+    export(found, tmp_path / "back", ["safetensors"])
+    for file in ("model.safetensors", "config.json"):
+        contents = {(tmp_path / name / file).read_bytes() for name in ("once", "twice", "back")}
+        assert len(contents) == 1, file
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_keras_computes_the_same(weights, images, logits, tmp_path):
+    keras = pytest.importorskip("keras")
+    export(weights, tmp_path / "w", ["keras"])
+    options = {"weights": None, "classes": 5, "classifier_activation": None, "input_shape": (SIZE, SIZE, 3)}
+    model = keras.applications.EfficientNetB0(**options)
+    model.load_weights(tmp_path / "w" / "model.weights.h5")
+    found = np.asarray(model(images.astype(np.float32), training=False))
+    scale = np.abs(logits).max()
+    assert np.abs(found - logits).max() <= 1e-4 * scale
+    assert np.std(logits, axis=0).min() > 1e-3 * scale
+    assert same(open_weights(str(tmp_path / "w" / "model.weights.h5")).tensors, weights.tensors)
+
+
+def test_the_program_takes_any_batch_on_any_platform(weights, images, logits, tmp_path):
+    export(weights, tmp_path / "w", ["stablehlo"])
+    program = jax.export.deserialize(bytearray((tmp_path / "w" / "model.stablehlo").read_bytes()))
+    assert program.platforms == ("cpu", "tpu", "cuda")
+    for batch in (1, 3):
+        found = np.asarray(program.call(images[:batch]))
+        np.testing.assert_allclose(found, logits[:batch], atol=1e-5 * np.abs(logits).max())
+
+
+def test_the_program_of_a_residual_network_too():
+    program = exported(random_weights("resnet50", 3))
+    assert str(program.in_avals[0].shape[0]) == "batch" and program.out_avals[0].shape[1] == 3
+
+
+def test_a_program_names_no_files_of_this_machine(weights, logits):
+    program = bytes(exported(weights).serialize())  # the same layers were compiled before, for the logits
+    assert program == bytes(exported(weights).serialize())
+    assert b"efficientnet_pod/" not in program and b"site-packages" not in program
+
+
+def card_of(folder: Path) -> tuple[dict, str]:
+    _, front, text = (folder / "README.md").read_text().split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_a_card_of_a_run_says_what_it_was(tmp_path, monkeypatch, capsys):
+    build_tiny_networks(monkeypatch)
+    monkeypatch.setattr(trained, "create_network", tiny_network)
+    convert._shapes.cache_clear()
+    summary = train_and_evaluate(config(), tmp_path / "run")
+    capsys.readouterr()
+    assert main(["export", str(tmp_path / "run"), f"--out={tmp_path / 'Ziffern'}"]) == 0
+    convert._shapes.cache_clear()
+    out = capsys.readouterr().out
+    assert "model.safetensors" in out and "README.md" in out
+    about, text = card_of(tmp_path / "Ziffern")
+    [result] = about["model-index"][0]["results"]
+    assert about["model-index"][0]["name"] == "Ziffern" and about["datasets"] == ["digits"]
+    assert result["metrics"][0]["value"] == pytest.approx(100 * summary["best"]["top1"], abs=1e-3)
+    for said in (
+        "8 × cpu",
+        "Device-hours",
+        "Price",
+        "0.485, 0.456, 0.406",
+        '"optimizer.name": "lars"',
+        "step 6",
+    ):
+        assert said in text, said
+    assert "\n\n\n" not in text
+    settings = json.loads((tmp_path / "Ziffern" / "config.json").read_text())
+    assert settings["label_names"] == list("0123456789")
+    assert settings["pretrained_cfg"]["crop_mode"] == "squash"
+
+
+def test_a_card_of_foreign_weights_says_where_they_are_from(weights, tmp_path):
+    export(weights, tmp_path / "w", ["safetensors", "keras", "stablehlo"])
+    about, text = card_of(tmp_path / "w")
+    assert "model-index" not in about and "## Recipe" not in text
+    for said in ("timm.create_model", "load_weights", "export.deserialize", "0.4, 0.5, 0.6", "label_names"):
+        assert said in text, said
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["w", "--to=keras,savedmodel"], "--to=savedmodel is unknown; known: keras, onnx"),
+        (["w", "--to=kerras"], "--to=kerras is unknown; did you mean 'keras'?"),
+        ([], "export needs one workdir, folder or file of weights"),
+        (["nowhere"], "'nowhere' does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):
+    assert main(["export", *arguments, f"--out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_on_another_machine_is_refused(capsys):
+    assert main(["export", "w", "--out=gs://bucket/w"]) == 2
+    assert "--out=gs://bucket/w is not on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "network, said", [("resnet50", "has no ResNet-50"), ("lite0", "has no EfficientNet-Lite0")]
+)
+def test_what_cannot_be_written_leaves_nothing_behind(network, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        export(random_weights(network), tmp_path / "out", ["safetensors", "keras"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_of_earlier_weights_stays_beside_the_new_ones(weights, tmp_path):
+    export(weights, tmp_path, ["keras"])
+    (tmp_path / "mine.txt").write_text("kept")
+    export(weights, tmp_path, ["safetensors"])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors", "mine.txt"}
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_workdir_and_the_folders_of_others_are_not_written_over(weights, file, tmp_path):
+    (tmp_path / "config.json").write_text("{}")  # a run's recipe, or another program's
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(UserError, match="holds other files"):
+        export(weights, tmp_path, ["safetensors"])
+    assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_timm_is_named_only_where_it_computes_the_same(tmp_path):
+    given = random_weights("resnet50", 3)
+    export(dataclasses.replace(given, settings={"bn_epsilon": 1e-3}), tmp_path / "w", ["safetensors"])
+    assert "architecture" not in json.loads((tmp_path / "w" / "config.json").read_text())
+    assert "import timm" not in (tmp_path / "w" / "README.md").read_text()
+    found = open_weights(str(tmp_path / "w"))
+    assert (found.network, found.bn_epsilon) == ("resnet50", 1e-3)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_export(weights, tmp_path, monkeypatch):
+    export(weights, tmp_path / "w", ["safetensors"])
+    before = (tmp_path / "w" / "model.safetensors").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keras_writer, "write_keras", full)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        export(weights, tmp_path / "w", ["keras"])
+    assert (tmp_path / "w" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+def test_other_files_are_not_written_over(weights, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        export(weights, tmp_path, ["safetensors"])
+    assert (tmp_path / "README.md").read_text() == "mine"
