@@ -150,15 +150,15 @@ def bytes_by_purpose(program: Program) -> dict[tuple[str, int], int]:
 
 
 def test_what_is_sent_is_what_the_network_needs(tiny):
-    """Float32 pairs of every channel within a BN group; gradients over all replicas, or over the groups."""
+    """Float32 pairs of every channel within a BN group; float32 gradients over all replicas.
+
+    The gradients of squeeze-excite's biases are made in bfloat16; the compiler converts them as it sums.
+    """
     sizes = parameters()
-    classifier = sum(size for path, size in sizes.items() if path[0] == "classifier")
-    norms = sum(size for path, size in sizes.items() if path[-2].endswith("_bn"))
-    rest = sum(sizes.values()) - classifier - norms
+    biases = sum(n for path, n in sizes.items() if path[-2].startswith("se_") and path[-1] == "bias")
     assert bytes_by_purpose(tiny) == {
         ("BN", 4): 2 * 2 * 4 * bn_channels(),  # two sums forward, two backward
-        ("gradients", 8): 4 * classifier + 2 * rest,  # convolutions have bfloat16 kernels
-        ("gradients", 2): 4 * norms,
+        ("gradients", 8): 4 * sum(sizes.values()) - 2 * biases,
         ("statistics", 2): 2 * 4 * bn_channels(),
         ("metrics", 8): 4 + 4 * (3 + 3),  # the loss; three flags, top-1, top-5, images
     }
@@ -172,8 +172,9 @@ def test_collectives_have_the_groups_of_the_mesh_and_come_once(tiny):
     assert {(c.num_groups, c.group_size, c.count, c.op) for c in bn} == {(2, 4, 1, "all-reduce")}
     across = [c for c in tiny.collectives if c.group_size == 2]
     assert [c.groups for c in across] == [((0, 4), (1, 5), (2, 6), (3, 7))]
-    (mixed,) = across
-    assert [purpose for purpose, _ in mixed.purposes] == ["gradients", "statistics"]
+    assert [purpose for purpose, _ in across[0].purposes] == ["statistics"]
+    (mixed,) = (c for c in tiny.collectives if len(c.purposes) > 1)
+    assert [purpose for purpose, _ in mixed.purposes] == ["gradients", "metrics"]
     assert mixed.purpose == "gradients" and mixed.bytes == sum(sent for _, sent in mixed.purposes)
     assert len(tiny.collectives) == read_hlo("tiny_v3").count(" all-reduce(")
 
@@ -240,9 +241,9 @@ def test_memory_agrees_with_the_compilers_own(tiny):
     """Its buffer assignment lists live ranges that add up to 3,665,920 bytes; its allocator takes more."""
     memory = tiny.memory
     assert memory.argument_bytes == 624_640  # `memory_analysis`, as are the next two
-    assert memory.output_bytes + 1024 == 532_480 - 523_264  # results less donated, and a table of addresses
+    assert memory.output_bytes + 1024 == 533_504 - 523_264  # results less donated, and a table of addresses
     assert 0.99 < memory.temporary_bytes / 3_665_920 < 1.01
-    assert memory.temporary_bytes < 11_741_184
+    assert memory.temporary_bytes < 11_892_736
     assert sum(b.bytes for b in tiny.buffers) == memory.peak_bytes
     assert [b.bytes for b in tiny.buffers] == sorted((b.bytes for b in tiny.buffers), reverse=True)
 

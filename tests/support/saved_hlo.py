@@ -1,4 +1,4 @@
-"""Programs as compilers wrote them, kept in tests/data; run as a script, it compiles and keeps them anew.
+"""Programs as compilers wrote them, kept in tests/files; run as a script, it compiles and keeps them anew.
 
 It needs libtpu: ``JAX_PLATFORMS=cpu python tests/support/saved_hlo.py``.
 """
@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[1] / "files"
 
 @cache
 def read_hlo(name: str) -> str:
-    """Returns the text of ``tests/data/<name>.hlo``, made by hand, or of ``<name>.hlo.gz``, by a compiler."""
+    """Returns the text of ``tests/files/<name>.hlo``, made by hand, or of ``<name>.hlo.gz``, by a compiler."""
     by_hand = DATA / f"{name}.hlo"
     if by_hand.exists():
         return by_hand.read_text()
@@ -45,7 +45,7 @@ def _tiny_train_step(devices: list[Any], bn_group_size: int) -> Any:
     from efficientnet_pod.recipe.recipe import read_recipe
     from efficientnet_pod.run import run
 
-    run.efficientnet = lambda name, **options: tiny.tiny_model(**options)
+    run.create_network = tiny.tiny_network
     config = recipes.load("supercomputer.py")
     config["global_batch"], config["bn_group_size"] = 4 * len(devices), bn_group_size
     config["data"]["image_size"] = tiny.SIZE
