@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# From the top down. A room imports from itself and from floors below, never from a room beside it: so there is
-# no circle between rooms.
+# From the top down. A room imports from itself and from floors below, never from a room beside it, so rooms
+# cannot form a circle.
 FLOORS = [
     {"cli"},
     {"train"},

@@ -10,7 +10,7 @@ from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.train.display import progress_bar
+from efficientnet_pod.pod.terminal import progress_bar
 
 if TYPE_CHECKING:
     from efficientnet_pod.evaluate.predictor import Predictor

@@ -20,8 +20,8 @@ from efficientnet_pod.data.sources.opening import Example, Indexed, Records, Sou
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption, reason_of
 from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image, size_of, train_image
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.terminal import progress_bar
 from efficientnet_pod.recipe.recipe import DataSettings
-from efficientnet_pod.train.display import progress_bar
 
 _SHEET_ROWS, _SHEET_COLUMNS, _GAP = 8, 8, 4
 _THREADS = 8  # each in a decoder of TensorFlow, which lets the others run

@@ -23,8 +23,8 @@ from efficientnet_pod.data.sources.opening import Example, Indexed, Records, Sou
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
 from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image, size_of, train_image
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.terminal import progress_bar
 from efficientnet_pod.recipe.rectangles import Shapes
-from efficientnet_pod.train.display import progress_bar
 
 _HEADERS = 1024  # read at once for their sizes
 

@@ -20,8 +20,8 @@ from efficientnet_pod.data.sources.opening import Example, Indexed, Records, Sou
 from efficientnet_pod.data.sources.tfds import MANIFEST, split_names
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption, reason_of
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.terminal import progress_bar
 from efficientnet_pod.recipe.recipe import DataSettings
-from efficientnet_pod.train.display import progress_bar
 
 SHARD_IMAGES = 1000  # at most; written as one, so an interrupted run loses no more
 _NAME = "prepared"  # of the data set in the copy's metadata

@@ -1,7 +1,7 @@
 """A whole evaluation set on all replicas, each image counted once."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from typing import Any
 
@@ -14,16 +14,16 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.mesh import share_from_first_host
 from efficientnet_pod.pod.runtime import compilation_cache
+from efficientnet_pod.pod.terminal import progress_bar
 from efficientnet_pod.run.feed import Feed, nothing
 from efficientnet_pod.run.metrics import Counts, Predictions, Rates, rates
+from efficientnet_pod.run.programs import EvalStep, eval_step_of
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import GO, STOP, commands
-from efficientnet_pod.train.display import progress_bar
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
 from efficientnet_pod.workdir.workdir import Workdir
 
-EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array, Predictions]]
 Collect = Callable[[Mapping[str, np.ndarray], Predictions], None]
 _IN_FLIGHT = 2  # batches dispatched and not read: the devices never wait for the host
 
@@ -122,14 +122,6 @@ def eval_batches(run: Run) -> Iterator[Any]:
     ).as_numpy_iterator()
 
 
-def eval_step_of(run: Run, compiled: Sequence[EvalStep]) -> EvalStep:
-    """Returns one evaluation step for batches of all the plan's shapes, given one for each."""
-    by_shape: dict[tuple[int, ...], EvalStep] = {
-        (h, w, 3): step for (h, w, _), step in zip(run.plan.eval_shapes, compiled, strict=True)
-    }
-    return lambda variables, batch: by_shape[batch["image"].shape[1:]](variables, batch)
-
-
 def evaluate_weights(
     run: Run, variables: Any | None, *, programs: epath.Path | None = None, collect: Collect | None = None
 ) -> Rates:
@@ -149,7 +141,7 @@ def evaluate_weights(
     with compilation_cache(programs) if programs and first else nullcontext():
         eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
     console = Console(stderr=True, highlight=False, quiet=not first)
-    with progress_bar("evaluating", total=run.plan.eval_steps, unit="batches", console=console) as advance:
+    with progress_bar("evaluating", total=run.plan.eval_steps, unit="batches", on=console) as advance:
         result = evaluate(run, eval_step, shared, progress=lambda: advance(1), collect=collect)
     assert result is not None  # nobody stops it
     return result

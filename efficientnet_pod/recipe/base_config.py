@@ -17,7 +17,7 @@ def require_row(row: str, known: Iterable[str]) -> None:
 
 
 def base_config() -> Any:
-    """Returns a ConfigDict with the fields of :class:`efficientnet_pod.recipe.recipe.Recipe`, which explains them.
+    """Returns a ConfigDict with the fields of :class:`.recipe.Recipe`, which explains them.
 
     No augmentation but the published crop, no regularisation, no averaged weights, SGD at a constant rate. A
     recipe sets the rest; what it sets is what its source asks for.

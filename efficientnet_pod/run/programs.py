@@ -4,7 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -14,16 +14,17 @@ from typing import Any
 import jax
 from etils import epath
 
-from efficientnet_pod.evaluate.evaluate import EvalStep, eval_step_of
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.run.metrics import Counts, Predictions
 from efficientnet_pod.run.run import IMAGE_NUMBERS, Run, open_run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.workdir.workdir import Workdir
 
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array, Predictions]]
 TrainProgram = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Outcome]]
 
 
@@ -68,6 +69,14 @@ class Programs:
     def close(self) -> None:
         """Leaves out what has not begun to be compiled, and does not wait for what has."""
         self._compiler.shutdown(wait=False, cancel_futures=True)
+
+
+def eval_step_of(run: Run, compiled: Sequence[EvalStep]) -> EvalStep:
+    """Returns one evaluation step for batches of all the plan's shapes, given one for each."""
+    by_shape: dict[tuple[int, ...], EvalStep] = {
+        (h, w, 3): step for (h, w, _), step in zip(run.plan.eval_shapes, compiled, strict=True)
+    }
+    return lambda variables, batch: by_shape[batch["image"].shape[1:]](variables, batch)
 
 
 def get_programs(

@@ -1,58 +1,15 @@
 """What a person sees while a run runs: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.text import Text
 
-
-@contextmanager
-def progress_bar(
-    what: str, *, total: int, unit: str, done: int = 0, console: Console | None = None
-) -> Iterator[Callable[[int], None]]:
-    """Shows a bar with rate and time left, on a terminal only; yields a function that moves it on.
-
-    Args:
-      what: is done, in front of the bar.
-      total: units of the whole work.
-      unit: what is counted, in the plural.
-      done: units done before this start.
-      console: where to print; standard error by default.
-    """
-    console = console or Console(stderr=True, highlight=False)
-    with Progress(*_columns(), console=console, disable=not console.is_terminal, transient=True) as bar:
-        task, start, moved = bar.add_task(what, total=total, completed=done, rate=""), time.monotonic(), 0
-
-        def advance(units: int) -> None:
-            nonlocal moved
-            moved += units
-            rate = moved / max(time.monotonic() - start, 1e-3)
-            bar.update(task, advance=units, rate=f"{rate:,.0f} {unit}/s")
-
-        yield advance
-
-
-def _columns() -> tuple[ProgressColumn, ...]:
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+from efficientnet_pod.pod.terminal import bar_columns
 
 
 class Display:
@@ -68,7 +25,7 @@ class Display:
         """
         self.console = console or Console(quiet=silent, highlight=False, soft_wrap=True)
         self._bar = Progress(
-            *_columns(),
+            *bar_columns(),
             console=self.console,
             disable=silent or not self.console.is_terminal,
         )

@@ -1,10 +1,14 @@
 """What must stay the same between two starts of one run: its config, its plan and its images."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.workdir.files import make_writable
+from efficientnet_pod.workdir.redact import redact_strings
+from efficientnet_pod.workdir.values import flatten
+from efficientnet_pod.workdir.workdir import Workdir
 
 # What may change between two starts of one run: it does not change its numbers, or only those of bad images.
 FREE_FIELDS = frozenset(
@@ -44,6 +48,76 @@ _SHOWN = 5
 _ABSENT = object()
 
 
+class Claim:
+    """A workdir that belongs to this run: no start of another run can go on in it."""
+
+    def __init__(self, workdir: Workdir, config: dict[str, Any]):
+        """Makes the folder and stores the config, or checks that the one stored is of the same run.
+
+        Fields that depend on the machine or the images are checked by :meth:`accept`, which also stores
+        permitted changes of the config.
+
+        Raises:
+          UserError: the folder cannot be written, belongs to another config, or to one that cannot be read.
+        """
+        self._workdir = workdir
+        self._changed_config: dict[str, Any] | None = None
+        make_writable(workdir.path)
+        given = as_json(redact_strings(config))
+        if not (workdir.path / "config.json").exists():
+            _require_no_checkpoints(workdir, "config.json")
+            workdir.write("config.json", config)
+            return
+        stored = workdir.read("config.json")
+        require_same_config(stored, given, workdir.path)
+        if stored != given:
+            self._changed_config = config
+
+    def accept(self, plan: dict[str, Any], data: dict[str, Any]) -> list[str]:
+        """Checks that this start continues what earlier ones did, and writes ``plan.json``, ``data.json``.
+
+        Args:
+          plan: ``Plan.as_dict()``; with ``device_kind``, a change of which is warned of.
+          data: ``name``, ``num_train``, ``num_eval``, ``class_names`` and ``fingerprint`` of the source.
+
+        Returns:
+          Warnings: what is not bit for bit the same on this machine.
+
+        Raises:
+          UserError: the images, the BN batch, a dtype or another number of the plan differs; nothing is
+            written.
+        """
+        workdir, warnings = self._workdir, []
+        for name, value, require_same in (
+            ("data.json", data, require_same_images),
+            ("plan.json", plan, require_same_plan),
+        ):
+            if not (workdir.path / name).exists():
+                _require_no_checkpoints(workdir, name)
+                continue
+            stored, given = workdir.read(name), as_json(redact_strings(value))
+            try:
+                require_same(stored, given, workdir.path)
+                warnings += machine_warnings(stored, given)
+            except (KeyError, TypeError) as error:
+                raise UserError(
+                    f"{name} in '{workdir.path}' was written by another version; choose another --workdir"
+                ) from error
+        if self._changed_config is not None:
+            workdir.write("config.json", self._changed_config)
+        workdir.write("plan.json", plan)
+        workdir.write("data.json", data)
+        return warnings
+
+
+def _require_no_checkpoints(workdir: Workdir, name: str) -> None:
+    if workdir.checkpoints.exists() and any(workdir.checkpoints.iterdir()):
+        raise UserError(
+            f"workdir '{workdir.path}' has checkpoints and no {name}, which names the run they belong to; "
+            "restore it or choose another --workdir"
+        )
+
+
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Returns (dotted field, old value, new value) where two configs differ in what decides the numbers.
 
@@ -55,15 +129,6 @@ def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[s
         for each in _differences(old, new)
         if each[0] not in FREE_FIELDS and each[0] not in RESOLVED_FIELDS
     ]
-
-
-def flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted field, value) of nested tables, in their order."""
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def require_same_config(old: dict[str, Any], new: dict[str, Any], workdir: object) -> None:

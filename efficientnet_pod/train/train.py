@@ -27,6 +27,7 @@ from efficientnet_pod.train.initial_weights import (
 )
 from efficientnet_pod.train.log import TrainingLog
 from efficientnet_pod.train.loop import COMPILE_SECONDS, Training
+from efficientnet_pod.train.same_run import Claim
 from efficientnet_pod.train.saves import Position, Saves
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
 from efficientnet_pod.workdir.files import is_remote, reason
@@ -225,9 +226,9 @@ def _take(
     if hosts.index() > 0:
         return None, None
     owner = stack.enter_context(Owner(workdir.path, report=display.warn))
-    workdir.claim(config)
+    claim = Claim(workdir, config)
     plan = run.plan.as_dict() | {"device_kind": run.runtime.device_kind}
-    for warning in workdir.accept(plan, data_of(run)):
+    for warning in claim.accept(plan, data_of(run)):
         display.warn(f"warning: {warning}")
     checkpoints = Checkpoints(workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints, report=display.warn)
     return owner, stack.enter_context(checkpoints)

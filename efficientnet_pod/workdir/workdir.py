@@ -10,14 +10,7 @@ from typing import Any, Self
 from etils import epath
 
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.train.same_run import (
-    as_json,
-    machine_warnings,
-    require_same_config,
-    require_same_images,
-    require_same_plan,
-)
-from efficientnet_pod.workdir.files import cannot_write, is_remote, make_writable, reason, write_whole
+from efficientnet_pod.workdir.files import cannot_write, is_remote, reason, write_whole
 from efficientnet_pod.workdir.redact import redact_strings
 from efficientnet_pod.workdir.tensorboard import TensorBoardEvents
 
@@ -30,7 +23,6 @@ class Workdir:
         given = epath.Path(path)
         # Orbax refuses a relative folder; `absolute` would take gs:// for one.
         self.path = given if given.is_absolute() else given.absolute()
-        self._config: dict[str, Any] | None = None
 
     @property
     def checkpoints(self) -> epath.Path:
@@ -41,62 +33,6 @@ class Workdir:
     def programs(self) -> epath.Path:
         """Where the compiled programs are."""
         return self.path / "programs"
-
-    def claim(self, config: dict[str, Any]) -> None:
-        """Makes the folder and stores the config, or checks that the one stored is of the same run.
-
-        What the machine or the images decide is left to :meth:`accept`, which then stores a config that has
-        changed where it may.
-
-        Raises:
-          UserError: the folder cannot be written, belongs to another config, or to one that cannot be read.
-        """
-        make_writable(self.path)
-        given = as_json(redact_strings(config))
-        if not (self.path / "config.json").exists():
-            self._require_no_checkpoints("config.json")
-            self.write("config.json", config)
-            return
-        stored = self.read("config.json")
-        require_same_config(stored, given, self.path)
-        self._config = None if stored == given else config
-
-    def accept(self, plan: dict[str, Any], data: dict[str, Any]) -> list[str]:
-        """Checks that this start goes on with what the earlier ones did, and writes ``plan.json`` and
-        ``data.json``; call it after :meth:`claim`.
-
-        Args:
-          plan: ``Plan.as_dict()``; with ``device_kind``, if another one is to be warned of.
-          data: ``name``, ``num_train``, ``num_eval``, ``class_names`` and ``fingerprint`` of the source.
-
-        Returns:
-          Warnings: what is not bit for bit the same on this machine.
-
-        Raises:
-          UserError: the images, the BN batch, a dtype or another number of the plan differs; nothing is
-            written.
-        """
-        warnings: list[str] = []
-        for name, value, require_same in (
-            ("data.json", data, require_same_images),
-            ("plan.json", plan, require_same_plan),
-        ):
-            if not (self.path / name).exists():
-                self._require_no_checkpoints(name)
-                continue
-            stored, given = self.read(name), as_json(redact_strings(value))
-            try:
-                require_same(stored, given, self.path)
-                warnings += machine_warnings(stored, given)
-            except (KeyError, TypeError) as error:
-                raise UserError(
-                    f"{name} in '{self.path}' was written by another version; choose another --workdir"
-                ) from error
-        if self._config is not None:
-            self.write("config.json", self._config)
-        self.write("plan.json", plan)
-        self.write("data.json", data)
-        return warnings
 
     def read(self, name: str) -> dict[str, Any]:
         """Returns the contents of a JSON file, which is a table.
@@ -144,13 +80,6 @@ class Workdir:
           RunError: it cannot be read.
         """
         return _parse(_contents(self.path / "metrics.jsonl"))[0]
-
-    def _require_no_checkpoints(self, name: str) -> None:
-        if self.checkpoints.exists() and any(self.checkpoints.iterdir()):
-            raise UserError(
-                f"workdir '{self.path}' has checkpoints and no {name}, which says of what run they are; "
-                "restore it or choose another --workdir"
-            )
 
 
 class MetricsLog:

@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[1] / "files"
 
 @cache
 def read_hlo(name: str) -> str:
-    """Returns the text of ``tests/files/<name>.hlo``, made by hand, or of ``<name>.hlo.gz``, by a compiler."""
+    """Returns the text of ``tests/files/<name>.hlo`` (by hand) or ``<name>.hlo.gz`` (by a compiler)."""
     by_hand = DATA / f"{name}.hlo"
     if by_hand.exists():
         return by_hand.read_text()

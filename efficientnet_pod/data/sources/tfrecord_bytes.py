@@ -19,7 +19,7 @@ from etils import epath
 
 from efficientnet_pod.data.sources.types import Example, FileRange, Records
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.train.display import progress_bar
+from efficientnet_pod.pod.terminal import progress_bar
 
 # A record is its length (uint64, little endian), the masked CRC-32C of these 8 bytes, the data, and the
 # masked CRC-32C of the data. Source: tensorflow/core/lib/io/record_writer.h.

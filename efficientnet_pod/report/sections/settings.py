@@ -19,7 +19,7 @@ from efficientnet_pod.report.values import (
     plural,
     whole,
 )
-from efficientnet_pod.train.same_run import flatten
+from efficientnet_pod.workdir.values import flatten
 
 _ABSENT = object()
 
