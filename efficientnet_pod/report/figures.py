@@ -8,7 +8,7 @@ from efficientnet_pod.pod.chips import Chip, chip_of
 from efficientnet_pod.report.journal import held_up, starts
 from efficientnet_pod.report.records import Records, Row
 from efficientnet_pod.report.state import device_of
-from efficientnet_pod.report.values import dig, number, table_of, whole
+from efficientnet_pod.workdir.values import dig, number, table_of, whole
 
 Accuracy = Literal["top1", "top5"]
 # Nice levels, from which a table takes the ten highest that are reached.

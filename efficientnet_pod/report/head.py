@@ -15,17 +15,15 @@ from efficientnet_pod.report.state import device_of
 from efficientnet_pod.report.values import (
     NOT_RECORDED,
     count,
-    dig,
     duration,
     figure,
     joined,
     network_title,
-    number,
     optimizer_name,
     percent,
     plural,
-    whole,
 )
+from efficientnet_pod.workdir.values import dig, number, whole
 
 
 def head_of(run: Run, *, all_complete: bool = True) -> Head:

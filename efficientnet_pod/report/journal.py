@@ -6,17 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from efficientnet_pod.report.values import (
-    NOT_RECORDED,
-    duration,
-    figure,
-    joined,
-    number,
-    plural,
-    table_of,
-    time_of,
-    whole,
-)
+from efficientnet_pod.report.values import NOT_RECORDED, duration, figure, joined, plural
+from efficientnet_pod.workdir.values import number, table_of, time_of, whole
 
 Event = dict[str, Any]
 ENDINGS = ("stopped", "failed", "end")

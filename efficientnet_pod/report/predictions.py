@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from efficientnet_pod.report.values import list_of, number, whole
+from efficientnet_pod.workdir.values import list_of, number, whole
 
 _MOST_SAMPLES = 48
 _MOST_BYTES = 256 * 1024

@@ -11,9 +11,10 @@ from etils import epath
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.report.predictions import Predictions, read_predictions
 from efficientnet_pod.report.trust_ratios import TrustRatios, read_trust_ratios
-from efficientnet_pod.report.values import dig, number, plural, whole
+from efficientnet_pod.report.values import plural
 from efficientnet_pod.workdir.files import is_remote, reason
 from efficientnet_pod.workdir.owner import Holder, holder_of
+from efficientnet_pod.workdir.values import dig, number, whole
 
 Row = dict[str, Any]
 # Of these a page shows at least something.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientnet_pod.report.values import number, whole
+from efficientnet_pod.workdir.values import number, whole
 
 QUANTILES = (0.1, 0.5, 0.9)
 

@@ -1,59 +1,13 @@
-"""How values of records are taken, of whatever version and however damaged, and how they are put in words."""
+"""Numbers, times and names of a report in words."""
 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 NOT_RECORDED = "not recorded"
 NONE = "–"
-_MOST = 1e15  # charts overflow near the end of the numbers, and nothing counted here comes near this
-
-
-def number(value: Any) -> float | None:
-    """Returns a number; None for anything else: truth values, texts, NaN, and what no run can reach."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if abs(value) <= _MOST else None  # not so of NaN
-
-
-def whole(value: Any) -> int | None:
-    """Returns a whole number that is not negative; None for anything else."""
-    found = number(value)
-    return None if found is None or found < 0 or found != int(found) else int(found)
-
-
-def dig(table: Any, dotted: str) -> Any:
-    """Returns the value of a dotted field of nested tables; None where any part is missing."""
-    for name in dotted.split("."):
-        if not isinstance(table, dict):
-            return None
-        table = table.get(name)
-    return table
-
-
-def table_of(value: Any) -> dict[str, Any]:
-    """Returns a table as it is, and an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def list_of(value: Any) -> list[Any]:
-    """Returns a list as it is, and an empty one for anything else."""
-    return value if isinstance(value, list) else []
-
-
-def time_of(value: Any) -> datetime | None:
-    """Returns the moment that an ISO 8601 text names, in UTC; None for anything else."""
-    try:
-        moment = datetime.fromisoformat(value)
-        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def percent(rate: float | None, digits: int = 2) -> str:

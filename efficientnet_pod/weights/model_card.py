@@ -13,11 +13,10 @@ from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.report.head import head_of
 from efficientnet_pod.report.records import Records, read_records
 from efficientnet_pod.report.side_by_side import run_of
-from efficientnet_pod.report.values import dig, list_of
 from efficientnet_pod.weights.folder import architecture
 from efficientnet_pod.weights.trained import Trained
 from efficientnet_pod.workdir.files import is_remote
-from efficientnet_pod.workdir.values import flatten
+from efficientnet_pod.workdir.values import dig, flatten, list_of
 
 
 @dataclasses.dataclass(frozen=True)

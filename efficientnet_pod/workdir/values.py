@@ -1,7 +1,10 @@
-"""Values of nested tables, as a workdir's JSON files hold them."""
+"""Values of nested tables, as JSON files of a workdir hold them: taken whatever wrote or damaged the file."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
+
+_LARGEST = 1e15  # no number of a run comes near this; charts overflow at the end of the numbers
 
 
 def flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -11,3 +14,48 @@ def flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def dig(table: Any, dotted: str) -> Any:
+    """Returns the value of a dotted field of nested tables; None where any part is missing."""
+    for name in dotted.split("."):
+        if not isinstance(table, dict):
+            return None
+        table = table.get(name)
+    return table
+
+
+def number(value: Any) -> float | None:
+    """Returns a number; None for anything else: truth values, texts, NaN, and what no run can reach."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if abs(value) <= _LARGEST else None  # false of NaN
+
+
+def whole(value: Any) -> int | None:
+    """Returns a whole number that is not negative; None for anything else."""
+    known = number(value)
+    return None if known is None or known < 0 or known != int(known) else int(known)
+
+
+def table_of(value: Any) -> dict[str, Any]:
+    """Returns a table as it is, and an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def list_of(value: Any) -> list[Any]:
+    """Returns a list as it is, and an empty one for anything else."""
+    return value if isinstance(value, list) else []
+
+
+def time_of(value: Any) -> datetime | None:
+    """Returns the moment that an ISO 8601 text names, in UTC; None for anything else."""
+    try:
+        moment = datetime.fromisoformat(value)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -17,7 +17,8 @@ from efficientnet_pod.report.head import head_of
 from efficientnet_pod.report.journal import incidents, starts, tally
 from efficientnet_pod.report.records import read_records
 from efficientnet_pod.report.side_by_side import run_of
-from efficientnet_pod.report.values import duration, figure, number, thinned, time_of, whole
+from efficientnet_pod.report.values import duration, figure, thinned
+from efficientnet_pod.workdir.values import number, time_of, whole
 
 
 def test_time_to_accuracy_with_and_without_evaluation(tmp_path):

@@ -22,7 +22,7 @@ from efficientnet_pod.report.drawing.svg import (
     rectangles,
     to_svg,
 )
-from efficientnet_pod.report.values import list_of, whole
+from efficientnet_pod.workdir.values import list_of, whole
 
 _MOST_COLUMNS = 80
 _ROW = 20  # pixels

@@ -8,7 +8,8 @@ from efficientnet_pod.report.drawing.svg import SERIES
 from efficientnet_pod.report.figures import Evaluation, first_reaching, levels, peak
 from efficientnet_pod.report.records import Row
 from efficientnet_pod.report.side_by_side import Run, run_cell, run_keys, table_by_run
-from efficientnet_pod.report.values import NONE, count, duration, figure, number, percent, thinned
+from efficientnet_pod.report.values import NONE, count, duration, figure, percent, thinned
+from efficientnet_pod.workdir.values import number
 
 _MOST_ROWS = 200
 _UNITS = ((2 * 86400, 86400, "days"), (2 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))

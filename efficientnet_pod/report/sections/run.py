@@ -28,17 +28,14 @@ from efficientnet_pod.report.trust_ratios import TrustRatios
 from efficientnet_pod.report.values import (
     NONE,
     count,
-    dig,
     figure,
     moment,
-    number,
     optimizer_name,
     percent,
     plural,
-    table_of,
     thinned,
-    whole,
 )
+from efficientnet_pod.workdir.values import dig, number, table_of, whole
 
 _MOST_ROWS = 200
 _TOP = 10

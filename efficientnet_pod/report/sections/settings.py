@@ -7,19 +7,8 @@ from efficientnet_pod.report.blocks import Block, Folded, Section, Table, Text
 from efficientnet_pod.report.records import Records
 from efficientnet_pod.report.side_by_side import Run
 from efficientnet_pod.report.state import device_of, phases_of
-from efficientnet_pod.report.values import (
-    NONE,
-    dig,
-    figure,
-    joined,
-    list_of,
-    network_title,
-    number,
-    optimizer_name,
-    plural,
-    whole,
-)
-from efficientnet_pod.workdir.values import flatten
+from efficientnet_pod.report.values import NONE, figure, joined, network_title, optimizer_name, plural
+from efficientnet_pod.workdir.values import dig, flatten, list_of, number, whole
 
 _ABSENT = object()
 

@@ -8,7 +8,8 @@ from efficientnet_pod.report.drawing.curves import Curve, curves, stacked_bar
 from efficientnet_pod.report.drawing.svg import SERIES
 from efficientnet_pod.report.figures import SHARES, shares_of_time
 from efficientnet_pod.report.side_by_side import Run, run_cell, run_keys, table_by_run
-from efficientnet_pod.report.values import count, duration, figure, number, percent, thinned
+from efficientnet_pod.report.values import count, duration, figure, percent, thinned
+from efficientnet_pod.workdir.values import number
 
 _MOST_ROWS = 200
 _COLOURS = dict(zip(SHARES, (*SERIES[:5], "h3"), strict=True))
