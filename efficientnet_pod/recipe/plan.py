@@ -7,6 +7,7 @@ from typing import Any
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.models.registry import network_named
 from efficientnet_pod.optim import OPTIMIZERS, peak_learning_rate, schedule_warnings
+from efficientnet_pod.pod.topology import check_bn_group_size
 from efficientnet_pod.recipe import recipe as recipes
 from efficientnet_pod.recipe.phases import Phase, resolve_phases
 from efficientnet_pod.recipe.recipe import Recipe
@@ -288,10 +289,4 @@ def _check_batches(global_batch: int, field: str, bn_group_size: int, num_replic
             f"{field}={global_batch} is not a multiple of the {num_replicas} replicas; "
             f"the nearest that is: --{field}={nearest}"
         )
-    if bn_group_size < 1 or num_replicas % bn_group_size:
-        divisors = [n for n in range(1, num_replicas + 1) if num_replicas % n == 0]
-        nearest = min(divisors, key=lambda n: abs(n - bn_group_size))
-        raise UserError(
-            f"config.bn_group_size={bn_group_size} does not divide the {num_replicas} replicas; "
-            f"the nearest that does: --config.bn_group_size={nearest}"
-        )
+    check_bn_group_size(bn_group_size, num_replicas)

@@ -41,7 +41,7 @@ def test_mesh_of_one_device():
 
 
 def test_mesh_refuses_a_group_size_that_does_not_divide():
-    with pytest.raises(UserError, match="BN group size 3 does not divide the 8 replicas"):
+    with pytest.raises(UserError, match="config.bn_group_size=3 does not divide the 8 replicas"):
         create_mesh(jax.devices(), 3)
 
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 import pytest
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.pod.topology import bn_device_order, check_bn_group_size, describe_bn_groups
+from efficientnet_pod.pod.topology import (
+    bn_device_order,
+    check_bn_group_size,
+    describe_bn_groups,
+    divisors,
+    nearest_divisor,
+)
 
 
 @dataclass(frozen=True)
@@ -206,13 +212,21 @@ def test_description_off_the_torus():
 
 @pytest.mark.parametrize(
     ("size", "nearest"),
-    [(5, "do: 4 and 6"), (7, "do: 6 and 8"), (25, "does: 24"), (0, "does: 1"), (-4, "does: 1")],
+    [(5, 4), (7, 6), (11, 12), (25, 24), (0, 1), (-4, 1)],
 )
-def test_a_group_size_that_does_not_divide_is_refused(size: int, nearest: str):
+def test_a_group_size_that_does_not_divide_is_refused(size: int, nearest: int):
     devices = [Cpu(i, 0) for i in range(24)]
-    message = f"BN group size {size} does not divide the 24 replicas; nearest that {nearest}$"
+    message = (
+        f"^config.bn_group_size={size} does not divide the 24 replicas; the nearest that does: "
+        f"--config.bn_group_size={nearest}$"
+    )
     for call in (bn_device_order, describe_bn_groups):
         with pytest.raises(UserError, match=message):
             call(devices, size)
     with pytest.raises(UserError, match=message):
         check_bn_group_size(size, 24)
+
+
+def test_divisors_and_the_nearest_of_them():
+    assert divisors(12) == [1, 2, 3, 4, 6, 12] and divisors(1) == [1] and divisors(0) == []
+    assert [nearest_divisor(12, wanted) for wanted in (0.2, 5, 5.01, 9, 100)] == [1, 4, 6, 6, 12]
