@@ -2,16 +2,15 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import define_hosts, parse_flags
+from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.pod.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from efficientnet_pod.evaluate.overrides import Asked
@@ -21,15 +20,8 @@ if TYPE_CHECKING:
 _EXAMPLE = "efficientnet-pod evaluate WEIGHTS --data=folder:/photos"
 
 
-def run_evaluate(
-    arguments: Sequence[str], joined: Callable[[Any], AbstractContextManager[Interrupt]]
-) -> None:
-    """Evaluates what the flags name and prints what it has found, on host 0.
-
-    Args:
-      arguments: of the command.
-      joined: joins the hosts that the flags name.
-    """
+def run_evaluate(arguments: Sequence[str]) -> None:
+    """Evaluates what the flags name and prints the results, on host 0."""
     words: list[str] = []
     values = parse_flags("evaluate", arguments, _define, words=words)
     if values.workdir is not None:
@@ -186,8 +178,7 @@ def _report(
 
     from efficientnet_pod.evaluate.summary import Evaluation
     from efficientnet_pod.weights.classes import readable
-    from efficientnet_pod.workdir.files import cannot_write
-    from efficientnet_pod.workdir.json_lines import write_json
+    from efficientnet_pod.workdir.files import cannot_write, write_json
 
     plan, origin = run.plan, facts["origin"]
     evaluation = Evaluation(

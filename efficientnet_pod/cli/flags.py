@@ -1,8 +1,7 @@
-"""Owns the flags of the commands and the recipe they name; a mistake in them is one line."""
+"""The flags of a command, parsed; a mistake in them is one line."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -56,7 +55,9 @@ def parse_flags(
     values.set_gnu_getopt(words is not None)  # flags may stand behind words
     flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
     if config:
-        _define_config(values, arguments)
+        about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
+        argv = ["efficientnet-pod", *arguments]
+        config_flags.DEFINE_config_file("config", None, about, flag_values=values, sys_argv=argv)
     if workdir:
         flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     if define:
@@ -67,7 +68,7 @@ def parse_flags(
         if given is not None:
             given.to_dict()  # config_flags reports a file it could not load at its first use
     except Exception as error:  # what a config file raises is anything
-        raise UserError(_unknown_field(arguments) or _one_line(error)) from error
+        raise UserError(_unknown_field(values, arguments) or _one_line(error)) from error
     if values.help:
         print(f"{program} {command}\n{values.get_help()}")
         raise SystemExit(0)
@@ -84,21 +85,6 @@ def parse_flags(
     return values
 
 
-def define_hosts(values: flags.FlagValues) -> None:
-    """Defines the flags that say where this host is among others."""
-    about = "HOST:PORT of process 0, the same on all hosts; by default the hosts find each other."
-    flags.DEFINE_string("coordinator", None, about, flag_values=values)
-    flags.DEFINE_integer("processes", None, "Number of hosts.", 1, flag_values=values)
-    flags.DEFINE_integer("process", None, "Index of this host, from 0.", 0, flag_values=values)
-
-
-def _define_config(values: flags.FlagValues, arguments: Sequence[str]) -> None:
-    about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
-    config_flags.DEFINE_config_file(
-        "config", None, about, flag_values=values, sys_argv=["efficientnet-pod", *arguments]
-    )
-
-
 def _with_underscores(word: str) -> str:
     """Returns a flag as absl knows it: ``--devices-per-process=2`` with underscores; all else as it is."""
     flag, equals, value = word.partition("=")
@@ -107,30 +93,26 @@ def _with_underscores(word: str) -> str:
     return "--" + flag[2:].replace("-", "_") + equals + value
 
 
-def _unknown_field(arguments: Sequence[str]) -> str | None:
-    """Returns the message for the first ``--config.FIELD`` that the config file does not have."""
-    values = flags.FlagValues()
-    files = [word for word in arguments if word.startswith("--config=")]
-    _define_config(values, files)
+def _unknown_field(values: flags.FlagValues, arguments: Sequence[str]) -> str | None:
+    """Returns the message for the first ``--config.FIELD`` that the recipe lacks; None if it has them all."""
+    paths = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
     try:
-        values(["efficientnet-pod", *files])
-        config: Any = values.config  # typed as possibly None
-        config = config.to_dict()
-    except Exception:  # reported by the caller, which met it too
+        recipe = values["config"].parser.parse(paths[-1]).to_dict()
+    except Exception:  # there is no recipe, or it cannot be loaded: the first error says so
         return None
     for word in arguments:
         if word.startswith("--config."):
-            table, where = config, "config"
+            table, path = recipe, "config"
             for name in word.removeprefix("--config.").partition("=")[0].split("."):
                 if not isinstance(table, dict) or name not in table:
                     known = table if isinstance(table, dict) else ()
-                    return f"{where} has no field '{name}'{did_you_mean(name, known)}"
-                table, where = table[name], f"{where}.{name}"
+                    return f"{path} has no field '{name}'{did_you_mean(name, known)}"
+                table, path = table[name], f"{path}.{name}"
     return None
 
 
 def _one_line(error: Exception) -> str:
-    """Returns what went wrong; config_flags puts a config file's whole traceback into its message."""
+    """Returns the last line of a message; config_flags puts a config file's whole traceback into it."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"^.*Traceback .*?\w+(Error|Exception): ", "config file: ", text)
     if "Failed loading config file" in text:

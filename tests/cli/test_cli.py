@@ -6,7 +6,7 @@ import pytest
 from photos import write_folder
 from recipes import CONFIGS, load
 
-from efficientnet_pod.cli import main as cli
+from efficientnet_pod.cli import host, plan
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import Preempted, RunError
 
@@ -28,6 +28,10 @@ def _in_the_repository(monkeypatch, pytestconfig):
         (["plan", DIGITS, "--config.epoks=3"], "epochs"),
         (["plan", DIGITS, "--config.optimizer.nmae=sgd"], "name"),
         (["plan", DIGITS, "--config.epochs=many"], "many"),
+        (
+            ["plan", DIGITS, "--config.optimizer.name.x=3"],
+            "config.optimizer.name has no field 'x'",
+        ),
         (["plan", DIGITS, "--config.optimizer.name=adam"], "optimizer.name='adam' is unknown; "),
         (["plan", DIGITS, "--config.data.name=digit"], "did you mean 'digits'?"),
         (["plan", DIGITS, "--config.global_batch=100"], "--config.global_batch="),
@@ -74,8 +78,8 @@ def test_how_a_command_ends_is_in_its_exit_code(capsys, monkeypatch, error, code
     def fail(_):
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "plan", fail)
-    monkeypatch.setattr(cli, "redact", lambda text: text.replace("hush", "[redacted]"))
+    monkeypatch.setattr(plan, "run_plan", fail)
+    monkeypatch.setattr(host, "redact", lambda text: text.replace("hush", "[redacted]"))
     assert main(["plan"]) == code
     printed = capsys.readouterr().err
     assert printed.endswith(said) and printed.count("\n") == 1 or "Traceback" in printed

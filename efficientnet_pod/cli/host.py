@@ -1,0 +1,76 @@
+"""A command as one host of a run: it joins the others, notices signals and tells them how it ends."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from absl import flags
+
+from efficientnet_pod.errors import CHECKPOINTED, Preempted, RunError, UserError, exit_code_of
+from efficientnet_pod.pod.interrupt import Interrupt
+from efficientnet_pod.workdir.redact import redact
+
+# Signals are handled until the process ends. Python's own handlers would end it with 128 + 15 after the run.
+until_the_end = ExitStack()
+
+
+def define_hosts(values: flags.FlagValues) -> None:
+    """Defines the flags that say where this host is among others."""
+    about = "HOST:PORT of process 0, the same on all hosts; by default the hosts find each other."
+    flags.DEFINE_string("coordinator", None, about, flag_values=values)
+    flags.DEFINE_integer("processes", None, "Number of hosts.", 1, flag_values=values)
+    flags.DEFINE_integer("process", None, "Index of this host, from 0.", 0, flag_values=values)
+
+
+@contextmanager
+def joined(values: flags.FlagValues) -> Iterator[Interrupt]:
+    """Connects this process to the other hosts of a run while the block runs.
+
+    Yields the `Interrupt` that records signals. If any host fails, all end; its error is printed here first.
+
+    Args:
+      values: parsed flags, those of :func:`define_hosts` among them.
+    """
+    interrupt = until_the_end.enter_context(Interrupt())
+    with interrupt.nothing_to_lose():
+        from efficientnet_pod.pod import hosts  # JAX takes seconds to import; a signal then counts already
+
+    preempted = None
+    try:
+        with interrupt.nothing_to_lose():
+            interrupt.notify, interrupt.linger = hosts.tell_stop, hosts.nothing_lost
+            hosts.on_stop = interrupt.request
+            hosts.join(values.coordinator, values.processes, values.process)
+            interrupt.lone_host = hosts.count() == 1
+        try:
+            yield interrupt
+        except Preempted as error:
+            preempted = error
+        interrupt.all_is_saved()
+        hosts.finish()
+    except (Exception, KeyboardInterrupt) as error:
+        if hosts.count() == 1:
+            raise
+        line, code = print_error(error)
+        hosts.tell_failure(line, code)
+        hosts.leave(code)
+    if preempted and hosts.index() > 0:
+        raise SystemExit(CHECKPOINTED)
+    if preempted:
+        raise preempted
+
+
+def print_error(error: BaseException) -> tuple[str, int]:
+    """Prints why a command ended, without secrets; returns that in one line, and the exit code."""
+    match error:
+        case UserError() | RunError() | Preempted():
+            line = redact(str(error))
+        case KeyboardInterrupt():
+            line = "stopped; the same command goes on from what is saved"
+        case _:
+            text = redact("".join(traceback.format_exception(error)))
+            print(text, end="", file=sys.stderr, flush=True)
+            return text.rstrip().rpartition("\n")[2], exit_code_of(error)
+    print(f"efficientnet-pod: {line}", file=sys.stderr, flush=True)
+    return line, exit_code_of(error)

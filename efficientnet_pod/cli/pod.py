@@ -1,0 +1,36 @@
+"""The command ``pod``: the hosts of a pod rehearsed on this machine, each a process of its own."""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.rehearsal import rehearse
+
+_EXAMPLE = "efficientnet-pod pod --processes=4 --devices-per-process=2 -- train --config=… --workdir=…"
+
+
+def run_pod(arguments: Sequence[str]) -> int:
+    """Runs the command behind ``--`` in so many processes; returns the exit code of them all."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    values, command = parse_flags("pod", arguments[:end], _define), list(arguments[end + 1 :])
+    if values.processes is None:
+        raise UserError(f"pod needs --processes, e.g. {_EXAMPLE}")
+    if command[:1] not in (["train"], ["evaluate"]):
+        given = f"not '{command[0]}'" if command else "nothing is there"
+        raise UserError(f"pod rehearses what follows --: train or evaluate, {given}; e.g. {_EXAMPLE}")
+    if command[0] == "evaluate" and values.devices_per_process:
+        raise UserError("evaluate takes the devices of its workdir's recipe; leave out --devices-per-process")
+    return rehearse(
+        [sys.executable, "-m", "efficientnet_pod", *command],
+        processes=values.processes,
+        devices=values.devices_per_process,
+    )
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer("processes", None, "Hosts of the pod.", 1, flag_values=values)
+    about = "CPU devices of each host; by default as the recipe has it."
+    flags.DEFINE_integer("devices_per_process", None, about, 1, flag_values=values)
