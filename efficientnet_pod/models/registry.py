@@ -11,6 +11,7 @@ from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.models.cifar_resnet import resnet9, resnet9_whitened, resnet18_cifar
 from efficientnet_pod.models.efficientnet import VARIANTS, efficientnet
 from efficientnet_pod.models.resnet import resnet50
+from efficientnet_pod.models.titles import TITLES
 
 Model = nn.Module
 
@@ -64,7 +65,7 @@ class Network:
 
 NETWORKS = {
     name: Network(
-        f"EfficientNet-{name.capitalize()}",
+        TITLES[name],
         variant.image_size,
         variant.dropout,
         partial(efficientnet, name),
@@ -73,11 +74,11 @@ NETWORKS = {
     )
     for name, variant in VARIANTS.items()
 } | {
-    "resnet50": Network("ResNet-50", 224, 0.0, resnet50, ("zero_init_residual", "ghost_batch")),
-    "resnet18_cifar": Network("ResNet-18 for CIFAR", 32, 0.0, resnet18_cifar, ("ghost_batch",)),
-    "resnet9": Network("ResNet-9", 32, 0.0, resnet9, ("ghost_batch",)),
+    "resnet50": Network(TITLES["resnet50"], 224, 0.0, resnet50, ("zero_init_residual", "ghost_batch")),
+    "resnet18_cifar": Network(TITLES["resnet18_cifar"], 32, 0.0, resnet18_cifar, ("ghost_batch",)),
+    "resnet9": Network(TITLES["resnet9"], 32, 0.0, resnet9, ("ghost_batch",)),
     "resnet9_whitened": Network(
-        "ResNet-9, whitened", 32, 0.0, resnet9_whitened, ("ghost_batch", "bn_scale"), whitens=True
+        TITLES["resnet9_whitened"], 32, 0.0, resnet9_whitened, ("ghost_batch", "bn_scale"), whitens=True
     ),
 }
 

@@ -1,0 +1,10 @@
+"""Titles of the networks: the words that plans, evaluations and reports have for them. Imports nothing."""
+
+TITLES = {
+    **{f"b{size}": f"EfficientNet-B{size}" for size in range(8)},
+    **{f"lite{size}": f"EfficientNet-Lite{size}" for size in range(5)},
+    "resnet50": "ResNet-50",
+    "resnet18_cifar": "ResNet-18 for CIFAR",
+    "resnet9": "ResNet-9",
+    "resnet9_whitened": "ResNet-9, whitened",
+}
