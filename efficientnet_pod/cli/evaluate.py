@@ -31,7 +31,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         raise UserError(f"evaluate needs the path of weights, {said}; e.g. {_EXAMPLE}")
     if values.json and not Path(values.json).absolute().parent.is_dir():
         raise UserError(f"--json={values.json} is in a folder that does not exist; make it or name another")
-    with joined(values) as interrupt, interrupt.nothing_to_lose():
+    with joined(values) as host, host.interrupt.nothing_to_lose():
         _evaluate(words[0], values)
 
 
@@ -63,14 +63,14 @@ def _evaluate(path: str, values: Any) -> None:
     from efficientnet_pod.evaluate.evaluate import evaluate_checkpoint, evaluate_weights
     from efficientnet_pod.evaluate.overrides import Asked
     from efficientnet_pod.pod import hosts
-    from efficientnet_pod.run.identity import view
+    from efficientnet_pod.run.identity import identity_of
 
     asked = Asked(**{field.name: values[field.name].value for field in dataclasses.fields(Asked)})
     trained, config, facts = _opened(path, values, asked) if hosts.index() == 0 else (None, {}, {})
     config, facts = hosts.from_first("config", [config, facts])
     run = _run_of(config, asked, facts)
     _compare(run, facts, path)
-    hosts.agree("the run", view(run))
+    hosts.agree("the run", identity_of(run))
     findings, calibration = Findings(run.plan.num_classes), Calibration()
 
     def collect(*batch: Any) -> None:

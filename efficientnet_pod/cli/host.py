@@ -4,12 +4,16 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags
 
 from efficientnet_pod.errors import CHECKPOINTED, Preempted, RunError, UserError, exit_code_of
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.workdir.redact import redact
+
+if TYPE_CHECKING:
+    from efficientnet_pod.pod.peers import Peers  # which imports JAX
 
 # Signals are handled until the process ends. Python's own handlers would end it with 128 + 15 after the run.
 until_the_end = ExitStack()
@@ -23,38 +27,53 @@ def define_hosts(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("process", None, "Index of this host, from 0.", 0, flag_values=values)
 
 
+class Host(NamedTuple):
+    """This process in a run.
+
+    Attributes:
+      interrupt: signals that ask this process to stop.
+      peers: the other hosts, joined.
+    """
+
+    interrupt: Interrupt
+    peers: "Peers"
+
+
 @contextmanager
-def joined(values: flags.FlagValues) -> Iterator[Interrupt]:
+def joined(values: flags.FlagValues) -> Iterator[Host]:
     """Connects this process to the other hosts of a run while the block runs.
 
-    Yields the `Interrupt` that records signals. If any host fails, all end; its error is printed here first.
+    If any host fails, all end; its error is printed here first.
 
     Args:
       values: parsed flags, those of :func:`define_hosts` among them.
     """
     interrupt = until_the_end.enter_context(Interrupt())
-    with interrupt.nothing_to_lose():
-        from efficientnet_pod.pod import hosts  # JAX takes seconds to import; a signal then counts already
+    with interrupt.nothing_to_lose():  # these take seconds to import; a signal then counts already
+        from efficientnet_pod.pod import hosts
+        from efficientnet_pod.pod.peers import Peers
 
+        peers = Peers()
+        interrupt.among(
+            notify=peers.tell_stop, linger=peers.nothing_lost, is_alone=lambda: hosts.count() == 1
+        )
     preempted = None
-    try:
-        with interrupt.nothing_to_lose():
-            interrupt.notify, interrupt.linger = hosts.tell_stop, hosts.nothing_lost
-            hosts.on_stop = interrupt.request
-            hosts.join(values.coordinator, values.processes, values.process)
-            interrupt.lone_host = hosts.count() == 1
+    with peers.subscribed(on_stop=interrupt.request):
         try:
-            yield interrupt
-        except Preempted as error:
-            preempted = error
-        interrupt.all_is_saved()
-        hosts.finish()
-    except (Exception, KeyboardInterrupt) as error:
-        if hosts.count() == 1:
-            raise
-        line, code = print_error(error)
-        hosts.tell_failure(line, code)
-        hosts.leave(code)
+            with interrupt.nothing_to_lose():
+                peers.join(values.coordinator, values.processes, values.process)
+            try:
+                yield Host(interrupt, peers)
+            except Preempted as error:
+                preempted = error
+            interrupt.all_is_saved()
+            peers.finish()
+        except (Exception, KeyboardInterrupt) as error:
+            if hosts.count() == 1:
+                raise
+            line, code = print_error(error)
+            peers.tell_failure(line, code)
+            peers.leave(code)
     if preempted and hosts.index() > 0:
         raise SystemExit(CHECKPOINTED)
     if preempted:
