@@ -1,10 +1,10 @@
-"""Owns what a program sends between devices: each collective with its bytes, groups and purpose."""
+"""Communication between devices: each collective of a program with its bytes, groups and purpose."""
 
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from efficientnet_pod.preflight.program.attribution import Place, place_of
+from efficientnet_pod.preflight.program.attribution import STEP, Place, place_of
 from efficientnet_pod.preflight.program.execution import Executed, Execution
 from efficientnet_pod.preflight.program.hlo import Computation, Instruction, Module, replica_groups
 from efficientnet_pod.preflight.program.shapes import Array
@@ -26,15 +26,15 @@ class Collective:
     """A collective operation of one program; an asynchronous one is listed once, at its start.
 
     Attributes:
-      name: of the instruction.
+      name: name of the instruction.
       op: one of `COLLECTIVES`.
-      bytes: that one device puts in, without padding; of all arrays where the compiler has combined some.
-      groups_text: as HLO writes the groups; :attr:`groups` has them as tuples.
+      bytes: bytes that one device puts in, without padding; the sum where the compiler has combined arrays.
+      groups_text: the groups as HLO writes them; :attr:`groups` has them as tuples.
       group_size: devices that communicate with each other.
-      num_groups: that do so at the same time.
-      count: how often a call of the program runs it.
-      purposes: (purpose, bytes) of what was combined, the most bytes first.
-      strategy: the compiler's name for how it will run (TPU), such as ``UniDirectionNDRingStrategy``, or "".
+      num_groups: groups that do so at the same time.
+      count: runs in one call of the program.
+      purposes: (purpose, bytes) of the combined arrays, the most bytes first.
+      strategy: the TPU compiler's name for its algorithm, such as ``UniDirectionNDRingStrategy``, or "".
     """
 
     name: str
@@ -70,7 +70,7 @@ def _rings(pairs: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def collectives_of(module: Module, execution: Execution) -> tuple[Collective, ...]:
-    """Returns the collectives that a call of the program runs, in its order; those of one device are none."""
+    """Returns the collectives that a call of the program runs, in its order, without groups of one device."""
     devices = _device_count(module)
     steps: dict[str, Executed] = {}
     for step in execution.instructions:
@@ -80,16 +80,16 @@ def collectives_of(module: Module, execution: Execution) -> tuple[Collective, ..
         times = step.times + (before.times if before else 0)
         steps[step.instruction.name] = Executed(step.instruction, step.computation, times)
     groups = {name: _groups(step.instruction, devices) for name, step in steps.items()}
-    bn_groups = {groups[name][0] for name, step in steps.items() if _is_bn(step.instruction, module)}
-    found = []
+    bn_groups = {groups[name][0] for name, step in steps.items() if _is_bn(step.instruction)}
+    collectives = []
     for name, step in steps.items():
         text, size, number = groups[name]
         if size > 1:
-            purposes = _purposes(step, module, bn=text in bn_groups)
+            purposes = _purposes(step, bn=text in bn_groups)
             sent = sum(count for _, count in purposes)
             op, strategy = _op(step.instruction) or "", _strategy(step.instruction)
-            found.append(Collective(name, op, sent, text, size, number, step.times, purposes, strategy))
-    return tuple(found)
+            collectives.append(Collective(name, op, sent, text, size, number, step.times, purposes, strategy))
+    return tuple(collectives)
 
 
 def _op(instruction: Instruction) -> str | None:
@@ -125,20 +125,19 @@ def _strategy(instruction: Instruction) -> str:
     return str(config.get("strategy") or config.get("emitter", "")) if isinstance(config, dict) else ""
 
 
-def _is_bn(instruction: Instruction, module: Module) -> bool:
-    """Returns whether it averages the moments of a forward batch norm: its groups are the BN groups."""
+def _is_bn(instruction: Instruction) -> bool:
+    """Returns whether a collective averages moments in the forward pass; its groups are the BN groups."""
     place = place_of(instruction.op_name)
     return place is not None and (place.part, place.direction) == ("BN", "forward")
 
 
-def _purposes(step: Executed, module: Module, *, bn: bool) -> tuple[tuple[str, int], ...]:
-    """Returns the bytes of each purpose among the operands.
+def _purposes(step: Executed, *, bn: bool) -> tuple[tuple[str, int], ...]:
+    """Returns the bytes of each purpose among the operands of a collective.
 
     Args:
       step: the collective.
-      module: its program.
-      bn: whether its groups are the BN groups. The backward pass of batch norm sums within those, while the
-        gradients of its scale and bias are summed over all others.
+      bn: whether its groups are the BN groups. The backward pass of batch norm sums within them; gradients of
+        scale and bias are summed over all replicas.
     """
     instruction, computation = step.instruction, step.computation
     readers = _readers(instruction, computation)
@@ -148,53 +147,50 @@ def _purposes(step: Executed, module: Module, *, bn: bool) -> tuple[tuple[str, i
         operand = computation.instructions[name]
         # Combining keeps the name of each operation on what takes its result out of the tuple.
         named = readers.get(i, instruction) if combined else instruction
-        purpose = _purpose(named, operand, computation, module, bn=bn)
+        purpose = _purpose(named, operand, computation, bn=bn)
         bytes_of[purpose] += sum(array.bytes for array in operand.results)
     return tuple(sorted(bytes_of.items(), key=lambda item: (-item[1], PURPOSES.index(item[0]))))
 
 
 def _readers(instruction: Instruction, computation: Computation) -> dict[int, Instruction]:
-    ends = {instruction.name}
+    """Returns the instructions that take the results of a collective out of its tuple, by their number."""
     readers: dict[int, Instruction] = {}
-    for other in computation.instructions.values():
-        if other.operands and other.operands[0] in ends:
-            if other.opcode == f"{_op(instruction)}-done":
-                ends.add(other.name)
-            elif other.opcode == "get-tuple-element":
-                readers[int(other.attribute("index") or 0)] = other
+    for name in computation.users.get(instruction.name, ()):
+        user = computation.instructions[name]
+        if user.opcode == f"{_op(instruction)}-done":
+            readers |= _readers(user, computation)
+        elif user.opcode == "get-tuple-element":
+            readers[int(user.attribute("index") or 0)] = user
     return readers
 
 
-def _purpose(
-    named: Instruction, operand: Instruction, computation: Computation, module: Module, *, bn: bool
-) -> str:
+def _purpose(named: Instruction, operand: Instruction, computation: Computation, *, bn: bool) -> str:
     array: Array | None = next(iter(operand.results), None)
     if array is not None and array.dtype[0] in "spu":  # integers and booleans: counts and flags
         return "metrics"
-    place = place_of(named.op_name) or _source(operand, computation, module)
+    source = _source(operand, computation)
+    place = place_of(named.op_name) or source
     if place is None:
         return "other"
-    in_network = place.layer != "step"
     if place.part == "BN" and bn:
         return "BN"
     if place.direction == "backward":
         return "gradients"
-    source = _source(operand, computation, module)
     if source is not None and source.part == "BN":  # fusions may name it forward or backward
         return "statistics"
     if place.part == "loss":
         return "loss"
-    if not in_network and place.part in ("metrics", "checks", "statistics"):
+    if place.layer == STEP and place.part in ("metrics", "checks", "statistics"):
         return "metrics"
     return "other"
 
 
-def _source(operand: Instruction, computation: Computation, module: Module) -> Place | None:
-    """Returns the place of what computed an operand, behind what only passes it on."""
-    at: Instruction | None = operand
-    while at is not None:
-        if place := place_of(at.op_name) if at.op_name else None:
+def _source(operand: Instruction, computation: Computation) -> Place | None:
+    """Returns the place of the instruction that computed an operand; copies and the like only pass it on."""
+    maker: Instruction | None = operand
+    while maker is not None:
+        if place := place_of(maker.op_name):
             return place
-        passes = at.opcode in ("get-tuple-element", "bitcast", "copy", "reshape", "convert", "fusion")
-        at = computation.instructions.get(at.operands[0]) if passes and at.operands else None
+        passes = maker.opcode in ("get-tuple-element", "bitcast", "copy", "reshape", "convert", "fusion")
+        maker = computation.instructions.get(maker.operands[0]) if passes and maker.operands else None
     return None

@@ -1,10 +1,10 @@
-"""Owns what a compiled program says of its cost: cycles by layer, collectives, buffers."""
+"""The cost of a compiled program by its text: cycles by layer, collectives, buffers."""
 
 from collections import Counter
 from dataclasses import dataclass
 
 from efficientnet_pod.preflight.program.attribution import Places
-from efficientnet_pod.preflight.program.buffers import Buffer, Memory, memory_of
+from efficientnet_pod.preflight.program.buffers import Buffer, buffers_of
 from efficientnet_pod.preflight.program.collectives import Collective, collectives_of
 from efficientnet_pod.preflight.program.execution import Execution, cycles, own_cycles
 from efficientnet_pod.preflight.program.hlo import parse
@@ -25,32 +25,26 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Program:
-    """What the text of a compiled program tells.
+    """The cost of a compiled program.
 
     Attributes:
-      estimated_cycles: sum of what the compiler expects of each instruction, as often as it runs, on the
-        device's clock; collectives and copies in the background count nothing. None where the compiler gives
-        none (CPU, GPU).
-      layers: the same by layer, part and direction, the most first; their sum is `estimated_cycles`.
-      collectives: in the order of the program.
-      memory: what a device holds at the fullest moment; None where the text is not in the order of execution.
+      estimated_cycles: sum of the compiler's cycles over all instructions that run, on the device's clock;
+        collectives and copies in the background count nothing. None where the compiler gives none (CPU, GPU).
+      layers: the same cycles by layer, part and direction, the most first.
+      collectives: all collectives in the order of the program.
+      buffers: arrays alive when a device holds most, the largest first; empty where that is not known.
       unknown_loops: names of loops whose trip count the text does not tell; they count once.
     """
 
     estimated_cycles: int | None
     layers: tuple[LayerCost, ...]
     collectives: tuple[Collective, ...]
-    memory: Memory | None = None
+    buffers: tuple[Buffer, ...] = ()
     unknown_loops: tuple[str, ...] = ()
-
-    @property
-    def buffers(self) -> tuple[Buffer, ...]:
-        """What is alive at the fullest moment, the largest first."""
-        return self.memory.buffers if self.memory else ()
 
 
 def read_program(text: str) -> Program:
-    """Returns what the text of a compiled program, ``compiled.as_text()``, tells of its cost.
+    """Returns the cost of a compiled program from its text, ``compiled.as_text()``.
 
     Raises:
       ValueError: the text is not that of an HLO module with an entry computation.
@@ -68,6 +62,6 @@ def read_program(text: str) -> Program:
         estimated_cycles=cycles(execution.instructions),
         layers=tuple(LayerCost(*place, count) for place, count in spent.most_common()),
         collectives=collectives_of(module, execution),
-        memory=memory_of(module, places),
+        buffers=buffers_of(module, places),
         unknown_loops=tuple(sorted(execution.unknown_loops)),
     )

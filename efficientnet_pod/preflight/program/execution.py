@@ -1,6 +1,5 @@
-"""Owns how often the instructions of a program run: loops times their trip count, branches, calls."""
+"""Runs of each instruction in a call of a program: through loops, branches and calls."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ from efficientnet_pod.preflight.program.hlo import Computation, Instruction, Mod
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """An instruction that runs, with its computation and how often a call of the program runs it."""
+    """An instruction with its computation and the number of its runs in a call of the program."""
 
     instruction: Instruction
     computation: Computation
@@ -17,11 +16,11 @@ class Executed:
 
 
 class Execution:
-    """What a call of a program runs.
+    """The instructions that a call of a program runs.
 
-    Of a conditional it is the branch with most estimated cycles; where the compiler gives none, the one with
-    most instructions. Fused instructions are their fusion, not listed. A loop whose trip count nobody tells
-    counts once, and is named in `unknown_loops`.
+    A conditional runs the branch with most estimated cycles or, where the compiler gives none, with most
+    instructions. Fused instructions are not listed, only their fusion. A loop whose trip count is not known
+    counts once and is named in `unknown_loops`.
     """
 
     def __init__(self, module: Module):
@@ -83,8 +82,8 @@ def cycles(steps: list[Executed]) -> int | None:
 def trip_count(loop: Instruction, computation: Computation, module: Module) -> int | None:
     """Returns how often the body of a ``while`` runs, or None if the text does not tell.
 
-    The compiler may have noted it. Else the condition compares a counter with a constant, the counter starts
-    at a constant and the body adds one to it, all three constants.
+    The compiler may have noted the number. Else it follows from three constants: the start of a counter, the
+    number that the body adds to it, and the limit with which the condition compares it.
     """
     noted = loop.backend_config.get("known_trip_count", {}).get("n")
     if noted is not None:
@@ -94,72 +93,70 @@ def trip_count(loop: Instruction, computation: Computation, module: Module) -> i
     start = computation.instructions.get(loop.operands[0])
     if condition is None or body is None or start is None or start.opcode != "tuple":
         return None
-
-    def initial(index: int) -> int | None:
-        return _constant(start.operands[index], computation)
-
-    compared = _comparison(condition, module)
-    if compared is None:
-        return None
-    direction, sides = compared
-    counter, limit = sides
-    if isinstance(limit, tuple) and not isinstance(counter, tuple):  # written the other way round
+    direction, counter, limit = _comparison(condition, module) or ("", None, None)
+    if isinstance(limit, _Carried) and not isinstance(counter, _Carried):  # written the other way round
         counter, limit = limit, counter
         direction = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}.get(direction, direction)
-    if not isinstance(counter, tuple):
+    if not isinstance(counter, _Carried):
         return None
-    last = initial(limit[0]) if isinstance(limit, tuple) else limit
-    first, step = initial(counter[0]), _step(body, counter[0])
-    if first is None or last is None or step is None:
+    if isinstance(limit, _Carried):
+        limit = _constant(start.operands[limit.index], computation)
+    first, step = _constant(start.operands[counter.index], computation), _step(body, counter)
+    beyond = {"LT": 0, "LE": 1, "GT": 0, "GE": -1}.get(direction)  # the limit, the first number not reached
+    if first is None or limit is None or not step or beyond is None or (step > 0) != (direction[0] == "L"):
         return None
-    upward, downward = step > 0 and direction in ("LT", "LE"), step < 0 and direction in ("GT", "GE")
-    if not (upward or downward):
-        return None
-    inclusive = direction in ("LE", "GE")
-    return max(0, math.ceil((last - first + inclusive * (1 if upward else -1)) / step))
+    return len(range(first, limit + beyond, step))
 
 
-def _comparison(condition: Computation, module: Module) -> tuple[str, list[int | tuple[int] | None]] | None:
-    """Returns the direction of the comparison in a condition and its sides.
+@dataclass(frozen=True)
+class _Carried:
+    """An element, by its number, of what a loop hands from one run of its body to the next."""
 
-    A side is a number, or (index,) of an element of what the loop carries.
-    """
+    index: int
+
+
+_Side = int | _Carried | None
+
+
+def _comparison(condition: Computation, module: Module) -> tuple[str, _Side, _Side] | None:
+    """Returns the direction of the comparison in a loop's condition, and its two sides."""
     root, outer = condition.root, None
     if root.opcode == "fusion":
         outer, root = root, module.computations[root.called[0]].root
     if root.opcode != "compare":
         return None
 
-    def side(name: str) -> int | tuple[int] | None:
+    def side(name: str) -> _Side:
         where = condition
         if outer is not None:
             where = module.computations[outer.called[0]]
             if (inner := where.instructions[name]).opcode == "parameter":
                 name, where = outer.operands[int(inner.operands[0])], condition
-        return _element(name, where) or _constant(name, where)
+        return _carried(name, where) or _constant(name, where)
 
-    return root.attribute("direction") or "", [side(name) for name in root.operands]
+    left, right = map(side, root.operands)
+    return root.attribute("direction") or "", left, right
 
 
-def _element(name: str, computation: Computation) -> tuple[int] | None:
-    """Returns (index,) if an instruction takes that element of its computation's parameter."""
+def _carried(name: str, computation: Computation) -> _Carried | None:
+    """Returns the element of its computation's parameter that an instruction takes, if it takes one."""
     instruction = _behind_copies(name, computation)
     if instruction is None or instruction.opcode != "get-tuple-element":
         return None
     source = computation.instructions[instruction.operands[0]]
-    return (int(instruction.attribute("index") or -1),) if source.opcode == "parameter" else None
+    return _Carried(int(instruction.attribute("index") or -1)) if source.opcode == "parameter" else None
 
 
-def _step(body: Computation, index: int) -> int | None:
-    """Returns what the body adds to an element of what the loop carries."""
+def _step(body: Computation, counter: _Carried) -> int | None:
+    """Returns the constant that the body adds to an element; None if it does anything else."""
     root = body.root
-    new = body.instructions.get(root.operands[index]) if root.opcode == "tuple" else None
+    new = body.instructions.get(root.operands[counter.index]) if root.opcode == "tuple" else None
     if new is None or not (new.opcode == "add" or (new.opcode == "fusion" and "add" in new.name)):
         return None
     numbers = [_constant(name, body) for name in new.operands]
-    carried = [_element(name, body) for name in new.operands]
     steps = [n for n in numbers if n is not None]
-    return steps[0] if len(steps) == 1 and (index,) in carried and len(numbers) == 2 else None
+    is_sum = len(numbers) == 2 and counter in [_carried(name, body) for name in new.operands]
+    return steps[0] if is_sum and len(steps) == 1 else None
 
 
 def _constant(name: str, computation: Computation) -> int | None:

@@ -1,8 +1,9 @@
-"""Owns the reading of HLO text: what a compiled program says of its computations and instructions."""
+"""HLO text, read into computations and instructions."""
 
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from math import prod
 from typing import Any
@@ -21,15 +22,15 @@ _COMMENT = re.compile(r"/\*[^*]*\*/")
 
 @dataclass(slots=True, eq=False)
 class Instruction:
-    """One line of a computation; what is rarely asked for is read when it is.
+    """One line of a computation; its attributes are read only when they are asked for.
 
     Attributes:
       name: without ``%``, unique in its module.
       opcode: such as ``fusion``.
       shape: text of the result's shape.
-      operands: names of instructions; of a constant or parameter, what stands between its parentheses.
-      attributes: text of everything behind the operands.
-      is_root: the result of its computation.
+      operands: names of instructions; for a constant or parameter, the text between its parentheses.
+      attributes: text behind the operands.
+      is_root: whether its result is that of its computation.
     """
 
     name: str
@@ -47,8 +48,8 @@ class Instruction:
     @property
     def op_name(self) -> str:
         """The framework's path to the operation, or ``""``."""
-        found = _OP_NAME.search(self.attributes) if "op_name=" in self.attributes else None
-        return found.group(1).replace("\\'", "'").replace('\\"', '"') if found else ""
+        name = _OP_NAME.search(self.attributes) if "op_name=" in self.attributes else None
+        return name[1].replace("\\'", "'").replace('\\"', '"') if name else ""
 
     @property
     def called(self) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ class Instruction:
 
     @property
     def backend_config(self) -> dict[str, Any]:
-        """What the compiler's back end noted; empty where that is nothing, or not JSON."""
+        """The notes of the compiler for its platform; empty where there are none, or none in JSON."""
         start = self.attributes.find("backend_config=")
         if start < 0:
             return {}
@@ -72,10 +73,10 @@ class Instruction:
 
     def attribute(self, name: str) -> str | None:
         """Returns the text of an attribute up to the comma that ends it, or None."""
-        found = re.search(rf"(?:^|[ ,]){name}=", self.attributes)
-        if found is None:
+        start = re.search(rf"(?:^|[ ,]){name}=", self.attributes)
+        if start is None:
             return None
-        text, depth = self.attributes[found.end() :], 0
+        text, depth = self.attributes[start.end() :], 0
         for i, character in enumerate(text):
             depth += (character in "{[(") - (character in "}])")
             if depth < 0 or (depth == 0 and text[i : i + 2] == ", "):
@@ -83,7 +84,7 @@ class Instruction:
         return text
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Computation:
     """Instructions by name in the order of the text, which is the schedule of a scheduled module."""
 
@@ -95,6 +96,15 @@ class Computation:
     def root(self) -> Instruction:
         """The instruction whose result is the computation's; the last where none is marked."""
         return next((i for i in self.instructions.values() if i.is_root), [*self.instructions.values()][-1])
+
+    @cached_property
+    def users(self) -> dict[str, list[str]]:
+        """Names of the instructions that read an instruction, by its name, in the order of the text."""
+        users: dict[str, list[str]] = {}
+        for instruction in self.instructions.values():
+            for operand in instruction.operands:
+                users.setdefault(operand, []).append(instruction.name)
+        return users
 
 
 @dataclass(eq=False)
@@ -116,7 +126,7 @@ class Module:
 
 
 def parse(text: str) -> Module:
-    """Returns the program of which ``compiled.as_text()`` gave the text, of any back end.
+    """Returns the program whose text ``compiled.as_text()`` gave, on any platform.
 
     Raises:
       ValueError: the text is not that of an HLO module with an entry computation.
@@ -185,8 +195,8 @@ def _closing(text: str, start: int) -> int:
 def replica_groups(text: str) -> tuple[tuple[int, ...], ...]:
     """Returns the groups of a collective from its ``replica_groups`` attribute, as device numbers.
 
-    Both forms: ``{{0,1},{2,3}}``, and ``[2,4]<=[4,2]T(1,0)``, which numbers an array of the shape behind the
-    arrow, transposes it and cuts it into the shape before.
+    The attribute has two forms: ``{{0,1},{2,3}}``, and ``[2,4]<=[4,2]T(1,0)``, which numbers an array of the
+    shape behind the arrow, transposes it and cuts it into the shape before.
     """
     iota = re.fullmatch(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text.strip())
     if iota is None:

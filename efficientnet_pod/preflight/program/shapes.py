@@ -1,4 +1,4 @@
-"""Owns the shapes in HLO text: the arrays of a result, and the bytes they take in memory, padding and all."""
+"""Shapes in HLO text: the arrays of a result and the bytes they take in memory, with padding."""
 
 import re
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ _TILE = re.compile(r"\(([0-9,*]+)\)")
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """One array of a result: its type, and how it lies in memory.
+    """One array of a result: its type and its layout in memory.
 
     Attributes:
-      dtype: as HLO has it: ``f32``, ``bf16``, ``pred``.
-      dims: sizes, logical order; of a bounded dimension the bound.
+      dtype: HLO's name: ``f32``, ``bf16``, ``pred``.
+      dims: sizes in logical order; for a bounded dimension the bound.
       minor_to_major: order of the dimensions in memory, the fastest first; empty where the text gives none.
       tiles: sizes of each level of tiling, outermost first; 0 for a dimension merged with the next.
       memory_space: 0 is the device's main memory; on a TPU 1 is VMEM, 2 flags, 6 SMEM.
@@ -32,8 +32,8 @@ class Array:
         """Bits of an element; booleans take a byte."""
         if self.dtype in _BITS:
             return _BITS[self.dtype]
-        found = re.match(r"[a-z]+(\d+)", self.dtype)
-        return int(found.group(1)) if found else 0
+        bits = re.match(r"[a-z]+(\d+)", self.dtype)
+        return int(bits[1]) if bits else 0
 
     @property
     def bytes(self) -> int:
@@ -54,7 +54,7 @@ class Array:
 
 
 def _tiled(sizes: list[int], tile: tuple[int, ...]) -> list[int]:
-    """Returns the sizes with the last ones, as many as the tile has, split into tiles and what is in one."""
+    """Returns the sizes with the last ones, as many as the tile has, split into tiles and their contents."""
     sizes = [1] * (len(tile) - len(sizes)) + sizes
     kept, last = sizes[: len(sizes) - len(tile)], sizes[len(sizes) - len(tile) :]
     merged, carried = [], 1
