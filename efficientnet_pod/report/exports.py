@@ -7,10 +7,10 @@ from typing import Any
 from efficientnet_pod import __version__
 from efficientnet_pod.report.figures import cost_of, evaluations, peak
 from efficientnet_pod.report.head import what_is
-from efficientnet_pod.report.journal import starts
 from efficientnet_pod.report.records import Records
 from efficientnet_pod.report.state import device_of, state_of
 from efficientnet_pod.report.values import figure, network_title, plural
+from efficientnet_pod.workdir.journal import starts
 from efficientnet_pod.workdir.values import dig, number, table_of, time_of, whole
 
 # The names of MLPerf's resnet benchmark; of LARS it wants each setting under a name of its own.

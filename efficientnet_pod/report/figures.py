@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from efficientnet_pod.pod.chips import Chip, chip_of
-from efficientnet_pod.report.journal import held_up, starts
 from efficientnet_pod.report.records import Records, Row
 from efficientnet_pod.report.state import device_of
+from efficientnet_pod.workdir.journal import seconds_of_kind, starts
 from efficientnet_pod.workdir.values import dig, number, table_of, whole
 
 Accuracy = Literal["top1", "top5"]
@@ -199,11 +199,11 @@ def _reckoned_shares(records: Records) -> dict[str, float]:
     found = {"training": training - waiting, "waiting for input": waiting, "evaluating": evaluating}
     compiling = number(records.summary.get("compile_seconds"))
     journal = records.journal or ()
-    if (journaled := held_up(journal, "compiled")) is not None:
+    if (journaled := seconds_of_kind(journal, "compiled")) is not None:
         compiling = journaled
     if compiling is not None:
         found["compiling"] = compiling
-    saving = held_up(journal, "saved")
+    saving = seconds_of_kind(journal, "saved")
     if saving is not None:
         found["saving"] = saving
     clock = run_seconds(records)

@@ -9,14 +9,17 @@ from typing import Any
 from etils import epath
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.report.predictions import Predictions, read_predictions
-from efficientnet_pod.report.trust_ratios import TrustRatios, read_trust_ratios
 from efficientnet_pod.report.values import plural
 from efficientnet_pod.workdir.files import is_remote, reason
+from efficientnet_pod.workdir.journal import is_event
+from efficientnet_pod.workdir.json_lines import Row, parse_lines
+from efficientnet_pod.workdir.mesh import BNGroups, read_mesh
+from efficientnet_pod.workdir.metrics_log import is_metrics_row
 from efficientnet_pod.workdir.owner import Holder, holder_of
+from efficientnet_pod.workdir.predictions import EvaluationPredictions, read_predictions
+from efficientnet_pod.workdir.trust_ratios import TrustRatios, read_trust_ratios
 from efficientnet_pod.workdir.values import dig, number, whole
 
-Row = dict[str, Any]
 # Of these a page shows at least something.
 _ESSENTIAL = ("config.json", "plan.json", "metrics.jsonl", "summary.json")
 # Whether they are there says nothing of the run, and the page must not change when it is written.
@@ -60,8 +63,8 @@ class Records:
     evals: tuple[Row, ...] = ()
     journal: tuple[dict[str, Any], ...] | None = None
     trust: TrustRatios | None = None
-    mesh: dict[str, Any] | None = None
-    predictions: Predictions | None = None
+    mesh: BNGroups | None = None
+    predictions: EvaluationPredictions | None = None
     holder: Holder | None = None
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -107,7 +110,7 @@ def read_records(path: epath.PathLike, *, name: str | None = None) -> Records:
         if missing:
             reader.notes.append(f"{file} is of another version: it has no {', '.join(missing)}.")
     rows = _metrics(reader)
-    events = reader.lines("journal.jsonl", lambda row: isinstance(row.get("kind"), str))
+    events = reader.lines("journal.jsonl", is_event)
     predictions = reader.table("predictions.json")
     return Records(
         name=name or epath.Path(path).name or str(path),
@@ -119,8 +122,8 @@ def read_records(path: epath.PathLike, *, name: str | None = None) -> Records:
         train=tuple(row for row in rows if row["split"] == "train"),
         evals=tuple(row for row in rows if row["split"] == "eval"),
         journal=None if events is None else tuple(events),
-        trust=read_trust_ratios(reader.lines("trust_ratios.jsonl", lambda row: True)),
-        mesh=reader.table("mesh.json"),
+        trust=read_trust_ratios(reader.lines("trust_ratios.jsonl") or ()),
+        mesh=read_mesh(reader.table("mesh.json") or {}),
         predictions=read_predictions(predictions, reader.image) if predictions is not None else None,
         holder=holder_of(folder) if "owner.json" in there else None,
         notes=tuple(reader.notes),
@@ -144,9 +147,7 @@ def _names(folder: epath.Path) -> set[str]:
 
 
 def _metrics(reader: "_Reader") -> list[Row]:
-    rows = reader.lines(
-        "metrics.jsonl", lambda row: whole(row.get("step")) is not None and row.get("split") is not None
-    )
+    rows = reader.lines("metrics.jsonl", is_metrics_row)
     if rows is None:
         reader.notes.append("There is no metrics.jsonl: the run has not recorded a step.")
         return []
@@ -182,24 +183,12 @@ class _Reader:
         self.notes.append(f"{name} is damaged, it is not a table in JSON, and left out.")
         return None
 
-    def lines(self, name: str, is_row: Callable[[Row], bool]) -> list[Row] | None:
-        """Returns the tables of a file with one on each line, None if there is no file.
-
-        A last line without its end is no damage: the run is writing it, or a kill tore it.
-        """
+    def lines(self, name: str, is_row: Callable[[Row], bool] = lambda row: True) -> list[Row] | None:
+        """Returns the rows of a file of JSON lines, None if there is no file."""
         stored = self._bytes(name)
         if stored is None:
             return None
-        rows, damaged, lines = [], [], stored.split(b"\n")
-        for at, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if isinstance(row, dict) and is_row(row):
-                rows.append(row)
-            elif at < len(lines):
-                damaged.append(at)
+        rows, damaged = parse_lines(stored, is_row)
         if damaged:
             what = plural(len(damaged), "damaged line")
             self.notes.append(f"{name} has {what}, left out; the first is line {damaged[0]:,}.")

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from efficientnet_pod.report.journal import ENDINGS, starts
 from efficientnet_pod.report.records import Records
 from efficientnet_pod.report.values import count, duration, moment, percent
+from efficientnet_pod.workdir.journal import ENDINGS, starts
 from efficientnet_pod.workdir.values import dig, list_of, number, whole
 
 Kind = Literal["complete", "in progress", "stopped", "crashed"]

@@ -1,17 +1,20 @@
 """Files, local or remote: written whole or not at all, measured, removed, and what their errors mean."""
 
 import errno
+import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from typing import Any
 
 from etils import epath
 
-from efficientnet_pod.errors import UserError
+from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.workdir.redact import redact_strings
 
 # What reading a damaged file may end with; any other system error says nothing about the file.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL}
@@ -85,6 +88,30 @@ def write_whole(file: epath.Path, contents: bytes) -> None:
     _sync_folder(file.parent)
 
 
+def write_json(file: epath.Path, table: dict[str, Any], *, indent: int | None = None) -> None:
+    """Writes a table as JSON, whole or not at all, with the secrets in its strings blanked."""
+    write_whole(file, (json.dumps(redact_strings(table), indent=indent) + "\n").encode())
+
+
+@contextmanager
+def require_written(file: epath.Path) -> Iterator[None]:
+    """Turns an error inside into a RunError: why the file cannot be written, and the remedy."""
+    try:
+        yield
+    except Exception as error:  # an OSError, or what the library of an object store raises
+        raise RunError(cannot_write(file, error)) from error
+
+
+@contextmanager
+def warn_if_not_written(file: epath.Path, warn: Callable[[str], None]) -> Iterator[None]:
+    """Turns an error inside into a line for ``warn``: why the file is not written."""
+    try:
+        yield
+    except Exception as error:  # an OSError, or what the library of an object store raises
+        why = str(error) if isinstance(error, RunError) else reason(error)
+        warn(f"warning: '{file}' is not written: {why}; the run goes on without it")
+
+
 def _sync_folder(folder: epath.Path) -> None:
     """Makes the names in a folder outlive a loss of power."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
@@ -97,7 +124,7 @@ def _sync_folder(folder: epath.Path) -> None:
 
 def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the room that is left on its disk."""
-    remedy = "make room there" if _system_error(error) in _FULL else "mend that"
+    remedy = "make room there" if _system_error(error) in _FULL else "correct that"
     return f"'{file}' cannot be written: {reason(error)}{_room(file.parent)}; {remedy} and start again"
 
 

@@ -1,76 +1,81 @@
-"""The log of what happened in a run, over all its starts, and on what their time went."""
+"""The journal of a run: what happened in all its starts, and what their time was spent on."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from etils import epath
 
 from efficientnet_pod.errors import Preempted
-from efficientnet_pod.workdir.json_lines import Row, SoftLines, warned
+from efficientnet_pod.workdir.files import warn_if_not_written
+from efficientnet_pod.workdir.json_lines import OptionalLines, Row
 from efficientnet_pod.workdir.redact import redact
 from efficientnet_pod.workdir.time_spent import KINDS, TimeSpent
+from efficientnet_pod.workdir.values import number, time_of
 from efficientnet_pod.workdir.workdir import Workdir
 
+FILE = "journal.jsonl"
+ENDINGS = ("stopped", "failed", "end")  # kinds of the last event of a start
 _LONGEST = 2000  # characters of an error
 
 
 class Journal:
-    """Appends to ``journal.jsonl`` a line for each event; only on host 0, the others keep none.
+    """Appends a line to ``journal.jsonl`` for each event; only on host 0, the others keep none.
 
-    Nothing is ever dropped, unlike from the metrics: a run that goes back has gone on before. A line holds
-    ``time`` (UTC), ``kind``, ``step`` (updates done, by what has been read) and what belongs to its kind;
-    beside these ``spent``, the seconds of each of `time_spent.KINDS` since the line before. A journal that
-    cannot be written is a warning, once. Lines may be written by any thread.
+    Unlike the metrics, no line is ever dropped: a run that went back has gone on before. A line holds
+    ``time`` (UTC), ``kind``, ``step`` (updates done, as far as they have been read), fields of its kind, and
+    ``spent``: the seconds of each of `time_spent.KINDS` since the line before. A journal that cannot be
+    written is one warning. Lines may be written by any thread.
 
     Attributes:
       spent: the time of this start.
-      step: of the lines to come, where they do not say.
+      step: step of the next lines, unless they name one.
     """
 
-    def __init__(self, workdir: Workdir | None, *, report: Callable[[str], None]):
+    def __init__(self, workdir: Workdir | None, *, warn: Callable[[str], None]):
         """Reads what earlier starts have written.
 
         Args:
-          workdir: claimed by the run; None where nothing is to be written.
-          report: gets a warning.
+          workdir: claimed by the run; None: nothing is written.
+          warn: gets a warning.
         """
-        self.spent, self.step, self._report = TimeSpent(), 0, report
+        self.spent, self.step, self._warn = TimeSpent(), 0, warn
         self._workdir = workdir
-        self._lines = SoftLines(workdir.path / "journal.jsonl", report) if workdir else None
-        before = self._lines.rows() if self._lines else []
-        self._seconds_before = _sum_of_spent(before)
-        self._told = dict.fromkeys(KINDS, 0.0)
-        self._told_aside = {str(row.get("what")) for row in before if row.get("kind") == "quarantined"}
+        self._lines = OptionalLines(workdir.path / FILE, warn) if workdir else None
+        events = self._lines.rows() if self._lines else []
+        self._seconds_before = _sum_of_spent(events)
+        self._written_seconds = dict.fromkeys(KINDS, 0.0)
+        self._quarantined = {str(event.get("what")) for event in events if event.get("kind") == "quarantined"}
         self._has_ended = False
         self._lock = threading.Lock()
 
     def write(self, kind: str, step: int | None = None, **fields: Any) -> None:
-        """Adds a line; ``fields`` are what JSON can hold, of a float three decimals are kept."""
+        """Adds a line; ``fields`` hold what JSON can, and of a float three decimals are kept."""
         with self._lock:
             now, so_far = datetime.now(UTC).isoformat(timespec="milliseconds"), self.spent.so_far()
             row = {"time": now.replace("+00:00", "Z"), "kind": kind}
             row |= {"step": self.step if step is None else step}
             row |= {
-                name: round(each, 3) if isinstance(each, float) else each for name, each in fields.items()
+                name: round(value, 3) if isinstance(value, float) else value for name, value in fields.items()
             }
-            spent = {name: round(so_far[name] - self._told[name], 3) for name in KINDS}
+            spent = {name: round(so_far[name] - self._written_seconds[name], 3) for name in KINDS}
             row["spent"] = {name: seconds for name, seconds in spent.items() if seconds}
             for name, seconds in spent.items():
-                self._told[name] += seconds  # what is rounded off comes with a later line
+                self._written_seconds[name] += seconds  # what was rounded off comes with a later line
             if self._lines:
                 self._lines.append([row])
 
     def quarantined(self) -> None:
-        """Adds a line for each checkpoint or file of metrics set aside as damaged, of which there is none."""
+        """Adds a line for each damaged checkpoint or file of metrics that was set aside and has none yet."""
         if self._workdir:
-            found: set[str] = set()
-            with warned(self._workdir.path, self._report):
-                found = {*_set_aside(self._workdir.checkpoints), *_set_aside(self._workdir.path)}
-            for name in sorted(found - self._told_aside):
+            names: set[str] = set()
+            with warn_if_not_written(self._workdir.path, self._warn):
+                names = {*_set_aside(self._workdir.checkpoints), *_set_aside(self._workdir.path)}
+            for name in sorted(names - self._quarantined):
                 self.write("quarantined", what=name)
-            self._told_aside |= found
+            self._quarantined |= names
 
     def end(self, kind: str, **fields: Any) -> None:
         """Adds the last line of this start; of several ends the first counts."""
@@ -84,35 +89,84 @@ class Journal:
         if isinstance(error, Preempted | KeyboardInterrupt):
             self.end("stopped", reason=stopped_by or "another host")
         else:
-            said = " ".join(str(error).split())
-            # What the user can mend is told in a sentence; of all else the type says most.
-            line = said if type(error).__module__.startswith("efficientnet_pod") else _typed(error, said)
-            self.end("failed", error=redact(line)[:_LONGEST])
+            message = " ".join(str(error).split())
+            if not type(error).__module__.startswith("efficientnet_pod"):  # ours are whole sentences
+                name = type(error).__name__
+                message = f"{name}: {message}" if message else name
+            self.end("failed", error=redact(message)[:_LONGEST])
 
     def seconds_of(self) -> dict[str, float]:
         """Returns the seconds that the run has spent on each of `time_spent.KINDS`, over all its starts.
 
-        Those of earlier starts are the sum of ``spent`` over their lines: of a start that was killed, what it
-        had done since its last line is lost. Steps and evaluations that were made again count each time.
+        Earlier starts count with the sum of ``spent`` over their lines; if a start was killed, its work since
+        its last line is not counted. Steps and evaluations that were made again count each time.
         """
         so_far = self.spent.so_far()
         return {name: round(self._seconds_before[name] + so_far[name], 3) for name in KINDS}
 
 
+@dataclass(frozen=True)
+class Start:
+    """One start of a run, as its journal has it.
+
+    Attributes:
+      first: its first event.
+      last: its last event.
+      resumed: whether it went on from a checkpoint.
+    """
+
+    first: Row
+    last: Row
+    resumed: bool
+
+    @property
+    def began(self) -> datetime | None:
+        """The time of its first event."""
+        return time_of(self.first.get("time"))
+
+    @property
+    def ended(self) -> datetime | None:
+        """The time of its last event."""
+        return time_of(self.last.get("time"))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from its first to its last event."""
+        return max((self.ended - self.began).total_seconds(), 0.0) if self.began and self.ended else 0.0
+
+
+def is_event(row: Row) -> bool:
+    """Returns whether a row is an event of a journal; the functions below take only these."""
+    return isinstance(row.get("kind"), str)
+
+
+def starts(events: Sequence[Row]) -> list[Start]:
+    """Returns the starts of a run, each with its last event."""
+    firsts = [place for place, event in enumerate(events) if event["kind"] == "start"]
+    ends = [*firsts[1:], len(events)] if firsts else []
+    return [
+        Start(events[first], events[end - 1], events[first].get("resumed") is True)
+        for first, end in zip(firsts, ends, strict=True)
+    ]
+
+
+def seconds_of_kind(events: Sequence[Row], kind: str) -> float | None:
+    """Returns the sum of ``seconds`` over all events of a kind, None if none has any."""
+    seconds = [number(event.get("seconds")) for event in events if event["kind"] == kind]
+    known = [value for value in seconds if value is not None]
+    return sum(known) if known else None
+
+
 def _set_aside(folder: epath.Path) -> list[str]:
-    """Returns the names of what starts of this run have set aside in a folder, as they name it."""
-    names = [each.name for each in folder.iterdir()] if folder.exists() else []
+    """Returns the names under which starts of this run have set damaged files of a folder aside."""
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
     return [name for name in names if name.startswith(("damaged-", "metrics.jsonl.damaged-"))]
 
 
-def _typed(error: BaseException, said: str) -> str:
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-def _sum_of_spent(rows: Iterable[Row]) -> dict[str, float]:
+def _sum_of_spent(events: Iterable[Row]) -> dict[str, float]:
     seconds = dict.fromkeys(KINDS, 0.0)
-    for row in rows:
-        spent = row.get("spent")
+    for event in events:
+        spent = event.get("spent")
         for name, value in spent.items() if isinstance(spent, dict) else ():
             if name in seconds and isinstance(value, int | float):
                 seconds[name] += value

@@ -14,7 +14,8 @@ from efficientnet_pod.report.figures import (
     shares_of_time,
 )
 from efficientnet_pod.report.head import head_of
-from efficientnet_pod.report.journal import incidents, starts, tally
+from efficientnet_pod.report.incidents import incidents, tally
+from efficientnet_pod.workdir.journal import starts
 from efficientnet_pod.report.records import read_records
 from efficientnet_pod.report.side_by_side import run_of
 from efficientnet_pod.report.values import duration, figure, thinned

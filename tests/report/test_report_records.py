@@ -19,8 +19,8 @@ from report_runs import (
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.report.records import read_records
 from efficientnet_pod.report.state import state_of
-from efficientnet_pod.report.trust_ratios import read_trust_ratios
 from efficientnet_pod.workdir.owner import Owner, holder_of
+from efficientnet_pod.workdir.trust_ratios import read_trust_ratios
 
 
 def test_a_torn_last_line_is_no_damage_and_a_damaged_one_is_named(tmp_path):
@@ -143,7 +143,7 @@ def test_trust_ratios_of_a_step_made_again_count_as_they_were_last():
     np.testing.assert_array_equal(values[:, 1], [1.0, np.nan, 2.0, 4.0])
     assert found.by_part(stages=True)[0] == ["stem", "stage 2", "stage 10", "head"]
     assert read_trust_ratios(trust_lines(["a"], [1])) != found
-    for nothing in (None, [], lines[:1], lines[1:3]):
+    for nothing in ([], lines[:1], lines[1:3]):
         assert read_trust_ratios(nothing) is None
 
 
@@ -158,7 +158,7 @@ def test_pictures_stay_in_the_workdir_and_are_pictures(tmp_path):
     (folder / "samples/link.png").symlink_to(tmp_path / "secret.png")
     found = read_records(folder).predictions
     assert found and [bool(each.image) for each in found.samples] == [False, False, False, True]
-    assert found.samples[3].image.startswith("data:image/png;base64,")
+    assert found.samples[3].data_uri.startswith("data:image/png;base64,")
     (folder / "samples/003.png").write_text("<svg onload=alert(1)>")
     found = read_records(folder).predictions
     assert found and not found.samples[3].image

@@ -21,10 +21,8 @@ from efficientnet_pod.report.blocks import (
 from efficientnet_pod.report.drawing.curves import Band, Curve, curves
 from efficientnet_pod.report.drawing.maps import group_map, heat_map, lay_out
 from efficientnet_pod.report.drawing.svg import HEAT
-from efficientnet_pod.report.journal import incidents, shown_seconds, tally
-from efficientnet_pod.report.predictions import Predictions
+from efficientnet_pod.report.incidents import incidents, shown_seconds, tally
 from efficientnet_pod.report.side_by_side import Run
-from efficientnet_pod.report.trust_ratios import TrustRatios
 from efficientnet_pod.report.values import (
     NONE,
     count,
@@ -35,6 +33,8 @@ from efficientnet_pod.report.values import (
     plural,
     thinned,
 )
+from efficientnet_pod.workdir.predictions import EvaluationPredictions
+from efficientnet_pod.workdir.trust_ratios import TrustRatios
 from efficientnet_pod.workdir.values import dig, number, table_of, whole
 
 _MOST_ROWS = 200
@@ -65,11 +65,10 @@ def trust_ratios(run: Run) -> list[Block]:
     low, median, high = (quantiles[:, at].tolist() for at in range(3))
     svg = curves(
         [Curve(trust.steps, _known(median), run.colour)],
-        name=f"trust-{run.at}",
         title="Trust ratios by step",
         x_label="step",
         bands=[Band(trust.steps, low, high, run.colour)],
-        scale="auto",
+        log_if_wide=True,
     )
     charts = []
     if svg:
@@ -77,7 +76,7 @@ def trust_ratios(run: Run) -> list[Block]:
         charts.append(Chart("Trust ratio by step", svg, keys=keys))
     stages, values = trust.by_part(stages=True)
     title = "Trust ratio by stage and step"
-    drawn = heat_map(stages, trust.steps, values, name=f"trust-map-{run.at}", title=title)
+    drawn = heat_map(stages, trust.steps, values, title=title)
     if drawn:
         shades = [Key(_between(*pair), name, "fill") for name, pair in _shades(drawn[1])]
         charts.append(Chart(title, drawn[0], "Median over the tensors of each stage.", shades))
@@ -122,13 +121,12 @@ def _parts_table(trust: TrustRatios) -> Folded:
 
 def bn_groups(run: Run) -> list[Block]:
     """Returns a map of the replicas, coloured by the group in which they normalise together."""
-    layout = lay_out(run.records.mesh or {})
-    if layout is None:
+    mesh = run.records.mesh
+    if mesh is None:
         return [Text("There is no mesh.json.", missing=True)]
-    groups, devices = len(layout.members), sum(map(len, layout.members))
-    size = whole(dig(run.records.mesh, "bn_group_size")) or devices // max(groups, 1)
-    title = f"{plural(groups, 'group')} of {plural(size, 'replica')}"
-    svg = group_map(layout, name=f"groups-{run.at}", title=title)
+    layout = lay_out(mesh)
+    title = f"{plural(len(mesh.groups), 'group')} of {plural(mesh.size, 'replica')}"
+    svg = group_map(layout, title=title)
     if not layout.on_torus:
         note = "The devices have no coordinates: replicas in the order of the mesh."
     elif layout.depths > 1:
@@ -168,16 +166,16 @@ def predictions(run: Run) -> list[Block]:
     return blocks or [Text("predictions.json holds no images, confusions or classes.")]
 
 
-def _picture(found: Predictions, at: int) -> Picture:
+def _picture(found: EvaluationPredictions, at: int) -> Picture:
     sample = found.samples[at]
     predicted = [
         (found.name(label), percent(share, 0), min(max(share, 0.0), 1.0) * 100)
         for label, share in sample.predicted
     ]
-    return Picture(sample.image, found.name(sample.label), sample.is_hit, predicted)
+    return Picture(sample.data_uri, found.name(sample.label), sample.is_hit, predicted)
 
 
-def _confusions(found: Predictions) -> list[Table | Folded]:
+def _confusions(found: EvaluationPredictions) -> list[Table | Folded]:
     if not found.confusions:
         return []
     images = {label: images for label, images, _ in found.per_class}
@@ -193,7 +191,7 @@ def _confusions(found: Predictions) -> list[Table | Folded]:
     return blocks
 
 
-def _worst_classes(found: Predictions) -> list[Table | Folded]:
+def _worst_classes(found: EvaluationPredictions) -> list[Table | Folded]:
     if not found.per_class:
         return []
     ordered = sorted(found.per_class, key=lambda each: (each[2] / each[1], each[0]))

@@ -1,4 +1,4 @@
-"""Owns what the journal of a run tells: its starts, what it survived, and how it ended."""
+"""The events of a run's journal in words: faults it survived, and a timeline."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,41 +7,11 @@ from datetime import datetime
 from typing import Any
 
 from efficientnet_pod.report.values import NOT_RECORDED, duration, figure, joined, plural
+from efficientnet_pod.workdir.journal import ENDINGS, seconds_of_kind, starts
 from efficientnet_pod.workdir.values import number, table_of, time_of, whole
 
 Event = dict[str, Any]
-ENDINGS = ("stopped", "failed", "end")
 _NAMED = 5
-
-
-@dataclass(frozen=True)
-class Start:
-    """One start of a run, and what became of it.
-
-    Attributes:
-      first: its first event.
-      last: its last event.
-      resumed: whether it went on from a checkpoint.
-    """
-
-    first: Event
-    last: Event
-    resumed: bool
-
-    @property
-    def began(self) -> datetime | None:
-        """When it began."""
-        return time_of(self.first.get("time"))
-
-    @property
-    def ended(self) -> datetime | None:
-        """When its last event was."""
-        return time_of(self.last.get("time"))
-
-    @property
-    def seconds(self) -> float:
-        """Seconds from its first to its last event."""
-        return max((self.ended - self.began).total_seconds(), 0.0) if self.began and self.ended else 0.0
 
 
 @dataclass(frozen=True)
@@ -52,16 +22,6 @@ class Incident:
     step: int | None
     what: str
     detail: str
-
-
-def starts(journal: Sequence[Event]) -> list[Start]:
-    """Returns the starts of a run, each with its last event."""
-    firsts = [at for at, event in enumerate(journal) if event["kind"] == "start"]
-    ends = [*firsts[1:], len(journal)] if firsts else []
-    return [
-        Start(journal[first], journal[end - 1], journal[first].get("resumed") is True)
-        for first, end in zip(firsts, ends, strict=True)
-    ]
 
 
 def tally(journal: Sequence[Event]) -> dict[tuple[str, str], int]:
@@ -158,17 +118,10 @@ _WORDINGS = {
 }
 
 
-def held_up(journal: Sequence[Event], kind: str) -> float | None:
-    """Returns the sum of the seconds of all events of a kind, None if there are none."""
-    seconds = [number(event.get("seconds")) for event in journal if event["kind"] == kind]
-    known = [each for each in seconds if each is not None]
-    return sum(known) if known else None
-
-
 def shown_seconds(journal: Sequence[Event], kind: str) -> str:
     """Returns e.g. ``"3 times, 4.2 s together"``; empty if the kind is not there."""
     times = sum(event["kind"] == kind for event in journal)
     if not times:
         return ""
-    total = held_up(journal, kind)
+    total = seconds_of_kind(journal, kind)
     return plural(times, "time") + (f", {figure(total)} s together" if total is not None else "")
