@@ -15,10 +15,11 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.photos import photos
+from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.pipeline import train_batches
 from efficientnet_pod.data.sources.opening import open_source
-from efficientnet_pod.data.transforms.preprocess import Preprocessing
 from efficientnet_pod.pod.allocator import keep_freed_memory
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("photos", ".cache/benchmark_photos", "Folder of the photographs.")
@@ -38,10 +39,8 @@ def main(_: list[str]) -> None:
     turns: dict[tuple[int, str, str], list[float]] = {setting: [] for setting in settings}
     for _ in range(FLAGS.rounds):
         for size, resize, policy in settings:
-            how = Preprocessing(size, dtype="uint8", resize=resize, policy=policy, policy_layers=1)
-            batches = train_batches(
-                source, how, global_batch=BATCH, first_image=0, seed=0
-            ).as_numpy_iterator()
+            preprocessing = Preprocessing(size, dtype="uint8", resize=resize, policy=policy, policy_layers=1)
+            batches = train_batches(source, preprocessing, HostShare(BATCH), seed=0).as_numpy_iterator()
             for _ in range(3):  # those that were ready
                 next(batches)
             began = time.perf_counter()

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.pipeline import eval_batches, train_batches
 from efficientnet_pod.data.sources.opening import open_source
-from efficientnet_pod.data.transforms.preprocess import Preprocessing
 from efficientnet_pod.pod.allocator import keep_freed_memory
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 
 IMAGE_SIZE = 224
 POLICIES = {"RandAugment": "randaugment", "AutoAugment": "autoaugment"}
@@ -19,11 +20,12 @@ def prepare(photos: Path, task: str, batch: int, *, resize: str, dtype: str) -> 
     kept = keep_freed_memory()  # as the command line does before training
     source = open_source(f"folder:{photos}")
     policy = POLICIES.get(task, "none")
-    how = Preprocessing(image_size=IMAGE_SIZE, dtype=dtype, policy=policy, resize=resize)
+    preprocessing = Preprocessing(image_size=IMAGE_SIZE, dtype=dtype, policy=policy, resize=resize)
+    share = HostShare(batch)
     if task == "eval":
-        batches = eval_batches(source, how, global_batch=batch).dataset.repeat().as_numpy_iterator()
+        batches = eval_batches(source, preprocessing, share).dataset.repeat().as_numpy_iterator()
     else:
-        batches = train_batches(source, how, global_batch=batch, first_image=0, seed=0).as_numpy_iterator()
+        batches = train_batches(source, preprocessing, share, seed=0).as_numpy_iterator()
     memory = "freed memory kept" if kept else "default malloc"
     return map(_image, batches), f"{dtype}, resize={resize}, {memory}"
 

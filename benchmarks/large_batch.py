@@ -36,9 +36,10 @@ from efficientnet_pod.optim import (
     peak_learning_rate,
 )
 from efficientnet_pod.pod import runtime
+from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, to_global
 from efficientnet_pod.run.state import init_state
-from efficientnet_pod.run.train_step import GO, TrainStep, commands, compile_train_step, not_halted
+from efficientnet_pod.run.train_step import TrainStep, compile_train_step
 
 SIZE, WIDTH = 8, 8
 EPOCHS, WARMUP_EPOCHS, SMALLEST = 12, 3, 64
@@ -62,11 +63,12 @@ class Images(NamedTuple):
 def digits() -> Images:
     """Returns scikit-learn's digits with the trainer's split."""
     from efficientnet_pod.data.sources.opening import open_source
+    from efficientnet_pod.data.sources.reading import read_part
 
     source = open_source("digits")
     splits = []
     for split in (source.train, source.eval):
-        examples = list(split.part(0, split.num_examples).as_numpy_iterator())
+        examples = list(read_part(split, 0, split.num_examples).as_numpy_iterator())
         image = np.stack([example["image"] for example in examples])
         label = np.array([example["label"] for example in examples], np.int32)
         splits.append((image, label))
@@ -111,7 +113,7 @@ class Trainer:
         image, label = self._images.train
         order = itertools.chain.from_iterable(_permutations(len(label), seed))
         state = init_state(initial_variables(self._model, SIZE, seed=seed), self._optimizer, ema=False)
-        halted, command = not_halted(self._mesh), commands(self._mesh)[GO]
+        halted, command = not_halted(self._mesh), host_signals(self._mesh)[GO]
         for _ in range(self.steps):
             numbers = np.fromiter(itertools.islice(order, self._global_batch), np.int64)
             batch = {"image": image[numbers].astype(np.float32), "label": label[numbers]}

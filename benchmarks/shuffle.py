@@ -14,7 +14,9 @@ import tensorflow as tf
 from absl import app, flags
 
 from efficientnet_pod.data import order
-from efficientnet_pod.data.sources.opening import Indexed, Records, open_source
+from efficientnet_pod.data.host_share import HostShare
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.types import Indexed, Records
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("images", 1_281_167, "Training images.")
@@ -40,12 +42,12 @@ def main(_: list[str]) -> None:
 
 
 def _report(name: str, examples: Records | Indexed, hosts: int) -> None:
-    host = order.place_of_host(hosts, 0, hosts)
+    share = HostShare(hosts, host_count=hosts)
     if isinstance(examples, Records):
         count = examples.share(0, hosts).num_examples
-        stream = order.shuffled(examples, host, 0)
+        stream = order.shuffled(examples, share, 0)
     else:
-        count, stream = examples.num_examples, order.permuted(examples, host, 0)
+        count, stream = examples.num_examples, order.permuted(examples, share, 0)
     names = stream.map(lambda example, key: example["name"]).take(2 * count).batch(8192)
     stored = np.concatenate([_stored_place(batch) for batch in names.as_numpy_iterator()])
     ranks = np.unique(stored, return_inverse=True)[1]  # within the share

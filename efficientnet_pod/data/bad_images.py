@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from efficientnet_pod.data.sources.tfrecord_bytes import reason_of
+from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.transforms.preprocess import JPEG_END, JPEG_MAGIC, MAX_PIXELS, PNG_MAGIC
 from efficientnet_pod.errors import RunError, UserError
 
@@ -187,12 +186,12 @@ class Batches:
                 return
             except tf.errors.OpError as error:
                 del stream  # and its buffers, before there are others
-                batch = self._mended(number, error)
+                batch = self._with_bad_images_replaced(number, error)
                 stream = self.open(number + 1).as_numpy_iterator()
             yield batch
             number += 1
 
-    def _mended(self, number: int, error: tf.errors.OpError) -> Batch:
+    def _with_bad_images_replaced(self, number: int, error: tf.errors.OpError) -> Batch:
         """Returns the batch that failed, made one by one, without its bad images."""
         rows: list[Any] = []
         for undecoded, arguments in self._read(number):

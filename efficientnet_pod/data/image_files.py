@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import tensorflow as tf
 
 from efficientnet_pod.data.bad_images import find_fault
+from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.folders import SUFFIXES
-from efficientnet_pod.data.sources.tfrecord_bytes import reason_of
-from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image
+from efficientnet_pod.data.transforms.preprocess import eval_image
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 
 _THREADS = 8  # each in a decoder of TensorFlow, which lets the others run
 _AHEAD = 64  # images decoded and not yet asked for
@@ -52,12 +52,12 @@ def _below(folder: str, faults: list[tuple[str, str]]) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
-def decoded(paths: Sequence[str], how: Preprocessing) -> Iterator[tuple[str, np.ndarray | str]]:
+def decoded(paths: Sequence[str], preprocessing: Preprocessing) -> Iterator[tuple[str, np.ndarray | str]]:
     """Yields each path with its image, or in one line why there is none.
 
-    Images are what evaluation sees: (image_size, image_size, 3) of ``how.dtype``, levels of 0..255.
+    Images are what evaluation sees: (image_size, image_size, 3) of ``preprocessing.dtype``, levels of 0..255.
     """
-    see = tf.function(lambda image: eval_image(image, how), autograph=False)
+    see = tf.function(lambda image: eval_image(image, preprocessing), autograph=False)
 
     def decode(path: str) -> np.ndarray | str:
         try:

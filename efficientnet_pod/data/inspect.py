@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from efficientnet_pod.data.bad_images import find_fault
-from efficientnet_pod.data.sources.opening import Example, Indexed, Records, Source
-from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption, reason_of
-from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image, size_of, train_image
+from efficientnet_pod.data.quiet import reason_of, tf
+from efficientnet_pod.data.sources.reading import read_records
+from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
+from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
+from efficientnet_pod.data.transforms.preprocess import eval_image, size_of, train_image
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.recipe.recipe import DataSettings
 
 _SHEET_ROWS, _SHEET_COLUMNS, _GAP = 8, 8, 4
@@ -94,10 +96,10 @@ def describe(
     return len(faults)
 
 
-def write_sheet(path: str, images: Sequence[Any], how: Preprocessing) -> None:
+def write_sheet(path: str, images: Sequence[Any], preprocessing: Preprocessing) -> None:
     """Writes a PNG with a row for each undecoded image: the evaluation crop, then seven augmented versions.
 
-    Tiles are ``how.image_size`` pixels wide and high, with white between them. Raises UserError.
+    Tiles are ``preprocessing.image_size`` pixels wide and high, with white between them. Raises UserError.
     """
     if not images:
         raise UserError(f"sheet '{path}' would be empty; no image of the sample can be used; mend them first")
@@ -105,7 +107,10 @@ def write_sheet(path: str, images: Sequence[Any], how: Preprocessing) -> None:
     for number, image in enumerate(images):
         encoded = tf.convert_to_tensor(image)
         seeds = [tf.constant([epoch, number], tf.int64) for epoch in range(_SHEET_COLUMNS - 1)]
-        tiles = [eval_image(encoded, how), *(train_image(encoded, seed, how) for seed in seeds)]
+        tiles = [
+            eval_image(encoded, preprocessing),
+            *(train_image(encoded, seed, preprocessing) for seed in seeds),
+        ]
         rows.append(np.concatenate([_framed(tile.numpy()) for tile in tiles], axis=1))
     grid = np.pad(np.concatenate(rows), ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=255)
     try:
@@ -138,7 +143,7 @@ def _reads(split: Indexed | Records, count: int) -> Iterator[Callable[[], Exampl
             yield lambda number=number: split.fetch(tf.constant(number, tf.int64))
         return
     is_sample = count < split.num_examples
-    stream = iter(split.read(tf.constant(0, tf.int64) if is_sample else None).take(count))
+    stream = iter(read_records(split, tf.constant(0, tf.int64) if is_sample else None).take(count))
     while True:
         try:
             example = next(stream)

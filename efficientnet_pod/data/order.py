@@ -1,13 +1,14 @@
-"""Which image comes when: the order of an epoch, the share of a host, the key of an image's draws."""
+"""Order of the images: an epoch's permutation, a host's turns, and the key of each image's random draws."""
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from efficientnet_pod.data.host_share import HostShare
+from efficientnet_pod.data.quiet import tf
+from efficientnet_pod.data.sources.reading import map_in_parallel, read_records
 from efficientnet_pod.data.sources.types import Example, Indexed, Records
 from efficientnet_pod.errors import UserError
 
@@ -16,41 +17,9 @@ from efficientnet_pod.errors import UserError
 SHUFFLE_BUFFER = 4096
 
 
-@dataclass(frozen=True)
-class Host:
-    """One of ``count`` hosts, which takes ``batch`` neighbours of every global batch from ``first`` on."""
-
-    index: int
-    count: int
-    batch: int
-    first: int
-
-    def later(self, batches: int) -> "Host":
-        """Returns the same host so many batches further on."""
-        return replace(self, first=self.first + batches * self.batch * self.count)
-
-    def place(self, turn: tf.Tensor) -> tf.Tensor:
-        """Returns the place in the stream of all hosts of this host's ``turn``-th image."""
-        step = tf.math.floordiv(turn, self.batch)
-        return self.first + (step * self.count + self.index) * self.batch + tf.math.floormod(turn, self.batch)
-
-
-def place_of_host(global_batch: int, host_index: int, host_count: int, first_image: int = 0) -> Host:
-    """Returns one host of a global batch; raises UserError where the numbers do not go together."""
-    if not 0 <= host_index < host_count:
-        raise UserError(f"host index is {host_index}; it must be 0..{host_count - 1}; set it for each host")
-    if global_batch < 1 or global_batch % host_count:
-        above = (max(global_batch, 0) // host_count + 1) * host_count
-        raise UserError(
-            f"global batch is {global_batch}; it must be a positive multiple of the {host_count} hosts; "
-            f"use {above}"
-        )
-    return Host(host_index, host_count, global_batch // host_count, first_image)
-
-
-def permuted(examples: Indexed, host: Host, seed: int) -> tf.data.Dataset:
-    """Returns (example, key) pairs by arithmetic: no buffer, no state, entered anywhere at no cost."""
-    number = permutation(examples, host, seed)
+def permuted(examples: Indexed, share: HostShare, seed: int) -> tf.data.Dataset:
+    """Returns (example, key) pairs without buffer or state: entering anywhere costs nothing."""
+    number = permutation(examples, share, seed)
 
     def example(turn: tf.Tensor) -> tuple[Example, tf.Tensor]:
         index, key = number(turn)
@@ -60,14 +29,14 @@ def permuted(examples: Indexed, host: Host, seed: int) -> tf.data.Dataset:
 
 
 def permutation(
-    examples: Indexed, host: Host, seed: int
+    examples: Indexed, share: HostShare, seed: int
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """Returns a function from the host's turn to the image's number and key."""
     count = examples.num_examples
 
     def number(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        place = host.place(turn)
-        epoch, rank = tf.math.floordiv(place, count), tf.math.floormod(place, count)
+        place = share.place(turn)
+        epoch, rank = place // count, place % count
         index = tf.random.experimental.index_shuffle(  # type: ignore[attr-defined]
             rank, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=count - 1
         )
@@ -76,18 +45,19 @@ def permutation(
     return number
 
 
-def require_share(examples: Records, host: Host) -> None:
-    """Raises UserError unless the host's share of the records has one."""
-    if not examples.share(host.index, host.count).num_examples:
+def shuffled(examples: Records, share: HostShare, seed: int) -> tf.data.Dataset:
+    """Returns (example, key) pairs of the host's records, shuffled anew each epoch.
+
+    Raises:
+      UserError: this host's share holds no record.
+    """
+    records = examples.share(share.host_index, share.host_count)
+    if not records.num_examples:
         raise UserError(
-            f"{examples.num_examples} training images for {host.count} hosts; each needs one; use fewer hosts"
+            f"{examples.num_examples} training images for {share.host_count} hosts; each needs one; "
+            "use fewer hosts"
         )
-
-
-def shuffled(examples: Records, host: Host, seed: int) -> tf.data.Dataset:
-    """Returns (example, key) pairs of the host's share, shuffled anew each epoch."""
-    share = examples.share(host.index, host.count)
-    first_epoch, seen = divmod(host.first // host.count, share.num_examples)
+    first_epoch, seen = divmod(share.first_image // share.host_count, records.num_examples)
 
     @tf.autograph.experimental.do_not_convert
     def epoch_examples(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -95,8 +65,9 @@ def shuffled(examples: Records, host: Host, seed: int) -> tf.data.Dataset:
         order: Any = tf.random.stateless_uniform(
             [], tf.stack([tf.constant(seed, tf.int64), epoch]), maxval=2**31 - 1, dtype=tf.int64
         )
-        shuffled = share.read(order).shuffle(SHUFFLE_BUFFER, seed=order, reshuffle_each_iteration=False)
-        entered = shuffled.skip(tf.where(epoch == first_epoch, tf.constant(seen, tf.int64), 0))
+        epoch_records = read_records(records, order)
+        mixed = epoch_records.shuffle(SHUFFLE_BUFFER, seed=order, reshuffle_each_iteration=False)
+        entered = mixed.skip(tf.where(epoch == first_epoch, tf.constant(seen, tf.int64), 0))
         return entered.map(lambda example: (example, _key(seed, epoch, _fingerprint(example["name"]))))
 
     return tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_examples)
@@ -105,32 +76,34 @@ def shuffled(examples: Records, host: Host, seed: int) -> tf.data.Dataset:
 def _fingerprint(name: tf.Tensor) -> tf.Tensor:
     """Returns 63 bits of the FarmHash fingerprint of a record's file and number: the same on every machine.
 
-    The name may begin with a folder, which data may be moved from, and end with what the record itself says.
+    The folder in front is left out, because data may be moved, and so is the record's own name behind.
     """
     place = tf.strings.regex_replace(name, r"^(?:.*/)?([^/]+#\d+)(?: \(.*\))?$", r"\1")
     return tf.strings.to_hash_bucket_fast(place, sys.maxsize)
 
 
 def in_order(
-    examples: Indexed | Records, host: Host, turns: range, order: np.ndarray | None
+    examples: Indexed | Records, share: HostShare, turns: range, order: np.ndarray | None
 ) -> tuple[tf.data.Dataset, int]:
     """Returns the host's examples of these turns, in that order or as stored, and their number."""
-    if isinstance(examples, Records):
-        share = examples.share(host.index, host.count)
-        count = min(len(turns), max(share.num_examples - turns.start, 0))
-        return (share.read(None) if count else tf.data.Dataset.range(0)).skip(turns.start).take(count), count
-    places, count = stored_places(examples, host, turns, order)
-    return map_in_parallel(places, examples.fetch), count
+    if isinstance(examples, Indexed):
+        places, count = stored_places(examples, share, turns, order)
+        return map_in_parallel(places, examples.fetch), count
+    records = examples.share(share.host_index, share.host_count)
+    count = min(len(turns), max(records.num_examples - turns.start, 0))
+    dataset = read_records(records, None) if count else tf.data.Dataset.range(0)
+    return dataset.skip(turns.start).take(count), count
 
 
 def stored_places(
-    examples: Indexed, host: Host, turns: range, order: np.ndarray | None
+    examples: Indexed, share: HostShare, turns: range, order: np.ndarray | None
 ) -> tuple[tf.data.Dataset, int]:
-    """Returns the numbers of the host's examples of these turns, and how many they are."""
-    full, rest = divmod(examples.num_examples, host.batch * host.count)
-    own = full * host.batch + min(max(rest - host.index * host.batch, 0), host.batch)
+    """Returns the numbers of the host's examples of these turns, and how many there are."""
+    full, rest = divmod(examples.num_examples, share.global_batch)
+    batch = share.host_batch
+    own = full * batch + min(max(rest - share.host_index * batch, 0), batch)
     count = min(len(turns), max(own - turns.start, 0))
-    places = tf.data.Dataset.range(turns.start, turns.start + count).map(host.place)
+    places = tf.data.Dataset.range(turns.start, turns.start + count).map(share.place)
     if order is not None:
         table = tf.constant(order, tf.int64)
         places = places.map(lambda place: tf.gather(table, place))
@@ -140,8 +113,3 @@ def stored_places(
 def _key(seed: int, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     """Returns the seed pair of one image, unique over (seed, epoch, image), int64."""
     return tf.stack([epoch + seed * 2**32, image])
-
-
-def map_in_parallel(dataset: tf.data.Dataset, function: Callable) -> tf.data.Dataset:
-    """Returns the data set with the function applied to several examples at once, in their order."""
-    return dataset.map(function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

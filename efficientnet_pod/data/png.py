@@ -1,7 +1,8 @@
 """Images as PNG files, for people to look at."""
 
 import numpy as np
-import tensorflow as tf
+
+from efficientnet_pod.data.quiet import tf
 
 
 def encode_png(levels: np.ndarray, *, longest_side: int) -> bytes:

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from efficientnet_pod.data.bad_images import find_fault
+from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.short_side import limit_short_side
-from efficientnet_pod.data.sources.opening import Example, Indexed, Records, Source, open_source
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.tfds import MANIFEST, split_names
-from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption, reason_of
+from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
+from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
 from efficientnet_pod.recipe.recipe import DataSettings
@@ -219,7 +221,7 @@ def _stream(
 ) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False  # as many calls at once as there are cores; pipeline.py says why
-    stream = examples.part(start, stop).map(
+    stream = read_part(examples, start, stop).map(
         transform, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return stream.prefetch(16).with_options(options)
@@ -264,7 +266,7 @@ def _first_fault(
     examples: Indexed | Records, start: int, stop: int, transform: Callable[[Example], Example]
 ) -> str:
     """Returns what is wrong with the first example that cannot be read, "" if all can now."""
-    stream = iter(examples.part(start, stop))
+    stream = iter(read_part(examples, start, stop))
     while True:
         try:
             example = next(stream)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
+from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.transforms.preprocess import decode, in_levels
 
 

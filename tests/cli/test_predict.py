@@ -14,10 +14,11 @@ from photos import encoded, photo, write_folder
 from efficientnet_pod.cli import predict as predict_command
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.data.image_files import decoded, find_images
-from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image
+from efficientnet_pod.data.transforms.preprocess import eval_image
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate.predictor import Predictor
 from efficientnet_pod.models.inputs import normalise
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.weights.folder import write_folder as write_weights
 from efficientnet_pod.weights.trained import CENTRE, WHOLE
 

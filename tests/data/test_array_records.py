@@ -13,7 +13,9 @@ import tensorflow_datasets as tfds
 from photos import prepare_numbered_photos
 
 from efficientnet_pod.data.sources.array_records import _Calls, indexed
-from efficientnet_pod.data.sources.opening import FileRange, Indexed, Records, open_source
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.reading import read_part
+from efficientnet_pod.data.sources.types import FileRange, Indexed, Records
 from efficientnet_pod.errors import UserError
 
 
@@ -63,7 +65,8 @@ def test_a_prepared_folder_is_opened_by_its_path_in_either_format(array_records,
         by_name = open_source("numbered_photos", data_dir=str(root))
         assert isinstance(source.train, kind) and isinstance(source.eval, kind)
         assert source.class_names == by_name.class_names and source.num_eval == 31
-        names = [[e["name"] for e in s.train.part(50, 60).as_numpy_iterator()] for s in (source, by_name)]
+        parts = [read_part(s.train, 50, 60).as_numpy_iterator() for s in (source, by_name)]
+        names = [[example["name"] for example in part] for part in parts]
         assert names[0] == names[1] and len(names[0]) == 10
 
 
@@ -134,12 +137,13 @@ def test_as_many_files_are_allowed_open_as_the_data_set_has(monkeypatch, tmp_pat
 
 def test_a_process_ends_while_its_stream_reads_ahead(array_records):
     program = f"""
+from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.pipeline import train_batches
-from efficientnet_pod.data.transforms.preprocess import Preprocessing
 from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 source = open_source("prepared:{array_records}/numbered_photos/1.0.0")
-how = Preprocessing(image_size=32, augment="shift")
-stream = train_batches(source, how, global_batch=2000, first_image=0, seed=0).as_numpy_iterator()
+preprocessing = Preprocessing(image_size=32, augment="shift")
+stream = train_batches(source, preprocessing, HostShare(2000), seed=0).as_numpy_iterator()
 print(len(next(stream)["image"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -14,8 +14,10 @@ from rich.console import Console
 from efficientnet_pod.data.inspect import describe
 from efficientnet_pod.data.prepare import prepare
 from efficientnet_pod.data.sources.opening import open_source
-from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image, train_image
+from efficientnet_pod.data.sources.reading import read_part
+from efficientnet_pod.data.transforms.preprocess import eval_image, train_image
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.recipe.recipe import read_recipe
 
 
@@ -135,7 +137,7 @@ def test_the_sheet_shows_each_image_evaluated_and_then_augmented(folder, tmp_pat
     assert len({tile.tobytes() for row in tiles for tile in row}) > 40
 
     train = open_source(source).train
-    images = list(train.part(0, train.num_examples).as_numpy_iterator())
+    images = list(read_part(train, 0, train.num_examples).as_numpy_iterator())
     images = [images[-(-row * train.num_examples // 8)] for row in range(8)]
     how = Preprocessing(image_size=16, dtype="uint8")
     for row, example in zip(tiles, images, strict=True):

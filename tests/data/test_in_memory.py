@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.in_memory import Draws, InMemory
 from efficientnet_pod.data.sources.opening import open_source
-from efficientnet_pod.data.transforms.preprocess import Preprocessing
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 
-HOW = Preprocessing(image_size=8, augment="pad_crop_flip", max_shift=2, dtype="uint8")
-WHERE = {"global_batch": 50, "first_image": 0, "seed": 3}
+PREPROCESSING = Preprocessing(image_size=8, augment="pad_crop_flip", max_shift=2, dtype="uint8")
+SHARE = HostShare(50)
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,9 @@ def digits():
     return open_source("digits")
 
 
-def taken(source, how=HOW, batches=3, **where):
-    stream = InMemory(source, how, **WHERE | where).as_numpy_iterator()
+def taken(source, preprocessing=PREPROCESSING, batches=3, **share):
+    share = dataclasses.replace(SHARE, **share)
+    stream = InMemory(source, preprocessing, share, seed=3).as_numpy_iterator()
     return list(itertools.islice(stream, batches))
 
 
@@ -34,11 +36,11 @@ def stored(source):
 
 @pytest.mark.parametrize(("augment", "border"), [("pad_crop_flip", "reflect"), ("shift", "constant")])
 def test_an_image_is_the_crop_that_was_drawn_for_it(digits, augment, border):
-    how = dataclasses.replace(HOW, augment=augment)
+    preprocessing = dataclasses.replace(PREPROCESSING, augment=augment)
     images, labels = stored(digits)
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode=border)
-    draws = Draws.of(3, 0, digits.num_train, how)
-    (batch,) = taken(digits, how, batches=1)
+    draws = Draws.of(3, 0, digits.num_train, preprocessing)
+    (batch,) = taken(digits, preprocessing, batches=1)
     for image, label, number in zip(batch["image"], batch["label"], draws.order[:50], strict=True):
         top, left = draws.top[number], draws.left[number]
         expected = padded[number, top : top + 8, left : left + 8]
@@ -51,9 +53,9 @@ def test_an_image_is_the_crop_that_was_drawn_for_it(digits, augment, border):
 
 def test_the_square_that_is_cut_out_is_that_of_the_policies(digits):
     """From centre - size / 2 to centre + size / 2 - 1, grey."""
-    how = dataclasses.replace(HOW, cutout=4)
-    plain, cut = taken(digits, batches=1)[0], taken(digits, how, batches=1)[0]
-    draws = Draws.of(3, 0, digits.num_train, how)
+    preprocessing = dataclasses.replace(PREPROCESSING, cutout=4)
+    plain, cut = taken(digits, batches=1)[0], taken(digits, preprocessing, batches=1)[0]
+    draws = Draws.of(3, 0, digits.num_train, preprocessing)
     for before, after, number in zip(plain["image"], cut["image"], draws.order[:50], strict=True):
         row, column = draws.cut[number]
         expected = before.copy()
@@ -63,11 +65,11 @@ def test_the_square_that_is_cut_out_is_that_of_the_policies(digits):
 
 def test_every_epoch_has_every_image_once_in_another_order_and_with_other_draws(digits):
     count = digits.num_train
-    first, second = (Draws.of(3, epoch, count, HOW) for epoch in (0, 1))
+    first, second = (Draws.of(3, epoch, count, PREPROCESSING) for epoch in (0, 1))
     for draws in (first, second):
         np.testing.assert_array_equal(np.sort(draws.order), np.arange(count))
     assert (first.order != second.order).mean() > 0.9 and (first.top != second.top).mean() > 0.7
-    assert (first.order != Draws.of(4, 0, count, HOW).order).mean() > 0.9
+    assert (first.order != Draws.of(4, 0, count, PREPROCESSING).order).mean() > 0.9
     labels = np.concatenate([batch["label"] for batch in taken(digits, batches=30)])[:count]
     np.testing.assert_array_equal(np.sort(labels), np.sort(stored(digits)[1]))
 
@@ -89,21 +91,21 @@ def test_the_global_batch_does_not_depend_on_the_number_of_hosts(digits):
 
 
 def test_images_come_in_the_dtype_of_the_link(digits):
-    (batch,) = taken(digits, dataclasses.replace(HOW, dtype="bfloat16"), batches=1)
+    (batch,) = taken(digits, dataclasses.replace(PREPROCESSING, dtype="bfloat16"), batches=1)
     (levels,) = taken(digits, batches=1)
     assert batch["image"].dtype.name == "bfloat16" and batch["label"].dtype == np.int32
     np.testing.assert_array_equal(batch["image"].astype(np.uint8), levels["image"])
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("fields", "words"),
     [
         ({"augment": "inception_crop"}, "not for config.data.augment=inception_crop with policy=none"),
         ({"policy": "randaugment"}, "with policy=randaugment; use --config.data.in_memory=False"),
         ({"image_size": 2048}, "would keep 17 GiB of images on each host; the limit is 8 GiB"),
     ],
 )
-def test_what_cannot_be_prepared_is_refused_in_one_line(digits, how, words):
+def test_what_cannot_be_prepared_is_refused_in_one_line(digits, fields, words):
     with pytest.raises(UserError) as refused:
-        InMemory(digits, dataclasses.replace(HOW, **how), **WHERE)
+        InMemory(digits, dataclasses.replace(PREPROCESSING, **fields), SHARE, seed=3)
     assert words in str(refused.value) and "\n" not in str(refused.value)

@@ -14,7 +14,9 @@ from recipes import load
 from efficientnet_pod.data import prepare as module
 from efficientnet_pod.data.prepare import Summary, prepare
 from efficientnet_pod.data.short_side import limit_short_side, shorten
-from efficientnet_pod.data.sources.opening import Indexed, open_source
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.reading import read_part
+from efficientnet_pod.data.sources.types import Indexed
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.recipe.recipe import read_recipe
 
@@ -44,7 +46,7 @@ def folder(tmp_path):
 
 def read(split):
     assert isinstance(split, Indexed)
-    return list(split.part(0, split.num_examples).as_numpy_iterator())
+    return list(read_part(split, 0, split.num_examples).as_numpy_iterator())
 
 
 def contents(path):
@@ -191,7 +193,7 @@ def test_slices_of_a_copy_are_those_of_the_original(tmp_path, monkeypatch):
     original = open_source("numbered_photos", data_dir=str(root), **slices)
     for new, old in ((copy.train, original.train), (copy.eval, original.eval)):
         labels = [
-            [int(e["label"]) for e in split.part(0, split.num_examples).as_numpy_iterator()]
+            [int(e["label"]) for e in read_part(split, 0, split.num_examples).as_numpy_iterator()]
             for split in (new, old)
         ]
         assert labels[0] == labels[1]

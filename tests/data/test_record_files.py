@@ -11,9 +11,10 @@ from photos import prepare_numbered_photos, write_records
 
 from efficientnet_pod.data.order import _fingerprint
 from efficientnet_pod.data.sources import tfrecord_bytes as record_files
-from efficientnet_pod.data.sources.opening import Records, Source, open_source
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.reading import read_records
 from efficientnet_pod.data.sources.tfrecord_bytes import count_records, locate_corruption
-from efficientnet_pod.data.sources.types import FileRange
+from efficientnet_pod.data.sources.types import FileRange, Records, Source
 from efficientnet_pod.errors import UserError
 
 
@@ -38,11 +39,11 @@ def opened(folder, **splits) -> Source:
 
 def names(records, seed=None):
     seed = None if seed is None else tf.constant(seed, tf.int64)
-    return [example["name"].decode() for example in records.read(seed).as_numpy_iterator()]
+    return [example["name"].decode() for example in read_records(records, seed).as_numpy_iterator()]
 
 
 def labels(records):
-    return [int(example["label"]) for example in records.read(None).as_numpy_iterator()]
+    return [int(example["label"]) for example in read_records(records, None).as_numpy_iterator()]
 
 
 # Reading
@@ -52,7 +53,7 @@ def test_records_of_imagenet_come_undecoded_with_labels_from_0_and_the_place_the
     source = opened(folder)
     assert (source.num_train, source.num_eval, source.num_classes) == (23, 3, 1000)
     assert source.class_names[:2] == ("n01440764", "n01443537")
-    examples = list(source.train.read(None).as_numpy_iterator())
+    examples = list(read_records(source.train, None).as_numpy_iterator())
     assert [int(example["label"]) for example in examples] == list(range(23))
     assert all(example["image"].startswith(b"\xff\xd8\xff") for example in examples)
     assert examples[8]["name"].decode() == f"{folder}/train-00002-of-00004#1 (n8.JPEG)"

@@ -10,7 +10,9 @@ import tensorflow_datasets as tfds
 from photos import encoded, mocked_tfds, photo, prepare_numbered_photos, write_folder
 from sklearn.datasets import load_digits
 
-from efficientnet_pod.data.sources.opening import Indexed, Records, open_source
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.reading import read_records
+from efficientnet_pod.data.sources.types import Indexed, Records
 from efficientnet_pod.errors import UserError
 
 
@@ -22,7 +24,7 @@ def records_dir(tmp_path_factory):
 def read(split):
     """Returns the examples of a split in stored order, as numpy values."""
     if isinstance(split, Records):
-        return list(split.read(None).as_numpy_iterator())
+        return list(read_records(split, None).as_numpy_iterator())
     return list(tf.data.Dataset.range(split.num_examples).map(split.fetch).as_numpy_iterator())
 
 

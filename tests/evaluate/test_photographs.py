@@ -31,7 +31,8 @@ def photographs() -> np.ndarray:
     """The photographs as the released evaluation crops and resizes them, normalised for these weights."""
     import tensorflow as tf
 
-    from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image
+    from efficientnet_pod.data.transforms.preprocess import eval_image
+    from efficientnet_pod.recipe.preprocessing import Preprocessing
 
     how = Preprocessing(lite0.SIZE)
     files = [lite0.data_folder(package) / file for package, file, _, _ in PHOTOGRAPHS]

@@ -13,12 +13,15 @@ from recipes import load
 from runs import compiled_eval_step as compiled
 from tiny import build_tiny_networks
 
+from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.pipeline import aspect_ratios, eval_batches
-from efficientnet_pod.data.sources.opening import Records, open_source
-from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.types import Records
+from efficientnet_pod.data.transforms.preprocess import eval_image
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate.evaluate import evaluate
 from efficientnet_pod.models.inputs import normalise
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.recipe.recipe import read_recipe
 from efficientnet_pod.recipe.rectangles import eval_batch_of, order_of, shapes_of
 from efficientnet_pod.run.run import open_run
@@ -89,11 +92,9 @@ def test_each_image_is_in_one_batch_of_its_shape(source, host_count):
         batches = eval_batches(
             source,
             Preprocessing(32),
-            global_batch=4,
+            HostShare(4, host_index=host, host_count=host_count),
             shapes=shapes,
             order=order_of(ratios),
-            host_index=host,
-            host_count=host_count,
         )
         expected = [(h, w) for h, w, steps in shapes for _ in range(steps)]
         for batch, shape in zip(batches.as_numpy_iterator(), expected, strict=True):

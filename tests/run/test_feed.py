@@ -14,7 +14,9 @@ from photos import prepare_numbered_photos
 from recipes import phased_digits
 
 from efficientnet_pod.data import pipeline
-from efficientnet_pod.data.sources.opening import Indexed, Source, open_source
+from efficientnet_pod.data.host_share import HostShare
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.types import Indexed, Source
 from efficientnet_pod.pod.mesh import create_mesh
 from efficientnet_pod.recipe.plan import resolve
 from efficientnet_pod.recipe.recipe import read_recipe
@@ -50,7 +52,7 @@ def phased_run(source, *, host_index=0, host_count=1):
     recipe = read_recipe(config | {"bn_group_size": 2})
     numbers = {name: getattr(source, name) for name in ("num_train", "num_eval", "num_classes")}
     plan = resolve(recipe, **numbers, num_replicas=2, num_hosts=host_count, default_dtype="float32")
-    runtime = SimpleNamespace(host_index=host_index, host_count=host_count)
+    runtime = SimpleNamespace(place=host_index, host_count=host_count)
     return Run(runtime, source, plan, *[None] * 5)
 
 
@@ -81,9 +83,7 @@ def test_record_files_go_on_at_the_image_where_the_phase_before_ended(sources, s
 def one_stream(source, first_image, **host):
     """Yields the labels that one host sees without phases."""
     run = phased_run(source)
-    dataset = pipeline.train_batches(
-        source, run.preprocessing(), global_batch=2, first_image=first_image, seed=0, **host
-    )
+    dataset = pipeline.train_batches(source, run.preprocessing(), HostShare(2, first_image, **host), seed=0)
     for batch in dataset.as_numpy_iterator():
         yield from batch["label"]
 
@@ -93,10 +93,10 @@ def test_the_next_phase_is_opened_ahead(sources, kind, ahead, monkeypatch):
     """Steps of the first phase that were still to come when the second one's input was opened."""
     steps, opened = 0, []
 
-    def empty(*_, **how):
+    def empty(source, preprocessing, share, **_):
         def open_input():
             opened.append(CHANGE - steps)
-            return itertools.repeat(how["global_batch"])
+            return itertools.repeat(share.global_batch)
 
         return SimpleNamespace(as_numpy_iterator=open_input)
 
@@ -118,9 +118,7 @@ def test_an_input_begins_to_work_when_it_is_opened(sources):
         return numbers.train.fetch(index)
 
     watched = Source("watched", numbers.class_names, Indexed(IMAGES, fetch), numbers.eval)
-    dataset = pipeline.train_batches(
-        watched, phased_run(numbers).preprocessing(), global_batch=4, first_image=0, seed=0
-    )
+    dataset = pipeline.train_batches(watched, phased_run(numbers).preprocessing(), HostShare(4), seed=0)
     opened = dataset.as_numpy_iterator()
     deadline = time.monotonic() + 60
     while len(fetched) < 8 and time.monotonic() < deadline:
@@ -133,10 +131,10 @@ def test_inputs_are_traced_when_they_are_made(sources, monkeypatch):
     """And not when a phase begins: TensorFlow traces an input with a policy for seconds."""
     traced = []
     monkeypatch.setattr(
-        pipeline, "train_image", lambda image, key, how: traced.append(1) or tf.zeros((4, 4, 3))
+        pipeline, "train_image", lambda image, key, preprocessing: traced.append(1) or tf.zeros((4, 4, 3))
     )
-    how = phased_run(sources["indexed"]).preprocessing()
-    batches = pipeline.train_batches(sources["indexed"], how, global_batch=4, first_image=0, seed=0)
+    preprocessing = phased_run(sources["indexed"]).preprocessing()
+    batches = pipeline.train_batches(sources["indexed"], preprocessing, HostShare(4), seed=0)
     before = len(traced)
     assert before > 0
     next(batches.as_numpy_iterator())

@@ -1,1 +1,1 @@
-"""Where images come from: folders, TFDS, TFRecord and ArrayRecord files."""
+"""Data sets opened by name: folders, TFDS, TFRecord and ArrayRecord files, the digits of scikit-learn."""

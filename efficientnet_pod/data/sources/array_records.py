@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import numpy as np
-import tensorflow as tf
 
+from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.types import Example, FileRange, Indexed
 from efficientnet_pod.errors import UserError
 

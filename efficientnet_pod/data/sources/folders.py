@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import join
 
-import tensorflow as tf
-
+from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.types import Example, Indexed, Source, fingerprint_of
 from efficientnet_pod.errors import UserError
 

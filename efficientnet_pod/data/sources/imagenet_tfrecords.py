@@ -9,13 +9,13 @@ from itertools import islice
 from os.path import join
 from typing import Any
 
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.splits import SplitDict
 
+from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.tfds import file_ranges, split_names
-from efficientnet_pod.data.sources.tfrecord_bytes import count_records, reason_of
+from efficientnet_pod.data.sources.tfrecord_bytes import count_records
 from efficientnet_pod.data.sources.types import Example, FileRange, Records, Source, fingerprint_of_files
 from efficientnet_pod.errors import UserError
 

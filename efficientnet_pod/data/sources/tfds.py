@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.splits import SplitDict
 
+from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.array_records import indexed
-from efficientnet_pod.data.sources.tfrecord_bytes import reason_of
+from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.types import (
     Example,
     FileRange,
@@ -118,7 +118,7 @@ def _split(
             "array_record; prepare it again with `tfds build --file_format=array_record`"
         )
     try:
-        label = int(next(iter(examples.part(0, 1)))["label"])
+        label = int(next(iter(read_part(examples, 0, 1)))["label"])
     except tf.errors.OpError as error:
         raise UserError(
             f"split '{split}' of '{name}' cannot be read: {reason_of(error)}; prepare it again"

@@ -7,16 +7,15 @@ import hashlib
 import json
 import os
 import platform
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import tensorflow as tf
 from etils import epath
 
+from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.types import Example, FileRange, Records
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
@@ -67,17 +66,6 @@ def locate_corruption(records: Records) -> str | None:
             if count < file.stop:
                 return f"{file.path}, record {count}, byte {offset}: the file ends, of {file.stop} records"
     return None
-
-
-def reason_of(error: tf.errors.OpError) -> str:
-    """Returns TensorFlow's message without the nodes of its graph, on one line.
-
-    Of an error in a Python function that TensorFlow calls, what the RuntimeError says.
-    """
-    text = " ".join(error.message.split()).partition("Traceback (most recent call last)")[0]
-    prefix = r"Error in user-defined function passed to \S+ transformation with iterator: \S+: "
-    text = re.sub(rf"\{{\{{[^}}]*\}}\}}|\[Op:.*|\[\[.*|{prefix}", "", text)
-    return text.rpartition("RuntimeError: ")[2].strip()
 
 
 def _count(path: str) -> int:

@@ -5,7 +5,7 @@ pixels when it shrinks: over random crops of photographs 0.4 levels of 255 from 
 against 2.5. What each operation costs, and what was tried: records/input.md.
 """
 
-import tensorflow as tf
+from efficientnet_pod.data.quiet import tf
 
 # The factors by which the JPEG decoder shrinks an image inside its transform.
 _RATIOS = (1, 2, 4, 8)

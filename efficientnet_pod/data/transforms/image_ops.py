@@ -7,7 +7,7 @@ which makes one loop of what would be up to ten passes over the image, and gives
 
 import math
 
-import tensorflow as tf
+from efficientnet_pod.data.quiet import tf
 
 Number = float | tf.Tensor
 

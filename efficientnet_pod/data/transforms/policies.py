@@ -13,8 +13,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import tensorflow as tf
-
+from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.transforms import image_ops
 from efficientnet_pod.data.transforms.xla import compiled
 from efficientnet_pod.errors import UserError, did_you_mean

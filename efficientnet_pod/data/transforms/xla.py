@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Callable
 
-import tensorflow as tf
+from efficientnet_pod.data.quiet import tf
 
 
 def compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:

@@ -1,11 +1,9 @@
-"""Bad input: what is refused, what is accepted and looks as Pillow shows it, and the line the user reads."""
+"""Streams of batches with bad images: the line that stops them, and what is skipped."""
 
 import dataclasses
 import io
 import itertools
 import re
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,193 +11,23 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from photos import encoded, photo, prepare_numbered_photos, write_folder
-from PIL import Image
 from recipes import load
 from tiny import build_tiny_networks
 
 from efficientnet_pod.cli import main as cli
 from efficientnet_pod.data import pipeline
-from efficientnet_pod.data.bad_images import Skips, find_fault
-from efficientnet_pod.data.sources.opening import Indexed, Source, open_source
-from efficientnet_pod.data.transforms import preprocess
-from efficientnet_pod.data.transforms.preprocess import Preprocessing, eval_image, train_image
+from efficientnet_pod.data.bad_images import Skips
+from efficientnet_pod.data.host_share import HostShare
+from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.types import Indexed, Source
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.train import train
+from efficientnet_pod.recipe.preprocessing import Preprocessing
+from efficientnet_pod.train import start
+from efficientnet_pod.workdir.metrics_log import read_metrics
+from efficientnet_pod.workdir.workdir import Workdir
 
 CROP = Preprocessing(image_size=16, augment="inception_crop")
-WHOLE = Preprocessing(image_size=16, augment="shift")
-
-
-def saved(image, kind="JPEG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 JPEG, PNG = encoded(photo(9), "JPEG"), encoded(photo(9), "PNG")
-# Without subsampling: decoders interpolate colours over the edge of a crop that they do not decode.
-PROGRESSIVE = saved(Image.fromarray(photo(9)), progressive=True, subsampling=0)
-PREVIEW = JPEG[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(JPEG)) + JPEG + JPEG[2:]  # in an APP1 segment
-
-
-def png(width, height, depth, colour, rows):
-    """Returns a PNG of raw rows, each with its filter byte; Pillow writes no 16-bit colours."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return PNG[:8] + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-SIZE = JPEG.index(b"\xff\xc0") + 5  # of height and width, two bytes each
-
-
-def jpeg_claiming(width, height):
-    return JPEG[:SIZE] + struct.pack(">HH", height, width) + JPEG[SIZE + 4 :]
-
-
-def flipped(data, at):
-    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
-
-
-REFUSED = {
-    "tail missing": (JPEG[:-100], "truncated JPEG, its end marker is missing"),
-    "end marker missing": (JPEG[:-2], "truncated JPEG, its end marker is missing"),
-    "half missing": (JPEG[: len(JPEG) // 2], "truncated JPEG, its end marker is missing"),
-    "header only": (JPEG[:30], "truncated JPEG, its end marker is missing"),
-    "three bytes": (JPEG[:3], "truncated JPEG, its end marker is missing"),
-    "progressive, half missing": (PROGRESSIVE[: len(PROGRESSIVE) // 2], "truncated JPEG"),
-    "with a preview, half missing": (PREVIEW[: -len(JPEG) // 2], "truncated JPEG, its end marker is missing"),
-    "JPEG with a damaged header": (JPEG[:SIZE] + bytes(4) + JPEG[SIZE + 4 :], "damaged JPEG, its header"),
-    "JPEG without quantisation": (JPEG.replace(b"\xff\xdb", b"\xff\xfe"), "damaged JPEG"),
-    "JPEG of 60,000 squared": (
-        jpeg_claiming(60000, 60000),
-        "60,000 by 60,000 pixels, more than the 89,478,485",
-    ),
-    "PNG of 60,000 squared": (png(60000, 60000, 8, 2, b""), "60,000 by 60,000 pixels, more than"),
-    "PNG of 12,000 by 8,000, 12 kB": (png(12000, 8000, 1, 0, bytes(1501 * 8000)), "12,000 by 8,000 pixels"),
-    "PNG of 2^31 squared": (png(2**31 - 1, 2**31 - 1, 8, 2, b""), "2,147,483,647 by 2,147,483,647 pixels"),
-    "PNG with a flipped byte": (flipped(PNG, 60), "damaged PNG"),
-    "PNG cut": (PNG[:-30], "truncated PNG, its end is missing"),
-    "PNG header cut": (PNG[:20], "truncated PNG, its header is incomplete"),
-    "empty": (b"", "it is empty, 0 bytes"),
-    "GIF": (
-        saved(Image.fromarray(photo(1)), "GIF"),
-        r"neither a JPEG nor a PNG image, it begins with b'GIF87a",
-    ),
-    "WebP": (
-        saved(Image.fromarray(photo(1)), "WEBP"),
-        r"neither a JPEG nor a PNG image, it begins with b'RIFF",
-    ),
-    "BMP": (saved(Image.fromarray(photo(1)), "BMP"), "neither a JPEG nor a PNG image, it begins with b'BM"),
-    "text": (b"<!DOCTYPE html>", "neither a JPEG nor a PNG image, it begins with b'<!DOCTYP'"),
-    "one byte": (b"\xff", "neither a JPEG nor a PNG image"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_an_unusable_image_is_refused_wherever_the_crop_lies_and_the_reason_is_found(name):
-    data, reason = REFUSED[name]
-    assert reason in (find_fault({"image": data, "label": 1}, 2) or "")
-    for how in (CROP, WHOLE):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            eval_image(tf.constant(data), how)
-        for seed in range(3):
-            with pytest.raises(tf.errors.InvalidArgumentError):
-                train_image(tf.constant(data), tf.constant([seed, 0], tf.int64), how)
-
-
-SIXTEEN = np.random.default_rng(0).integers(0, 2**16, (40, 40, 3), dtype=np.uint16)
-GREY_ROWS = b"".join(b"\0" + row.astype(">u2").tobytes() for row in SIXTEEN[..., 0])
-COLOUR_ROWS = b"".join(b"\0" + row.astype(">u2").tobytes() for row in SIXTEEN)
-PALETTE = Image.fromarray(photo(3, 40, 40)).quantize(16)
-
-ACCEPTED = {
-    "JPEG": JPEG,
-    "ten bytes behind the end": JPEG + b"\n" * 10,
-    "5,000 bytes behind the end": JPEG + b"\xff\xda" + b"x" * 5000,
-    "with a preview": PREVIEW,
-    "progressive": PROGRESSIVE,
-    "one pixel": encoded(photo(1, 1, 1), "JPEG"),
-    "one pixel PNG": encoded(photo(1, 1, 1), "PNG"),
-    "a column": encoded(photo(1, 50, 1), "JPEG"),
-    "grey": saved(Image.fromarray(photo(2)).convert("L")),
-    "CMYK": saved(Image.fromarray(photo(2)).convert("CMYK")),
-    "palette": saved(PALETTE, "PNG"),
-    "palette with a transparent colour": saved(PALETTE, "PNG", transparency=0),
-    "black and white": saved(Image.fromarray(photo(2)).convert("1"), "PNG"),
-    "16-bit colour": png(40, 40, 16, 2, COLOUR_ROWS),
-    "PNG with bytes behind the end": PNG + b"\xff\xd9",
-    "restart markers": saved(Image.fromarray(photo(2)), subsampling=0, restart_marker_blocks=2),
-    "mid-grey": encoded(np.full((40, 40, 3), 128, np.uint8), "JPEG"),
-}
-
-
-@pytest.mark.parametrize("name", ACCEPTED)
-@pytest.mark.parametrize("how", [CROP, WHOLE], ids=["crop", "whole"])
-def test_an_odd_but_usable_image_is_what_pillow_shows(name, how):
-    data = ACCEPTED[name]
-    assert find_fault({"image": data, "label": np.int32(0)}, 1) is None
-    with Image.open(io.BytesIO(data)) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    # Pillow multiplies ink and paper with a rounding of its own; all else is the same to the bit.
-    tolerance = 2.5 if name == "CMYK" else 1e-4
-    ours, theirs = (eval_image(tf.constant(value), how) for value in (data, pixels))
-    np.testing.assert_allclose(ours, theirs, atol=tolerance)
-    key = tf.constant([7, 7], tf.int64)
-    ours, theirs = (train_image(tf.constant(value), key, how) for value in (data, pixels))
-    np.testing.assert_allclose(ours, theirs, atol=tolerance)
-
-
-def test_of_sixteen_bits_the_upper_eight_are_kept():
-    # Pillow shows 16-bit grey in 32 bits, and its convert("RGB") clips at 255 instead of scaling.
-    image = eval_image(tf.constant(png(40, 40, 16, 0, GREY_ROWS)), WHOLE)
-    with Image.open(io.BytesIO(png(40, 40, 16, 0, GREY_ROWS))) as stored:
-        upper = (np.asarray(stored).astype(np.int64) // 256).astype(np.uint8)
-    np.testing.assert_array_equal(image, eval_image(tf.constant(np.repeat(upper[..., None], 3, -1)), WHOLE))
-
-
-@pytest.mark.parametrize("how", [CROP, WHOLE], ids=["crop", "whole"])
-def test_the_orientation_in_exif_is_ignored(how):
-    exif = Image.Exif()
-    exif[274] = 6  # to be turned by a quarter when shown
-    turned = saved(Image.fromarray(photo(9)), quality=95, subsampling=0, exif=exif)
-    assert Image.open(io.BytesIO(turned)).getexif()[274] == 6
-    np.testing.assert_array_equal(eval_image(tf.constant(turned), how), eval_image(tf.constant(JPEG), how))
-
-
-@pytest.mark.parametrize("data", [JPEG, PNG], ids=["JPEG", "PNG"])
-@pytest.mark.parametrize("how", [CROP, WHOLE], ids=["crop", "whole"])
-def test_the_limit_of_pixels_is_that_of_pillow_and_inclusive(data, how, monkeypatch):
-    assert preprocess.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(preprocess, "MAX_PIXELS", 48 * 64)
-    eval_image(tf.constant(data), how)
-    monkeypatch.setattr(preprocess, "MAX_PIXELS", 48 * 64 - 1)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="an image of more than 3,071 pixels"):
-        eval_image(tf.constant(data), how)
-
-
-@pytest.mark.parametrize("share", [0.3, 0.9])
-@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_blocks": 2}])
-def test_a_jpeg_cut_and_ended_anew_is_found_though_every_decoder_takes_it(share, options):
-    noise = np.random.default_rng(0).integers(0, 60, (90, 120, 3), dtype=np.uint8)
-    whole = saved(Image.fromarray(photo(9, 90, 120) // 2 + noise), **options)
-    cut = whole[: int(len(whole) * share)] + b"\xff\xd9"
-    with Image.open(io.BytesIO(cut)) as image:
-        assert (np.asarray(image)[-1, -8:] == 128).all()
-    assert find_fault({"image": cut, "label": 0}, 1) == "truncated JPEG, to which an end marker was added"
-    assert find_fault({"image": whole, "label": 0}, 1) is None
-
-
-def test_labels_and_arrays():
-    image = np.zeros((4, 4, 3), np.uint8)
-    assert find_fault({"image": image, "label": 1}, 2) is None
-    for label in (-1, 2):
-        assert find_fault({"image": image, "label": label}, 2) == f"its label {label} is outside 0..1"
-
-
-# Streams
 
 
 @pytest.fixture
@@ -207,15 +35,14 @@ def folder(tmp_path):
     return write_folder(tmp_path, {"train/cat": 6, "train/dog": 6, "val/cat": 3, "val/dog": 3})
 
 
-def training(source, *, batches=6, skips=None, first_image=0, how=CROP, global_batch=4, **host):
-    ours = pipeline.train_batches(
-        source, how, global_batch=global_batch, first_image=first_image, seed=3, skips=skips, **host
-    )
-    return list(itertools.islice(ours.as_numpy_iterator(), batches))
+def training(source, *, batches=6, skips=None, preprocessing=CROP, global_batch=4, **share):
+    share = HostShare(global_batch, **share)
+    stream = pipeline.train_batches(source, preprocessing, share, seed=3, skips=skips)
+    return list(itertools.islice(stream.as_numpy_iterator(), batches))
 
 
 def evaluation(source):
-    return list(pipeline.eval_batches(source, CROP, global_batch=4).as_numpy_iterator())
+    return list(pipeline.eval_batches(source, CROP, HostShare(4)).as_numpy_iterator())
 
 
 def opened(folder):
@@ -335,8 +162,13 @@ def test_what_a_reader_written_in_python_says_is_told_on_one_line():
 def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(folder, monkeypatch):
     file, intact = folder / "train/cat/000.jpg", (folder / "train/cat/000.jpg").read_bytes()
     damage(file)
-    mended = pipeline.Batches._mended
-    monkeypatch.setattr(pipeline.Batches, "_mended", lambda *a: (file.write_bytes(intact), mended(*a))[1])
+    replaced = pipeline.Batches._with_bad_images_replaced
+
+    def repaired(*arguments):
+        file.write_bytes(intact)
+        return replaced(*arguments)
+
+    monkeypatch.setattr(pipeline.Batches, "_with_bad_images_replaced", repaired)
     with pytest.raises(
         RunError, match="could not be read: jpeg::Uncompress failed.*; a second look"
     ) as stopped:
@@ -348,8 +180,8 @@ def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(
 
 
 def test_skipped_images_are_replaced_and_all_others_stay_in_their_places(folder):
-    how = dataclasses.replace(CROP, policy="randaugment", dtype="uint8")
-    epochs = {"global_batch": 12, "how": how}  # a batch is an epoch
+    preprocessing = dataclasses.replace(CROP, policy="randaugment", dtype="uint8")
+    epochs = {"global_batch": 12, "preprocessing": preprocessing}  # a batch is an epoch
     whole = training(opened(folder), batches=3, **epochs)
     names = [f"{folder}/train/{name}.jpg" for name in ("cat/004", "dog/002")]
     for name in names:
@@ -443,7 +275,9 @@ def test_a_record_with_a_wrong_checksum_stops_and_is_located(tmp_path):
     file = next(root.rglob("*train.tfrecord-00002*"))
     data = file.read_bytes()
     source = open_source("numbered_photos", data_dir=str(root))
-    file.write_bytes(flipped(data, len(data) // 2))
+    file.write_bytes(
+        data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 0xFF]) + data[len(data) // 2 + 1 :]
+    )
     expected = (
         rf"the training split is damaged at {file}, record \d+, byte \d+: its checksum is wrong; what lies "
         r"behind it in that file cannot be read either, so that nothing is skipped; copy the file anew"
@@ -460,8 +294,8 @@ def test_a_damaged_image_is_one_line_and_exit_code_2_and_can_be_skipped(
     folder, tmp_path, capsys, monkeypatch
 ):
     build_tiny_networks(monkeypatch)
-    together = train.get_programs
-    monkeypatch.setattr(train, "get_programs", lambda *a, apart, **k: together(*a, apart=False, **k))
+    together = start.get_programs
+    monkeypatch.setattr(start, "get_programs", lambda *a, apart, **k: together(*a, apart=False, **k))
     damage(folder / "train/dog/002.jpg")
     assert load("digits.py")["data"]["skip_corrupt"] == 0
     arguments = [
@@ -482,6 +316,6 @@ def test_a_damaged_image_is_one_line_and_exit_code_2_and_can_be_skipped(
 
     assert cli.main([*arguments, "--config.data.skip_corrupt=1"]) == 0
     assert f"skipped image '{folder}/train/dog/002.jpg'" in " ".join(capsys.readouterr().out.split("\n"))
-    rows = train.Workdir(f"{tmp_path}/run").metrics()
+    rows = read_metrics(Workdir(f"{tmp_path}/run"))
     assert rows[-2]["split"] == "train" and rows[-2]["skipped"] == 1
     assert all("skipped" not in row for row in rows if row["split"] == "eval")

@@ -1,0 +1,32 @@
+"""TensorFlow for this package: silent, on the CPU alone, its errors on one line.
+
+Import ``tf`` from here, so that the settings are made before TensorFlow is loaded. Every GPU is hidden from
+it before its runtime starts, because the accelerators are JAX's.
+"""
+
+import os
+import re
+
+# Read when TensorFlow is loaded. oneDNN does not speed up these small operations, and prints at every start.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import tensorflow as tf  # noqa: E402
+
+__all__ = ["reason_of", "tf"]
+
+tf.get_logger().setLevel("ERROR")  # tensorflow_datasets warns of deprecations that no user can change
+tf.config.set_visible_devices([], "GPU")
+
+
+def reason_of(error: Exception) -> str:
+    """Returns an error's message on one line; of TensorFlow's errors without the nodes of the graph.
+
+    If TensorFlow called a Python function that failed, the message is that of the function's RuntimeError.
+    """
+    if not isinstance(error, tf.errors.OpError):
+        return " ".join(str(error).split()).strip("'\"")
+    text = " ".join(error.message.split()).partition("Traceback (most recent call last)")[0]
+    prefix = r"Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+    text = re.sub(rf"\{{\{{[^}}]*\}}\}}|\[Op:.*|\[\[.*|{prefix}", "", text)
+    return text.rpartition("RuntimeError: ")[2].strip()
