@@ -59,7 +59,7 @@ def rehearse(
       0 if all ranks ended well; 42 if they did and at least one was told to stop and has checkpointed; else
       the code of the first that failed, 128 + n if signal n killed it.
     """
-    added = [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={processes}"]
+    added = [f"--coordinator=127.0.0.1:{free_port()}", f"--processes={processes}"]
     if devices and "train" in command:
         for flag in ("--config.platform=cpu", f"--config.cpu_replicas={devices}"):
             name = flag.partition("=")[0]
@@ -202,6 +202,7 @@ def _heard_signals(asked: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
