@@ -3,16 +3,14 @@
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from efficientnet_pod.pod.gather import to_first
+from efficientnet_pod.pod.hosts import to_first
 from efficientnet_pod.pod.mesh import of_this_host
-from efficientnet_pod.run.metrics import Predictions
-from efficientnet_pod.workdir.json_lines import warned, write_json
-from efficientnet_pod.workdir.workdir import Workdir
+from efficientnet_pod.run.metrics import TopClasses
+from efficientnet_pod.workdir.predictions import EvaluationPredictions, SampleImage
 
 SAMPLES = 24
 MOST_CONFUSIONS = 200
@@ -51,7 +49,7 @@ class Findings:
         # Images may be stored class by class: of no class there are more than leave room for all.
         self._most_of_a_class = math.ceil(SAMPLES / num_classes)
 
-    def add(self, batch: Mapping[str, np.ndarray], predictions: Predictions) -> None:
+    def add(self, batch: Mapping[str, np.ndarray], predictions: TopClasses) -> None:
         """Adds a batch.
 
         Args:
@@ -103,37 +101,32 @@ class Findings:
         return pairs
 
 
-def write_predictions(
-    workdir: Workdir,
-    pairs: Pairs,
-    samples: Sequence[Sample],
-    *,
-    step: int,
-    class_names: Sequence[str],
-    report: Callable[[str], None],
-) -> None:
-    """Writes ``predictions.json`` and the images it names; what cannot be written is reported, once.
+def predictions_of(
+    pairs: Pairs, samples: Sequence[Sample], *, step: int, class_names: Sequence[str]
+) -> EvaluationPredictions:
+    """Returns the predictions of an evaluation as a workdir keeps them, samples as PNG files.
 
     Args:
-      workdir: of the run.
       pairs: images by label and predicted class.
       samples: images to show.
       step: of the weights.
       class_names: by label; may be empty.
-      report: gets a warning.
     """
-    from efficientnet_pod.data.png import encode_png  # TensorFlow takes seconds to import
+    from efficientnet_pod.data.contact_sheet import thumbnail
 
-    file = workdir.path / "predictions.json"
-    table = {"step": step, "classes": list(class_names) or None, **_tables(pairs), "samples": []}
-    with warned(file, report):
-        (workdir.path / "samples").mkdir(parents=True, exist_ok=True)
-        for number, sample in enumerate(samples):
-            name = f"samples/{number:03}.png"
-            (workdir.path / name).write_bytes(encode_png(sample.image, longest_side=LONGEST_SIDE))
-            predicted = [[label, round(probability, 6)] for label, probability in sample.predicted]
-            table["samples"].append({"image": name, "label": sample.label, "predicted": predicted})
-        write_json(file, table)
+    images = images_by_class(pairs)
+    return EvaluationPredictions(
+        step=step,
+        classes=tuple(class_names),
+        confusions=tuple(confusions(pairs)[:MOST_CONFUSIONS]),
+        per_class=tuple((label, images[label], pairs[label, label]) for label in sorted(images)),
+        samples=tuple(
+            SampleImage(
+                thumbnail(sample.image, longest_side=LONGEST_SIDE), sample.label, tuple(sample.predicted)
+            )
+            for sample in samples
+        ),
+    )
 
 
 def confusions(pairs: Pairs) -> list[tuple[int, int, int]]:
@@ -148,12 +141,3 @@ def images_by_class(pairs: Pairs) -> Counter[int]:
     for (label, _), many in pairs.items():
         images[label] += many
     return images
-
-
-def _tables(pairs: Pairs) -> dict[str, Any]:
-    """Returns the most frequent confusions, and images and hits of each class."""
-    images = images_by_class(pairs)
-    return {
-        "confusions": [list(each) for each in confusions(pairs)[:MOST_CONFUSIONS]],
-        "per_class": [[label, images[label], pairs[label, label]] for label in sorted(images)],
-    }
