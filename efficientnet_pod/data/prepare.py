@@ -24,6 +24,7 @@ from efficientnet_pod.data.sources.types import Example, Indexed, Records, Sourc
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
 from efficientnet_pod.recipe.recipe import DataSettings
+from efficientnet_pod.workdir.files import write_whole
 
 SHARD_IMAGES = 1000  # at most; written as one, so an interrupted run loses no more
 _NAME = "prepared"  # of the data set in the copy's metadata
@@ -306,6 +307,4 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _write(folder: Path, manifest: dict[str, Any]) -> None:
-    scratch = folder / f".{MANIFEST}.partial"
-    scratch.write_text(json.dumps(manifest, indent=1) + "\n")
-    scratch.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -65,7 +66,7 @@ def make_writable(folder: epath.Path) -> None:
         raise UserError(f"workdir '{folder}' cannot be written: {why}; {remedy}") from error
 
 
-def write_whole(file: epath.Path, contents: bytes) -> None:
+def write_whole(file: epath.Path | Path, contents: bytes) -> None:
     """Writes a file so that, whatever happens, it has the old contents or the new; they are on disk then.
 
     Raises:
@@ -112,7 +113,7 @@ def warn_if_not_written(file: epath.Path, warn: Callable[[str], None]) -> Iterat
         warn(f"warning: '{file}' is not written: {why}; the run goes on without it")
 
 
-def _sync_folder(folder: epath.Path) -> None:
+def _sync_folder(folder: epath.Path | Path) -> None:
     """Makes the names in a folder outlive a loss of power."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
         opened = os.open(folder, os.O_RDONLY)
