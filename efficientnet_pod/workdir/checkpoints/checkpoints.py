@@ -168,11 +168,27 @@ class Checkpoints:
           UserError: no such step, it is damaged, or it is of another network or optimizer.
           RunError: it cannot be read at present.
         """
-        self._require(step)
-        try:
-            return self._read(step, abstract_state)[0]
-        except Damaged as damage:
-            raise self._refusal(step, damage) from damage
+        return self._restore(step, abstract_state)
+
+    def variables(self, step: int, abstract: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
+        """Returns the network's variables saved at ``step`` as NumPy arrays; no other tensor is read.
+
+        Args:
+          step: one that was saved.
+          abstract: their structure, shapes and dtypes.
+          averaged: take the averaged weights if there are any, else the raw ones.
+
+        Raises:
+          UserError: no such step, it is damaged, or it is of another network.
+          RunError: it cannot be read at present.
+        """
+        if averaged and self.has_averages(step):
+            return self._restore(step, {"ema": abstract}, of="ema/")["ema"]
+        return self._restore(step, abstract, of=tuple(f"{name}/" for name in abstract))
+
+    def has_averages(self, step: int) -> bool:
+        """Returns whether averaged weights were saved at ``step``; raises as :meth:`commit` does."""
+        return any(path.startswith("ema/") for path in self.commit(step)["tensors"])
 
     def restore_newest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Returns step, state and commit of the newest good checkpoint, None only if there never was one.
@@ -233,16 +249,30 @@ class Checkpoints:
             f"choose another, there are: {others}"
         )
 
-    def _read(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Returns a verified state and its commit; raises Damaged, UserError or RunError."""
+    def _restore(self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = "") -> Any:
+        self._require(step)
+        try:
+            return self._read(step, abstract_state, of=of)[0]
+        except Damaged as damage:
+            raise self._refusal(step, damage) from damage
+
+    def _read(
+        self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = ""
+    ) -> tuple[Any, dict[str, Any]]:
+        """Returns a verified state and its commit, both only of the tensors whose paths begin with ``of``.
+
+        Raises Damaged, UserError or RunError.
+        """
         folder = self._folder.of(step)
         try:
             commit = read_commit(folder)
             if commit["step"] != step:
                 raise Damaged(f"its commit is that of step {commit['step']}")
+            tensors = {path: saved for path, saved in commit["tensors"].items() if path.startswith(of)}
+            commit |= {"tensors": tensors}
             require_same_network(abstract_state, commit, folder)
             require_files(folder, commit)
-            state = _restore_arrays(folder / commit["state"], abstract_state)
+            state = _restore_arrays(folder / commit["state"], abstract_state, bool(of))
         except (Damaged, UserError, RunError):
             raise
         except Exception as error:
@@ -307,8 +337,8 @@ def _save_arrays(folder: epath.Path, state: Any) -> None:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(state))
 
 
-def _restore_arrays(folder: epath.Path, abstract_state: Any) -> Any:
+def _restore_arrays(folder: epath.Path, abstract_state: Any, partial: bool) -> Any:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract_state)
-    arguments = ocp.args.PyTreeRestore(item=abstract_state, restore_args=as_numpy)
+    arguments = ocp.args.PyTreeRestore(item=abstract_state, restore_args=as_numpy, partial_restore=partial)
     with _checkpointer() as checkpointer:
         return checkpointer.restore(folder, args=arguments)
