@@ -48,7 +48,7 @@ class Row(NamedTuple):
 def supercomputer_run(row: Row, target: Target, *, bn_group_size: int) -> Any:
     """Returns the run of `configs/supercomputer.py` with this network and batch on that machine."""
     from configs.supercomputer import get_config
-    from efficientnet_pod.recipe.recipe import read_recipe
+    from efficientnet_pod.recipe.reading import read_recipe
     from efficientnet_pod.run.run import run_on
 
     config = get_config()

@@ -42,7 +42,7 @@ def _describe(arguments: Sequence[str]) -> None:
     if check != "all" and not (check.isdecimal() and int(check)):
         raise UserError(f"--check={check} is not a number above 0; give the images of each split, or 'all'")
     from efficientnet_pod.models.registry import network_named
-    from efficientnet_pod.recipe.recipe import read_recipe
+    from efficientnet_pod.recipe.reading import read_recipe
     from efficientnet_pod.run.run import open_images
 
     recipe = read_recipe(values.config.to_dict())
@@ -73,7 +73,7 @@ def _prepare(arguments: Sequence[str]) -> None:
         if values[name].value is None:
             raise UserError(f"data prepare needs --{name}, e.g. --{name}={example}")
     from efficientnet_pod.data.prepare import prepare
-    from efficientnet_pod.recipe.recipe import read_recipe
+    from efficientnet_pod.recipe.reading import read_recipe
 
     recipe = read_recipe(values.config.to_dict())
     copy = prepare(recipe.data, resize=values.resize, output=values.output, quality=values.quality)

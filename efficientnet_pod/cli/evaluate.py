@@ -134,7 +134,7 @@ def _opened(
 def _run_of(config: dict[str, Any], asked: "Asked", facts: dict[str, Any]) -> "Run":
     from efficientnet_pod.evaluate.overrides import PER_REPLICA
     from efficientnet_pod.pod import runtime
-    from efficientnet_pod.recipe.recipe import read_recipe
+    from efficientnet_pod.recipe.reading import read_recipe
     from efficientnet_pod.run.run import run_on
 
     started = runtime.start(config["platform"], config["cpu_replicas"])

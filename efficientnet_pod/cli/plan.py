@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.tables import print_plan
 
 

@@ -47,21 +47,6 @@ class Network:
     packs: bool = False
     whitens: bool = False
 
-    def check(self, settings: Mapping[str, Any], name: str, full: Callable[[str], str]) -> None:
-        """Raises UserError where a recipe sets what the network lacks.
-
-        Args:
-          settings: the fields of the recipe's model.
-          name: of the network.
-          full: the name a field of the config has in messages, by ``model.field``.
-        """
-        for field, neutral in NEUTRAL.items():
-            value = settings[field]
-            is_neutral = value <= 0 if field == "dropout" else value == neutral
-            if field not in self.settings and not is_neutral:
-                whole = full(f"model.{field}")
-                raise UserError(f"{whole}={value} is nothing that {name} has; set --{whole}={neutral}")
-
 
 NETWORKS = {
     name: Network(

@@ -83,41 +83,6 @@ class InitSettings:
             )
 
 
-def read_init(table: dict[str, Any]) -> InitSettings:
-    """Returns the typed form of ``config.init``, whose names have been checked; raises UserError."""
-    frozen, factors = _words(table["frozen"]), _pairs(table["lr_factors"])
-    if (named := table["bn_statistics"]) not in BN_STATISTICS:
-        raise UserError(f"config.init.bn_statistics='{named}' is unknown{did_you_mean(named, BN_STATISTICS)}")
-    if not table["weights"] and (frozen or factors or named != TRAIN):
-        raise UserError(
-            "config.init.frozen, lr_factors and bn_statistics are for weights that exist; name them: "
-            "--config.init.weights=PATH"
-        )
-    if table["bn_images"] < 1:
-        raise UserError(f"config.init.bn_images={table['bn_images']} must be at least 1; set it")
-    return InitSettings(**table | {"frozen": frozen, "lr_factors": factors})
-
-
-def _words(value: Any) -> tuple[str, ...]:
-    words = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(word, str) for word in words):
-        raise UserError(f"config.init.frozen is {value!r}; it must be layers, e.g. ('stem', 'block1')")
-    return tuple(word for word in words if word or not isinstance(value, str))
-
-
-def _pairs(value: Any) -> tuple[tuple[str, float], ...]:
-    try:
-        pairs = tuple((str(layer), float(factor)) for layer, factor in value)
-        if all(factor >= 0 for _, factor in pairs):
-            return pairs
-    except (TypeError, ValueError):
-        pass
-    raise UserError(
-        f"config.init.lr_factors is {value!r}; it must be pairs (layer, factor), factors of at least 0, "
-        "e.g. (('', 0.1), ('classifier', 1.0))"
-    )
-
-
 def scaled(optimizer: optax.GradientTransformation, init: InitSettings) -> optax.GradientTransformation:
     """Returns the optimizer with the learning rate of every tensor multiplied by its factor.
 

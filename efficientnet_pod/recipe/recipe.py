@@ -1,11 +1,11 @@
-"""The typed form of a config: every field a recipe must have, checked by name."""
+"""The typed form of a config: every field of a recipe, and which of them may change between two starts."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
-from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.optim import OPTIMIZERS, Hyperparameters, Schedule
-from efficientnet_pod.optim.fine_tuning import InitSettings, read_init
+from efficientnet_pod.optim import Hyperparameters, Schedule
+from efficientnet_pod.optim.fine_tuning import InitSettings
 
 DTYPES = ("auto", "bfloat16", "float32")
 LINK_DTYPES = ("auto", "uint8", "bfloat16", "float32")
@@ -15,25 +15,30 @@ POLICIES = ("none", "autoaugment", "randaugment")
 EVAL_CROPS = ("square", "rectangular")
 NON_FINITE_POLICIES = ("stop", "skip", "rewind")
 
+# Marks of the fields that may differ between two starts of one run; all others must stay as they are.
+FREE = {"restart": "free"}  # does not change the numbers of a run, or only those of bad images
+RESOLVED = {"restart": "resolved"}  # compared by what it comes to: BN batch, dtypes, images
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
     """The network: its name and what may differ from its published form.
 
-    What a network does not have must be left at the value that says so: dropout below 0, survival_probability
-    1, and 0 or False for what is named after ``bn_epsilon``.
+    A network lacks some of these features. Their fields must then have the value that means "off": dropout
+    below 0, survival_probability 1, and 0 or False for the fields after ``bn_epsilon``.
 
     Attributes:
       name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``resnet50``, ``resnet18_cifar``, ``resnet9`` or
         ``resnet9_whitened``.
-      dropout: before the classifier; below 0 takes the network's.
-      survival_probability: of stochastic depth, at the end of its linear schedule; 1 switches it off.
+      dropout: rate before the classifier; below 0 takes the network's.
+      survival_probability: stochastic depth at the end of its linear schedule; 1 switches it off.
       bn_momentum: share of the old running statistics that a step keeps.
-      bn_epsilon: added to the variance.
-      zero_init_residual: the last batch norm of every residual branch begins with a scale of 0.
+      bn_epsilon: number added to the variance.
+      zero_init_residual: whether the last batch norm of every residual branch begins with a scale of 0.
       ghost_batch: images of a replica that normalise together; 0 for all of them.
-      bn_scale: of every batch norm, not trained; 0 for scales that are trained.
-      dtype: of convolutions and activations: ``bfloat16``, ``float32``, or ``auto``: bfloat16 on TPU and GPU.
+      bn_scale: scale of every batch norm, not trained; 0 for scales that are trained.
+      dtype: type of convolutions and activations: ``bfloat16``, ``float32``, or ``auto``: bfloat16 on TPU and
+        GPU.
     """
 
     name: str
@@ -44,7 +49,7 @@ class ModelSettings:
     zero_init_residual: bool
     ghost_batch: int
     bn_scale: float
-    dtype: str
+    dtype: str = dataclasses.field(metadata=RESOLVED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,37 +58,37 @@ class DataSettings:
 
     Attributes:
       name: ``digits``, ``folder:/path`` or a TFDS data set.
-      data_dir: where TFDS keeps its data; empty for its default.
-      train_split: trained on.
-      eval_split: evaluated on.
+      data_dir: folder where TFDS keeps its data; empty for its default.
+      train_split: split that is trained on.
+      eval_split: split that is evaluated on.
       image_size: height and width in pixels; 0 takes the network's.
-      link_dtype: of images on their way to the devices, which normalise them: ``uint8``, ``bfloat16``,
-        ``float32``, or ``auto``: the compute dtype.
+      link_dtype: type of the images on their way to the devices, which normalise them: ``uint8``,
+        ``bfloat16``, ``float32``, or ``auto``: the compute dtype.
       resize: ``reference`` or ``fast``.
-      mean_rgb: of pixels in 0..1, subtracted from the images; ImageNet's unless weights ask for another.
-      stddev_rgb: the images are then divided by it.
-      augment: geometry of the training images, by name.
-      max_shift: of the augmentations that shift, in pixels of the output.
-      min_crop_area: of ``inception_crop``, as a share of the image.
+      mean_rgb: mean of pixels in 0..1, subtracted from the images; ImageNet's unless weights need another.
+      stddev_rgb: standard deviation that the images are then divided by.
+      augment: name of the geometry of training images.
+      max_shift: largest shift of the augmentations that shift, in pixels of the output.
+      min_crop_area: smallest crop of ``inception_crop``, as a share of the image.
       policy: ``none``, ``autoaugment`` or ``randaugment``.
-      policy_layers: operations in a row, of ``randaugment``.
-      policy_magnitude: their strength, 0 to 30.
-      policy_bugs: repeat the faults of the released policies.
+      policy_layers: operations in a row of ``randaugment``.
+      policy_magnitude: strength of these operations, 0 to 30.
+      policy_bugs: whether to repeat the faults of the released policies.
       cutout: side of the grey square, in pixels of the output; 0 for none.
-      mixup: α of the Beta distribution of the shares; 0 for none.
-      cutmix: likewise; with both, each image draws one of them.
+      mixup: α of the Beta distribution of mixup's shares; 0 for none.
+      cutmix: α of CutMix's shares; 0 for none. With both, each image draws one of them.
       eval_crop: ``square`` or ``rectangular``.
-      in_memory: decode and resize all training images before the first step and keep them, for small ones.
+      in_memory: whether to decode and resize all training images before the first step and keep them.
       skip_corrupt: training images that a host may skip because they cannot be decoded, each counted once
         from the start of its process on; one more stops it.
     """
 
-    name: str
-    data_dir: str
+    name: str = dataclasses.field(metadata=RESOLVED)
+    data_dir: str = dataclasses.field(metadata=FREE)
     train_split: str
     eval_split: str
     image_size: int
-    link_dtype: str
+    link_dtype: str = dataclasses.field(metadata=RESOLVED)
     resize: str
     mean_rgb: tuple[float, ...]
     stddev_rgb: tuple[float, ...]
@@ -99,27 +104,27 @@ class DataSettings:
     cutmix: float
     eval_crop: str
     in_memory: bool
-    skip_corrupt: int
+    skip_corrupt: int = dataclasses.field(metadata=FREE)
 
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSettings:
-    """A part of the training that differs from the rest; what is None is the recipe's.
+    """A part of the training that differs from the rest; fields that are None keep the recipe's value.
 
     Attributes:
-      name: as the config and the records call it.
-      from_epoch: where it begins, in passes over the training images; it lasts until the next one.
+      name: its name in the config and in the records.
+      from_epoch: its beginning, in passes over the training images; it lasts until the next one begins.
       global_batch: images per optimizer step; the learning rate follows it linearly.
-      label_smoothing: see :class:`Recipe`, and so on.
-      dropout: see :class:`ModelSettings`, and so on.
-      survival_probability: of stochastic depth.
-      image_size: see :class:`DataSettings`, and so on. Evaluation stays at the recipe's.
-      min_crop_area: as a share of the image.
-      policy_layers: of ``randaugment``.
-      policy_magnitude: of ``randaugment``.
-      cutout: side of the square.
-      mixup: α.
-      cutmix: α.
+      label_smoothing: smoothing of the training loss.
+      dropout: rate before the classifier.
+      survival_probability: stochastic depth at the end of its linear schedule.
+      image_size: height and width of training images; evaluation stays at the recipe's.
+      min_crop_area: smallest crop, as a share of the image.
+      policy_layers: operations in a row of ``randaugment``.
+      policy_magnitude: strength of these operations.
+      cutout: side of the grey square.
+      mixup: α of mixup's shares.
+      cutmix: α of CutMix's shares.
     """
 
     name: str
@@ -138,7 +143,7 @@ class PhaseSettings:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """What this phase sets, by the names of its fields."""
+        """The values that this phase sets, by the names of their fields."""
         values = dataclasses.asdict(self)
         return {k: v for k, v in values.items() if k not in ("name", "from_epoch") and v is not None}
 
@@ -148,48 +153,50 @@ class Recipe:
     """One published or intended result, whatever machine it runs on.
 
     Attributes:
-      notes: where its numbers come from, a line each, for the reader of the plan.
+      notes: sources of the numbers, a line each, for the reader of the plan.
       platform: ``any``, ``tpu``, ``gpu`` or ``cpu``.
-      cpu_replicas: virtual devices, where the platform is the CPU.
-      seed: of the initial weights, the order of the images and every random draw.
+      cpu_replicas: virtual devices where the platform is the CPU.
+      seed: seed of the initial weights, the order of the images and every random draw.
       global_batch: images per optimizer step.
       bn_group_size: replicas that normalise together.
-      epochs: passes over the training images, may be a fraction.
-      label_smoothing: of the training loss.
-      ema_decay: of the averaged weights; 0 keeps none.
+      epochs: passes over the training images; may be a fraction.
+      label_smoothing: smoothing of the training loss.
+      ema_decay: decay of the averaged weights; 0 keeps none.
       eval_epochs: epochs between evaluations, each followed by a checkpoint; may be a fraction.
-      eval_raw: evaluate the raw weights instead of the averaged ones.
-      eval_flip: evaluate each image and its mirror image, and average the logits.
+      eval_raw: whether to evaluate the raw weights instead of the averaged ones.
+      eval_flip: whether to evaluate each image and its mirror image, and average the logits.
       log_steps: steps between lines of training metrics.
-      keep_checkpoints: newest checkpoints kept, beside the best one.
-      checkpoint_minutes: of wall time between checkpoints, beside those that follow evaluations; 0 for none.
-      on_non_finite: what follows a loss or gradient that is not finite, found before the update: ``stop``;
-        ``skip`` the update, of which the optimizer's schedule then knows nothing; or ``rewind`` to the last
-        evaluation and go on with other images.
-      stuck_seconds: without progress, and longer than ten steps, after which a process ends; 0 for never.
+      keep_checkpoints: number of newest checkpoints that are kept, besides the best one.
+      checkpoint_minutes: wall time between checkpoints, besides those that follow evaluations; 0 for none.
+      on_non_finite: reaction to a loss or gradient that is not finite, found before the update: ``stop``;
+        ``skip`` the update, unknown to the optimizer's schedule; or ``rewind`` to the last evaluation and go
+        on with other images.
+      stuck_seconds: time without progress, longer than ten steps, after which a process ends; 0 for never.
+      model: the network.
+      data: the images.
       optimizer: hyper-parameters of the chosen optimizer.
-      schedule: of the learning rate.
-      phases: of the training, by ``from_epoch``; none where all of it is alike.
+      schedule: course of the learning rate.
+      phases: phases of the training, by ``from_epoch``; none where all of it is alike.
       init: weights to start from.
     """
 
-    notes: tuple[str, ...]
-    platform: str
-    cpu_replicas: int
+    notes: tuple[str, ...] = dataclasses.field(metadata=FREE)
+    platform: str = dataclasses.field(metadata=FREE)
+    cpu_replicas: int = dataclasses.field(metadata=FREE)
     seed: int
     global_batch: int
-    bn_group_size: int
+    bn_group_size: int = dataclasses.field(metadata=RESOLVED)
     epochs: float
     label_smoothing: float
     ema_decay: float
     eval_epochs: float
     eval_raw: bool
     eval_flip: bool
-    log_steps: int
-    keep_checkpoints: int
-    checkpoint_minutes: float
-    on_non_finite: str
-    stuck_seconds: float
+    log_steps: int = dataclasses.field(metadata=FREE)
+    keep_checkpoints: int = dataclasses.field(metadata=FREE)
+    checkpoint_minutes: float = dataclasses.field(metadata=FREE)
+    on_non_finite: str = dataclasses.field(metadata=FREE)
+    stuck_seconds: float = dataclasses.field(metadata=FREE)
     model: ModelSettings
     data: DataSettings
     optimizer: Hyperparameters
@@ -201,7 +208,7 @@ class Recipe:
         """Returns the recipe of one phase alone."""
         overrides = settings.overrides
 
-        def overridden(part: Any) -> dict[str, Any]:
+        def overridden(part: "ModelSettings | DataSettings | Recipe") -> dict[str, Any]:
             return {f.name: overrides[f.name] for f in dataclasses.fields(part) if f.name in overrides}
 
         model = dataclasses.replace(self.model, **overridden(self.model))
@@ -209,99 +216,10 @@ class Recipe:
         return dataclasses.replace(self, model=model, data=data, phases=(), **overridden(self))
 
 
-def read_recipe(config: dict[str, Any]) -> Recipe:
-    """Returns the config, as plain nested tables, in its typed form.
-
-    ``config.optimizer`` holds ``name`` and one table for each optimizer it can be switched to, because a
-    learning rate means something else to each of them.
-
-    Raises:
-      UserError: a field is missing or unknown, or its value out of range.
-    """
-    fields = _checked(config, Recipe, "config")
-    fields["model"] = ModelSettings(**_checked(fields["model"], ModelSettings, "config.model"))
-    data = _checked(fields["data"], DataSettings, "config.data")
-    data["mean_rgb"], data["stddev_rgb"] = _rgb(data, "mean_rgb"), _rgb(data, "stddev_rgb")
-    fields["data"] = DataSettings(**data)
-    fields["init"] = read_init(_checked(fields["init"], InitSettings, "config.init"))
-    fields["optimizer"] = _optimizer(fields["optimizer"])
-    schedule = _checked(fields["schedule"], Schedule, "config.schedule")
-    schedule["knots"] = _knots(schedule["knots"])
-    fields["schedule"] = Schedule(**schedule)
-    fields["notes"] = tuple(fields["notes"])
-    phases = [_phase(name, table) for name, table in fields["phases"].items()]
-    fields["phases"] = tuple(sorted(phases, key=lambda phase: phase.from_epoch))
-    return Recipe(**fields)
-
-
-def _checked(table: dict[str, Any], into: type, where: str) -> dict[str, Any]:
-    """Returns a copy of the table, whose names are those of the fields of ``into``."""
-    names = [field.name for field in dataclasses.fields(into)]
-    _require_known(table, names, where)
-    for name in names:
-        if name not in table:
-            raise UserError(f"{where}.{name} is missing; add it to the config file")
-    return dict(table)
-
-
-def _require_known(table: dict[str, Any], names: list[str], where: str) -> None:
-    for name in table:
-        if name not in names:
-            raise UserError(f"{where} has no field '{name}'{did_you_mean(name, names)}")
-
-
-def _rgb(table: dict[str, Any], name: str) -> tuple[float, ...]:
-    """Returns three numbers as a tuple, which JSON has as a list."""
-    value = table[name]
-    try:
-        rgb = tuple(map(float, value))
-        if len(rgb) == 3 and (name == "mean_rgb" or min(rgb) > 0):
-            return rgb
-    except (TypeError, ValueError):
-        pass
-    raise UserError(
-        f"config.data.{name} is {value!r}; it must be three numbers, of pixels in 0..1, e.g. (0.5, 0.5, 0.5)"
-    )
-
-
-def _knots(value: Any) -> tuple[tuple[float, float], ...]:
-    """Returns the knots as tuples, which JSON has as lists."""
-    try:
-        return tuple((float(share), float(height)) for share, height in value)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"config.schedule.knots is {value!r}; it must be pairs (share of the run, share of the peak), "
-            "e.g. ((0.0, 0.0), (0.2, 1.0), (1.0, 0.0))"
-        ) from error
-
-
-def _phase(name: str, table: Any) -> PhaseSettings:
-    where = f"config.phases.{name}"
-    if not isinstance(table, dict):
-        raise UserError(
-            f"{where} is {table!r}; it must be a table with from_epoch and what the phase changes: "
-            "add one to the config file"
-        )
-    known = [field.name for field in dataclasses.fields(PhaseSettings) if field.name != "name"]
-    _require_known(table, known, where)
-    for field, value in table.items():
-        is_whole = "int" in str(PhaseSettings.__annotations__[field])
-        allowed = int if is_whole else (int, float)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, allowed)):
-            kind = "a whole number" if is_whole else "a number"
-            raise UserError(f"{where}.{field} is {value!r}; it must be {kind}; correct it")
-    if table.get("from_epoch") is None:
-        raise UserError(f"{where}.from_epoch is missing; add it to the config file")
-    return PhaseSettings(name, **table)
-
-
-def _optimizer(table: dict[str, Any]) -> Hyperparameters:
-    name = table.get("name", "")
-    if name not in OPTIMIZERS:
-        raise UserError(f"config.optimizer.name='{name}' is unknown{did_you_mean(name, OPTIMIZERS)}")
-    if name not in table:
-        raise UserError(
-            f"config.optimizer has no table '{name}'; add its hyper-parameters to the config file"
-        )
-    kind = OPTIMIZERS[name]
-    return kind(**_checked(table[name], kind, f"config.optimizer.{name}"))
+def restart_fields(mark: dict[str, str], table: Any = Recipe) -> Iterator[str]:
+    """Yields the dotted names of the recipe's fields with one of the marks :data:`FREE`, :data:`RESOLVED`."""
+    for field in dataclasses.fields(table):
+        if field.metadata == mark:
+            yield field.name
+        elif dataclasses.is_dataclass(field.type):
+            yield from (f"{field.name}.{name}" for name in restart_fields(mark, field.type))

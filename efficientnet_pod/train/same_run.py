@@ -5,44 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.recipe.plan import OF_THE_MACHINE
+from efficientnet_pod.recipe.recipe import FREE, RESOLVED, restart_fields
 from efficientnet_pod.workdir.files import make_writable
 from efficientnet_pod.workdir.redact import redact_strings
 from efficientnet_pod.workdir.values import flatten
 from efficientnet_pod.workdir.workdir import Workdir
 
-# What may change between two starts of one run: it does not change its numbers, or only those of bad images.
-FREE_FIELDS = frozenset(
-    {
-        "notes",
-        "platform",
-        "cpu_replicas",
-        "log_steps",
-        "keep_checkpoints",
-        "checkpoint_minutes",
-        "on_non_finite",
-        "stuck_seconds",
-        "data.data_dir",
-        "data.skip_corrupt",
-    }
-)
-# What decides by what it comes to: the BN batch on so many replicas, the dtype on this platform, the images.
-RESOLVED_FIELDS = frozenset({"bn_group_size", "model.dtype", "data.link_dtype", "data.name"})
+FREE_FIELDS = frozenset(restart_fields(FREE))
+RESOLVED_FIELDS = frozenset(restart_fields(RESOLVED))
 
-# Fields of a plan that follow from the machine at hand, or are compared as a config.
-_OF_THE_MACHINE = frozenset(
-    {
-        "recipe",
-        "num_replicas",
-        "num_hosts",
-        "device_kind",
-        "host_batch",
-        "per_replica_batch",
-        "eval_batch",
-        "eval_steps",
-        "eval_shapes",
-        "warnings",
-    }
-)
 _DTYPE_FIELDS = {"compute_dtype": "model.dtype", "link_dtype": "data.link_dtype"}
 _SHOWN = 5
 _ABSENT = object()
@@ -238,7 +210,7 @@ def as_json(value: Any) -> Any:
 
 def _of_the_run(plan: dict[str, Any]) -> dict[str, Any]:
     """Returns the plan without what follows from the machine; phases under their names."""
-    kept = {name: value for name, value in plan.items() if name not in _OF_THE_MACHINE and name != "phases"}
+    kept = {name: value for name, value in plan.items() if name not in OF_THE_MACHINE and name != "phases"}
     return kept | {"phases": {phase["name"]: _of_the_run(phase) for phase in plan.get("phases", ())}}
 
 

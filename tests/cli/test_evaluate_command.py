@@ -14,7 +14,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate import overrides as evaluation_recipe
 from efficientnet_pod.evaluate.overrides import Asked, compare_classes, config_of
 from efficientnet_pod.evaluate.predictor import Predictor
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.weights.classes import imagenet_names
 from efficientnet_pod.weights.folder import write_folder as write_weights
 from efficientnet_pod.weights.trained import CENTRE, WHOLE

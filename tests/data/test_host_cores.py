@@ -6,7 +6,7 @@ from recipes import load
 from efficientnet_pod.data import host_cores
 from efficientnet_pod.data.host_cores import describe_input, images_per_core_second
 from efficientnet_pod.recipe.plan import resolve
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 
 
 def plan(**data):

@@ -19,9 +19,9 @@ from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.optim import Lars, RmsProp, Sgd, create_optimizer
-from efficientnet_pod.optim.fine_tuning import InitSettings, read_init, scaled
+from efficientnet_pod.optim.fine_tuning import InitSettings, scaled
 from efficientnet_pod.pod.mesh import put_replicated
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_init, read_recipe
 from efficientnet_pod.run.run import open_run
 from efficientnet_pod.train.initial_weights import initial_state, open_initial, with_statistics_of_images
 from efficientnet_pod.train.train import train_and_evaluate

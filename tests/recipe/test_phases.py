@@ -9,10 +9,11 @@ import pytest
 from recipes import load, phased_digits
 from tiny import build_tiny_networks
 
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import open_run
 from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
+from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.workdir import Workdir
 
 CONFIG = phased_digits(keep_checkpoints=9)
@@ -52,7 +53,7 @@ def uninterrupted(tiny, tmp_path_factory):
 
 def test_records_say_what_was_trained(uninterrupted):
     workdir, summary = uninterrupted
-    rows = Workdir(workdir).metrics()
+    rows = read_metrics(Workdir(workdir))
     trained = [row for row in rows if row["split"] == "train"]
     evals = [row for row in rows if row["split"] == "eval"]
     assert summary["final"]["step"] == len(BATCHES) and summary["final"]["images"] == 360
@@ -90,7 +91,7 @@ def test_a_run_resumes_in_any_phase_to_the_same_bits(tmp_path, capsys, uninterru
     assert "phase 'large' from epoch 0.98: 32 px, 256 images a step; waited " in printed
     assert_same_bits(final_state(CONFIG, workdir), final_state(CONFIG, uninterrupted[0]))
     assert summary["final"]["top1"] == uninterrupted[1]["final"]["top1"]
-    rows = Workdir(workdir).metrics()
+    rows = read_metrics(Workdir(workdir))
     assert [row["step"] for row in rows if row["split"] == "eval"] == EVALUATED
     assert sum(row["images"] for row in rows if row["split"] == "train") == sum(BATCHES)
 

@@ -9,7 +9,7 @@ from recipes import load
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.recipe.plan import resolve
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 
 IMAGENET = {"num_train": 1_281_167, "num_eval": 50_000, "num_classes": 1000}
 DIGITS = {"num_train": 1437, "num_eval": 360, "num_classes": 10}

@@ -8,7 +8,7 @@ import pytest
 from recipes import CONFIGS, load
 
 from efficientnet_pod.recipe.plan import resolve
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import PUBLISHED_NUMBERS, build
 
 # Recipe: replicas it was published on, images a step, steps, peak learning rate, BN batch.

@@ -10,10 +10,10 @@ from recipes import load
 from tiny import tiny_network
 
 from efficientnet_pod.models import registry
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run import run as runs
 from efficientnet_pod.run.feed import Feed, train_batches
-from efficientnet_pod.run.train_step import GO, commands, not_halted
 from efficientnet_pod.train.train import train_and_evaluate
 
 RECIPES = [
@@ -76,7 +76,7 @@ def test_two_steps_on_eight_replicas(recipe):
     for _ in range(2):
         batch = feed.next()
         assert batch is not None
-        state, outcome = step(state, batch | {"command": commands(run.mesh)[GO]}, halted)
+        state, outcome = step(state, batch | {"command": host_signals(run.mesh)[GO]}, halted)
         assert (int(outcome.updated), int(outcome.finite), int(outcome.halted)) == (1, 1, 0)
         halted = outcome.halted
     feed.close()

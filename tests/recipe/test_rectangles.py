@@ -22,7 +22,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate.evaluate import evaluate
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.recipe.preprocessing import Preprocessing
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.rectangles import eval_batch_of, order_of, shapes_of
 from efficientnet_pod.run.run import open_run
 

@@ -19,7 +19,7 @@ from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.types import Indexed, Source
 from efficientnet_pod.pod.mesh import create_mesh
 from efficientnet_pod.recipe.plan import resolve
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.feed import STEPS_AHEAD, Feed, train_batches
 from efficientnet_pod.run.run import Run
 

@@ -9,7 +9,7 @@ import pytest
 from recipes import phased_digits
 from tiny import build_tiny_networks
 
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run import programs
 from efficientnet_pod.run import run as run_module
 from efficientnet_pod.run.programs import get_programs

@@ -42,7 +42,7 @@ def _tiny_train_step(devices: list[Any], bn_group_size: int) -> Any:
 
     from efficientnet_pod.pod.mesh import create_mesh
     from efficientnet_pod.recipe.plan import resolve
-    from efficientnet_pod.recipe.recipe import read_recipe
+    from efficientnet_pod.recipe.reading import read_recipe
     from efficientnet_pod.run import run
 
     run.create_network = tiny.tiny_network

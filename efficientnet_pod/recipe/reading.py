@@ -1,0 +1,136 @@
+"""Reading a config: plain nested tables become a typed recipe, and what is wrong is named by its field."""
+
+import dataclasses
+from typing import Any
+
+from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.optim import OPTIMIZERS, Hyperparameters, Schedule
+from efficientnet_pod.optim.fine_tuning import InitSettings
+from efficientnet_pod.recipe.recipe import DataSettings, ModelSettings, PhaseSettings, Recipe
+
+
+def read_recipe(config: dict[str, Any]) -> Recipe:
+    """Returns the recipe of a config, which is plain nested tables.
+
+    ``config.optimizer`` holds ``name`` and one table for each optimizer it can be switched to, because a
+    learning rate means something else to each of them.
+
+    Raises:
+      UserError: a field is missing or unknown, or its value out of range.
+    """
+    fields = _checked(config, Recipe, "config")
+    fields["model"] = ModelSettings(**_checked(fields["model"], ModelSettings, "config.model"))
+    fields["data"] = _read_data(fields["data"])
+    fields["init"] = read_init(fields["init"])
+    fields["optimizer"] = _read_optimizer(fields["optimizer"])
+    fields["schedule"] = _read_schedule(fields["schedule"])
+    fields["notes"] = tuple(fields["notes"])
+    phases = [_read_phase(name, table) for name, table in fields["phases"].items()]
+    fields["phases"] = tuple(sorted(phases, key=lambda phase: phase.from_epoch))
+    return Recipe(**fields)
+
+
+def _checked(table: dict[str, Any], into: type, path: str) -> dict[str, Any]:
+    """Returns a copy of the table, whose names are those of the fields of ``into``."""
+    names = [field.name for field in dataclasses.fields(into)]
+    _require_known(table, names, path)
+    for name in names:
+        if name not in table:
+            raise UserError(f"{path}.{name} is missing; add it to the config file")
+    return dict(table)
+
+
+def _require_known(table: dict[str, Any], names: list[str], path: str) -> None:
+    for name in table:
+        if name not in names:
+            raise UserError(f"{path} has no field '{name}'{did_you_mean(name, names)}")
+
+
+def _read_data(table: dict[str, Any]) -> DataSettings:
+    fields = _checked(table, DataSettings, "config.data")
+    for name in ("mean_rgb", "stddev_rgb"):
+        fields[name] = _read_rgb(fields[name], name)
+    return DataSettings(**fields)
+
+
+def _read_rgb(value: Any, name: str) -> tuple[float, ...]:
+    """Returns three numbers as a tuple, which JSON has as a list."""
+    try:
+        rgb = tuple(map(float, value))
+        if len(rgb) == 3 and (name == "mean_rgb" or min(rgb) > 0):
+            return rgb
+    except (TypeError, ValueError):
+        pass
+    raise UserError(
+        f"config.data.{name} is {value!r}; it must be three numbers, of pixels in 0..1, e.g. (0.5, 0.5, 0.5)"
+    )
+
+
+def _read_schedule(table: dict[str, Any]) -> Schedule:
+    fields = _checked(table, Schedule, "config.schedule")
+    knots = _read_pairs(fields["knots"], float)
+    if knots is None:
+        raise UserError(
+            f"config.schedule.knots is {fields['knots']!r}; it must be pairs (share of the run, share of the "
+            "peak), e.g. ((0.0, 0.0), (0.2, 1.0), (1.0, 0.0))"
+        )
+    return Schedule(**fields | {"knots": knots})
+
+
+def _read_pairs(value: Any, first: type) -> tuple[tuple[Any, float], ...] | None:
+    """Returns pairs of a ``first`` and a number as tuples, which JSON has as lists; None if they are none."""
+    try:
+        return tuple((first(one), float(other)) for one, other in value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _read_phase(name: str, table: Any) -> PhaseSettings:
+    path = f"config.phases.{name}"
+    if not isinstance(table, dict):
+        raise UserError(
+            f"{path} is {table!r}; it must be a table with from_epoch and what the phase changes: "
+            "add one to the config file"
+        )
+    known = [field.name for field in dataclasses.fields(PhaseSettings) if field.name != "name"]
+    _require_known(table, known, path)
+    for field, value in table.items():
+        is_whole = "int" in str(PhaseSettings.__annotations__[field])
+        allowed = int if is_whole else (int, float)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, allowed)):
+            kind = "a whole number" if is_whole else "a number"
+            raise UserError(f"{path}.{field} is {value!r}; it must be {kind}; correct it")
+    if table.get("from_epoch") is None:
+        raise UserError(f"{path}.from_epoch is missing; add it to the config file")
+    return PhaseSettings(name, **table)
+
+
+def _read_optimizer(table: dict[str, Any]) -> Hyperparameters:
+    name = table.get("name", "")
+    if name not in OPTIMIZERS:
+        raise UserError(f"config.optimizer.name='{name}' is unknown{did_you_mean(name, OPTIMIZERS)}")
+    if name not in table:
+        raise UserError(
+            f"config.optimizer has no table '{name}'; add its hyper-parameters to the config file"
+        )
+    optimizer = OPTIMIZERS[name]
+    return optimizer(**_checked(table[name], optimizer, f"config.optimizer.{name}"))
+
+
+def read_init(table: dict[str, Any]) -> InitSettings:
+    """Returns ``config.init`` in its typed form; raises UserError."""
+    fields = _checked(table, InitSettings, "config.init")
+    frozen, factors = _read_layers(fields["frozen"]), _read_pairs(fields["lr_factors"], str)
+    if factors is None or any(factor < 0 for _, factor in factors):
+        raise UserError(
+            f"config.init.lr_factors is {fields['lr_factors']!r}; it must be pairs (layer, factor), factors "
+            "of at least 0, e.g. (('', 0.1), ('classifier', 1.0))"
+        )
+    return InitSettings(**fields | {"frozen": frozen, "lr_factors": factors})
+
+
+def _read_layers(value: Any) -> tuple[str, ...]:
+    layers = (value,) if isinstance(value, str) else tuple(value)
+    if not all(isinstance(layer, str) for layer in layers):
+        raise UserError(f"config.init.frozen is {value!r}; it must be layers, e.g. ('stem', 'block1')")
+    return () if value == "" else layers

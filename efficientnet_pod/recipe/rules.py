@@ -1,0 +1,185 @@
+"""The rules of a recipe: what its fields may hold, alone, together, and on a number of replicas."""
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any
+
+from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.models.registry import NEUTRAL, network_named
+from efficientnet_pod.optim.fine_tuning import BN_STATISTICS, TRAIN
+from efficientnet_pod.pod.topology import check_bn_group_size, divisors
+from efficientnet_pod.recipe.recipe import (
+    AUGMENTATIONS,
+    DTYPES,
+    EVAL_CROPS,
+    LINK_DTYPES,
+    NON_FINITE_POLICIES,
+    POLICIES,
+    RESIZES,
+    PhaseSettings,
+    Recipe,
+)
+
+CHOICES = {
+    "model.dtype": DTYPES,
+    "data.link_dtype": LINK_DTYPES,
+    "data.augment": AUGMENTATIONS,
+    "data.resize": RESIZES,
+    "data.policy": POLICIES,
+    "data.eval_crop": EVAL_CROPS,
+    "on_non_finite": NON_FINITE_POLICIES,
+    "init.bn_statistics": BN_STATISTICS,
+}
+
+Range = tuple[Callable[[Any], bool], str]
+AT_LEAST_0: Range = (lambda value: value >= 0, "at least 0")
+AT_LEAST_1: Range = (lambda value: value >= 1, "at least 1")
+ABOVE_0: Range = (lambda value: value > 0, "above 0")
+BELOW_1: Range = (lambda value: value < 1, "below 1")
+SHARE: Range = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+NON_ZERO_SHARE: Range = (lambda value: 0 < value <= 1, "above 0 and at most 1")
+MAGNITUDE: Range = (lambda value: 0 <= value <= 30, "0 to 30")
+EVEN: Range = (lambda value: value >= 0 and value % 2 == 0, "even and at least 0")
+
+RANGES = {
+    "epochs": ABOVE_0,
+    "eval_epochs": ABOVE_0,
+    "log_steps": ABOVE_0,
+    "keep_checkpoints": ABOVE_0,
+    "checkpoint_minutes": AT_LEAST_0,
+    "stuck_seconds": AT_LEAST_0,
+    "label_smoothing": SHARE,
+    "ema_decay": SHARE,
+    "model.dropout": BELOW_1,
+    "model.survival_probability": NON_ZERO_SHARE,
+    "model.bn_momentum": SHARE,
+    "model.bn_epsilon": ABOVE_0,
+    "model.ghost_batch": AT_LEAST_0,
+    "model.bn_scale": AT_LEAST_0,
+    "data.image_size": AT_LEAST_0,
+    "data.min_crop_area": NON_ZERO_SHARE,
+    "data.policy_layers": AT_LEAST_1,
+    "data.policy_magnitude": MAGNITUDE,
+    "data.cutout": EVEN,
+    "data.mixup": AT_LEAST_0,
+    "data.cutmix": AT_LEAST_0,
+    "data.skip_corrupt": AT_LEAST_0,
+    "init.bn_images": AT_LEAST_1,
+}
+
+
+def check_recipe(recipe: Recipe, num_replicas: int) -> None:
+    """Raises UserError if the recipe, or what one of its phases makes of it, is impossible on the replicas.
+
+    The message has the value, the rule and the remedy.
+    """
+    _check(recipe, num_replicas, lambda field: f"config.{field}")
+    for settings in recipe.phases:
+        path = f"config.phases.{settings.name}"
+        _check(
+            recipe.in_phase(settings),
+            num_replicas,
+            lambda field, path=path: f"{path}.{field.rpartition('.')[2]}",
+        )
+    _check_order(recipe.phases, recipe.epochs)
+
+
+def _check(recipe: Recipe, num_replicas: int, full: Callable[[str], str]) -> None:
+    """Checks a recipe without its phases; ``full`` returns the name of a field in the config."""
+    _check_network(recipe, full)
+    for field, choices in CHOICES.items():
+        value = attrgetter(field)(recipe)
+        if value not in choices:
+            raise UserError(f"config.{field}='{value}' is unknown{did_you_mean(value, choices)}")
+    for field, (holds, rule) in RANGES.items():
+        value = attrgetter(field)(recipe)
+        if not holds(value):
+            raise UserError(f"{full(field)}={value} must be {rule}; set --{full(field)}")
+    _check_images(recipe, full)
+    _check_init(recipe)
+    _check_batches(recipe, num_replicas, full("global_batch"))
+
+
+def _check_network(recipe: Recipe, full: Callable[[str], str]) -> None:
+    name = recipe.model.name
+    network = network_named(name)
+    for field, neutral in NEUTRAL.items():
+        value = getattr(recipe.model, field)
+        is_neutral = value <= 0 if field == "dropout" else value == neutral
+        if field not in network.settings and not is_neutral:
+            path = full(f"model.{field}")
+            raise UserError(f"{path}={value} is nothing that {name} has; set --{path}={neutral}")
+
+
+def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
+    data = recipe.data
+    if data.eval_crop == "rectangular" and data.augment != "inception_crop":
+        raise UserError(
+            f"config.data.eval_crop=rectangular is for crops; config.data.augment={data.augment} "
+            "evaluates whole images; use square, or --config.data.augment=inception_crop"
+        )
+    if data.in_memory and (data.augment == "inception_crop" or data.policy != "none"):
+        raise UserError(
+            "config.data.in_memory=True is for shift and pad_crop_flip without a policy, not for "
+            f"config.data.augment={data.augment} with policy={data.policy}; use --config.data.in_memory=False"
+        )
+    size = data.image_size or network_named(recipe.model.name).image_size
+    if not 0 <= data.max_shift < size:
+        raise UserError(
+            f"{full('data.image_size')}={size} pixels must be above config.data.max_shift="
+            f"{data.max_shift}; lower --config.data.max_shift"
+        )
+
+
+def _check_init(recipe: Recipe) -> None:
+    init = recipe.init
+    if not init.weights and (init.frozen or init.lr_factors or init.bn_statistics != TRAIN):
+        raise UserError(
+            "config.init.frozen, lr_factors and bn_statistics are for weights that exist; name them: "
+            "--config.init.weights=PATH"
+        )
+
+
+def _check_batches(recipe: Recipe, num_replicas: int, field: str) -> None:
+    global_batch, ghost_batch = recipe.global_batch, recipe.model.ghost_batch
+    per_replica_batch, rest = divmod(global_batch, num_replicas)
+    if global_batch < 1 or rest:
+        below = per_replica_batch * num_replicas
+        near = [n for n in (below, below + num_replicas) if n > 0]
+        nearest = min(near, key=lambda n: abs(n - global_batch))
+        raise UserError(
+            f"{field}={global_batch} is not a multiple of the {num_replicas} replicas; "
+            f"the nearest that is: --{field}={nearest}"
+        )
+    check_bn_group_size(recipe.bn_group_size, num_replicas)
+    if ghost_batch and recipe.bn_group_size != 1:
+        raise UserError(
+            f"config.model.ghost_batch={ghost_batch} lets parts of a replica's images normalise together, "
+            f"and config.bn_group_size={recipe.bn_group_size} those of several replicas; set "
+            "--config.bn_group_size=1"
+        )
+    if ghost_batch and per_replica_batch % ghost_batch:
+        nearest = max(n for n in divisors(per_replica_batch) if n <= ghost_batch)
+        raise UserError(
+            f"config.model.ghost_batch={ghost_batch} does not divide a replica's {per_replica_batch:,} "
+            f"images; the nearest below that does: --config.model.ghost_batch={nearest}"
+        )
+
+
+def _check_order(phases: Sequence[PhaseSettings], epochs: float) -> None:
+    """Checks that phases, sorted by their beginning, start at 0 and at different epochs of the run."""
+    for before, phase in zip((None, *phases), phases, strict=False):
+        field = f"config.phases.{phase.name}.from_epoch"
+        begins = f"{field}={phase.from_epoch:g}"
+        if before is None and phase.from_epoch != 0:
+            raise UserError(f"{begins} is where the first phase begins; it must be 0: --{field}=0")
+        if before is not None and phase.from_epoch == before.from_epoch:
+            raise UserError(
+                f"{begins} is where phase '{before.name}' begins too; two phases cannot begin together: "
+                "move one of them"
+            )
+        if phase.from_epoch >= epochs:
+            raise UserError(
+                f"{begins} is not before the end of the run; it must be below config.epochs={epochs:g}: "
+                "begin the phase earlier or train longer"
+            )
