@@ -96,9 +96,11 @@ def write_json(file: epath.Path, table: dict[str, Any], *, indent: int | None = 
 
 @contextmanager
 def require_written(file: epath.Path) -> Iterator[None]:
-    """Turns an error inside into a RunError: why the file cannot be written, and the remedy."""
+    """Turns a system's error inside into a RunError: why the file cannot be written, and the remedy."""
     try:
         yield
+    except (RunError, UserError):
+        raise
     except Exception as error:  # an OSError, or what the library of an object store raises
         raise RunError(cannot_write(file, error)) from error
 

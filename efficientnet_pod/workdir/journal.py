@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from efficientnet_pod.errors import Preempted
+from efficientnet_pod.errors import Preempted, in_one_line
 from efficientnet_pod.workdir.files import warn_if_not_written
 from efficientnet_pod.workdir.json_lines import OptionalLines, Row
 from efficientnet_pod.workdir.redact import redact
@@ -89,11 +89,7 @@ class Journal:
         if isinstance(error, Preempted | KeyboardInterrupt):
             self.end("stopped", reason=stopped_by or "another host")
         else:
-            message = " ".join(str(error).split())
-            if not type(error).__module__.startswith("efficientnet_pod"):  # ours are whole sentences
-                name = type(error).__name__
-                message = f"{name}: {message}" if message else name
-            self.end("failed", error=redact(message)[:_LONGEST])
+            self.end("failed", error=redact(in_one_line(error))[:_LONGEST])
 
     def seconds_of(self) -> dict[str, float]:
         """Returns the seconds that the run has spent on each of `time_spent.KINDS`, over all its starts.

@@ -15,6 +15,7 @@ from etils import epath
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.workdir import owner
 from efficientnet_pod.workdir.owner import Owner
+from efficientnet_pod.workdir.owner_record import process_start, this_process
 
 ROOT = Path(__file__).parents[2]
 HOLD = """
@@ -23,12 +24,12 @@ from etils import epath
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.workdir import owner
 from efficientnet_pod.workdir.owner import Owner
-read = owner._read
+read = owner.read_owner
 def slowly(file):  # so that starts at once are in each other's way
-    found = read(file)
+    record = read(file)
     time.sleep(0.1)
-    return found
-owner._read = slowly
+    return record
+owner.read_owner = slowly
 start = float(sys.argv[2])
 time.sleep(max(0, start - time.time()))
 try:
@@ -56,9 +57,9 @@ def line_of(process):
     return process.stdout.readline().strip()
 
 
-def stop(process, how=None):
-    if how is not None:
-        os.kill(process.pid, how)
+def stop(process, sent=None):
+    if sent is not None:
+        os.kill(process.pid, sent)
     process.communicate(timeout=20)
 
 
@@ -68,19 +69,19 @@ def record(folder):
 
 def write(folder, **fields):
     """Leaves the file of a run that is not there: of this process, but for the fields."""
-    fields = {"run_id": "other", "beat": 4, **owner._this_process(), **fields}
+    fields = {"run_id": "other", "beat": 4, **this_process(), **fields}
     (folder / "owner.json").write_text(json.dumps(fields))
 
 
 def quick(folder, lines=None):
-    report = (lambda line: None) if lines is None else lines.append
-    return Owner(epath.Path(folder), interval=0.05, report=report)
+    warn = (lambda line: None) if lines is None else lines.append
+    return Owner(epath.Path(folder), interval=0.05, warn=warn)
 
 
 def test_a_run_holds_its_workdir_and_gives_it_back(tmp_path):
     with quick(tmp_path / "new") as held:
-        found = record(tmp_path / "new")
-        assert (found["run_id"], found["pid"]) == (held.run_id, os.getpid())
+        fields = record(tmp_path / "new")
+        assert (fields["run_id"], fields["pid"]) == (held.run_id, os.getpid())
         with pytest.raises(
             UserError, match=rf"in use by the run of process {os.getpid()} on host .*since 20"
         ):
@@ -127,7 +128,7 @@ def test_a_killed_run_does_not_hinder_the_next_one(tmp_path, reaped):
             time.sleep(0.01)
     assert record(tmp_path)["pid"] == process.pid
     lines, began = [], time.monotonic()
-    with Owner(epath.Path(tmp_path), report=lines.append) as held:
+    with Owner(epath.Path(tmp_path), warn=lines.append) as held:
         assert record(tmp_path)["run_id"] == held.run_id
     assert time.monotonic() - began < 2  # without a wait for its beats
     assert lines == [
@@ -144,12 +145,12 @@ def test_of_several_starts_after_a_kill_one_wins(tmp_path):
     at = time.time() + 3.0
     processes = [start(tmp_path, at) for _ in range(4)]
     lines = [[line_of(process)] for process in processes]
-    for each, said in zip(processes, lines, strict=True):
-        if said[0].startswith("took the workdir over"):
-            said.append(line_of(each))
-    assert sorted(said[-1] == "held" for said in lines) == [False, False, False, True], lines
-    for each in processes:
-        stop(each)
+    for process, printed in zip(processes, lines, strict=True):
+        if printed[0].startswith("took the workdir over"):
+            printed.append(line_of(process))
+    assert sorted(printed[-1] == "held" for printed in lines) == [False, False, False, True], lines
+    for process in processes:
+        stop(process)
 
 
 def test_a_stopped_run_still_holds_its_workdir(tmp_path):
@@ -165,7 +166,7 @@ def test_a_stopped_run_still_holds_its_workdir(tmp_path):
 
 
 def test_a_later_process_of_the_same_number_is_not_the_run(tmp_path):
-    write(tmp_path, process_start=owner._process_start(os.getpid()) - 1)
+    write(tmp_path, process_start=process_start(os.getpid()) - 1)
     with quick(tmp_path):
         pass
 
@@ -190,7 +191,7 @@ def test_a_run_elsewhere_that_beats_is_left_alone(tmp_path):
     with pytest.raises(
         UserError, match=r"in use by the run of process 41 on host pod-7, since .*stop that run"
     ):
-        Owner(epath.Path(tmp_path), interval=0.2, report=lambda line: None).__enter__()
+        Owner(epath.Path(tmp_path), interval=0.2, warn=lambda line: None).__enter__()
     assert record(tmp_path)["beat"] == 5
 
 
@@ -198,7 +199,7 @@ def test_a_run_elsewhere_that_ends_meanwhile_is_followed_at_once(tmp_path):
     write(tmp_path, host="pod-7")
     threading.Timer(0.1, (tmp_path / "owner.json").unlink).start()
     began = time.monotonic()
-    with Owner(epath.Path(tmp_path), interval=4.0, report=lambda line: None):
+    with Owner(epath.Path(tmp_path), interval=4.0, warn=lambda line: None):
         assert time.monotonic() - began < 3
 
 
@@ -243,7 +244,7 @@ def test_release_does_not_wait_for_a_file_system_that_hangs(tmp_path, monkeypatc
     monkeypatch.setattr(owner, "_RELEASE_SECONDS", 0.2)
     freed = threading.Event()
     with quick(tmp_path) as held:
-        monkeypatch.setattr(owner, "_read", lambda file: freed.wait(20) and None)
+        monkeypatch.setattr(owner, "read_owner", lambda file: freed.wait(20) and None)
         began = time.monotonic()
         held.release()
         assert time.monotonic() - began < 2

@@ -1,0 +1,87 @@
+"""Files of a workdir: whole or not at all, and errors that name the remedy."""
+
+import errno
+import os
+import sys
+
+import pytest
+from etils import epath
+
+from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.workdir import files
+from efficientnet_pod.workdir.workdir import Workdir
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    workdir = Workdir(tmp_path)
+    workdir.write_text("parameters.txt", "old\n")
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RunError, match=r"parameters.txt' cannot.*bytes free; "),
+    ):
+        patch.setattr(os, "replace", refused)
+        workdir.write_text("parameters.txt", "new\n")
+    assert (tmp_path / "parameters.txt").read_text() == "old\n" and os.listdir(tmp_path) == ["parameters.txt"]
+    with pytest.raises(
+        RunError, match=r"gone/a.txt' cannot be written: No such file or directory; correct that"
+    ):
+        Workdir(tmp_path / "gone").write_text("a.txt", "")  # no folder, no free bytes to tell
+
+
+def test_a_damaged_summary_is_none(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert workdir.summary() is None
+    workdir.write("summary.json", {"final": {"top1": 0.5}})
+    assert workdir.summary() == {"final": {"top1": 0.5}}
+    whole = (tmp_path / "summary.json").read_bytes()
+    for damage in (b"", whole[:-9], b"[]", b"\xff"):
+        (tmp_path / "summary.json").write_bytes(damage)
+        assert workdir.summary() is None
+
+
+def test_a_workdir_on_a_full_disk_is_refused_with_the_room_there_is(tmp_path, monkeypatch):
+    def full(self, text):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    message = (
+        r"workdir '.*/run' cannot be written: No space left on device, [\d,]+ bytes free; make room there"
+    )
+    with pytest.raises(UserError, match=message):
+        files.make_writable(epath.Path(tmp_path / "run"))
+
+
+def test_a_workdir_on_gs_without_the_package_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)  # as if it were not installed
+    with pytest.raises(
+        UserError, match=r"'gs://bucket/run' is in Google Cloud .*pip install 'efficientnet-pod\[gcs"
+    ):
+        files.make_writable(epath.Path("gs://bucket/run"))
+
+
+@pytest.mark.parametrize(
+    ("error", "damage"),
+    [
+        (ValueError("RESOURCE_EXHAUSTED: Error reading gs://b/x: HTTP response code: 429"), False),
+        (ValueError("INTERNAL: HTTP response code: 500"), False),
+        (ValueError("Error reading manifest: UNKNOWN: something"), False),
+        (type("ResourceExhaustedError", (Exception,), {})("quota"), False),
+        (type("TooManyRequests", (Exception,), {})("429 GET"), False),
+        (ConnectionResetError("by peer"), False),
+        (OSError(errno.EACCES, ""), False),
+        (MemoryError(), False),
+        (OSError(errno.ENOENT, ""), True),
+        (OSError(errno.EIO, ""), True),
+        (ValueError("DATA_LOSS: CRC-32C checksum verification failed"), True),
+        (ValueError("NOT_FOUND: key"), True),
+        (ValueError("OUT_OF_RANGE: requested byte range"), True),
+        (ValueError("FAILED_PRECONDITION: Error opening"), True),
+        (ValueError("Unknown codec 'zstx'"), True),
+        (KeyError("internal_shape"), True),
+    ],
+)
+def test_what_speaks_against_a_file_and_what_against_the_way_to_it(error, damage):
+    assert files.is_damage(error) is damage
