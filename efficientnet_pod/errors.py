@@ -1,11 +1,11 @@
-"""How a command ends other than well: what each exception prints, and its exit code."""
+"""The errors of this package, and the exit code of each."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user asked for cannot be done.
+    """The user asked for something that cannot be done.
 
     The message is one line: what is wrong, with its value; the rule; the remedy.
     """
@@ -22,12 +22,20 @@ class RunError(RuntimeError):
     """A run cannot go on, and the user's input is not to blame: one line, exit code 1."""
 
 
-# Of a process that was told to stop and has lost nothing: start the same command again.
+# Exit code of a process that was told to stop and has lost nothing: start the same command again.
 CHECKPOINTED = 42
 
 
 class Preempted(Exception):
     """A run was told to stop and has saved what it had: one line, exit code 42."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """Returns what an exception says, in one line: of an error that is not ours, its type comes first."""
+    message = " ".join(str(error).split())
+    if isinstance(error, UserError | RunError | Preempted):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -1,4 +1,4 @@
-"""What has asked this process to stop, noticed also while its main thread cannot run Python."""
+"""Requests to stop this process, noticed also while its main thread cannot run Python."""
 
 import contextlib
 import os
@@ -29,31 +29,20 @@ class Interrupt:
     signals alone.
 
     Attributes:
-      reason: ``SIGTERM``, ``SIGINT`` or what :meth:`request` was given; None as long as nobody has asked.
-      notify, linger: as given to the constructor; may be replaced.
-      before_exit: called, each once, before a process is ended at once; what they raise is ignored.
-      lone_host: whether there is no other host, whose exit codes this one's should be like.
+      reason: ``SIGTERM``, ``SIGINT`` or the reason given to :meth:`request`; None if nobody has asked.
+      before_exit: actions, each called once before this process is ended at once; their errors are ignored.
     """
 
     def __init__(
-        self,
-        *,
-        notify: Callable[[str], None] = lambda reason: None,
-        linger: Callable[[], None] = lambda: None,
-        report: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+        self, *, tell_user: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
     ):
-        """Installs nothing yet.
-
-        Args:
-          notify: gets the reason, once, in a thread of its own, when a signal is the first to ask.
-          linger: called before the process ends with nothing lost; returns when the other hosts have had the
-            time to hear of it. It is waited for some seconds, and what it raises is ignored.
-          report: gets a line on what happens now.
-        """
+        """Installs nothing yet; ``tell_user`` gets a line on what happens next."""
         self.reason: str | None = None
         self.before_exit: list[Callable[[], None]] = []
-        self.lone_host = True
-        self.notify, self.linger, self._report = notify, linger, report
+        self._notify: Callable[[str], None] = lambda reason: None
+        self._linger: Callable[[], None] = lambda: None
+        self._is_alone: Callable[[], bool] = lambda: True
+        self._tell_user = tell_user
         self._asked = threading.Event()
         self._lock = threading.RLock()
         self._ending = threading.Lock()
@@ -87,10 +76,27 @@ class Interrupt:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore.close()
 
-    def all_is_saved(self) -> None:
-        """Says that there is nothing more to stop: from here on the context ignores who asks.
+    def among(
+        self,
+        *,
+        notify: Callable[[str], None],
+        linger: Callable[[], None],
+        is_alone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Takes other hosts into account from here on.
 
-        A scheduler that repeats itself must still see the exit code of what was saved.
+        Args:
+          notify: gets the reason, once, in a thread of its own, when a signal is the first to ask.
+          linger: called before the process ends with nothing lost; returns when the other hosts have had the
+            time to hear of it. It gets some seconds, and its errors are ignored.
+          is_alone: whether there is no other host after all: then the exit code of SIGINT is 130.
+        """
+        self._notify, self._linger, self._is_alone = notify, linger, is_alone
+
+    def all_is_saved(self) -> None:
+        """Ignores who asks from here on, because nothing is left to stop.
+
+        A scheduler that repeats its signal must still see the exit code of a saved run.
         """
         self._is_all_saved = True
 
@@ -100,15 +106,15 @@ class Interrupt:
             self._say(f"{reason}: saving a checkpoint after this step")
 
     def wait(self, seconds: float) -> bool:
-        """Returns whether anybody has asked, after so many seconds or as soon as somebody does."""
+        """Waits so many seconds, or until somebody asks; returns whether anybody has asked."""
         return self._asked.wait(seconds)
 
     @contextmanager
     def nothing_to_lose(self) -> Iterator[None]:
         """Ends the process at once, inside the context, when somebody asks or has asked.
 
-        With exit code 42, for the same command goes on; 130 for SIGINT on a lone host. A thread that leaves
-        the context while the process ends waits there for the end.
+        The exit code is 42: the same command goes on. For SIGINT on a lone host it is 130. A thread that
+        leaves the context while the process ends waits there for the end.
         """
         with self._lock:
             self._nothing_to_lose += 1
@@ -140,7 +146,7 @@ class Interrupt:
             return
         self._first_signal = time.monotonic()
         # A coordinator that does not answer must not keep this thread from a second signal.
-        self._telling = _in_background(lambda: self.notify(number.name))
+        self._telling = _in_background(lambda: self._notify(number.name))
         if self._ask(number.name):
             self._say(f"{number.name}: saving a checkpoint after this step; a second one ends at once")
 
@@ -158,15 +164,15 @@ class Interrupt:
         return is_first
 
     def _end_with_nothing_lost(self) -> NoReturn:
-        self._ending.acquire()  # and never released: the first thread ends the process, others wait for it
+        self._ending.acquire()  # The first thread ends the process. Others wait here: it is never released.
         if self._telling:
             self._telling.join(_LAST_WORDS_SECONDS)
         self._say(f"{self.reason}: nothing to save yet; the same command goes on")
-        _in_background(self.linger).join(_LAST_WORDS_SECONDS)
-        self._end(130 if self.reason == "SIGINT" and self.lone_host else CHECKPOINTED)
+        _in_background(self._linger).join(_LAST_WORDS_SECONDS)
+        self._end(130 if self.reason == "SIGINT" and self._is_alone() else CHECKPOINTED)
 
     def _say(self, line: str) -> None:
-        _in_background(lambda: self._report(line)).join(1.0)  # nobody may be reading what is printed
+        _in_background(lambda: self._tell_user(line)).join(1.0)  # nobody may be reading what is printed
 
     def _end(self, code: int) -> NoReturn:
         """Ends the process: without Python's own exit, which would wait for threads and compilers."""
@@ -182,7 +188,7 @@ class Interrupt:
 
 
 def _in_background(action: Callable[[], None]) -> threading.Thread:
-    """Returns the started thread of something that may take for ever, or fail, and must not keep anybody."""
+    """Starts a thread for an action that may fail or never end, and returns the thread."""
 
     def run() -> None:
         with contextlib.suppress(Exception):

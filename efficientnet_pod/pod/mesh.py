@@ -13,6 +13,7 @@ from efficientnet_pod.pod.topology import bn_device_order
 BN_GROUP = "bn_group"
 BN_MEMBER = "bn_member"
 REPLICAS = (BN_GROUP, BN_MEMBER)
+EVERYWHERE, BY_REPLICA = PartitionSpec(), PartitionSpec(REPLICAS)
 
 _CHUNK_BYTES = 4 << 20  # of a state on its way from host to host; one compiled program sends them all
 _ALIGNMENT = 64  # bytes, of each array in such a stream

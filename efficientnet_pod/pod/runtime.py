@@ -34,12 +34,22 @@ _REMEDY = {
 
 @dataclass(frozen=True)
 class Runtime:
-    """The backend in use: its platform (cpu, gpu or tpu), the devices of all hosts, and this host's place."""
+    """The backend in use.
+
+    Attributes:
+      platform: ``cpu``, ``gpu`` or ``tpu``.
+      devices: devices of all hosts, in JAX's order.
+      device_kind: such as ``TPU v3``.
+      place: number of this process as its devices count it (JAX's ``process_index``). On a TPU the runtime
+        numbers processes by their place in the torus, so it may differ from :func:`.hosts.index`. The share
+        of the data follows the devices and therefore this number; all else follows ``hosts.index``.
+      host_count: number of hosts.
+    """
 
     platform: str
     devices: tuple[Device, ...]
     device_kind: str
-    host_index: int
+    place: int
     host_count: int
 
 
@@ -83,7 +93,7 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
         platform=backend,
         devices=tuple(jax.devices()),
         device_kind=jax.devices()[0].device_kind,
-        host_index=jax.process_index(),
+        place=jax.process_index(),
         host_count=jax.process_count(),
     )
 
@@ -135,12 +145,12 @@ def versions() -> dict[str, str | None]:
     return {
         "python": host_platform.python_version(),
         "efficientnet_pod": efficientnet_pod.__version__,
-        "jax": _version("jax"),
-        "jaxlib": _version("jaxlib"),
-        "flax": _version("flax"),
-        "optax": _version("optax"),
-        "orbax": _version("orbax-checkpoint"),
-        "tensorflow": _version("tensorflow") or _version("tensorflow-cpu"),
+        "jax": version_of("jax"),
+        "jaxlib": version_of("jaxlib"),
+        "flax": version_of("flax"),
+        "optax": version_of("optax"),
+        "orbax": version_of("orbax-checkpoint"),
+        "tensorflow": version_of("tensorflow") or version_of("tensorflow-cpu"),
         # A copy that was sent to another machine is in no repository.
         "git_commit": git_commit(Path(__file__).parent) or os.environ.get("EFFICIENTNET_POD_COMMIT"),
     }
@@ -160,7 +170,7 @@ def git_commit(source: Path) -> str | None:
 def _has_cuda() -> bool:
     """Returns whether CUDA's runtime library is installed, as a wheel or by the system."""
     wheels = ("nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime")
-    return any(map(_version, wheels)) or find_library("cudart") is not None
+    return any(map(version_of, wheels)) or find_library("cudart") is not None
 
 
 def _ask_for_cpu_replicas(cpu_replicas: int) -> None:
@@ -226,7 +236,8 @@ def _jax_option(name: str) -> Any:
     return getattr(jax.config, name)
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """Returns the version of an installed distribution; None if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:

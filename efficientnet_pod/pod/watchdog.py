@@ -55,6 +55,7 @@ class Watchdog:
         self._since = time.monotonic()
         self._lock = threading.Lock()
         self._left = threading.Event()
+        self._first_step = contextlib.ExitStack()
         self._restore = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -70,8 +71,14 @@ class Watchdog:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore.close()
 
+    def await_first_step(self, *, however_long: bool) -> None:
+        """Names what goes on until :meth:`step_ended`; with ``however_long`` it may take any time."""
+        watched = self.paused if however_long else self.doing
+        self._first_step.enter_context(watched("the first step"))
+
     def step_ended(self) -> None:
-        """Says that a step is known to be done. What it took joins the usual steps, the last 101 of them."""
+        """Takes note that a step is done. Its duration joins the usual ones, those of the last 101 steps."""
+        self._first_step.close()
         with self._lock:
             now = time.monotonic()
             self._durations.append(now - self._since)

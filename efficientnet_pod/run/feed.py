@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.pod import inject
 from efficientnet_pod.pod.mesh import to_global
 from efficientnet_pod.recipe.phases import Phase
@@ -136,7 +137,7 @@ def train_batches(run: Run, *, start_step: int, image_offset: int = 0, skips: An
 
 def enters_by_reading(run: Run) -> bool:
     """Returns whether training begins by reading past the examples before, up to an epoch of record files."""
-    from efficientnet_pod.data.sources.opening import Records  # TensorFlow takes seconds to import
+    from efficientnet_pod.data.sources.types import Records  # TensorFlow takes seconds to import
 
     return isinstance(run.source.train, Records)
 
@@ -152,14 +153,9 @@ def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Any) -> 
     """Returns the endless batches of a phase, from where the run enters it; they have an iterator."""
     from efficientnet_pod.data import in_memory, pipeline
 
-    where = {
-        "global_batch": phase.recipe.global_batch,
-        "first_image": phase.images_seen(step) + image_offset,
-        "seed": phase.recipe.seed,
-        "host_index": run.runtime.host_index,
-        "host_count": run.runtime.host_count,
-    }
-    how = run.preprocessing(phase)
+    first_image = phase.images_seen(step) + image_offset
+    share = HostShare(phase.recipe.global_batch, first_image, run.runtime.place, run.runtime.host_count)
+    preprocessing, seed = run.preprocessing(phase), phase.recipe.seed
     if phase.recipe.data.in_memory:
-        return in_memory.InMemory(run.source, how, **where)
-    return pipeline.train_batches(run.source, how, **where, skips=skips)
+        return in_memory.InMemory(run.source, preprocessing, share, seed=seed)
+    return pipeline.train_batches(run.source, preprocessing, share, seed=seed, skips=skips)

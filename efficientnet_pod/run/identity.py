@@ -1,4 +1,4 @@
-"""What tells a run from others: its images, and all that the hosts of one run must see alike."""
+"""The identity of a run: fingerprint of its images, and every value that all hosts must agree on."""
 
 import dataclasses
 import hashlib
@@ -10,20 +10,20 @@ from efficientnet_pod.run.run import IMAGE_NUMBERS, Run
 
 
 def data_of(run: Run) -> dict[str, Any]:
-    """Returns what tells the images of a run from others: name, numbers, classes and fingerprint."""
+    """Returns name, numbers, classes and fingerprint of a run's images: the contents of ``data.json``."""
     source = run.source
     names = ("name", "num_train", "num_eval", "class_names", "fingerprint")
     return {name: getattr(source, name) for name in names}
 
 
-# Other versions may cut, draw or compute otherwise.
+# Another version may crop, draw or compute differently.
 _VERSIONS = ("efficientnet_pod", "git_commit", "jax", "jaxlib", "flax", "optax", "tensorflow")
 
 
-def view(run: Run) -> dict[str, Any]:
-    """Returns what every host of a run must see alike: a flat table of short values, for JSON.
+def identity_of(run: Run) -> dict[str, Any]:
+    """Returns the values that all hosts of a run must agree on, as a flat table of short values for JSON.
 
-    Its recipe, devices, versions and images; where a host has its copy of a TFDS data set is its own affair.
+    They cover recipe, devices, versions and images. The folder of a host's own copy of a data set may differ.
     """
     source, plan, runtime = run.source, run.plan, run.runtime
     recipe = {**dataclasses.asdict(plan.recipe), "optimizer": plan.as_dict()["recipe"]["optimizer"]}
@@ -33,7 +33,7 @@ def view(run: Run) -> dict[str, Any]:
         "platform": runtime.platform,
         "device_kind": runtime.device_kind,
         "replicas": plan.num_replicas,
-        "replicas_of_a_host": sum(d.process_index == runtime.host_index for d in runtime.devices),
+        "replicas_of_a_host": sum(d.process_index == runtime.place for d in runtime.devices),
         "mesh": _digest([d.id for d in run.mesh.devices.flat]),
     }
     images = {

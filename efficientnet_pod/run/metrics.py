@@ -61,8 +61,8 @@ def count(logits: jax.Array, labels: jax.Array, losses: jax.Array, mask: jax.Arr
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Predictions:
-    """What a network takes each image for: its classes, most probable first, and their probabilities.
+class TopClasses:
+    """The most probable classes of each image, in order, and their probabilities.
 
     Attributes:
       classes: int32 (batch, k); the first one is the prediction.
@@ -73,7 +73,7 @@ class Predictions:
     probabilities: jax.Array
 
 
-def predict(logits: jax.Array) -> Predictions:
+def top_classes(logits: jax.Array) -> TopClasses:
     """Returns the three most probable classes of each image, or all if there are fewer.
 
     Of equal logits the lower class comes first, as for :func:`count`. The logits are sorted and not the
@@ -84,7 +84,7 @@ def predict(logits: jax.Array) -> Predictions:
     """
     largest, classes = lax.top_k(logits, min(3, logits.shape[1]))
     total = jax.nn.logsumexp(logits, axis=1, keepdims=True)
-    return Predictions(classes.astype(jnp.int32), jnp.exp(largest - total))
+    return TopClasses(classes.astype(jnp.int32), jnp.exp(largest - total))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,14 +17,16 @@ from etils import epath
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe.phases import Phase
-from efficientnet_pod.recipe.recipe import read_recipe
-from efficientnet_pod.run.metrics import Counts, Predictions
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.run.metrics import Counts, TopClasses
 from efficientnet_pod.run.run import IMAGE_NUMBERS, Run, open_run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.workdir.workdir import Workdir
 
-EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array, Predictions]]
+COMPILE_SECONDS = 3600  # that a host waits for another one to have a program
+
+EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array, TopClasses]]
 TrainProgram = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Outcome]]
 
 
@@ -85,7 +87,7 @@ def get_programs(
     *,
     start_step: int,
     apart: bool = False,
-    before_exit: list[Callable[[], None]] | None = None,
+    before_exit: Callable[[Callable[[], None]], None] = lambda action: None,
 ) -> Programs:
     """Returns the programs, from the workdir if an earlier start left them there.
 
@@ -98,14 +100,15 @@ def get_programs(
       start_step: steps done; what only earlier ones need is left out.
       apart: on a CPU, let another process compile. The compiler leaves the heap it worked in full of holes,
         and eight replicas, which share one heap, train half as fast in it as in a fresh one.
-      before_exit: gets what ends that process, should this one be ended while it compiles.
+      before_exit: called with the function that ends the other process, for the case that this process is
+        ended while both compile.
     """
     began = time.monotonic()
     on_cpu = run.runtime.platform == "cpu"
     apart = apart and on_cpu and run.runtime.host_count == 1
     compiler = _start_compiler(workdir) if apart and not _complete(workdir).exists() else None
-    if compiler and before_exit is not None:
-        before_exit.append(compiler.kill)
+    if compiler:
+        before_exit(compiler.kill)
     phases = run.plan.phases_after(start_step)
     first = phases if on_cpu else phases[:1]
     # Tracing holds the interpreter; the compiler does not.

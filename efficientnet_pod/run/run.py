@@ -25,13 +25,9 @@ from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.recipe.plan import Plan, resolve
 from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.recipe.rectangles import order_of, shapes_of
+from efficientnet_pod.run.eval_step import compile_eval_step, compile_statistics_step
 from efficientnet_pod.run.state import TrainState, init_state
-from efficientnet_pod.run.train_step import (
-    TrainStep,
-    compile_eval_step,
-    compile_statistics_step,
-    compile_train_step,
-)
+from efficientnet_pod.run.train_step import TrainStep, compile_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +71,7 @@ class Run:
 
         It is a ``data.preprocess.Preprocessing``.
         """
-        from efficientnet_pod.data.transforms.preprocess import (
-            Preprocessing,
-        )  # TensorFlow takes seconds to import
+        from efficientnet_pod.recipe.preprocessing import Preprocessing  # TensorFlow takes seconds to import
 
         part = phase or self.plan
         return Preprocessing.of(part.recipe.data, image_size=part.image_size, dtype=self.plan.link_dtype)

@@ -1,4 +1,4 @@
-"""The train and eval steps as one replica sees them: all collectives outside batch norm are here."""
+"""The train step as one replica sees it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
-from efficientnet_pod.models.inputs import Mixed, mean_with_mirror, mix, normalise
-from efficientnet_pod.pod.mesh import BN_GROUP, REPLICAS, replicated, to_global
-from efficientnet_pod.run.metrics import Counts, Predictions, count, cross_entropy, predict
+from efficientnet_pod.models.inputs import Mixed, mix, normalise
+from efficientnet_pod.pod.agreement import ABANDON, GO
+from efficientnet_pod.pod.mesh import BN_GROUP, BY_REPLICA, EVERYWHERE, REPLICAS
+from efficientnet_pod.run.metrics import Counts, count, cross_entropy
 from efficientnet_pod.run.state import PyTree, TrainState, update_ema
 
 Batch = dict[str, jax.Array]
@@ -22,11 +22,6 @@ Batch = dict[str, jax.Array]
 # 64 images a replica 14 % of 16 GiB for all else; this one 20 %, for 1 % more cycles. A step that needs less
 # stays as it is (records/tpu_step.md).
 _TPU_OPTIONS = {"xla_jf_rematerialization_percent_shared_memory_limit": 87}
-REPLICATED, SHARDED = PartitionSpec(), PartitionSpec(REPLICAS)
-
-# What a host tells all others with a step. All of them read it in the same step's outcome, hence agree on the
-# step after which they stop, without a word besides.
-GO, STOP, ABANDON = 0, 1, 2  # ABANDON: stop, and make no update of this batch, which is not real
 
 
 @jax.tree_util.register_dataclass
@@ -197,87 +192,13 @@ def _all_finite(tree: PyTree) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
 
 
-def eval_step(
-    variables: dict[str, PyTree],
-    batch: Batch,
-    *,
-    model: Any,
-    flip: bool = False,
-    normalise: Callable[[jax.Array], jax.Array] = normalise,
-) -> tuple[Counts, jax.Array, Predictions]:
-    """Returns the counts of the global batch's real images, seen by one replica; the loss is not smoothed.
-
-    The int32 scalar beside them is the number of replicas whose host was told to stop. The predictions are of
-    this replica's images, padding too. With ``flip``, logits are the mean of an image and its mirror image.
-    """
-    with jax.named_scope("input"):
-        images = normalise(batch["image"])
-    logits = mean_with_mirror(partial(model.apply, variables, train=False), images, flip=flip)
-    with jax.named_scope("loss"):
-        losses = cross_entropy(logits, batch["label"])
-    with jax.named_scope("metrics"):
-        counts = count(logits, batch["label"], losses, batch["mask"] > 0)
-        counts, stops = lax.psum((counts, (batch["command"][0] != GO).astype(jnp.int32)), REPLICAS)
-        return counts, stops, predict(logits)
-
-
-def statistics_step(
-    variables: dict[str, PyTree], batch: Batch, *, model: Any, normalise: Callable[[jax.Array], jax.Array]
-) -> PyTree:
-    """Returns the BN statistics of one global batch, seen by one replica: of each group, then their mean.
-
-    The model keeps nothing of older statistics (momentum 0), and drops nothing.
-    """
-    with jax.named_scope("input"):
-        images = normalise(batch["image"])
-    _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
-    return lax.pmean(updated["batch_stats"], BN_GROUP)
-
-
-def commands(mesh: Mesh) -> list[jax.Array]:
-    """Returns what a batch's ``command`` may be, by its value GO, STOP or ABANDON: int32 (replicas,).
-
-    Each host puts in its own; one host's STOP goes with another's GO.
-    """
-    local = len(mesh.local_devices)
-    return [to_global({"": np.full(local, value, np.int32)}, mesh)[""] for value in (GO, STOP, ABANDON)]
-
-
-def not_halted(mesh: Mesh) -> jax.Array:
-    """Returns what the first step of a start is given for ``halted``."""
-    return jax.make_array_from_callback((), replicated(mesh), lambda _: np.zeros((), np.int32))
-
-
 def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the jitted (state, batch, halted) → (state, outcome) over global arrays.
 
     A batch has ``image``, ``label`` and ``command``. The old state is donated.
     """
     sharded = jax.shard_map(
-        step, mesh=mesh, in_specs=(REPLICATED, SHARDED, REPLICATED), out_specs=(REPLICATED, REPLICATED)
+        step, mesh=mesh, in_specs=(EVERYWHERE, BY_REPLICA, EVERYWHERE), out_specs=(EVERYWHERE, EVERYWHERE)
     )
     on_tpu = mesh.devices.flat[0].platform == "tpu"
     return jax.jit(sharded, donate_argnums=0, compiler_options=_TPU_OPTIONS if on_tpu else None)
-
-
-def compile_eval_step(model: Any, mesh: Mesh, **how: Any) -> jax.stages.Wrapped:
-    """Returns the jitted (variables, batch) → (counts, stops, predictions); a batch has ``mask`` too.
-
-    The predictions lie where the images do. ``how`` is what :func:`eval_step` takes besides.
-    """
-    sharded = jax.shard_map(
-        partial(eval_step, model=model, **how),
-        mesh=mesh,
-        in_specs=(REPLICATED, SHARDED),
-        out_specs=(REPLICATED, REPLICATED, SHARDED),
-    )
-    return jax.jit(sharded)
-
-
-def compile_statistics_step(
-    model: Any, mesh: Mesh, *, normalise: Callable[[jax.Array], jax.Array]
-) -> jax.stages.Wrapped:
-    """Returns the jitted (variables, batch) → BN statistics, over global arrays."""
-    step = partial(statistics_step, model=model, normalise=normalise)
-    sharded = jax.shard_map(step, mesh=mesh, in_specs=(REPLICATED, SHARDED), out_specs=REPLICATED)
-    return jax.jit(sharded)

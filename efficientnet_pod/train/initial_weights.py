@@ -11,12 +11,12 @@ import numpy as np
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim.fine_tuning import REESTIMATE
+from efficientnet_pod.pod.agreement import GO, host_signals
 from efficientnet_pod.pod.mesh import put_replicated
 from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.run.feed import Feed, train_batches
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
-from efficientnet_pod.run.train_step import GO, commands
 from efficientnet_pod.weights.classes import may_be_same
 from efficientnet_pod.weights.convert import new_classifier
 from efficientnet_pod.weights.open import open_weights, settings_of
@@ -110,7 +110,7 @@ def with_statistics_of_images(run: Run, state: TrainState) -> TrainState:
     if init.bn_statistics != REESTIMATE:
         return state
     step, batches = run.lower_statistics_step().compile(), math.ceil(init.bn_images / recipe.global_batch)
-    total, command = None, commands(run.mesh)[GO]
+    total, command = None, host_signals(run.mesh)[GO]
     with closing(Feed(islice(train_batches(run, start_step=0), batches), run.mesh)) as feed:
         for _ in range(batches):
             batch = feed.next()

@@ -1,4 +1,4 @@
-"""What a training run writes down: rows of metrics, one step behind the devices, and its summary."""
+"""The log of a training run: rows of metrics, lines on the terminal, and the summary."""
 
 import math
 import time
@@ -8,6 +8,7 @@ from clu import parameter_overview
 
 from efficientnet_pod.errors import RunError
 from efficientnet_pod.evaluate.confusions import Findings
+from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.metrics import Counts, Rates, rates
@@ -15,13 +16,39 @@ from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.train.display import Display
-from efficientnet_pod.train.recording import Recording
+from efficientnet_pod.train.report_files import ReportFiles
 from efficientnet_pod.workdir.journal import Journal
-from efficientnet_pod.workdir.workdir import MetricsLog, Workdir
+from efficientnet_pod.workdir.metrics_log import MetricsLog
+from efficientnet_pod.workdir.workdir import Workdir
+
+
+class _Window:
+    """The steps since the last row of training."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.counts: list[Counts] = []
+        self.skipped_steps = 0
+
+    @property
+    def images(self) -> int:
+        return sum(int(counts.images) for counts in self.counts)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
 
 
 class TrainingLog:
-    """Turns the outcomes of steps into rows of metrics; only host 0 keeps them in the workdir."""
+    """Turns the outcomes of steps and evaluations into rows; only host 0 keeps them in the workdir.
+
+    Attributes:
+      display: terminal of this host.
+      journal: events and time spent.
+      input_wait: stop-watch of the wait for input.
+      skips: unusable images skipped in this start; None before the first batch.
+      skipped_steps: number of steps skipped in the whole run, because they were not finite.
+    """
 
     def __init__(
         self,
@@ -35,36 +62,40 @@ class TrainingLog:
     ):
         """Starts the clock, after the time that earlier starts of this run took."""
         self._run, self._workdir, self.display, self.journal = run, workdir, display, journal
-        self._metrics = None
-        if run.runtime.host_index == 0:
-            self._metrics = MetricsLog(workdir, resumed_step=resumed_step, report=display.warn)
-        self._recording = Recording(run, workdir, resumed_step=resumed_step, report=display.warn)
+        self._metrics: MetricsLog | None = None
+        if hosts.index() == 0:
+            self._metrics = MetricsLog(workdir, resumed_step=resumed_step, warn=display.warn)
+        self._files = ReportFiles(run, workdir, resumed_step=resumed_step, warn=display.warn)
         self._rows: list[dict[str, Any]] = self._metrics.rows if self._metrics else []
-        rows = self._rows
-        self._began = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
-        self.skips: Any = None
-        self.skipped_steps = skipped_steps
-        self._last_read = resumed_step
-        self._skipped = 0
-        self._window: list[Counts] = []
-        self._window_began = time.monotonic()
+        self._began = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
+        self._resumed_step = self._last_read = resumed_step
+        self._window = _Window(time.monotonic())
         self._trained_images, self._trained_seconds = 0, 0.0
         self.input_wait, self._waited_before = journal.spent.input_wait, 0.0
-        self._skipped_images: set[str] = set()
+        self.skips: Any = None
+        self._skips_in_journal: set[str] = set()
+        self.skipped_steps = skipped_steps
 
     @property
     def seconds(self) -> float:
-        """Seconds since the start of the run, those before a resume included, compilation excluded."""
+        """Seconds since the start of the run, earlier starts included, compilation excluded."""
         return time.monotonic() - self._began
 
-    def write_overview(self, state: TrainState) -> None:
-        """Writes ``parameters.txt``: every tensor with its shape, mean and spread at the start."""
-        if self._metrics:
+    def begin(self, state: TrainState) -> None:
+        """Says where the training begins; a new run writes ``parameters.txt``.
+
+        The file has a line for every tensor: shape, mean and spread at the start.
+        """
+        self.display.begin_at(self._resumed_step)
+        self.journal.quarantined()
+        if self._resumed_step:
+            self.display.print(f"resumed from step {self._resumed_step:,} in {self._workdir.checkpoints}")
+        elif self._metrics:
             text = parameter_overview.get_parameter_overview(state.params)
             self._workdir.write_text("parameters.txt", text + "\n")
 
     def phase(self, phase: Phase, *, waited: float) -> None:
-        """Says which phase begins, if there are any, and leaves the wait for its program out of the rates."""
+        """Prints which phase begins, if the recipe has phases; the wait for its program counts in no rate."""
         plan = self._run.plan
         if plan.recipe.phases:
             self.display.print(
@@ -75,42 +106,39 @@ class TrainingLog:
         self.restart_window()
 
     def take(self, step: int, outcome: Outcome) -> None:
-        """Takes the outcome, on the host, of a step that ended; a step that it has already is left out."""
+        """Takes the outcome, on the host, of a step that ended; ignores a step that it has already."""
         if step <= self._last_read:
             return
         self._last_read = self.journal.step = step
+        window = self._window
         if outcome.updated:
-            self._window.append(outcome.counts)
+            window.counts.append(outcome.counts)
         else:
             self.skipped_steps += 1
-            self._skipped += 1
+            window.skipped_steps += 1
             self.display.warn(f"step {step:,} is not finite and was skipped, at {self._learning_rate(step)}")
             self.journal.write("skipped_step")
-        so_far = sum(int(c.images) for c in self._window)
-        elapsed = time.monotonic() - self._window_began
-        self.display.advance(step, images_per_second=so_far / elapsed)
+        self.display.advance(step, images_per_second=window.images / window.seconds)
         if step % self._run.plan.recipe.log_steps == 0:
             if outcome.updated:
-                self._recording.trust_ratios(step, outcome.trust_ratios)
+                self._files.trust_ratios(step, outcome.trust_ratios)
             self.flush()
 
     def flush(self) -> None:
         """Ends the window: writes a row for the steps since the last one; none if all were skipped."""
-        self._note_skipped_images()
-        if not self._window:
+        self._journal_skipped_images()
+        window, now = self._window, time.monotonic()
+        if not window.counts:
             return
-        now = time.monotonic()
-        result, elapsed = rates(self._window), now - self._window_began
-        waited, self._waited_before = (
-            self.input_wait.seconds - self._waited_before,
-            self.input_wait.seconds,
-        )
+        result, seconds = rates(window.counts), now - window.began
+        waited = self.input_wait.seconds - self._waited_before
+        self._waited_before = self.input_wait.seconds
         self._trained_images += result.images
-        self._trained_seconds += elapsed
-        row = self._row(self._last_read, "train", result, images_per_second=result.images / elapsed)
-        row["input_wait"] = waited / elapsed
-        if self._skipped:
-            row["skipped_steps"] = self._skipped
+        self._trained_seconds += seconds
+        row = self._row(self._last_read, "train", result, images_per_second=result.images / seconds)
+        row["input_wait"] = waited / seconds
+        if window.skipped_steps:
+            row["skipped_steps"] = window.skipped_steps
         if self.skips and self.skips.allowed:
             row["skipped"] = len(self.skips.names)  # images that host 0 has skipped since it started
         plan = self._run.plan
@@ -120,43 +148,42 @@ class TrainingLog:
         self._write(row)
         if not self.display.is_bar_shown:
             images_left = plan.images_seen(plan.total_steps) - plan.images_seen(self._last_read)
-            left = images_left * elapsed / result.images
             self.display.print(
                 f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
                 f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
                 f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
-                f"{left:.0f} s left"
+                f"{images_left * seconds / result.images:.0f} s left"
             )
-        self._window, self._window_began, self._skipped = [], now, 0
+        self._window = _Window(now)
 
     def rewind(self, step: int) -> None:
-        """Forgets the rows of the steps after ``step``, which are made again from other images."""
-        self._window, self._skipped = [], 0
+        """Drops the rows of the steps after ``step``, which are made again from other images."""
+        self._window = _Window(time.monotonic())
         self._last_read = self.journal.step = step
-        self._recording.rewind(step)
+        self._files.rewind(step)
         if self._metrics:
             self._metrics.drop_after(step)
         self.restart_window()
 
     def restart_window(self) -> None:
-        """Leaves out what was done since the last step, which is no training."""
-        self._window_began = time.monotonic()
+        """Restarts the clock of the window, so that time without training counts in no rate."""
+        self._window.began = time.monotonic()
         self.input_wait.restart()
 
     def close(self) -> None:
-        """Writes out what is held back."""
-        self._recording.flush()
+        """Writes what is held back, and closes the files."""
+        self._files.flush()
         if self._metrics:
             self._metrics.close()
 
     def evaluation(
         self, step: int, result: Rates, *, seconds: float, findings: Findings | None = None
     ) -> None:
-        """Writes a row of evaluation, and what it has found for each image; all hosts come here together."""
+        """Writes the row of an evaluation and its predictions; all hosts come here together."""
         self._require_finite(result.loss, "evaluation loss", step)
         if findings:  # first: an evaluation with a row is not made again
-            self._recording.predictions(step, findings, result)
-        self._recording.flush()
+            self._files.predictions(step, findings, result)
+        self._files.flush()
         self._drop_evaluation(step)
         row = self._row(step, "eval", result, images_per_second=result.images / seconds)
         self._write(row)
@@ -168,15 +195,14 @@ class TrainingLog:
         self.restart_window()
 
     def summary(self, *, compile_seconds: float, total_seconds: float) -> dict[str, Any]:
-        """Returns what ``summary.json`` holds; only on host 0, which has the rows.
+        """Returns the contents of ``summary.json``; only on host 0, which has the rows.
 
-        Of the last start are ``compile_seconds`` and the rates. ``seconds_of`` is of all starts, carried over
-        by the journal (:meth:`Journal.seconds_of`); it adds up to their wall time, but for what is done
-        before programs are compiled.
+        ``compile_seconds`` and the rates cover the last start. ``seconds_of`` covers all starts, by the
+        journal (:meth:`.Journal.seconds_of`); its sum is the wall time after the first compilation began.
         """
         evaluations = [row for row in self._rows if row["split"] == "eval"]
         final = evaluations[-1]
-        best = max(evaluations, key=lambda row: (row["top1"], row["step"]))  # as the checkpoints have it
+        best = max(evaluations, key=lambda row: (row["top1"], row["step"]))  # as the checkpoints choose it
         rate = self._trained_images / self._trained_seconds if self._trained_seconds else None
         fields = ("step", "epoch", "top1", "top5", "loss", "images", "seconds")
         return {
@@ -202,24 +228,25 @@ class TrainingLog:
             "top1": result.top1,
             "top5": result.top5,
             "images": result.images,
-            # The one of the update that made this step, counted from 0.
+            # The rate of the update that made this step, counted from 0.
             "learning_rate": float(self._run.learning_rate(step - 1)),
             "images_per_second": images_per_second,
             "seconds": self.seconds,
         }
 
-    def _note_skipped_images(self) -> None:
-        names: set[str] = self.skips.names.copy() if self.skips else set()
-        if self.skips and len(names) <= self.skips.allowed:  # one too many is not skipped, but ends the run
-            for name in sorted(names - self._skipped_images):
-                self.journal.write("skipped_image", name=name)
-            self._skipped_images |= names
+    def _journal_skipped_images(self) -> None:
+        if not self.skips or len(self.skips.names) > self.skips.allowed:  # one too many ends the run instead
+            return
+        names = self.skips.names.copy()
+        for name in sorted(names - self._skips_in_journal):
+            self.journal.write("skipped_image", name=name)
+        self._skips_in_journal |= names
 
     def _drop_evaluation(self, step: int) -> None:
-        """Drops the row of a start that wrote it and was killed before its checkpoint knew of it."""
-        made = [row for row in self._rows if row["step"] == step and row["split"] == "eval"]
-        if made and self._metrics:
-            self._rows[:] = [row for row in self._rows if row not in made]
+        """Drops the row of a start that was killed between row and checkpoint."""
+        stale = [row for row in self._rows if row["step"] == step and row["split"] == "eval"]
+        if stale and self._metrics:
+            self._rows[:] = [row for row in self._rows if row not in stale]
             self._metrics.drop_after(step)
 
     def _write(self, row: dict[str, Any]) -> None:

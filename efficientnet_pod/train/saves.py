@@ -1,7 +1,8 @@
-"""What is saved on the way: by host 0 alone, and when the other hosts wait for it."""
+"""The checkpoints of a run: host 0 writes them, and the other hosts wait where they must."""
 
 import dataclasses
 import time
+from typing import Any
 
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.mesh import share_from_first_host
@@ -18,17 +19,27 @@ SAVE_SECONDS = 3600  # a host waits for host 0 to write a checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run is: with the state, all that decides what it does from here on.
+    """A place in a run. Together with the train state it decides everything from here on.
 
     Attributes:
-      step: updates done.
-      image_offset: training images left out on the way here, by rewinding.
-      rewinds: since the last evaluation.
+      step: number of updates done.
+      image_offset: number of training images left out on the way here, by rewinding.
+      rewinds: number of rewinds since the last evaluation.
     """
 
     step: int
     image_offset: int = 0
     rewinds: int = 0
+
+    @classmethod
+    def of(cls, step: int, record: dict[str, Any]) -> "Position":
+        """Returns the position that a checkpoint's record holds."""
+        return cls(step, record["image_offset"], record["rewinds"])
+
+    @property
+    def record(self) -> dict[str, int]:
+        """The fields that a checkpoint does not hold as its step."""
+        return {"image_offset": self.image_offset, "rewinds": self.rewinds}
 
 
 class Saves:
@@ -44,22 +55,22 @@ class Saves:
         *,
         step: int,
     ):
-        """Takes what host 0 has.
+        """Starts at the newest checkpoint.
 
         Args:
-          run: what is trained.
-          log: whose rows must be complete up to a checkpoint.
-          watchdog: is told that something is saved.
-          checkpoints: of the workdir; None on the other hosts.
-          owner: of the workdir; likewise.
-          step: of the newest checkpoint.
+          run: recipe and devices.
+          log: log of the run; its rows are complete up to each checkpoint.
+          watchdog: hears that a save takes time.
+          checkpoints: checkpoints of the workdir; None on other hosts than host 0.
+          owner: lock on the workdir; None on other hosts than host 0.
+          step: step of the newest checkpoint.
         """
         self._run, self._log, self._watchdog = run, log, watchdog
         self._checkpoints, self._owner = checkpoints, owner
         self._saved_step, self._saved_at = step, time.monotonic()
 
     def require_workdir(self) -> None:
-        """Raises what a save has failed with, and RunError where another run has taken the workdir over."""
+        """Raises the error of a save that failed, and RunError if another run has taken over the workdir."""
         if self._checkpoints and self._owner:
             self._checkpoints.raise_failure()
             self._owner.raise_if_lost()
@@ -71,8 +82,7 @@ class Saves:
         self.require_workdir()
         runtime = self._run.runtime
         record = {
-            "image_offset": position.image_offset,
-            "rewinds": position.rewinds,
+            **position.record,
             "skipped_steps": self._log.skipped_steps,
             "replicas": len(runtime.devices),
             "hosts": runtime.host_count,
@@ -86,7 +96,7 @@ class Saves:
         self._log.restart_window()
 
     def save_by_the_clock(self, state: TrainState, position: Position, outcome: Outcome) -> None:
-        """Starts to save if it is time to. Other hosts take no part, hence need not agree on the time."""
+        """Starts to save if it is time. Only host 0 takes part, so hosts need not agree on the time."""
         minutes = self._run.plan.recipe.checkpoint_minutes
         if not self._checkpoints or not minutes or time.monotonic() - self._saved_at < 60 * minutes:
             return
@@ -97,7 +107,7 @@ class Saves:
             self.save(state, position)
 
     def finish(self, state: TrainState, position: Position) -> int:
-        """Returns the steps done, when they are saved and all hosts know it."""
+        """Saves the state; returns the number of steps done, once all hosts know that they are saved."""
         self._log.flush()
         step = int(state.step)
         if step > self._saved_step:
@@ -106,7 +116,7 @@ class Saves:
         return step
 
     def wait(self) -> None:
-        """Returns, on all hosts together, when what has been saved is written."""
+        """Blocks until all saves are written, on all hosts together."""
         with self._watchdog.doing("saving"), self._log.journal.spent.on("saving"):
             if self._checkpoints:
                 self._checkpoints.wait()
@@ -121,9 +131,9 @@ class Saves:
         return hosts.from_first("the last evaluation", step)
 
     def rewind(self, position: Position) -> TrainState:
-        """Returns the state of the checkpoint at a position, from which the run goes on with that position.
+        """Returns the state of the checkpoint at ``position.step``; the run goes on from that position.
 
-        What was saved later is of the path that the run leaves, and removed.
+        Later checkpoints belong to the path that the run leaves; they are removed.
         """
         checkpoints, abstract = self._checkpoints, self._run.abstract_state()
         with self._watchdog.doing("rewinding"), self._log.journal.spent.on("saving"):

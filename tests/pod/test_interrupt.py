@@ -62,7 +62,8 @@ def test_is_noticed_while_the_main_thread_is_busy(where, number):
         "    say('noticed', run.reason)\n"
         "    time.sleep(0.2)\n"
         "    os._exit(7)\n"
-        "with Interrupt(notify=note) as run:\n"
+        "with Interrupt() as run:\n"
+        "    run.among(notify=note, linger=lambda: None)\n"
         "    threading.Thread(target=watch, args=(run,)).start()\n"
         f"    say('ready')\n    {where}\n    time.sleep(30)"
     )
@@ -78,7 +79,8 @@ def test_is_noticed_while_the_main_thread_is_busy(where, number):
 @pytest.mark.parametrize("second, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_one_ends_at_once(where, second, code):
     body = (
-        "with Interrupt(notify=lambda reason: time.sleep(30)) as run:\n"
+        "with Interrupt() as run:\n"
+        "    run.among(notify=lambda reason: time.sleep(30), linger=lambda: None)\n"
         "    run.before_exit += [lambda: 1 / 0, lambda: say('released'), lambda: time.sleep(0)]\n"
         f"    say('ready')\n    {where}"
     )
@@ -98,7 +100,8 @@ def test_two_in_one_moment_are_one():
 
 def test_a_request_of_another_host_is_no_first_signal():
     body = (
-        "with Interrupt(notify=lambda reason: say('told')) as run:\n"
+        "with Interrupt() as run:\n"
+        "    run.among(notify=lambda reason: say('told'), linger=lambda: None)\n"
         "    run.request('host 1 was told to stop')\n    say('ready')\n    time.sleep(1.5)\nsay(run.reason)"
     )
     process = Process(body)
@@ -115,9 +118,9 @@ def test_a_request_of_another_host_is_no_first_signal():
 def test_ends_at_once_with_nothing_to_lose(number, lone, code):
     body = NOTED + (
         "linger = lambda: (say('lingers'), time.sleep(2), 1 / 0)\n"
-        "with Interrupt(notify=note) as run, run.nothing_to_lose():\n"
-        f"    run.lone_host = {lone}\n"
-        f"    if not {lone}: run.linger = linger\n"
+        f"if {lone}: linger = lambda: None\n"
+        "with Interrupt() as run, run.nothing_to_lose():\n"
+        f"    run.among(notify=note, linger=linger, is_alone=lambda: {lone})\n"
         "    run.before_exit.append(lambda: say('released'))\n"
         "    say('ready')\n    stuck_in_native_code()"
     )
@@ -143,7 +146,8 @@ def test_has_nothing_to_lose_after_it_was_asked(asked):
 @pytest.mark.parametrize("after", ["pass", "1 / 0"])
 def test_who_leaves_with_nothing_to_lose_after_it_was_asked_does_nothing_more(after):
     process = Process(
-        "with Interrupt(linger=lambda: time.sleep(1)) as run:\n"
+        "with Interrupt() as run:\n"
+        "    run.among(notify=lambda reason: None, linger=lambda: time.sleep(1))\n"
         "    try:\n        with run.nothing_to_lose():\n            say('ready'); run.wait(10)\n"
         f"            {after}\n    except ZeroDivisionError: pass\n    say('went on')"
     )
@@ -165,7 +169,7 @@ def test_signals_are_ignored_when_all_is_saved():
 
 def test_after_an_error_the_handlers_are_those_of_before():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(KeyboardInterrupt), Interrupt(report=lambda line: None) as run:
+    with pytest.raises(KeyboardInterrupt), Interrupt(tell_user=lambda line: None) as run:
         os.kill(os.getpid(), signal.SIGINT)
         assert run.wait(5)
         raise KeyboardInterrupt
@@ -188,7 +192,7 @@ def test_noticed_while_jax_compiles():
 def test_what_was_there_is_restored_and_other_threads_install_nothing():
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     threads = threading.active_count()
-    with Interrupt(report=lambda line: None) as run:
+    with Interrupt(tell_user=lambda line: None) as run:
         assert signal.getsignal(signal.SIGTERM) not in before
         os.kill(os.getpid(), signal.SIGTERM)
         assert run.wait(5) and run.reason == "SIGTERM"
@@ -197,7 +201,7 @@ def test_what_was_there_is_restored_and_other_threads_install_nothing():
     assert threading.active_count() == threads
 
     def elsewhere():
-        with Interrupt(report=lambda line: None) as run:
+        with Interrupt(tell_user=lambda line: None) as run:
             found.append(signal.getsignal(signal.SIGTERM))
             run.request("another host")
             found.append(run.requested)

@@ -2,16 +2,12 @@
 
 import json
 
-import jax
-import numpy as np
 import pytest
-import tensorflow as tf
 from recipes import load
 from tiny import build_tiny_networks
 
 from efficientnet_pod.data.bad_images import Skips
-from efficientnet_pod.data.contact_sheet import thumbnail
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import open_run
 from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.log import TrainingLog
@@ -48,12 +44,3 @@ def test_images_that_are_skipped_are_told_once_and_not_the_one_too_many(tmp_path
         log.close()
     told = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert [(row["kind"], row["name"]) for row in told] == [("skipped_image", "a"), ("skipped_image", "b")]
-
-
-def test_a_png_is_rounded_and_made_smaller_but_never_larger():
-    levels = np.linspace(-20, 300, 7 * 5 * 3).reshape(7, 5, 3).astype(np.float32)
-    shown = tf.io.decode_png(thumbnail(levels, longest_side=128)).numpy()
-    np.testing.assert_array_equal(shown, np.clip(np.round(levels), 0, 255).astype(np.uint8))
-    half = jax.numpy.full((100, 300, 3), 77, "bfloat16")
-    shown = tf.io.decode_png(thumbnail(np.asarray(half), longest_side=128)).numpy()
-    assert shown.shape == (43, 128, 3) and (shown == 77).all()

@@ -15,7 +15,8 @@ from tiny import build_tiny_networks
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.evaluate.evaluate import evaluate_checkpoint
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.pod import hosts
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.metrics import Rates
 from efficientnet_pod.run.run import open_run
 from efficientnet_pod.train import loop
@@ -24,6 +25,7 @@ from efficientnet_pod.train.log import TrainingLog
 from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.workdir.checkpoints.checkpoints import digest_of
 from efficientnet_pod.workdir.journal import Journal
+from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.workdir import Workdir
 
 ROW = set("step epoch split loss top1 top5 images learning_rate images_per_second seconds".split())
@@ -72,14 +74,21 @@ def test_a_run_that_waits_for_its_input_says_so(tmp_path, monkeypatch, capsys):
     assert f"input wait {waits[0]:.0%}" in capsys.readouterr().out
 
 
-def test_a_host_that_is_not_the_first_writes_nothing(tmp_path):
+@pytest.mark.parametrize("host, place", [(1, 0), (0, 1), (1, 1)])
+def test_the_process_id_decides_who_writes_and_not_the_place_of_the_devices(
+    host, place, tmp_path, monkeypatch
+):
     run = open_run(read_recipe(config()))
-    second = dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, host_index=1))
+    run = dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, place=place))
+    monkeypatch.setattr(hosts, "index", lambda: host)
     with Display(total_steps=24, silent=True) as display:
-        journal = Journal(None, report=display.warn)
-        log = TrainingLog(second, Workdir(tmp_path), display, journal, resumed_step=0)
+        journal = Journal(None, warn=display.warn)
+        log = TrainingLog(run, Workdir(tmp_path), display, journal, resumed_step=0)
         log.evaluation(6, Rates(loss=1.5, top1=0.5, top5=0.75, images=360), seconds=2.0)
-    assert not list(tmp_path.iterdir())
+        if host == 0:
+            assert log.summary(compile_seconds=1.0, total_seconds=2.0)["final"]["step"] == 6
+        log.close()
+    assert any(tmp_path.iterdir()) == (host == 0)
 
 
 def test_workdir_holds_what_it_promises(uninterrupted):
@@ -128,7 +137,7 @@ def test_a_run_that_crashed_resumes_to_the_same_bits(tmp_path, with_fault, unint
     assert step == same_step == 24
     jax.tree.map(np.testing.assert_array_equal, state, same)
     assert summary["state_digest"] == uninterrupted[1]["state_digest"] == digest_of(state)
-    rows = Workdir(tmp_path).metrics()
+    rows = read_metrics(Workdir(tmp_path))
     assert [row["step"] for row in rows if row["split"] == "eval"] == [6, 12, 18, 24]
     assert sum(row["images"] for row in rows if row["split"] == "train") == 24 * 120
 

@@ -1,0 +1,153 @@
+"""The start of a training run: the workdir is taken, the position found, the programs compiled."""
+
+import dataclasses
+from typing import Any
+
+from efficientnet_pod.pod import hosts, inject
+from efficientnet_pod.pod.mesh import share_from_first_host
+from efficientnet_pod.pod.topology import describe_bn_groups
+from efficientnet_pod.run.identity import data_of
+from efficientnet_pod.run.programs import COMPILE_SECONDS, Programs, get_programs
+from efficientnet_pod.run.run import Run
+from efficientnet_pod.run.state import TrainState
+from efficientnet_pod.run.tables import describe_devices, plan_table
+from efficientnet_pod.train.display import Display
+from efficientnet_pod.train.ending import Ending
+from efficientnet_pod.train.initial_weights import (
+    Initial,
+    initial_state,
+    open_initial,
+    with_statistics_of_images,
+)
+from efficientnet_pod.train.same_run import Claim
+from efficientnet_pod.train.saves import Position
+from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
+from efficientnet_pod.workdir.journal import Journal
+from efficientnet_pod.workdir.metrics_log import read_metrics
+from efficientnet_pod.workdir.owner import Owner
+from efficientnet_pod.workdir.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a start begins.
+
+    Attributes:
+      position: of the run.
+      skipped_steps: steps skipped so far, because they were not finite.
+      evaluated: whether the evaluation that is due at this step has been made.
+      summary: summary of a complete run, else None.
+      restored: the train state in host memory; only on host 0, None for new random weights.
+    """
+
+    position: Position
+    skipped_steps: int
+    evaluated: bool
+    summary: dict[str, Any] | None
+    restored: TrainState | None
+
+
+def open_initial_weights(run: Run, workdir: Workdir) -> Initial | None:
+    """Returns the weights that the recipe begins with, on host 0 and where there is no checkpoint yet."""
+    if hosts.index() or not run.plan.recipe.init.weights or Checkpoints(workdir.checkpoints).steps:
+        return None
+    return open_initial(run)
+
+
+def take_workdir(
+    workdir: Workdir, config: dict[str, Any], run: Run, display: Display, ending: Ending
+) -> tuple[Owner | None, Checkpoints | None]:
+    """Returns owner and checkpoints of the workdir, claimed for this run; (None, None) on other hosts."""
+    if hosts.index() > 0:
+        return None, None
+    owner = ending.hold(Owner(workdir.path, warn=display.warn))
+    ending.before_exit(owner.release)
+    claim = Claim(workdir, config)
+    plan = run.plan.as_dict() | {"device_kind": run.runtime.device_kind}
+    for warning in claim.accept(plan, data_of(run)):
+        display.warn(f"warning: {warning}")
+    checkpoints = Checkpoints(workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints, report=display.warn)
+    return owner, ending.hold(checkpoints)
+
+
+def find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None, initial: Initial | None) -> Start:
+    """Returns the start at the newest good checkpoint, or at the beginning; host 0 decides for all."""
+    inject.at("restoring")
+    start = Start(Position(0), 0, True, None, None)
+    if checkpoints and (newest := checkpoints.restore_newest(run.abstract_state())):
+        start = _resumed(run, workdir, *newest)
+    elif initial:
+        start = dataclasses.replace(start, restored=initial_state(run, initial))
+        workdir.write("initial.json", initial.origin)
+    shared = [dataclasses.asdict(start.position), start.skipped_steps, start.evaluated, start.summary]
+    position, skipped_steps, evaluated, summary = hosts.from_first("where to start", shared)
+    return Start(Position(**position), skipped_steps, evaluated, summary, start.restored)
+
+
+def _resumed(run: Run, workdir: Workdir, step: int, state: TrainState, commit: dict[str, Any]) -> Start:
+    # An evaluation counts if both its row and its commit exist. Else it is made again, with the same numbers.
+    evaluated = not run.plan.is_eval_due(step) or (
+        "top1" in commit["metrics"]
+        and any(row["step"] == step and row["split"] == "eval" for row in read_metrics(workdir))
+    )
+    summary = workdir.summary() if step == run.plan.total_steps and evaluated else None
+    record = commit["record"]
+    return Start(Position.of(step, record), record["skipped_steps"], evaluated, summary, state)
+
+
+def print_plan(run: Run, display: Display, initial: Initial | None) -> None:
+    """Prints the plan, the place of each process among several, and where given weights are from."""
+    groups = describe_bn_groups(run.runtime.devices, run.plan.recipe.bn_group_size)
+    display.print(plan_table(run.plan, devices=describe_devices(run), bn_groups=groups), "")
+    places = hosts.to_first("places", run.runtime.place)
+    if places and len(places) > 1:
+        pairs = ", ".join(f"{process} → {place}" for process, place in enumerate(places))
+        display.print(f"process → place among the devices: {pairs}")
+    if initial:
+        display.print(initial.said)
+
+
+def open_journal(run: Run, workdir: Workdir, start: Start, display: Display, ending: Ending) -> Journal:
+    """Returns the journal with the line of this start; only host 0 writes it."""
+    journal = Journal(workdir if hosts.index() == 0 else None, warn=display.warn)
+    journal.step = start.position.step
+    runtime = run.runtime
+    devices = {"count": len(runtime.devices), "kind": runtime.device_kind}
+    journal.write("start", resumed=journal.step > 0, hosts=runtime.host_count, devices=devices)
+    ending.is_written_to(journal)
+    return journal
+
+
+def compile_and_place(
+    run: Run,
+    workdir: Workdir,
+    start: Start,
+    display: Display,
+    journal: Journal,
+    ending: Ending,
+    compile_apart: bool,
+) -> tuple[Programs, TrainState]:
+    """Returns the programs, and the state on the devices of all hosts; all hosts come here together."""
+    with journal.spent.on("compiling"):
+        with display.phase("compiling"):
+            inject.at("compiling")
+            programs = get_programs(
+                run,
+                workdir,
+                start_step=start.position.step,
+                apart=compile_apart,
+                before_exit=ending.before_exit,
+            )
+        ending.close_with(programs.close)
+        display.print(f"compiled in {programs.seconds:.0f} s")
+        hosts.barrier("compiled", seconds=COMPILE_SECONDS)  # collectives are less patient
+        if programs.init:
+            state = programs.init(run.initial_variables())
+        else:
+            state = share_from_first_host(start.restored, run.abstract_state(), run.mesh)
+        if not start.position.step:
+            state = with_statistics_of_images(run, state)
+        # From the first step on a host depends on all others: none may still be free to leave.
+        hosts.barrier("the first step", seconds=COMPILE_SECONDS)
+    journal.write("compiled", seconds=programs.seconds)
+    return programs, state
