@@ -1,6 +1,4 @@
-"""Image files as evaluation sees them: found in folders, decoded side by side, each fault with its reason."""
-
-from __future__ import annotations
+"""Image files as evaluation sees them: found in folders and decoded, each fault with its reason."""
 
 import os
 from collections import deque
@@ -20,19 +18,19 @@ _AHEAD = 64  # images decoded and not yet asked for
 
 
 def find_images(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns image files, and what of the paths is none, with the reason.
+    """Returns the image files, and (path, reason) of what is none.
 
     Args:
-      paths: files, whatever their suffix, and folders, of which all .jpg, .jpeg and .png files at any depth
-        are taken, sorted, hidden ones left out.
+      paths: files, whatever their suffix, and folders. From a folder all .jpg, .jpeg and .png files at any
+        depth are taken, sorted; hidden ones are left out.
     """
     files: list[str] = []
     faults: list[tuple[str, str]] = []
     for path in paths:
         if os.path.isdir(path):
-            found = list(_below(path, faults))
-            files += found
-            if not found:
+            below = list(_below(path, faults))
+            files += below
+            if not below:
                 faults.append((path, "there is no .jpg, .jpeg or .png file in this folder"))
         elif os.path.exists(path):
             files.append(path)
@@ -42,22 +40,25 @@ def find_images(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]
 
 
 def _below(folder: str, faults: list[tuple[str, str]]) -> Iterator[str]:
-    def report(error: OSError) -> None:
+    def note(error: OSError) -> None:
         faults.append((str(error.filename), f"it cannot be read: {error.strerror}"))
 
-    for parent, folders, names in os.walk(folder, onerror=report):
+    for parent, folders, names in os.walk(folder, onerror=note):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith(".") and name.lower().endswith(SUFFIXES):
                 yield os.path.join(parent, name)
 
 
-def decoded(paths: Sequence[str], preprocessing: Preprocessing) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Yields each path with its image, or in one line why there is none.
+def decode_files(
+    paths: Sequence[str], preprocessing: Preprocessing
+) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Yields each path with its image or, if there is none, the reason in one line.
 
-    Images are what evaluation sees: (image_size, image_size, 3) of ``preprocessing.dtype``, levels of 0..255.
+    Images are as evaluation sees them: (image_size, image_size, 3) of ``preprocessing.dtype``, levels of
+    0..255.
     """
-    see = tf.function(lambda image: eval_image(image, preprocessing), autograph=False)
+    as_evaluated = tf.function(lambda image: eval_image(image, preprocessing), autograph=False)
 
     def decode(path: str) -> np.ndarray | str:
         try:
@@ -66,7 +67,7 @@ def decoded(paths: Sequence[str], preprocessing: Preprocessing) -> Iterator[tupl
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
         try:
-            return see(image).numpy()
+            return as_evaluated(image).numpy()
         except tf.errors.OpError as error:
             return find_fault({"image": image, "label": 0}, 1) or reason_of(error)
 

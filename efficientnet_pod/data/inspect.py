@@ -1,4 +1,4 @@
-"""What a data set holds: counts, sizes, a check of a sample, and a sheet of what a recipe shows of it."""
+"""Description of a data set: counts, sizes, a check of a sample, and a sheet of its images under a recipe."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -15,23 +13,34 @@ from rich.markup import escape
 from rich.table import Table
 
 from efficientnet_pod.data.bad_images import find_fault
+from efficientnet_pod.data.contact_sheet import write_contact_sheet
 from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.reading import read_records
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
 from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
 from efficientnet_pod.data.transforms.preprocess import eval_image, size_of, train_image
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.pod.terminal import progress_bar
+from efficientnet_pod.pod import terminal
 from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.recipe.recipe import DataSettings
 
-_SHEET_ROWS, _SHEET_COLUMNS, _GAP = 8, 8, 4
+_SHEET_ROWS, _SHEET_COLUMNS = 8, 8
 _THREADS = 8  # each in a decoder of TensorFlow, which lets the others run
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Look:
-    """One example as it was found; ``height`` and ``width`` in pixels are 0 where ``fault`` hides them."""
+class CheckedExample:
+    """One example of a split.
+
+    Attributes:
+      name: of the image, or "" if the example cannot be read.
+      label: as stored.
+      num_bytes: of the undecoded image.
+      height: pixels; 0 for a bad image.
+      width: pixels; 0 for a bad image.
+      fault: reason why the example cannot be used; None for a good one.
+      image: undecoded image; None for a bad one.
+    """
 
     name: str
     label: int
@@ -39,10 +48,10 @@ class Look:
     height: int
     width: int
     fault: str | None
-    image: Any = dataclasses.field(repr=False, default=None)
+    image: tf.Tensor | None = dataclasses.field(repr=False, default=None)
 
 
-def describe(
+def describe_data(
     source: Source,
     data: DataSettings,
     *,
@@ -51,11 +60,11 @@ def describe(
     sheet: str | None = None,
     console: Console | None = None,
 ) -> int:
-    """Prints what a data set holds and returns how many of the examples that were checked cannot be used.
+    """Prints the contents of a data set and returns the number of bad images among those checked.
 
     Args:
       source: of the images.
-      data: how the recipe treats them.
+      data: the recipe's settings, for splits and augmentation.
       image_size: of the network, in pixels.
       check: examples of each split to check, chosen at random; None checks all.
       sheet: PNG file for a contact sheet; None writes none.
@@ -64,85 +73,80 @@ def describe(
     Raises:
       UserError: the sheet cannot be written, or no image of the sample can be shown on it.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or terminal.console()
     splits = {data.train_split: source.train, data.eval_split: source.eval}
-    wanted = {
+    checked = _check(splits, check, source.num_classes)
+    console.print(_table(source, splits, checked))
+    for warning in source.warnings:
+        console.print(f"[yellow]warning[/]  {escape(warning)}")
+    bad = [(split, example) for split in checked for example in checked[split] if example.fault]
+    for split, example in bad:
+        console.print(f"[red]bad image[/]  {escape(f'{split}: {example.name}: {example.fault}')}")
+    if sheet:
+        images = [example.image for example in checked[data.train_split] if example.image is not None]
+        _write_sheet(sheet, images, Preprocessing.of(data, image_size=image_size, dtype="uint8"))
+        console.print(
+            f"sheet {escape(sheet)}: a row for each of {len(images)} training images, as it would be "
+            f"evaluated, then augmented {_SHEET_COLUMNS - 1} times; mixup and cutmix follow on the device"
+        )
+    return len(bad)
+
+
+def _check(
+    splits: dict[str, Indexed | Records], check: int | None, num_classes: int
+) -> dict[str, list[CheckedExample]]:
+    """Returns the examples checked of each split; those for the sheet alone keep their images."""
+    counts = {
         name: split.num_examples if check is None else min(check, split.num_examples)
         for name, split in splits.items()
     }
-    looks: dict[str, list[Look]] = {}
-    with progress_bar("checking", total=sum(wanted.values()), unit="images") as advance:
+    checked: dict[str, list[CheckedExample]] = {name: [] for name in splits}
+    with terminal.progress_bar("checking", total=sum(counts.values()), unit="images") as advance:
         for name, split in splits.items():
-            looks[name], kept = [], 0
-            for number, look in enumerate(_examine(split, wanted[name], source.num_classes)):
-                # Of the images shown, a folder's come from classes far apart.
-                is_shown = not look.fault and number * _SHEET_ROWS >= kept * wanted[name]
-                kept += is_shown
-                looks[name].append(look if is_shown else dataclasses.replace(look, image=None))
+            shown = 0
+            for number, example in enumerate(_examine(split, counts[name], num_classes)):
+                # Evenly over the sample, so that a folder's images come from classes far apart.
+                if example.fault or number * _SHEET_ROWS < shown * counts[name]:
+                    example = dataclasses.replace(example, image=None)
+                else:
+                    shown += 1
+                checked[name].append(example)
                 advance(1)
-    console.print(_table(source, splits, looks))
-    for warning in source.warnings:
-        console.print(f"[yellow]warning[/]  {escape(warning)}")
-    faults = [(name, look) for name in looks for look in looks[name] if look.fault]
-    for name, look in faults:
-        console.print(f"[red]bad image[/]  {escape(f'{name}: {look.name}: {look.fault}')}")
-    if sheet:
-        shown = [look.image for look in looks[data.train_split] if look.image is not None]
-        write_sheet(sheet, shown, Preprocessing.of(data, image_size=image_size, dtype="uint8"))
-        console.print(
-            f"sheet {escape(sheet)}: a row for each of {len(shown)} training images, as it would be "
-            f"evaluated, then augmented {_SHEET_COLUMNS - 1} times; mixup and cutmix follow on the device"
-        )
-    return len(faults)
+    return checked
 
 
-def write_sheet(path: str, images: Sequence[Any], preprocessing: Preprocessing) -> None:
-    """Writes a PNG with a row for each undecoded image: the evaluation crop, then seven augmented versions.
-
-    Tiles are ``preprocessing.image_size`` pixels wide and high, with white between them. Raises UserError.
-    """
+def _write_sheet(path: str, images: Sequence[tf.Tensor], preprocessing: Preprocessing) -> None:
+    """Writes a PNG with a row for each undecoded image: the evaluation crop, then augmented versions."""
     if not images:
-        raise UserError(f"sheet '{path}' would be empty; no image of the sample can be used; mend them first")
-    rows = []
+        raise UserError(
+            f"--sheet={path} would be empty: no image of the sample can be used; repair or replace them"
+        )
+    tiles = []
     for number, image in enumerate(images):
-        encoded = tf.convert_to_tensor(image)
         seeds = [tf.constant([epoch, number], tf.int64) for epoch in range(_SHEET_COLUMNS - 1)]
-        tiles = [
-            eval_image(encoded, preprocessing),
-            *(train_image(encoded, seed, preprocessing) for seed in seeds),
-        ]
-        rows.append(np.concatenate([_framed(tile.numpy()) for tile in tiles], axis=1))
-    grid = np.pad(np.concatenate(rows), ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=255)
-    try:
-        Path(path).write_bytes(tf.io.encode_png(grid).numpy())
-    except OSError as error:
-        raise UserError(f"sheet '{path}' cannot be written: {error.strerror}; name another file") from None
+        tiles.append(eval_image(image, preprocessing))
+        tiles += [train_image(image, seed, preprocessing) for seed in seeds]
+    write_contact_sheet(
+        path, [tile.numpy() for tile in tiles], columns=_SHEET_COLUMNS, side=preprocessing.image_size
+    )
 
 
-def _framed(tile: np.ndarray) -> np.ndarray:
-    return np.pad(tile, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255)
-
-
-def _examine(split: Indexed | Records, count: int, num_classes: int) -> Iterator[Look]:
-    """Yields ``count`` examples of a split as they were found, several at work at the same time."""
-
-    def look(read: Callable[[], Example]) -> Look:
-        return _look(read, num_classes)
-
+def _examine(split: Indexed | Records, count: int, num_classes: int) -> Iterator[CheckedExample]:
+    """Yields ``count`` examples of a split, checked by several threads."""
     with ThreadPoolExecutor(_THREADS) as pool:
         reads = _reads(split, count)
         while chunk := list(islice(reads, 16 * _THREADS)):  # no more in memory than these
-            yield from pool.map(look, chunk)
+            yield from pool.map(lambda read: _checked(read, num_classes), chunk)
 
 
 def _reads(split: Indexed | Records, count: int) -> Iterator[Callable[[], Example]]:
     """Yields functions that return an example: by number, chosen at random, or from files in random order."""
+    is_sample = count < split.num_examples
     if isinstance(split, Indexed):
         chosen = np.random.default_rng(0).permutation(split.num_examples)[:count]
-        for number in chosen if count < split.num_examples else range(count):
+        for number in chosen if is_sample else range(count):
             yield lambda number=number: split.fetch(tf.constant(number, tf.int64))
         return
-    is_sample = count < split.num_examples
     stream = iter(read_records(split, tf.constant(0, tf.int64) if is_sample else None).take(count))
     while True:
         try:
@@ -160,69 +164,68 @@ def _unreadable(place: str) -> Example:
     raise OSError(f"{place}; what follows is not checked")
 
 
-def _look(read: Callable[[], Example], num_classes: int) -> Look:
+def _checked(read: Callable[[], Example], num_classes: int) -> CheckedExample:
     try:
         example = read()
-    except tf.errors.OpError as error:
-        return Look("", -1, 0, 0, 0, reason_of(error))
-    except (OSError, RuntimeError) as error:  # RuntimeError: of a reader in Python, which tf.data would wrap
-        return Look("", -1, 0, 0, 0, str(error))
+    except (tf.errors.OpError, OSError, RuntimeError) as error:  # RuntimeError: of a reader in Python
+        return CheckedExample("", -1, 0, 0, 0, reason_of(error))
     image, label = example["image"], int(example["label"])
     name = bytes(example["name"].numpy()).decode(errors="replace")
     num_bytes = len(image.numpy()) if image.dtype == tf.string else image.numpy().nbytes
     if fault := find_fault(example, num_classes):
-        return Look(name, label, num_bytes, 0, 0, fault)
+        return CheckedExample(name, label, num_bytes, 0, 0, fault)
     height, width = (int(side) for side in size_of(image))
-    return Look(name, label, num_bytes, height, width, None, image)
+    return CheckedExample(name, label, num_bytes, height, width, None, image)
 
 
-def _table(source: Source, splits: dict[str, Indexed | Records], looks: dict[str, list[Look]]) -> Table:
+def _table(
+    source: Source, splits: dict[str, Indexed | Records], checked: dict[str, list[CheckedExample]]
+) -> Table:
     """Returns a column for each split."""
     names = source.class_names
-    shown = ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:4])} … {', '.join(names[-2:])}"
-    table = Table(escape(source.name), *map(escape, splits), box=None, pad_edge=False)
-    table.add_row("classes", f"{len(names):,}: {escape(shown)}")
+    listed = ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:4])} … {', '.join(names[-2:])}"
+    good = {split: [example for example in checked[split] if not example.fault] for split in splits}
+    table = terminal.table(escape(source.name), *map(escape, splits), left=1 + len(splits))
+    table.add_row("classes", f"{len(names):,}: {escape(listed)}")
     table.add_row("images", *(f"{split.num_examples:,}" for split in splits.values()))
-    table.add_row("read", *map(_how_read, splits.values()))
-    table.add_row("checked", *(f"{len(found):,}" for found in looks.values()))
-    table.add_row("bad", *(f"{sum(look.fault is not None for look in found):,}" for found in looks.values()))
-    for what, cell in (
-        ("bytes an image", _bytes),
-        ("short side, px", lambda found: _spread([min(look.height, look.width) for look in found])),
-        ("long side, px", lambda found: _spread([max(look.height, look.width) for look in found])),
-    ):
-        table.add_row(what, *(cell([look for look in found if not look.fault]) for found in looks.values()))
+    table.add_row("read", *map(_way_of_reading, splits.values()))
+    table.add_row("checked", *(f"{len(examples):,}" for examples in checked.values()))
+    table.add_row("bad", *(f"{len(checked[split]) - len(good[split]):,}" for split in splits))
+    table.add_row("bytes an image", *map(_bytes, good.values()))
+    for row, side in (("short side, px", min), ("long side, px", max)):
+        lengths = ([side(example.height, example.width) for example in good[split]] for split in splits)
+        table.add_row(row, *map(_spread, lengths))
     totals = []
-    for name, found in looks.items():
-        sizes = [look.num_bytes for look in found if not look.fault]
-        about = "about " if len(found) < splits[name].num_examples else ""
-        totals.append(f"{about}{_size(float(np.mean(sizes)) * splits[name].num_examples)}" if sizes else "–")
+    for name, split in splits.items():
+        sizes = [example.num_bytes for example in good[name]]
+        about = "about " if len(checked[name]) < split.num_examples else ""
+        totals.append(f"{about}{_size(float(np.mean(sizes)) * split.num_examples)}" if sizes else "–")
     table.add_row("all images", *totals)
-    table.add_row("images a class", *(_per_class(found, len(names)) for found in looks.values()))
+    table.add_row("images a class", *(_per_class(examples, len(names)) for examples in good.values()))
     table.caption = "least, median and greatest of the images that were checked and are not bad"
     table.caption_justify = "left"
     return table
 
 
-def _how_read(split: Indexed | Records) -> str:
+def _way_of_reading(split: Indexed | Records) -> str:
     if isinstance(split, Indexed):
         return "by number, in any order"
-    files = len({file.path for file in split.files})
-    return f"{files:,} record file{'s' * (files > 1)}, from the front"
+    files = {file.path for file in split.files}
+    return f"{terminal.plural(len(files), 'record file')}, from the front"
 
 
-def _bytes(found: Sequence[Look]) -> str:
-    sizes = [look.num_bytes for look in found]
+def _bytes(examples: Sequence[CheckedExample]) -> str:
+    sizes = [example.num_bytes for example in examples]
     return f"{_spread(sizes)}, mean {np.mean(sizes):,.0f}" if sizes else "–"
 
 
-def _per_class(found: Sequence[Look], num_classes: int) -> str:
-    counts = np.bincount([look.label for look in found if not look.fault], minlength=num_classes)
+def _per_class(examples: Sequence[CheckedExample], num_classes: int) -> str:
+    counts = np.bincount([example.label for example in examples], minlength=num_classes)
     absent = int((counts == 0).sum())
     return _spread(counts) + (f"; none of {absent:,}" if absent else "")
 
 
-def _spread(values: Any) -> str:
+def _spread(values: Sequence[int] | np.ndarray) -> str:
     """Returns ``"least, median, greatest"``."""
     if not len(values):
         return "–"
@@ -230,6 +233,7 @@ def _spread(values: Any) -> str:
 
 
 def _size(num_bytes: float) -> str:
+    """Returns e.g. ``"150.2 GB"``, in the decimal units of disks and of published data sets."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:,.0f} {unit}" if unit == "B" else f"{num_bytes:,.1f} {unit}"

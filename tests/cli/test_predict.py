@@ -13,7 +13,7 @@ from photos import encoded, photo, write_folder
 
 from efficientnet_pod.cli import predict as predict_command
 from efficientnet_pod.cli.main import main
-from efficientnet_pod.data.image_files import decoded, find_images
+from efficientnet_pod.data.image_files import decode_files, find_images
 from efficientnet_pod.data.transforms.preprocess import eval_image
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate.predictor import Predictor
@@ -88,7 +88,7 @@ def test_images_are_found_at_any_depth_sorted_and_faults_have_reasons(photos):
     below = ["z.PNG", "a/cut.jpeg", "a/deep/000.jpg", "b/000.jpg", "b/001.jpg"]
     assert names == [*below, "notes.txt", "b/000.jpg", "b/001.jpg"]
     assert faults == [("not-there.jpg", "it does not exist")]
-    results = list(decoded([*files[1:3], files[5], "gone.jpg"], Preprocessing(image_size=32)))
+    results = list(decode_files([*files[1:3], files[5], "gone.jpg"], Preprocessing(image_size=32)))
     assert [path for path, _ in results] == [*files[1:3], files[5], "gone.jpg"]
     cut, good, text, gone = (result for _, result in results)
     assert cut.startswith("truncated JPEG") and text.startswith("neither a JPEG nor a PNG image")
@@ -97,7 +97,7 @@ def test_images_are_found_at_any_depth_sorted_and_faults_have_reasons(photos):
 
 
 def test_whoever_stops_asking_does_not_wait_for_what_is_ahead(photos):
-    images = decoded([str(photos / "z.PNG")] * 300, Preprocessing(image_size=32))
+    images = decode_files([str(photos / "z.PNG")] * 300, Preprocessing(image_size=32))
     next(images)
     images.close()
 

@@ -11,14 +11,14 @@ from PIL import Image
 from recipes import load
 from rich.console import Console
 
-from efficientnet_pod.data.inspect import describe
+from efficientnet_pod.data.inspect import describe_data
 from efficientnet_pod.data.prepare import prepare
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.transforms.preprocess import eval_image, train_image
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.recipe.preprocessing import Preprocessing
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def described(name, *, image_size=16, check=None, sheet=None, **fields):
     data = read_recipe(config).data
     source = open_source(data.name, train_split=data.train_split, eval_split=data.eval_split)
     console = Console(record=True, width=1000, file=io.StringIO())
-    bad = describe(source, data, image_size=image_size, check=check, sheet=sheet, console=console)
+    bad = describe_data(source, data, image_size=image_size, check=check, sheet=sheet, console=console)
     return "\n".join(" ".join(line.split()) for line in console.export_text().splitlines()), bad
 
 
@@ -99,7 +99,7 @@ def test_a_file_that_is_gone_is_a_bad_image(folder):
     (folder / "train/dog/001.jpg").unlink()
     console = Console(record=True, width=1000, file=io.StringIO())
     data = read_recipe(load("digits.py")).data
-    assert describe(config_source, data, image_size=16, check=None, console=console) == 1
+    assert describe_data(config_source, data, image_size=16, check=None, console=console) == 1
     assert f"{folder}/train/dog/001.jpg; No such file" in console.export_text().replace("\n", "")
 
 
@@ -139,21 +139,20 @@ def test_the_sheet_shows_each_image_evaluated_and_then_augmented(folder, tmp_pat
     train = open_source(source).train
     images = list(read_part(train, 0, train.num_examples).as_numpy_iterator())
     images = [images[-(-row * train.num_examples // 8)] for row in range(8)]
-    how = Preprocessing(image_size=16, dtype="uint8")
+    preprocessing = Preprocessing(image_size=16, dtype="uint8")
     for row, example in zip(tiles, images, strict=True):
         image = tf.constant(example["image"])
-        np.testing.assert_array_equal(row[0], eval_image(image, how))
-    np.testing.assert_array_equal(
-        tiles[5, 3], train_image(tf.constant(images[5]["image"]), tf.constant([2, 5], tf.int64), how)
-    )
+        np.testing.assert_array_equal(row[0], eval_image(image, preprocessing))
+    image, seed = tf.constant(images[5]["image"]), tf.constant([2, 5], tf.int64)
+    np.testing.assert_array_equal(tiles[5, 3], train_image(image, seed, preprocessing))
 
 
 def test_a_sheet_that_cannot_be_written_is_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="nowhere/sheet.png' cannot be written: No such file or directory"):
+    with pytest.raises(UserError, match="--sheet=.*nowhere/sheet.png cannot be written: No such file"):
         described(f"folder:{folder}", sheet=str(tmp_path / "nowhere/sheet.png"))
     for file in folder.glob("train/*/*.jpg"):
         file.write_bytes(b"")
-    with pytest.raises(UserError, match="sheet '.*' would be empty; no image of the sample can be used"):
+    with pytest.raises(UserError, match="--sheet=.* would be empty: no image of the sample can be used"):
         described(f"folder:{folder}", sheet=str(tmp_path / "sheet.png"))
 
 
@@ -166,7 +165,7 @@ def test_damage_of_a_copy_is_a_bad_image(folder, tmp_path):
     content[100:-100] = bytes(len(content) - 200)
     shard.write_bytes(content)
     console = Console(record=True, width=1000, file=io.StringIO())
-    bad = describe(source, data, image_size=16, check=None, console=console)
+    bad = describe_data(source, data, image_size=16, check=None, console=console)
     text = " ".join(console.export_text().split())
     assert bad >= 1 and "checked 14 2" in text
     assert f"bad image train: : record '{shard}#" in text and "cannot be read" in text

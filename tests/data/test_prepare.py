@@ -12,18 +12,18 @@ from PIL import Image
 from recipes import load
 
 from efficientnet_pod.data import prepare as module
-from efficientnet_pod.data.prepare import Summary, prepare
-from efficientnet_pod.data.short_side import limit_short_side, shorten
+from efficientnet_pod.data import shards
+from efficientnet_pod.data.prepare import CopySummary, limit_short_side, prepare, shorten
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.types import Indexed
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "SHARD_IMAGES", 4)
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 4)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -74,7 +74,7 @@ def test_a_copy_holds_the_same_images_in_the_same_order_with_a_short_side_of_at_
             else:
                 assert image.format == "JPEG" and min(image.size) == 24
                 assert max(image.size) == (56 if old["name"].endswith(b".png") else 32)
-    assert replace(summary, warnings=()) == Summary(16, *sizes, written=16)
+    assert replace(summary, warnings=()) == CopySummary(16, *sizes, written=16)
     assert len(summary.warnings) == 1 and "notes.txt" in summary.warnings[0]
 
 
@@ -141,18 +141,18 @@ def test_a_copy_of_a_copy_is_the_copy(folder, tmp_path):
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_an_interrupted_copy_resumed_is_the_uninterrupted_one(folder, tmp_path, monkeypatch, after):
     prepare(folder, resize=24, output=str(tmp_path / "whole"))
-    write_shard, started = module._write_shard, []
+    write_shard, started = module.write_shard, []
 
-    def interrupted(path, stream, features, advance):
+    def interrupted(path, *arguments, advance, **options):
         def advance_once(images):
             advance(images)
             if len(started) > after:
                 raise KeyboardInterrupt
 
         started.append(path.name)
-        return write_shard(path, stream, features, advance_once)
+        return write_shard(path, *arguments, advance=advance_once, **options)
 
-    monkeypatch.setattr(module, "_write_shard", interrupted)
+    monkeypatch.setattr(module, "write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(folder, resize=24, output=str(tmp_path / "copy"))
     assert len(started) == after + 1
@@ -161,7 +161,7 @@ def test_an_interrupted_copy_resumed_is_the_uninterrupted_one(folder, tmp_path, 
     with pytest.raises(UserError, match="prepare` has not finished it: run the same command again"):
         open_source(f"prepared:{tmp_path}/copy", eval_split="val")
 
-    monkeypatch.setattr(module, "_write_shard", write_shard)
+    monkeypatch.setattr(module, "write_shard", write_shard)
     prepare(folder, resize=24, output=str(tmp_path / "copy"))
     assert contents(tmp_path / "copy") == contents(tmp_path / "whole")
 
@@ -169,7 +169,7 @@ def test_an_interrupted_copy_resumed_is_the_uninterrupted_one(folder, tmp_path, 
 def test_a_complete_copy_is_left_alone(folder, tmp_path, monkeypatch):
     first = prepare(folder, resize=24, output=str(tmp_path / "copy"))
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "copy").iterdir()}
-    monkeypatch.setattr(module, "_write_shard", lambda *_: pytest.fail("a shard is written again"))
+    monkeypatch.setattr(module, "write_shard", lambda *_, **__: pytest.fail("a shard is written again"))
     assert prepare(folder, resize=24, output=str(tmp_path / "copy")) == replace(first, written=0)
     assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "copy").iterdir()}
 
@@ -184,7 +184,7 @@ def test_a_missing_shard_is_written_again(folder, tmp_path):
 
 def test_slices_of_a_copy_are_those_of_the_original(tmp_path, monkeypatch):
     root = prepare_numbered_photos(tmp_path / "tfds")
-    monkeypatch.setattr(module, "SHARD_IMAGES", 60)
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 60)
     slices = {"train_split": "train[:30]", "eval_split": "train[30:35]+validation"}
     prepare(
         settings("numbered_photos", data_dir=str(root), **slices), resize=4, output=str(tmp_path / "copy")
@@ -307,6 +307,6 @@ def test_a_full_disk_is_one_line(folder, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write", full)
-    with pytest.raises(UserError, match="output '.*/copy' cannot be written: No space left on device; mend"):
+    monkeypatch.setattr(module, "write_whole", full)
+    with pytest.raises(UserError, match="output '.*/copy' cannot be written: No space left on device;"):
         prepare(folder, resize=24, output=str(tmp_path / "copy"))
