@@ -1,90 +1,109 @@
-"""Owns what `status` and `logs` print of jobs."""
+"""The commands on submitted jobs: `status`, `logs`, `cancel` and `preempt`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
+from absl import flags
 
+from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.pod.terminal import console, table
 from launch.backends.backend import backend_named
+from launch.flags import PROGRAM, parse_job_name
 from launch.job.job import Job
-from launch.workdir.progress import attempt_label, ended_codes, read_progress
+from launch.job.remembered import all_jobs, recall
+from launch.workdir.progress import attempt_label, exit_codes, mark_cancelled, read_progress
 from launch.workdir.storage import storage_of
 
 _FOLLOW_SECONDS = 5.0
+_COLUMNS = ("job", "machine", "backend", "state", "attempt", "step", "checkpoint", "top-1", "ended")
 
 
-def print_status(jobs: list[Job], console: Console | None = None) -> None:
-    """Prints a line for each job: its state, attempt, step, accuracy, and how it ended."""
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(120, console.width)
+def run_status(arguments: Sequence[str]) -> None:
+    """Prints a line for each job: its state, attempt, step, accuracy and exit code."""
+    names: list[str] = []
+    parse_flags("status", arguments, words=names, program=PROGRAM)
+    jobs = [recall(name) for name in names] or all_jobs()
+    terminal = console()
+    if not terminal.is_terminal:
+        terminal.width = max(120, terminal.width)
     if not jobs:
-        console.print("no job was submitted from here")
+        terminal.print("no job was submitted from here")
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("job", "machine", "back end", "state", "attempt", "step", "checkpoint", "top-1", "ended"):
-        table.add_column(column)
+    rows = table(*_COLUMNS, left=len(_COLUMNS))
     for job in jobs:
-        table.add_row(*_row(job))
-    console.print(table)
+        rows.add_row(*_row(job))
+    terminal.print(rows)
 
 
 def _row(job: Job) -> list[str]:
     try:
         state = backend_named(job.backend).state(job)
         storage = storage_of(job.workdir)
-        far, codes = read_progress(job.workdir, storage), ended_codes(job, storage)
+        progress, codes = read_progress(job.workdir, storage), exit_codes(job, storage)
     except (UserError, RunError) as error:
         return [job.name, job.tpu, job.backend, f"unknown: {error}", str(job.attempt), "", "", "", ""]
-    step = f"{far.step:,}" + (f" of {far.total:,}" if far.total else "")
-    top1 = "" if far.top1 is None else f"{far.top1:.2%}"
+    top1 = "" if progress.top1 is None else f"{progress.top1:.2%}"
     ended = f"exit code {max(codes)}" if codes else ""
     word = state.word + (f" ({state.detail})" if state.detail else "")
-    return [
-        *(job.name, job.tpu, job.backend, word),
-        *(str(job.attempt), step, f"{far.checkpoint:,}", top1, ended),
-    ]
+    steps = [progress.step_of_total, f"{progress.checkpoint:,}"]
+    return [job.name, job.tpu, job.backend, word, str(job.attempt), *steps, top1, ended]
 
 
-def print_logs(
-    job: Job,
-    *,
-    worker: int,
-    attempt: int | None,
-    follow: bool,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
-    """Prints what a worker has printed.
-
-    Args:
-      job: whose worker.
-      worker: which one, from 0.
-      attempt: of the job; None: the newest that left a log.
-      follow: whether to go on until the attempt has ended.
-      sleep: waits between looks.
+def run_logs(arguments: Sequence[str]) -> None:
+    """Prints the log of a worker.
 
     Raises:
       UserError: there is no such worker, or no log yet.
     """
+    values, job = parse_job_name("logs", arguments, _define_logs)
+    worker, attempt, folder, printed = values.worker, values.attempt, f"{job.folder}/logs", 0
     if worker >= job.hosts:
         raise UserError(f"{job.name} has {job.hosts} workers, the last of them --worker={job.hosts - 1}")
     storage = storage_of(job.workdir)
-    folder, printed = f"{job.folder}/logs", 0
-    suffix = f"-w{worker:04}.log"
     while True:
-        prefix = attempt_label(job) if attempt is None else f"a{attempt:03}"
-        names = [name for name in storage.names(folder) if name.endswith(suffix)]
-        chosen = [name for name in names if name.startswith(prefix)] or ([] if attempt else names[-1:])
+        logs = [name for name in storage.names(folder) if name.endswith(f"-w{worker:04}.log")]
+        prefix = attempt_label(attempt or job.attempt)
+        # Without --attempt the newest one that left a log counts.
+        chosen = [name for name in logs if name.startswith(prefix)] or ([] if attempt else logs[-1:])
         text = (storage.read(f"{folder}/{chosen[-1]}") or b"") if chosen else b""
         print(text[printed:].decode(errors="replace"), end="", flush=True)
         printed = len(text)
-        if not follow and not chosen:
+        if not values.follow and not chosen:
             raise UserError(
                 f"worker {worker} of {job.name} has no log in {folder} yet; workers write every minute once "
                 "they run"
             )
-        if not follow or ended_codes(job, storage):
+        if not values.follow or exit_codes(job, storage):
             return
-        sleep(_FOLLOW_SECONDS)
+        time.sleep(_FOLLOW_SECONDS)
+
+
+def _define_logs(values: flags.FlagValues) -> None:
+    flags.DEFINE_integer("worker", 0, "Number of the worker.", 0, flag_values=values)
+    about = "Number of the attempt; by default the newest."
+    flags.DEFINE_integer("attempt", None, about, 1, flag_values=values)
+    flags.DEFINE_bool("follow", False, "Go on printing.", short_name="f", flag_values=values)
+
+
+def run_cancel(arguments: Sequence[str]) -> None:
+    """Stops a job and frees its machines."""
+    _, job = parse_job_name("cancel", arguments)
+    mark_cancelled(job, storage_of(job.workdir))
+    backend_named(job.backend).cancel(job)
+    print(f"{job.name}: cancelled; its machines are free, its records stay in {job.workdir}")
+
+
+def run_preempt(arguments: Sequence[str]) -> None:
+    """Takes the machines of a rehearsed job away."""
+    values, job = parse_job_name("preempt", arguments, _define_preempt)
+    if job.backend != "fake":
+        raise UserError(f"'{job.name}' runs on --backend={job.backend}; only those of fake can be pre-empted")
+    from launch.backends.fake.backend import FakeBackend  # late: it needs Google's package
+
+    FakeBackend().preempt(job, values.worker)
+
+
+def _define_preempt(values: flags.FlagValues) -> None:
+    about = "Number of the worker that is told first; by default all at once."
+    flags.DEFINE_integer("worker", None, about, 0, flag_values=values)

@@ -1,25 +1,61 @@
-"""Owns the order of a submission: everything is checked before anything is made."""
+"""The commands `submit` and `render`: a job is checked and priced before anything is made."""
 
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from launch.fit import price_line, require_fit
-from launch.flags import PROGRAM, Asked
+from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.terminal import plural
+from efficientnet_pod.recipe.plan import resolve
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.run.run import image_numbers
+from launch.flags import EXAMPLE, PROGRAM, Submission, parse_submission
+from launch.job.job import Job
 from launch.job.remembered import remember
-from launch.job.source_code import pack
+from launch.job.source_code import name_of, pack
 from launch.workdir.progress import next_attempt
 from launch.workdir.storage import Folder, storage_of
 
+_OURS = ("__workdir", "__coordinator", "__processes", "__process")  # flags that the launcher sets
 
-def submit(asked: Asked) -> int:
-    """Starts a job and prints what it costs and what to do next; returns the exit code of the command.
+
+class Fit(NamedTuple):
+    """The answer of preflight: whether the run fits its machine (None: unknown), and a line for people."""
+
+    fits: bool | None
+    line: str
+
+
+def run_submit(arguments: Sequence[str]) -> int:
+    """Starts a job, prints its price and the next commands; returns the exit code of the command.
 
     Raises:
-      UserError: something about the job cannot be; nothing was made.
-      RunError: an engine failed; what it may have made is gone again.
+      UserError: the job is impossible; nothing was made.
+      RunError: a backend failed; anything it made is deleted.
     """
-    job, backend = asked.job, asked.backend
-    code = pack(Path.cwd(), allow_dirty=asked.allow_dirty)
+    submission = parse_submission("submit", arguments)
+    require_plan(submission.job)
+    return _submit(submission)
+
+
+def run_render(arguments: Sequence[str]) -> None:
+    """Prints everything that `submit` would send; raises `UserError` for an impossible job."""
+    submission = parse_submission("render", arguments, placeholders=True)
+    require_plan(submission.job)
+    code = name_of(Path.cwd())
+    documents = submission.backend.render(replace(submission.job, commit=code.commit, code=code.file))
+    print("\n\n".join(f"# ---- {document.title}\n{document.text.rstrip()}" for document in documents))
+
+
+def _submit(submission: Submission) -> int:
+    job, backend = submission.job, submission.backend
+    code = pack(Path.cwd(), allow_dirty=submission.allow_dirty)
     job = replace(job, commit=code.commit, code=code.file, sha256=code.sha256)
     storage = storage_of(job.workdir)
     if not isinstance(storage, Folder):
@@ -27,23 +63,118 @@ def submit(asked: Asked) -> int:
     backend.check(job)
     if isinstance(storage, Folder):
         job = replace(job, workdir=str(Path(job.workdir).absolute()))
-    lines = require_fit(job, force=asked.force) if asked.preflight else [price_line(job)]
-    for line in lines:
-        print(line, flush=True)
+    lines = [price_line(job)]
+    if submission.preflight:
+        lines.append(require_fit(job, force=submission.force))
+    print("\n".join(lines), flush=True)
     storage.require(job.workdir)
     job = replace(job, attempt=next_attempt(job, storage))
     storage.write(f"{job.folder}/{job.code}", code.tarball)
     storage.write(f"{job.folder}/job.json", job.to_json().encode())
-    ended = backend.submit(job)
+    exit_code = backend.submit(job)
     remember(job)
     if job.backend == "local":
-        return ended
+        return exit_code
     dirty = "; the tree differs from it" if code.commit.endswith("-dirty") else ""
-    left_out = f"; {len(code.untracked)} untracked files are left out" if code.untracked else ""
+    left_out = plural(len(code.untracked), "untracked file is", "untracked files are")
+    left_out = f"; {left_out} left out" if code.untracked else ""
+    watch = f" · {PROGRAM} watch {job.name}" if backend.restarts == "watch" else ""
     print(
         f"submitted {job.name} at commit {code.commit[:12]}{dirty}{left_out}\n"
-        f"follow it: {PROGRAM} status {job.name} · {PROGRAM} logs {job.name} --follow"
-        + (f" · {PROGRAM} watch {job.name}" if backend.restarts == "watch" else "")
-        + f"\nstop it: {PROGRAM} cancel {job.name}"
+        f"follow it: {PROGRAM} status {job.name} · {PROGRAM} logs {job.name} --follow{watch}\n"
+        f"stop it: {PROGRAM} cancel {job.name}"
     )
-    return ended
+    return exit_code
+
+
+def require_plan(job: Job) -> None:
+    """Checks that the trainer's flags name a recipe that the job's machines can run.
+
+    Raises:
+      UserError: they do not, or they have a flag that the launcher sets.
+    """
+    for word in job.arguments:
+        if word.partition("=")[0].replace("-", "_") in _OURS:
+            raise UserError(f"'{word}' is the launcher's to set; leave it out after --")
+    if not any(word.startswith("--config=") for word in job.arguments):
+        raise UserError(f"the trainer's flags follow --, and --config is not among them; e.g. {EXAMPLE}")
+    values: Any = parse_flags("train", job.arguments, config=True)
+    recipe = read_recipe(values.config.to_dict())
+    target = job.machine.target
+    replicas, kind = target.replicas * job.slices, f"{target.chip.replica}s"
+    if any(word.startswith("--config.cpu_replicas=") for word in job.arguments):
+        replicas, kind = recipe.cpu_replicas * job.hosts, "CPU devices"
+    try:
+        resolve(
+            recipe,
+            **image_numbers(recipe),
+            num_replicas=replicas,
+            num_hosts=job.hosts,
+            default_dtype="float32",
+        )
+    except UserError as error:
+        raise UserError(f"{_machines(job)} has {replicas:,} {kind}: {error}") from error
+
+
+def require_fit(job: Job, *, force: bool) -> str:
+    """Returns a line on fit, hours and price, from preflight where it can answer.
+
+    Raises:
+      UserError: the run does not fit and is not forced to start.
+    """
+    if job.backend in ("fake", "local"):
+        return "preflight is left out: its workers are CPU processes on this machine"
+    if job.slices > 1:
+        return f"preflight is left out: it knows one slice, and this is {job.slices}"
+    fit = ask_preflight(job)
+    if fit.fits is False and not force:
+        raise UserError(f"{fit.line}; or submit it all the same with --force")
+    return fit.line
+
+
+def ask_preflight(job: Job) -> Fit:
+    """Returns the answer of ``efficientnet-pod preflight``; it compiles, which may take minutes.
+
+    Preflight runs in its own process, because it starts JAX as for a machine that is not here.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "preflight.json"
+        command = [sys.executable, "-m", "efficientnet_pod", "preflight", *job.arguments]
+        command += [f"--topology={job.machine.target.name}", f"--json={answer}"]
+        ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if answer.exists():
+            return read_fit(job, json.loads(answer.read_text()), ended.stderr)
+    reason = _last_line(ended.stderr, f"exit code {ended.returncode}")
+    return Fit(None, f"preflight could not say: {reason}")
+
+
+def read_fit(job: Job, estimate: dict[str, Any], errors: str) -> Fit:
+    """Returns preflight's document in one line; `errors` has the remedy if the run does not fit."""
+    if not estimate["fits"]:
+        return Fit(False, f"preflight: {_last_line(errors, f'it does not fit {job.tpu}')}")
+    hours, usd = estimate.get("hours"), estimate.get("usd_spot" if job.spot else "usd")
+    time = "hours unknown" if hours is None else f"about {hours:.2g} hours"
+    price = "price unknown"
+    if usd is not None:
+        price = f"about ${usd:,.2f}" if usd < 100 else f"about ${usd:,.0f}"
+        price += " on spot" if job.spot else ""
+    return Fit(True, f"preflight: it fits {job.tpu}; {time}, {price} (estimates)")
+
+
+def price_line(job: Job) -> str:
+    """Returns the price of an hour of the job's machines, in one line."""
+    usd = job.machine.usd_per_hour(spot=job.spot)
+    kind = "spot" if job.spot else "on demand"
+    price = "no price is published" if usd is None else f"about ${usd * job.slices:,.2f} an hour, {kind}"
+    here = "processes here in place of " if job.backend in ("fake", "local") else ""
+    chips, hosts = job.machine.target.chips * job.slices, plural(job.hosts, "host")
+    return f"{here}{_machines(job)}: {chips:,} chips on {hosts}; {price}"
+
+
+def _machines(job: Job) -> str:
+    return f"{job.slices} × {job.tpu}" if job.slices > 1 else job.tpu
+
+
+def _last_line(errors: str, default: str) -> str:
+    lines = errors.strip().splitlines() or [default]
+    return lines[-1].removeprefix("efficientnet-pod: ")

@@ -1,34 +1,51 @@
-"""Owns the watch over a job: waits for its end, and makes it again when its machines were taken away."""
+"""The command `watch`: it waits for the end of a job, and starts the job again when its machines are lost."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from efficientnet_pod.errors import RunError
+from absl import flags
+
+from efficientnet_pod.errors import RunError, UserError
 from launch.backends.api_errors import QuotaError
-from launch.backends.backend import Backend, State
+from launch.backends.backend import Backend, State, backend_named
+from launch.flags import PROGRAM, parse_job_name
 from launch.job.job import Job
 from launch.job.remembered import remember
-from launch.workdir.progress import Progress, ended_codes, is_cancelled, read_progress
-from launch.workdir.storage import Storage
+from launch.workdir.progress import Progress, exit_codes, is_cancelled, read_progress
+from launch.workdir.storage import Storage, storage_of
 
-POLL_SECONDS = 10.0
-BACKOFF_SECONDS, MOST_BACKOFF_SECONDS = 30.0, 900.0
-MOST_MISSES = 20  # looks in a row that the API did not answer
-_GONE_LOOKS = 3  # before a resource without a word from its workers counts as taken away
+MOST_MISSES = 20  # attempts in a row to learn the state, before the API's error ends the watch
+_GONE_LOOKS = 3  # looks at a missing resource whose workers left no exit code, before it counts as lost
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How often to look, and how long to wait before a job is made again: twice as long each time."""
+    """Waiting times in seconds.
 
-    poll: float = POLL_SECONDS
-    backoff: float = BACKOFF_SECONDS
-    most: float = MOST_BACKOFF_SECONDS
+    Attributes:
+      poll: time between looks.
+      backoff: time before the first restart; it doubles with each restart without progress.
+      most: longest time before a restart.
+    """
+
+    poll: float = 10.0
+    backoff: float = 30.0
+    most: float = 900.0
 
     def pause(self, failures: int) -> float:
-        """Returns the seconds before the next start, after so many without progress."""
+        """Returns the seconds before the next start, after this number of failures without progress."""
         return min(self.backoff * 2**failures, self.most)
+
+
+def run_watch(arguments: Sequence[str]) -> int:
+    """Returns the exit code of the job once it has ended."""
+    values, job = parse_job_name("watch", arguments, _define)
+    backend = backend_named(job.backend)
+    if backend.restarts != "watch":
+        raise UserError(f"{job.name} needs no watch: {backend.restarts}; see: {PROGRAM} status {job.name}")
+    pace = Pace(poll=values.poll_seconds, backoff=values.backoff_seconds)
+    return Watch(job, backend, storage_of(job.workdir), pace=pace).run()
 
 
 class Watch:
@@ -40,56 +57,56 @@ class Watch:
         backend: Backend,
         storage: Storage,
         *,
-        pace: Pace | None = None,
-        report: Callable[[str], None] = lambda line: print(line, flush=True),
+        pace: Pace,
+        write_line: Callable[[str], None] = lambda line: print(line, flush=True),
         sleep: Callable[[float], None] = time.sleep,
     ):
-        """Looks at nothing yet.
+        """Reads the progress of the run.
 
         Args:
-          job: as it was submitted last.
-          backend: that runs it.
-          storage: of its workdir.
-          pace: of looking and of new starts.
-          report: gets a line for each change.
-          sleep: waits.
+          job: job as it was last submitted.
+          backend: backend that runs it.
+          storage: storage of its workdir.
+          pace: seconds between looks and before new starts.
+          write_line: prints a line about each change.
+          sleep: waits for a number of seconds.
         """
         self.job, self._backend, self._storage = job, backend, storage
-        self._pace, self._report, self._sleep = pace or Pace(), report, sleep
+        self._pace, self._write_line, self._sleep = pace, write_line, sleep
         self._restarts = self._failures = 0
         self._best = read_progress(job.workdir, storage).checkpoint
 
     def run(self) -> int:
-        """Returns the exit code of the job when it has ended: 0, 2 for a mistake in it, else 1.
+        """Returns the exit code of the job when it has ended: 0, 2 for a mistake of the user's, else 1.
 
         Raises:
-          UserError: the API refuses to make it again, for another reason than the quota.
-          RunError: the API does not answer any more.
+          UserError: the API refuses to start the job again, for another reason than the quota.
+          RunError: the API no longer answers.
         """
         while True:
-            ended = self._until_it_ends()
-            if ended is not None:
-                return ended
-            if (ended := self._again()) is not None:
-                return ended
+            code = self._until_it_ends()
+            if code is None:
+                code = self._start_again()
+            if code is not None:
+                return code
 
     def _until_it_ends(self) -> int | None:
         """Returns the exit code of a job that has ended; None for one whose machines are lost."""
         word, gone = "", 0
         while True:
             state = self._state()
-            codes = ended_codes(self.job, self._storage)
+            codes = exit_codes(self.job, self._storage)
             if state.word != word:
                 word = state.word
-                self._say(word + (f": {state.detail}" if state.detail and state.phase == "lost" else ""))
+                self._say(f"{word}: {state.detail}" if state.detail and state.phase == "lost" else word)
             if is_cancelled(self.job, self._storage):
-                self._say("cancelled; it is not made again")
-                return 1
+                return self._cancelled()
             if 2 in codes:
                 self._free_machines()
                 self._say("its command or recipe must be changed (exit code 2), so it is not made again")
                 return 2
-            if codes and len(codes) >= self._expected(state):
+            # Of machines that are gone, perhaps one worker alone had the time to leave its exit code.
+            if codes and len(codes) >= (1 if state.phase == "gone" else self.job.hosts):
                 if not any(codes):
                     return self._done()
                 self._say(f"the run failed with exit code {max(codes)}")
@@ -99,27 +116,27 @@ class Watch:
                 return None
             self._sleep(self._pace.poll)
 
-    def _expected(self, state: State) -> int:
-        """Workers that must have ended: all, or those that could say so before the machines went."""
-        return 1 if state.phase == "gone" else self.job.hosts
-
     def _done(self) -> int:
         self._free_machines()
-        far = read_progress(self.job.workdir, self._storage)
-        top1 = "" if far.top1 is None else f", top-1 {far.top1:.2%}"
-        self._say(f"done at step {far.step:,}{top1}; records in {self.job.workdir}")
+        progress = read_progress(self.job.workdir, self._storage)
+        top1 = "" if progress.top1 is None else f", top-1 {progress.top1:.2%}"
+        self._say(f"done at step {progress.step:,}{top1}; records in {self.job.workdir}")
         return 0
+
+    def _cancelled(self) -> int:
+        self._say("cancelled; it is not made again")
+        return 1
 
     def _free_machines(self) -> None:
         if not self.job.keep:
             self._backend.cancel(self.job)
 
-    def _again(self) -> int | None:
-        """Makes the job again; returns the exit code if it is not to be."""
-        far = read_progress(self.job.workdir, self._storage)
-        self._say(_lost_work(far))
-        self._failures = 0 if far.checkpoint > self._best else self._failures + 1
-        self._best = max(self._best, far.checkpoint)
+    def _start_again(self) -> int | None:
+        """Starts the next attempt; returns an exit code instead if there is to be none."""
+        progress = read_progress(self.job.workdir, self._storage)
+        self._say(_lost_work(progress))
+        self._failures = 0 if progress.checkpoint > self._best else self._failures + 1
+        self._best = max(self._best, progress.checkpoint)
         if self._restarts >= self.job.max_restarts:
             self._backend.cancel(self.job)
             self._say(
@@ -133,13 +150,12 @@ class Watch:
         self._sleep(pause)
         self._backend.cancel(self.job)
         if is_cancelled(self.job, self._storage):
-            self._say("cancelled; it is not made again")
-            return 1
+            return self._cancelled()
         self.job = self.job.again()
         remember(self.job)
         try:
             self._backend.submit(self.job)
-        except (QuotaError, RunError) as error:  # of the quota the lost machines may hold a part for a while
+        except (QuotaError, RunError) as error:  # the lost machines may still count against the quota
             self._say(str(error))
         return None
 
@@ -153,13 +169,19 @@ class Watch:
         return self._backend.state(self.job)
 
     def _say(self, line: str) -> None:
-        self._report(f"{self.job.name} (attempt {self.job.attempt}): {line}")
+        self._write_line(f"{self.job.name} (attempt {self.job.attempt}): {line}")
 
 
-def _lost_work(far: Progress) -> str:
-    if not far.step:
+def _lost_work(progress: Progress) -> str:
+    if not progress.step:
         return "the machines are gone before its first step; no work is lost"
-    of = f" of {far.total:,}" if far.total else ""
-    kept = f"checkpoint at step {far.checkpoint:,}" if far.checkpoint else "no checkpoint yet"
-    lost = f"{far.lost_steps:,} steps of work are lost" if far.lost_steps else "no work is lost"
-    return f"the machines are gone after step {far.step:,}{of}; {kept}: {lost}"
+    kept = f"checkpoint at step {progress.checkpoint:,}" if progress.checkpoint else "no checkpoint yet"
+    steps = progress.lost_steps
+    lost = f"{steps:,} steps of work are lost" if steps else "no work is lost"
+    return f"the machines are gone after step {progress.step_of_total}; {kept}: {lost}"
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_float("poll_seconds", Pace.poll, "Time between looks.", 0.05, flag_values=values)
+    about = "Time before the first restart; it doubles with each restart without progress."
+    flags.DEFINE_float("backoff_seconds", Pace.backoff, about, 0.0, flag_values=values)

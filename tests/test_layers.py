@@ -23,10 +23,10 @@ FLOORS = [
 ]
 LAUNCH_FLOORS = [
     {"cli"},
-    {"submit", "watch"},
-    {"follow", "flags"},
+    {"submit", "watch", "follow", "doctor"},
+    {"flags"},
     {"backends"},
-    {"doctor", "workdir"},
+    {"workdir"},
     {"job"},
 ]
 ONLY_IN = {
@@ -117,6 +117,8 @@ def test_recipes_import_only_ml_collections_and_the_base_of_all():
 
 def test_the_launcher_names_no_cloud_library_before_it_needs_one():
     for path in modules("launch"):
+        if path.parts[1:3] == ("backends", "fake"):  # imported once --backend=fake is chosen, or as a process
+            continue
         names = imports(path, nodes=ast.parse((ROOT / path).read_text()).body)
         assert not {name.partition(".")[0] for name in names} & {"google", "grpc", "jax"}, path
 

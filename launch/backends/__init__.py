@@ -1,1 +1,1 @@
-"""One engine a file: Cloud TPU queued resources, GKE, SkyPilot, SLURM, local processes."""
+"""One backend a file: Cloud TPU queued resources, instance groups, GKE, SkyPilot, SLURM, local processes."""

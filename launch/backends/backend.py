@@ -1,31 +1,27 @@
-"""Owns what a back end is: a few verbs on a job; and where each one is found."""
+"""The interface of all backends, and the table of those that exist."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from efficientnet_pod.errors import UserError, did_you_mean
 from launch.job.job import Job
 
 
-@dataclass(frozen=True)
-class Document:
-    """A text that a back end would send or run: its title and what it holds."""
+class Document(NamedTuple):
+    """A text that a backend would send or run, and its title."""
 
     title: str
     text: str
 
 
-@dataclass(frozen=True)
-class State:
-    """Where a job is: the word its engine has for it, what that engine adds, and what it means here.
+class State(NamedTuple):
+    """The state of a job.
 
     Attributes:
-      word: ``ACTIVE``, ``SUSPENDED`` …; ``GONE`` where the engine knows of no such job.
-      detail: more of it, in one line.
-      phase: ``waiting``, ``running``, ``lost`` (to be made again), ``leaving``,
-        ``gone`` or ``unknown``.
+      word: the backend's own word for it, e.g. ``ACTIVE``; ``GONE``: it knows no such job.
+      detail: more information, in one line.
+      phase: meaning for the launcher: ``waiting``, ``running``, ``lost`` (it must be started again),
+        ``leaving``, ``gone`` or ``unknown``.
     """
 
     word: str
@@ -34,37 +30,37 @@ class State:
 
 
 class Backend(Protocol):
-    """One engine that runs jobs.
+    """A service or tool that runs jobs.
 
     Attributes:
-      needs_bucket: whether workers reach nothing but a bucket.
-      restarts: who starts a job again that was pre-empted: ``watch``, or the engine's own words for it.
+      needs_bucket: whether workers can reach nothing but a bucket.
+      restarts: ``watch`` if `launch watch` starts a pre-empted job again; else a sentence on who does.
     """
 
     needs_bucket: bool
     restarts: str
 
     def render(self, job: Job) -> list[Document]:
-        """Returns what `submit` would send; touches nothing."""
+        """Returns everything that `submit` would send; touches nothing."""
         ...
 
     def check(self, job: Job) -> None:
-        """Returns if the engine would take the job; creates nothing; raises `UserError` if it would not."""
+        """Checks that the backend would accept the job; creates nothing; raises `UserError` if not."""
         ...
 
     def submit(self, job: Job) -> int:
-        """Starts the job, whose code is where its workers look; returns the exit code of the command.
+        """Starts the job, whose code is in its folder; returns the exit code of the command.
 
         Raises `UserError` or `RunError`, and then leaves nothing behind.
         """
         ...
 
     def state(self, job: Job) -> State:
-        """Returns where the job is."""
+        """Returns the state of the job."""
         ...
 
     def cancel(self, job: Job) -> None:
-        """Stops the job and frees its machines; does nothing where there is none."""
+        """Stops the job and frees its machines; does nothing if there is no such job."""
         ...
 
 
@@ -78,12 +74,17 @@ _FACTORIES = {
     "local": "launch.backends.local:Local",
 }
 NAMES = tuple(_FACTORIES)
+NO_PACKAGE = "this backend needs Google's TPU client; pip install 'efficientnet-pod[launch]'"
 
 
 def backend_named(name: str) -> Backend:
-    """Returns a back end; raises `UserError` for an unknown one, or where its package is missing."""
+    """Returns a backend; raises `UserError` for an unknown name, or if Google's package is missing."""
     if name not in _FACTORIES:
         raise UserError(f"--backend={name} is unknown{did_you_mean(name, NAMES)}")
     module, _, member = _FACTORIES[name].partition(":")
-    factory: Callable[[], Backend] = getattr(import_module(module), member)
-    return factory()
+    try:
+        return getattr(import_module(module), member)()
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("google", "grpc"):
+            raise
+        raise UserError(NO_PACKAGE) from None

@@ -1,4 +1,4 @@
-"""Owns the back end ``gke``: a JobSet of Kubernetes with Kueue's labels, applied with kubectl."""
+"""The backend ``gke``: a JobSet of Kubernetes with Kueue's labels, applied with kubectl."""
 
 import json
 import re
@@ -7,43 +7,46 @@ from typing import Any
 from efficientnet_pod.errors import RunError, UserError
 from launch.backends.api_errors import name_taken
 from launch.backends.backend import Document, State
-from launch.backends.manifest import to_yaml
-from launch.backends.tools import call, require_tool
+from launch.backends.tools import call, require_tool, to_yaml
 from launch.job.job import LABEL, Job
 from launch.job.script import startup_script
 
 _REMEDY = "install it with: gcloud components install kubectl, and get the cluster's credentials"
 _MISSING = ("NotFound", "not found")
 _SET = "slice"  # name of the one replicated job
-_LONGEST = 63  # of a name or of a label's value in Kubernetes
-# Kueue takes what Kubernetes takes as the name of a resource, and it must do as a label's value.
+_MOST_LETTERS = 63  # of a name, or of a label's value, in Kubernetes
+# Valid both as the name of a resource and as the value of a label.
 _QUEUE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-_STOP_SECONDS = 120  # for a checkpoint when a node is taken away
+_STOP_SECONDS = 120  # to write a checkpoint when a node is taken away
 _PHASES = {"Completed": "gone", "Failed": "gone", "Suspended": "waiting", "Running": "running"}
 
 
 class Gke:
-    """Jobs as JobSets; Kueue admits them where the job names a queue."""
+    """Jobs as JobSets; Kueue admits those that name a queue."""
 
     needs_bucket = True
     restarts = "the JobSet starts its pods again (failurePolicy)"
 
     def render(self, job: Job) -> list[Document]:
-        """Returns the manifest; the start-up script is in it."""
+        """Returns the manifest, which contains the start-up script."""
         return [Document("JobSet (kubectl apply -f -)", to_yaml(manifest(job)))]
 
     def check(self, job: Job) -> None:
-        """Refuses a job without an image, or with names no cluster takes; asks whether its own is free."""
-        require_image(job)
+        """Refuses a job without an image, or with names that no cluster accepts or that are taken."""
+        if not job.image:
+            raise UserError(
+                "--image is missing: pods need a container with bash, curl, gcloud and Python, e.g. "
+                "--image=IMAGE:TAG"
+            )
         require_names(job)
         require_tool("kubectl", _REMEDY)
         if self.state(job).word != "GONE":
             raise name_taken(job)
 
     def submit(self, job: Job) -> int:
-        """Applies the manifest; what a failure leaves behind is deleted."""
+        """Creates the JobSet; after a failure deletes what is left of it."""
         try:
-            call(["kubectl", "create", "-f", "-"], given=to_yaml(manifest(job)))
+            call(["kubectl", "create", "-f", "-"], stdin=to_yaml(manifest(job)))
         except RunError as error:
             if "AlreadyExists" not in str(error):
                 self.cancel(job)
@@ -51,12 +54,13 @@ class Gke:
         return 0
 
     def state(self, job: Job) -> State:
-        """Returns the last condition of the JobSet that is so."""
-        found = call(["kubectl", "get", "jobset", job.name, "-o", "json"], missing=_MISSING)
-        if found is None:
+        """Returns the last condition of the JobSet that is true."""
+        printed = call(["kubectl", "get", "jobset", job.name, "-o", "json"], missing=_MISSING)
+        if printed is None:
             return State("GONE", "no such JobSet", "gone")
-        status = json.loads(found).get("status", {})
-        words = [each["type"] for each in status.get("conditions", []) if each.get("status") == "True"]
+        status = json.loads(printed).get("status", {})
+        conditions = status.get("conditions", [])
+        words = [condition["type"] for condition in conditions if condition.get("status") == "True"]
         word = next((word for word in _PHASES if word in words), "Running")
         return State(word, f"{status.get('restarts', 0)} restarts", _PHASES.get(word, "unknown"))
 
@@ -65,49 +69,46 @@ class Gke:
         call(["kubectl", "delete", "jobset", job.name, "--ignore-not-found"], missing=_MISSING)
 
 
-def require_image(job: Job) -> None:
-    """Returns if a job names a container; raises `UserError` if not."""
-    if not job.image:
-        raise UserError(
-            "--image is missing: pods need a container with bash, curl, gcloud and Python, e.g. "
-            "--image=IMAGE:TAG"
-        )
-
-
 def require_names(job: Job) -> None:
-    """Returns if the cluster takes the names of a job and of its queue.
+    """Checks that the cluster accepts the names of a job and of its queue.
 
-    Source: JobSet's and Kueue's validating webhooks. JobSet refuses a set of which a pod's name would be too
-    long for a label.
+    Source: JobSet's and Kueue's validating webhooks. JobSet refuses a set if the name of one of its pods is
+    too long for a label.
 
     Raises:
-      UserError: it would refuse one; says the rule and a name that would do.
+      UserError: the cluster would refuse a name; the message has the rule and a valid name.
     """
     ending = f"-{_SET}-{job.slices - 1}-{job.machine.target.hosts - 1}-abcde"
-    room = _LONGEST - len(ending)
+    room = _MOST_LETTERS - len(ending)
     if len(job.name) > room:
         raise UserError(
             f"job name '{job.name}' has {len(job.name)} letters, and its pods are NAME{ending}, of which "
-            f"{_LONGEST} are allowed: at most {room}; try --name={job.name[:room].rstrip('-')}"
+            f"{_MOST_LETTERS} are allowed: at most {room}; try --name={job.name[:room].rstrip('-')}"
         )
-    if job.queue and not (_QUEUE.fullmatch(job.queue) and len(job.queue) <= _LONGEST):
+    if job.queue and not (_QUEUE.fullmatch(job.queue) and len(job.queue) <= _MOST_LETTERS):
         raise UserError(
             f"--queue={job.queue} names no queue of Kueue: small letters, digits, '-' and '.', at most "
-            f"{_LONGEST}; list them with: kubectl get localqueues"
+            f"{_MOST_LETTERS}; list them with: kubectl get localqueues"
         )
 
 
 def manifest(job: Job) -> dict[str, Any]:
-    """Returns the JobSet of a job: one child job a slice, one pod a host."""
+    """Returns the JobSet of a job: a child job for each slice, with a pod for each host."""
     hosts = job.machine.target.hosts
     labels = {"app.kubernetes.io/managed-by": LABEL}
     if job.queue:
         labels["kueue.x-k8s.io/queue-name"] = job.queue
-    # A mistake of the user's (exit code 2) ends the whole; anything else starts all pods again.
-    never = {
-        "action": "FailJob",
-        "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [2]},
+    # A mistake of the user's (exit code 2) ends the set; anything else starts all pods again.
+    mistake = {"containerName": "trainer", "operator": "In", "values": [2]}
+    child = {
+        "parallelism": hosts,
+        "completions": hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": mistake}]},
+        "template": {"spec": _pod(job)},
     }
+    rule = {"name": "mistake", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -117,45 +118,20 @@ def manifest(job: Job) -> dict[str, Any]:
             "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
         },
         "spec": {
-            "failurePolicy": {
-                "maxRestarts": job.max_restarts,
-                "rules": [
-                    {
-                        "name": "mistake",
-                        "action": "FailJobSet",
-                        "onJobFailureReasons": ["PodFailurePolicy"],
-                    }
-                ],
-            },
-            "replicatedJobs": [
-                {
-                    "name": _SET,
-                    "replicas": job.slices,
-                    "template": {
-                        "spec": {
-                            "parallelism": hosts,
-                            "completions": hosts,
-                            "completionMode": "Indexed",
-                            "backoffLimit": 0,
-                            "podFailurePolicy": {"rules": [never]},
-                            "template": {"spec": _pod(job)},
-                        }
-                    },
-                }
-            ],
+            "failurePolicy": {"maxRestarts": job.max_restarts, "rules": [rule]},
+            "replicatedJobs": [{"name": _SET, "replicas": job.slices, "template": {"spec": child}}],
         },
     }
 
 
 def _pod(job: Job) -> dict[str, Any]:
-    machine = job.machine
     selector = {
-        "cloud.google.com/gke-tpu-accelerator": machine.gke_accelerator,
-        "cloud.google.com/gke-tpu-topology": machine.gke_topology,
+        "cloud.google.com/gke-tpu-accelerator": job.machine.gke_accelerator,
+        "cloud.google.com/gke-tpu-topology": job.machine.gke_topology,
     }
     if job.spot:
         selector["cloud.google.com/gke-spot"] = "true"
-    chips = {"google.com/tpu": machine.chips_per_host}
+    chips = {"google.com/tpu": job.machine.chips_per_host}
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _STOP_SECONDS,

@@ -1,15 +1,14 @@
-"""Owns the back end ``mig``: a managed instance group of Compute Engine, which follows queued resources.
+"""The backend ``mig``: managed instance groups of Compute Engine, the successor of queued resources.
 
-A slice of several hosts is a group in bulk mode, whose workload policy names the torus; its machines come
-from a template. All three are made with gcloud. Source: Cloud TPU documentation, "Create a MIG with
-multi-host TPU slice" and "Request TPU Spot VMs"; gcloud's reference. It has not been run on the service yet.
+A slice of several hosts is a group in bulk mode; a workload policy names its torus, and a template describes
+its machines. All three are made with gcloud. This backend has not been run on the service yet. Source: Cloud
+TPU documentation, "Create a MIG with multi-host TPU slice" and "Request TPU Spot VMs"; gcloud's reference.
 """
 
 import json
 import shlex
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from launch.backends.api_errors import name_taken
 from launch.backends.backend import Document, State
@@ -19,8 +18,8 @@ from launch.job.script import startup_script
 
 _REMEDY = "install the Google Cloud CLI, then run: gcloud auth login"
 _MISSING = ("was not found", "notFound")
-_DISK = "200GB"  # Python, its packages and the code; the images of a run come from elsewhere
-# Of a machine, from the best to the worst: the group is what its worst one is.
+_DISK = "200GB"  # for Python, its packages and the code, but not for a data set
+# States of a machine, from the best to the worst; the worst one is the state of the group.
 _PHASES = {
     "RUNNING": "running",
     "PENDING": "waiting",
@@ -43,50 +42,46 @@ class Mig:
     restarts = "watch"
 
     def render(self, job: Job) -> list[Document]:
-        """Returns the commands in their order, and the start-up script they hand over."""
+        """Returns the commands in their order, and the start-up script that they refer to."""
         lines = [shlex.join(["gcloud", *words]) for words in creations(job, "startup.sh")]
-        return [
-            Document("gcloud commands", "\n".join(lines)),
-            Document("startup.sh", startup_script(job)),
-        ]
+        script = startup_script(job)
+        return [Document("gcloud commands", "\n".join(lines)), Document("startup.sh", script)]
 
     def check(self, job: Job) -> None:
-        """Asks whether the name is free; what is offered in the zone the commands find out."""
+        """Checks that the name is free; the commands themselves find out what the zone offers."""
         require_tool("gcloud", _REMEDY)
         if self.state(job).word != "GONE":
             raise name_taken(job, "an instance group")
 
     def submit(self, job: Job) -> int:
-        """Makes policy, template and group; on any failure deletes what has come of them."""
-        _delete(deletions(job)[1:])  # what a run that freed its machines itself has left
+        """Makes policy, template and group; after any failure deletes those that were made."""
+        _delete(deletions(job)[1:])  # left over from a run that deleted its group itself
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "startup.sh"
             script.write_text(startup_script(job))
-            commands, made = creations(job, str(script)), 0
+            commands, attempted = creations(job, str(script)), 0
             try:
                 for words in commands:
+                    attempted += 1
                     call(["gcloud", *words])
-                    made += 1
             except BaseException as error:
-                made += "already exists" not in str(error)  # the one that failed may be there, unless it was
-                _delete(deletions(job)[len(commands) - made :])
+                if "already exists" in str(error):  # and belongs to another job
+                    attempted -= 1
+                _delete(deletions(job)[len(commands) - attempted :])
                 raise
         return 0
 
     def state(self, job: Job) -> State:
         """Returns the state of the worst machine of the group."""
-        asked = ["compute", "instance-groups", "managed", "list-instances", job.name, *_where(job)]
-        found = call(["gcloud", *asked, "--format=json"], missing=_MISSING)
-        if found is None:
+        words = ["compute", "instance-groups", "managed", "list-instances", job.name, *_place(job)]
+        printed = call(["gcloud", *words, "--format=json"], missing=_MISSING)
+        if printed is None:
             return State("GONE", "no such instance group", "gone")
-        machines: list[dict[str, Any]] = json.loads(found)
-        words = [each.get("instanceStatus", "") for each in machines] or [""]
-        known = list(_PHASES)
-        word = max(words, key=lambda each: known.index(each) if each in known else len(known))
-        running = words.count("RUNNING")
-        return State(
-            word or "CREATING", f"{running} of {job.hosts} machines run", _PHASES.get(word, "unknown")
-        )
+        states = [machine.get("instanceStatus", "") for machine in json.loads(printed)] or [""]
+        order = list(_PHASES)
+        worst = max(states, key=lambda state: order.index(state) if state in order else len(order))
+        detail = f"{states.count('RUNNING')} of {job.hosts} machines run"
+        return State(worst or "CREATING", detail, _PHASES.get(worst, "unknown"))
 
     def cancel(self, job: Job) -> None:
         """Deletes the group with its machines, then the template and the policy."""
@@ -94,11 +89,11 @@ class Mig:
 
 
 def creations(job: Job, script: str) -> list[list[str]]:
-    """Returns gcloud's words for all that a job is made of, in the order they must be made in.
+    """Returns the words of gcloud that create a job, in the order in which they must be given.
 
     Args:
-      job: of one slice.
-      script: file with its start-up script.
+      job: job of one slice.
+      script: name of the file with its start-up script.
     """
     machine = job.machine
     template = ["compute", "instance-templates", "create", _template(job), f"--project={job.project}"]
@@ -114,9 +109,9 @@ def creations(job: Job, script: str) -> list[list[str]]:
     if job.service_account:
         template += [f"--service-account={job.service_account}"]
     in_region = f"projects/{job.project}/regions/{_region(job)}"
-    group = ["compute", "instance-groups", "managed", "create", job.name, *_where(job)]
+    group = ["compute", "instance-groups", "managed", "create", job.name, *_place(job)]
     group += [f"--template={in_region}/instanceTemplates/{_template(job)}", f"--size={machine.target.hosts}"]
-    group += ["--default-action-on-vm-failure=do-nothing"]  # a slice is made again whole, by `watch`
+    group += ["--default-action-on-vm-failure=do-nothing"]  # `watch` starts the whole slice again
     if machine.target.hosts == 1:
         return [template, group]
     policy = ["compute", "resource-policies", "create", "workload-policy", _policy(job)]
@@ -130,13 +125,13 @@ def creations(job: Job, script: str) -> list[list[str]]:
 
 
 def deletions(job: Job) -> list[list[str]]:
-    """Returns gcloud's words that delete all of a job: `creations` from the last to the first."""
-    found = [["compute", "instance-groups", "managed", "delete", job.name, *_where(job)]]
+    """Returns the words of gcloud that delete a job: the opposite of `creations`, in the opposite order."""
+    commands = [["compute", "instance-groups", "managed", "delete", job.name, *_place(job)]]
     project, region = f"--project={job.project}", f"--region={_region(job)}"
-    found += [["compute", "instance-templates", "delete", _template(job), project, region]]
+    commands += [["compute", "instance-templates", "delete", _template(job), project, region]]
     if job.machine.target.hosts > 1:
-        found += [["compute", "resource-policies", "delete", _policy(job), project, region]]
-    return found
+        commands += [["compute", "resource-policies", "delete", _policy(job), project, region]]
+    return commands
 
 
 def _delete(commands: list[list[str]]) -> None:
@@ -144,7 +139,7 @@ def _delete(commands: list[list[str]]) -> None:
         call(["gcloud", *words, "--quiet"], missing=_MISSING)
 
 
-def _where(job: Job) -> list[str]:
+def _place(job: Job) -> list[str]:
     return [f"--project={job.project}", f"--zone={job.zone}"]
 
 

@@ -1,4 +1,7 @@
-"""Owns the back end ``qr``: Cloud TPU queued resources through Google's own client."""
+"""The backend ``qr``: Cloud TPU queued resources through Google's own client.
+
+Google's library is imported where it is first needed: `render` works without it, and it takes seconds.
+"""
 
 import json
 import secrets
@@ -7,20 +10,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from efficientnet_pod.errors import RunError, UserError
-from launch.backends.api_errors import name_taken, said_in_one_line
-from launch.backends.backend import Document, State
+from launch.backends.api_errors import api_errors_in_one_line, name_taken
+from launch.backends.backend import NO_PACKAGE, Document, State
 from launch.job.job import LABEL, Job
 from launch.job.script import startup_script
 
 CALL_SECONDS = 60.0
 _OPERATION_SECONDS = 300.0
+_POLL_SECONDS = 0.5
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
-# What the states of a queued resource mean here; the last word of the API on one that has ended is SUSPENDED
-# or FAILED, never that the run is done: worker 0 deletes the resource then.
+# A resource whose machines were taken away ends as SUSPENDED or FAILED. No state says that the run is done:
+# worker 0 deletes the resource then.
 _PHASES = {
     "CREATING": "waiting",
     "ACCEPTED": "waiting",
@@ -35,65 +40,63 @@ _PHASES = {
 
 
 class QueuedResources:
-    """Jobs as queued resources; one may be of several slices."""
+    """Jobs as queued resources, each of one slice or several."""
 
     needs_bucket = True
     restarts = "watch"
 
-    def __init__(self, client: Callable[[], Any]):
-        """Takes what makes a ``TpuClient``, which is asked for when the API is needed first."""
-        self._make_client = client
-        self._made: Any = None
+    def __init__(self, make_client: Callable[[], Any]):
+        """Takes a function that makes a ``TpuClient``; it is called once the API is needed."""
+        self._make_client = make_client
         self.call_seconds = CALL_SECONDS
 
-    @property
+    @cached_property
     def client(self) -> Any:
-        """The client; raises `UserError` where there is no package or there are no credentials."""
-        if self._made is None:
-            self._made = self._make_client()
-        return self._made
+        """The client; raises `UserError` if the package or the credentials are missing."""
+        return self._make_client()
 
     def render(self, job: Job) -> list[Document]:
-        """Returns the request and the start-up script in it."""
-        script = startup_script(job)
+        """Returns the request, and the start-up script that is a part of it."""
         shown = request(job, "<the start-up script below>")
         return [
             Document("CreateQueuedResource", json.dumps(shown, indent=1)),
-            Document("startup-script", script),
+            Document("startup-script", startup_script(job)),
         ]
 
     def check(self, job: Job) -> None:
-        """Asks the API whether the machine is offered in the zone and the name is free."""
+        """Checks by the API that the zone offers the machine and that the name is free."""
         machine = job.machine
-        with said_in_one_line(job):
-            offered = self.client.list_accelerator_types(
-                parent=job.parent, retry=None, timeout=self.call_seconds
-            )
-            types = sorted(each.name.rpartition("/")[2] for each in offered) or sorted(
-                each.type_ for each in offered
-            )
+        types = self.offered_types(job)
         if machine.api_type not in types:
             family = str(machine.api_type).rpartition("-")[0]
-            there = [name for name in types if name.startswith(family)] or types
+            near = [name for name in types if name.startswith(family)] or types
             raise UserError(
                 f"{machine.name} ({machine.api_type}) is not offered in {job.zone}; there: "
-                f"{', '.join(there) or 'no TPU at all'}; choose another --zone or --tpu"
+                f"{', '.join(near) or 'no TPU at all'}; choose another --zone or --tpu"
             )
         if self.state(job).word != "GONE":
             raise name_taken(job)
 
+    def offered_types(self, job: Job) -> list[str]:
+        """Returns the sorted accelerator types that the job's zone offers."""
+        with api_errors_in_one_line(job):
+            types = list(
+                self.client.list_accelerator_types(parent=job.parent, retry=None, timeout=self.call_seconds)
+            )
+        return sorted(kind.name.rpartition("/")[2] or kind.type_ for kind in types)
+
     def submit(self, job: Job) -> int:
-        """Creates the resource; on any failure deletes what may have come of it."""
-        job = replace(job, submission=secrets.token_hex(4))
-        made = request(job, startup_script(job))
+        """Creates the resource; after any failure deletes it."""
         from google.cloud import tpu_v2
 
+        job = replace(job, submission=secrets.token_hex(4))
+        creation = tpu_v2.CreateQueuedResourceRequest(request(job, startup_script(job)))
         try:
-            with said_in_one_line(job):
+            with api_errors_in_one_line(job):
                 operation = self.client.create_queued_resource(
-                    tpu_v2.CreateQueuedResourceRequest(made), retry=None, timeout=self.call_seconds
+                    creation, retry=None, timeout=self.call_seconds
                 )
-                # Until the resource is accepted; then it waits for machines by itself.
+                # Until the resource is accepted; after that it waits for machines by itself.
                 self._wait(job, operation)
         except BaseException:
             self._remove_own(job)
@@ -107,51 +110,51 @@ class QueuedResources:
                 return
             if time.monotonic() > deadline:
                 raise RunError(f"the TPU API did not accept '{job.name}' in {_OPERATION_SECONDS:.0f} s")
-            time.sleep(0.5)
+            time.sleep(_POLL_SECONDS)
         operation.result(retry=None)
 
     def state(self, job: Job) -> State:
-        """Returns the state of the resource, and of its nodes where one was pre-empted."""
-        from google.api_core import exceptions as api
+        """Returns the state of the resource, with the API's message if it failed."""
+        from google.api_core.exceptions import NotFound
         from google.cloud import tpu_v2
 
-        with said_in_one_line(job):
+        with api_errors_in_one_line(job):
             try:
-                found = self.client.get_queued_resource(
-                    name=_name(job), retry=None, timeout=self.call_seconds
-                )
-            except api.NotFound:
+                resource = self._get(job)
+            except NotFound:
                 return State("GONE", "no such queued resource", "gone")
-        word = tpu_v2.QueuedResourceState.State(found.state.state).name
-        detail = found.state.failed_data.error.message if word == "FAILED" else ""
+        word = tpu_v2.QueuedResourceState.State(resource.state.state).name
+        detail = resource.state.failed_data.error.message if word == "FAILED" else ""
         return State(word, " ".join(detail.split()), _PHASES.get(word, "unknown"))
 
     def cancel(self, job: Job) -> None:
         """Deletes the resource with its nodes; returns when the API says that it is gone."""
-        from google.api_core import exceptions as api
+        from google.api_core.exceptions import NotFound
 
-        with said_in_one_line(job), suppress(api.NotFound):
+        with api_errors_in_one_line(job), suppress(NotFound):
             self._delete(job)
             deadline = time.monotonic() + _OPERATION_SECONDS
             while self.state(job).word != "GONE":
                 if time.monotonic() > deadline:
                     raise RunError(f"'{job.name}' is still being deleted after {_OPERATION_SECONDS:.0f} s")
-                time.sleep(0.5)
+                time.sleep(_POLL_SECONDS)
+
+    def _get(self, job: Job) -> Any:
+        return self.client.get_queued_resource(name=_name(job), retry=None, timeout=self.call_seconds)
 
     def _delete(self, job: Job) -> None:
         from google.cloud import tpu_v2
 
-        wanted = tpu_v2.DeleteQueuedResourceRequest(name=_name(job), force=True)
-        self.client.delete_queued_resource(wanted, retry=None, timeout=self.call_seconds)
+        deletion = tpu_v2.DeleteQueuedResourceRequest(name=_name(job), force=True)
+        self.client.delete_queued_resource(deletion, retry=None, timeout=self.call_seconds)
 
     def _remove_own(self, job: Job) -> None:
-        """Deletes what a failed `submit` has made, if anything, and never another one of that name."""
+        """Deletes the resource if this `submit` made it, and never another one of its name."""
         try:
-            found = self.client.get_queued_resource(name=_name(job), retry=None, timeout=self.call_seconds)
-            labels = [dict(spec.node.labels) for spec in found.tpu.node_spec]
-            if all(each.get("submission") == job.submission for each in labels):
+            labels = [dict(spec.node.labels) for spec in self._get(job).tpu.node_spec]
+            if all(label.get("submission") == job.submission for label in labels):
                 self._delete(job)
-        except Exception as error:  # whatever it is, what went wrong before is what counts
+        except Exception as error:  # the error of `submit` is the one to raise
             if type(error).__name__ != "NotFound":
                 print(
                     f"launch: it is not known whether '{job.name}' was made; look: python -m launch status "
@@ -186,31 +189,22 @@ def request(job: Job, script: str) -> dict[str, Any]:
 
 
 def cloud() -> QueuedResources:
-    """Returns the back end on Google's API, with the credentials of this machine."""
+    """Returns the backend on Google's API, with the credentials of this machine."""
     return QueuedResources(_cloud_client)
 
 
 def _cloud_client() -> Any:
-    require_package()
-    from google.auth.exceptions import DefaultCredentialsError
-    from google.cloud import tpu_v2
-
+    try:
+        import google.cloud.tpu_v2 as tpu_v2
+        from google.auth.exceptions import DefaultCredentialsError
+    except ImportError:
+        raise UserError(NO_PACKAGE) from None
     try:
         return tpu_v2.TpuClient()
     except DefaultCredentialsError as error:
         raise UserError(
             "there are no Google Cloud credentials here; run: gcloud auth application-default login"
         ) from error
-
-
-def require_package() -> None:
-    """Returns if Google's client is installed; raises `UserError` with the extra that has it."""
-    try:
-        import google.cloud.tpu_v2  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "this back end needs Google's TPU client; pip install 'efficientnet-pod[launch]'"
-        ) from None
 
 
 def _name(job: Job) -> str:

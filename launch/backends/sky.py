@@ -1,15 +1,16 @@
-"""Owns the back end ``sky``: a managed job of SkyPilot, which finds machines and recovers them."""
+"""The backend ``sky``: managed jobs of SkyPilot, which finds machines and replaces lost ones."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from launch.backends.backend import Document, State
-from launch.backends.manifest import to_yaml
-from launch.backends.tools import call, require_tool
+from launch.backends.tools import call, require_tool, to_yaml
 from launch.job.job import Job
 from launch.job.script import startup_script
 
+_RUNNING = ("PENDING", "STARTING", "RUNNING", "RECOVERING")
+_ENDED = ("SUCCEEDED", "CANCELLED", "FAILED")
 _REMEDY = "it is a tool with an environment of its own: uv tool install 'skypilot[gcp]'"
 
 
@@ -20,15 +21,15 @@ class Sky:
     restarts = "SkyPilot finds new machines by itself (job_recovery)"
 
     def render(self, job: Job) -> list[Document]:
-        """Returns the task; the start-up script is in it."""
+        """Returns the task, which contains the start-up script."""
         return [Document(f"SkyPilot task (sky jobs launch -n {job.name} TASK.yaml)", to_yaml(task(job)))]
 
     def check(self, job: Job) -> None:
-        """Looks for the tool; the clouds are asked by its own checks."""
+        """Checks that the tool is installed; it checks the clouds itself."""
         require_tool("sky", _REMEDY)
 
     def submit(self, job: Job) -> int:
-        """Launches the managed job and leaves it to SkyPilot."""
+        """Launches the managed job; SkyPilot looks after it."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "task.yaml"
             path.write_text(to_yaml(task(job)))
@@ -37,13 +38,12 @@ class Sky:
 
     def state(self, job: Job) -> State:
         """Returns the line of the job in SkyPilot's queue."""
-        listed = call(["sky", "jobs", "queue", "--refresh"]) or ""
-        lines = [" ".join(line.split()) for line in listed.splitlines() if job.name in line.split()]
-        if not lines:
+        queue = call(["sky", "jobs", "queue", "--refresh"]) or ""
+        line = next((line for line in queue.splitlines() if job.name in line.split()), None)
+        if line is None:
             return State("GONE", "no such managed job", "gone")
-        known = ("PENDING", "STARTING", "RUNNING", "RECOVERING", "SUCCEEDED", "CANCELLED", "FAILED")
-        word = next((word for word in known if word in lines[0]), "unknown")
-        return State(word, "", "running" if word in known[:4] else "gone")
+        word = next((word for word in (*_RUNNING, *_ENDED) if word in line), "unknown")
+        return State(word, "", "running" if word in _RUNNING else "gone")
 
     def cancel(self, job: Job) -> None:
         """Cancels the managed job; its machines go with it."""
@@ -51,13 +51,13 @@ class Sky:
 
 
 def task(job: Job) -> dict[str, Any]:
-    """Returns a job as SkyPilot reads it."""
+    """Returns the description of a job that SkyPilot reads."""
     resources: dict[str, Any] = {
         "infra": "gcp" if job.zone in ("", "ZONE") else f"gcp/{job.zone.rpartition('-')[0]}/{job.zone}",
         "accelerators": f"tpu-{job.machine.api_type}",
         "accelerator_args": {"runtime_version": job.runtime or job.machine.runtime, "tpu_vm": True},
         "use_spot": job.spot,
-        # Exit code 42 says that all is saved. Another one is not tried again: 2 is a mistake of the user's.
+        # Exit code 42 means that everything is saved. After any other one the job is not started again.
         "job_recovery": {
             "strategy": "EAGER_NEXT_REGION",
             "max_restarts_on_errors": 0,

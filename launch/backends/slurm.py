@@ -1,4 +1,4 @@
-"""Owns the back end ``slurm``: a batch script for clusters of GPUs, one process a host."""
+"""The backend ``slurm``: a batch script for clusters of GPUs, with one process on each host."""
 
 import re
 
@@ -10,11 +10,11 @@ from launch.job.script import startup_script
 
 _REMEDY = "submit from a login node of the cluster"
 _PHASES = {"PENDING": "waiting", "CONFIGURING": "waiting", "RUNNING": "running", "COMPLETING": "running"}
-_STOP_SECONDS = 300  # before the time limit, for a checkpoint
+_STOP_SECONDS = 300  # before the time limit, to write a checkpoint
 
 
 class Slurm:
-    """Jobs as batch jobs; the workdir is in a file system that all hosts share."""
+    """Jobs as batch jobs; all hosts share the file system of the workdir."""
 
     needs_bucket = False
     restarts = "the script puts itself into the queue again (scontrol requeue)"
@@ -24,36 +24,35 @@ class Slurm:
         return [Document("batch script (sbatch)", batch_script(job))]
 
     def check(self, job: Job) -> None:
-        """Looks for the tool."""
+        """Checks that the tool is installed."""
         require_tool("sbatch", _REMEDY)
 
     def submit(self, job: Job) -> int:
-        """Hands the script to sbatch, which reads it from standard input."""
-        said = call(["sbatch", "--parsable"], given=batch_script(job)) or ""
-        if not re.match(r"\d+", said):
-            raise RunError(f"sbatch gave no job number but: {said.strip()[:200]}")
+        """Gives the script to sbatch, through its standard input."""
+        printed = call(["sbatch", "--parsable"], stdin=batch_script(job)) or ""
+        if not re.match(r"\d+", printed):
+            raise RunError(f"sbatch gave no job number but: {printed.strip()[:200]}")
         return 0
 
     def state(self, job: Job) -> State:
         """Returns the state of the newest job of that name in the queue."""
-        listed = call(["squeue", "--noheader", "--me", f"--name={job.name}", "--format=%T %R"]) or ""
-        if not listed.strip():
+        queue = call(["squeue", "--noheader", "--me", f"--name={job.name}", "--format=%T %R"]) or ""
+        if not queue.strip():
             return State("GONE", "not in the queue", "gone")
-        word, _, detail = listed.strip().splitlines()[-1].partition(" ")
+        word, _, detail = queue.strip().splitlines()[-1].partition(" ")
         return State(word, detail, _PHASES.get(word, "unknown"))
 
     def cancel(self, job: Job) -> None:
-        """Cancels what has the job's name."""
+        """Cancels all jobs of this name."""
         call(["scancel", "--me", f"--name={job.name}"])
 
 
 def batch_script(job: Job) -> str:
-    """Returns the script: sbatch's options, then the start-up script on every host."""
-    target = job.machine.target
+    """Returns the script: options of sbatch, then the start-up script for every host."""
     per_host = job.machine.chips_per_host
     options = {
         "job-name": job.name,
-        "nodes": target.hosts * job.slices,
+        "nodes": job.hosts,
         "ntasks-per-node": 1,
         "gpus-per-node": per_host,
         "output": f"{job.folder}/slurm-%j.log",
@@ -64,7 +63,7 @@ def batch_script(job: Job) -> str:
         options["partition"] = job.queue
     lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in options.items())]
     lines += ["#SBATCH --requeue", "set -uo pipefail", ""]
-    # JAX gives each process under SLURM one GPU; here a process has all of its host.
+    # Under SLURM, JAX gives each process one GPU; here a process uses all GPUs of its host.
     lines += [f"export JAX_LOCAL_DEVICE_IDS={','.join(map(str, range(per_host)))}"]
     lines += ["read -r -d '' STARTUP <<'END_OF_STARTUP_SCRIPT' || true"]
     lines += [startup_script(job, extras="cuda", tear_down=False).rstrip(), "END_OF_STARTUP_SCRIPT", ""]

@@ -1,9 +1,11 @@
-"""Owns the calls of engines' own command-line tools: kubectl, sky, sbatch; what they say is one line."""
+"""Calls of other command-line tools, such as kubectl, sky and sbatch, and the YAML that two of them read."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from typing import Any
+
+import yaml
 
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.workdir.redact import redact
@@ -12,32 +14,47 @@ CALL_SECONDS = 120.0
 
 
 def require_tool(name: str, remedy: str) -> None:
-    """Returns if a tool is on the path; raises `UserError` with what installs it."""
+    """Checks that a tool is on the path; raises `UserError` with the remedy if not."""
     if shutil.which(name) is None:
-        raise UserError(f"this back end calls {name}, which is not on the path; {remedy}")
+        raise UserError(f"this backend calls {name}, which is not on the path; {remedy}")
 
 
-def call(command: Sequence[str], *, given: str = "", missing: Sequence[str] = ()) -> str | None:
-    """Returns what a tool prints.
+def call(command: Sequence[str], *, stdin: str = "", missing: Sequence[str] = ()) -> str | None:
+    """Returns the output of a tool; None if its error says that the thing asked for does not exist.
 
     Args:
-      command: the tool and its words.
-      given: to it on standard input.
-      missing: words of an error that mean that there is no such thing; None is returned then.
+      command: tool and its arguments.
+      stdin: text for its standard input.
+      missing: words of an error that mean that the thing does not exist.
 
     Raises:
-      RunError: it failed, or took too long.
+      RunError: the tool failed, or took too long.
     """
     shown = " ".join(command[:3])
     try:
-        ended = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=CALL_SECONDS, env={**os.environ}
-        )
+        ended = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=CALL_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise RunError(f"{shown} did not answer within {CALL_SECONDS:.0f} s; try again") from error
     if ended.returncode == 0:
         return ended.stdout
-    said = redact(" ".join((ended.stderr or ended.stdout).split()))
-    if any(word in said for word in missing):
+    message = redact(" ".join((ended.stderr or ended.stdout).split()))
+    if any(word in message for word in missing):
         return None
-    raise RunError(f"{shown} failed with exit code {ended.returncode}: {said[:300]}")
+    raise RunError(f"{shown} failed with exit code {ended.returncode}: {message[:300]}")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(document: dict[str, Any]) -> str:
+    """Returns a document as YAML for people: fields in the given order, scripts as they are."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=100)

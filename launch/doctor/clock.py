@@ -1,4 +1,4 @@
-"""Owns the clocks of hosts: each beside that of the storage of a run, which is one for all of them."""
+"""Compares each host's clock with that of the run's storage, the one clock that all hosts can read."""
 
 import json
 import math
@@ -10,24 +10,25 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
+from efficientnet_pod.pod.terminal import plural
 from launch.workdir.storage import Storage
 
-MOST_SECONDS = 2.0  # that two clocks may differ
-_TRIES = 3  # of which the quickest answer counts
-_GRAIN_SECONDS = 0.01  # of the times that file systems write down
+MOST_SECONDS = 2.0  # allowed difference of two clocks
+_TRIES = 3  # measurements, of which the quickest counts
+_GRAIN_SECONDS = 0.01  # resolution of a file system's times
 _RECENT_SECONDS = 3600.0
 _AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A host's clock, as it was found.
+    """A measured clock of a host.
 
     Attributes:
-      host: its number in the run where it knows that, else its name.
-      ahead: seconds before the storage's clock; negative: behind it.
-      within: by so many seconds `ahead` may be wrong: half of what the storage took to answer.
-      at: when it was measured, by the storage's clock.
+      host: number of the host in the run if it is known, else its name.
+      ahead: seconds ahead of the storage's clock; negative: behind it.
+      within: possible error of `ahead` in seconds: half of the time that the storage took to answer.
+      at: time of the measurement by the storage's clock, seconds since 1970.
     """
 
     host: str
@@ -37,31 +38,31 @@ class Clock:
 
 
 def measure(storage: Storage, folder: str, host: str, *, now: Callable[[], float] = time.time) -> Clock:
-    """Returns this host's clock beside the storage's, and leaves it in a folder for the others.
+    """Returns this host's clock, compared with the storage's, and stores it for the other hosts.
 
-    The storage stamps what is written at some moment between the asking and its answer.
+    The storage stamps a file at some moment between the request and its answer.
 
     Args:
-      storage: which stamps by its own clock.
-      folder: of the hosts' clocks, in it.
-      host: which this is.
+      storage: storage that stamps files by its own clock.
+      folder: folder of the hosts' clocks in the storage.
+      host: number or name of this host.
       now: this host's clock.
     """
-    found = []
+    clocks = []
     for number in range(_TRIES):
         asked = now()
         # One object may be written once a second. Source: Cloud Storage documentation, quotas.
-        stamped = storage.stamp(f"{folder}/probes/{host}.{number}", b"")
+        stamp = storage.write(f"{folder}/probes/{host}.{number}", b"")
         answered = now()
         within = (answered - asked) / 2 + _GRAIN_SECONDS
-        found.append(Clock(host, (asked + answered) / 2 - stamped, within, stamped))
-    best = min(found, key=lambda clock: clock.within)
+        clocks.append(Clock(host, (asked + answered) / 2 - stamp, within, stamp))
+    best = min(clocks, key=lambda clock: clock.within)
     storage.write(f"{folder}/{host}", json.dumps(asdict(best)).encode())
     return best
 
 
 def others(storage: Storage, folder: str, mine: Clock) -> list[Clock]:
-    """Returns the clocks that other hosts have left within the last hour."""
+    """Returns the clocks that other hosts have stored within the last hour."""
     names = [name for name in storage.names(folder) if name != mine.host and not name.endswith(".partial")]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         texts = list(pool.map(lambda name: storage.read(f"{folder}/{name}"), names))
@@ -70,30 +71,31 @@ def others(storage: Storage, folder: str, mine: Clock) -> list[Clock]:
 
 
 def judge(mine: Clock, rest: list[Clock]) -> tuple[bool | None, str]:
-    """Returns whether the clocks agree, None where that cannot be told, and what was found."""
-    well = _is_small(mine.ahead, mine.within)
-    said = f"{_named(mine.host)} {_beside(mine.ahead, mine.within)} the storage's"
+    """Returns whether the clocks agree (None: it cannot be told), and the comparison in one line."""
+    is_well = _is_small(mine.ahead, mine.within)
+    line = f"host {mine.host}'s clock {_compared(mine.ahead, mine.within)} the storage's"
     if rest:
         far = max(rest, key=lambda clock: abs(clock.ahead - mine.ahead) - clock.within)
         apart, within = far.ahead - mine.ahead, far.within + mine.within
-        said += f"; of {len(rest)} other host{'s' * (len(rest) > 1)} {_named(far.host)} "
-        said += f"{_beside(apart, within)} this one's" + ", the most" * (len(rest) > 1)
-        answers = (well, _is_small(apart, within))
-        well = False if False in answers else None if None in answers else True
-    if well is False:
-        said += "; let chrony or NTP set it: hosts' logs do not line up, and credentials may be refused"
-    elif well is None:
-        said += f"; more than {MOST_SECONDS:g} s would be wrong: try again when the storage is quicker"
-    return well, said
+        most = ", the most" if len(rest) > 1 else ""
+        line += f"; of {plural(len(rest), 'other host')} host {far.host}'s clock "
+        line += f"{_compared(apart, within)} this one's{most}"
+        answers = (is_well, _is_small(apart, within))
+        is_well = False if False in answers else None if None in answers else True
+    if is_well is False:
+        line += "; let chrony or NTP set it: hosts' logs do not line up, and credentials may be refused"
+    elif is_well is None:
+        line += f"; more than {MOST_SECONDS:g} s would be wrong: try again when the storage is quicker"
+    return is_well, line
 
 
 def this_host() -> str:
-    """Returns the number of this host in the run, as its engine gives it; its name where none does."""
+    """Returns the number of this host in the run, as its scheduler or machine gives it; else its name."""
     variables = ("TPU_WORKER_ID", "SKYPILOT_NODE_RANK", "SLURM_PROCID")
     number = next((os.environ[name] for name in variables if os.environ.get(name)), "")
     name = socket.gethostname()
-    if not number and (found := re.search(r"-w-(\d+)$", name)):  # of a TPU machine
-        number = found[1]
+    if not number and (match := re.search(r"-w-(\d+)$", name)):  # of a TPU machine
+        number = match[1]
     if not number:
         return re.sub(r"[^A-Za-z0-9.-]", "-", name)
     part = os.environ.get("MEGASCALE_SLICE_ID")
@@ -106,11 +108,7 @@ def _is_small(seconds: float, within: float) -> bool | None:
     return True if abs(seconds) + within <= MOST_SECONDS else None
 
 
-def _named(host: str) -> str:
-    return f"host {host}'s clock"
-
-
-def _beside(seconds: float, within: float) -> str:
+def _compared(seconds: float, within: float) -> str:
     tenths = math.ceil(10 * within) / 10
     if abs(seconds) <= within:
         return f"agrees to {tenths:.1f} s with"

@@ -1,43 +1,47 @@
-"""Owns ``doctor``: what can be wrong with a machine before a run, each check one line with its remedy."""
+"""The command `doctor`: checks of a machine before a run, each one line with its remedy.
+
+Libraries that may be broken are imported inside the checks, whose errors are findings.
+"""
 
 import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from glob import glob
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
+from etils import epath
 
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.workdir.files import make_writable
 from efficientnet_pod.workdir.redact import redact
+from launch.backends.queued_resources import cloud
 from launch.doctor import clock
-from launch.flags import PROGRAM
+from launch.flags import PROGRAM, split_arguments
+from launch.job.job import Job
 from launch.job.slices import parse_slice
 from launch.workdir.storage import is_bucket, storage_of
 
 LEAST_DISK_GIB = 10.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check: what it is about, whether it is well (None: it could not be told), and what was found."""
+class Finding(NamedTuple):
+    """The result of a check: whether all is well (None: it cannot be told), and a line for people."""
 
-    about: str
     is_well: bool | None
-    said: str
+    line: str
 
 
 def run_doctor(arguments: Sequence[str]) -> int:
-    """Prints what was found; returns 0 if nothing is wrong, else 1."""
-    words = list(arguments)
-    end = words.index("--") if "--" in words else len(words)
-    values = parse_flags("doctor", words[:end], _define, program=PROGRAM)
-    recipe = _recipe(words[end + 1 :])
+    """Prints the result of each check; returns 1 if something is wrong, else 0."""
+    own, trainer = split_arguments(arguments)
+    values = parse_flags("doctor", own, _define, program=PROGRAM)
     expected = values.devices
     if values.tpu:
         target = parse_slice(values.tpu).target
@@ -45,167 +49,139 @@ def run_doctor(arguments: Sequence[str]) -> int:
     checks: dict[str, Callable[[], Finding]] = {
         "versions": check_versions,
         "TPU in use": check_holders,
-        "devices": lambda: check_devices(expected),
-        "disk": lambda: check_disk(values.workdir or "."),
+        "devices": partial(check_devices, expected),
+        "disk": partial(check_disk, values.workdir or "."),
         "credentials": check_credentials,
     }
     if values.workdir:
-        checks["workdir"] = lambda: check_workdir(values.workdir)
-        checks["clock"] = lambda: check_clock(values.workdir)
-    if recipe is not None:
-        checks["images"] = lambda: check_images(recipe)
+        checks["workdir"] = partial(check_workdir, values.workdir)
+        checks["clock"] = partial(check_clock, values.workdir)
+    if trainer:
+        config: Any = parse_flags("train", trainer, config=True).config
+        recipe = read_recipe(config.to_dict())
+        checks[f"images '{recipe.data.name}'"] = partial(check_images, recipe)
     if values.project and values.zone:
-        checks["TPU API"] = lambda: check_api(values.project, values.zone)
-    found = []
+        checks["TPU API"] = partial(check_api, values.project, values.zone)
+    findings = []
     for about, check in checks.items():
-        finding = _safely(about, check)
-        found.append(finding)
-        mark = {True: "ok     ", False: "WRONG  ", None: "unknown"}[finding.is_well]
-        print(f"{mark} {finding.about}: {redact(finding.said)}", flush=True)
-    return int(any(finding.is_well is False for finding in found))
+        findings.append(_safely(check))
+        mark = {True: "ok     ", False: "WRONG  ", None: "unknown"}[findings[-1].is_well]
+        print(f"{mark} {about}: {redact(findings[-1].line)}", flush=True)
+    return int(any(finding.is_well is False for finding in findings))
 
 
 def check_versions() -> Finding:
-    """Python, JAX, jaxlib and libtpu, and whether JAX and jaxlib belong together."""
-    versions = {name: _version(name) for name in ("jax", "jaxlib", "libtpu", "flax")}
-    said = f"Python {sys.version.split()[0]}, " + ", ".join(f"{k} {v or 'none'}" for k, v in versions.items())
+    """Checks that JAX and jaxlib belong together."""
+    from efficientnet_pod.pod.runtime import version_of
+
+    versions = {name: version_of(name) for name in ("jax", "jaxlib", "libtpu", "flax")}
+    line = f"Python {sys.version.split()[0]}, "
+    line += ", ".join(f"{name} {version or 'none'}" for name, version in versions.items())
     if versions["jax"] != versions["jaxlib"]:
-        return Finding("versions", False, f"{said}; install both anew from the constraints file")
-    return Finding("versions", True, said)
+        return Finding(False, f"{line}; install both anew from the constraints file")
+    return Finding(True, line)
 
 
 def check_holders() -> Finding:
-    """Other processes that hold an accelerator: a TPU serves one at a time."""
+    """Checks that no other process uses the TPU, which serves one process at a time."""
     devices = glob("/dev/accel*") + glob("/dev/vfio/[0-9]*")
     if not devices:
-        return Finding("TPU in use", True, "there is no TPU on this machine")
-    holders = {
-        path.split("/")[2]
-        for path in glob("/proc/[0-9]*/fd/*")
-        if _target(path) in devices and path.split("/")[2] != str(os.getpid())
-    }
+        return Finding(True, "there is no TPU on this machine")
+    files = [path for path in glob("/proc/[0-9]*/fd/*") if _target(path) in devices]
+    holders = {int(path.split("/")[2]) for path in files} - {os.getpid()}
     if holders:
-        pids = ", ".join(sorted(holders, key=int))
-        return Finding("TPU in use", False, f"process {pids} holds it; end that process, then start")
-    return Finding("TPU in use", True, "no other process of this user holds it")
+        numbers = ", ".join(map(str, sorted(holders)))
+        return Finding(False, f"process {numbers} holds it; end that process, then start")
+    return Finding(True, "no other process of this user holds it")
 
 
 def check_devices(expected: int | None) -> Finding:
-    """What JAX finds, beside what was expected."""
+    """Checks that JAX finds the expected number of devices."""
     from efficientnet_pod.pod import runtime
 
     try:
         started = runtime.start("any", None)
     except UserError as error:
-        return Finding("devices", False, str(error))
-    said = f"{len(started.devices)} × {started.device_kind} ({started.platform})"
+        return Finding(False, str(error))
+    line = f"{len(started.devices)} × {started.device_kind} ({started.platform})"
     if expected is not None and len(started.devices) != expected:
-        return Finding(
-            "devices", False, f"{said}, and {expected} are expected; correct --tpu, or the machine"
-        )
-    return Finding("devices", True, said)
+        return Finding(False, f"{line}, and {expected} are expected; correct --tpu, or the machine")
+    return Finding(True, line)
 
 
 def check_disk(folder: str) -> Finding:
-    """Room where the workdir is, or here for one in a bucket."""
-    here = Path("." if "://" in folder else folder).absolute()
-    here = next(path for path in (here, *here.parents) if path.exists())
-    free = shutil.disk_usage(here).free / 2**30
-    said = f"{free:,.0f} GiB free at {here}"
+    """Checks the free space at the workdir, or here for one in a bucket."""
+    place = Path("." if "://" in folder else folder).absolute()
+    place = next(path for path in (place, *place.parents) if path.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    line = f"{free:,.0f} GiB free at {place}"
     if free < LEAST_DISK_GIB:
-        return Finding("disk", False, f"{said}; make room for {LEAST_DISK_GIB:g} GiB")
-    return Finding("disk", True, said)
+        return Finding(False, f"{line}; make room for {LEAST_DISK_GIB:g} GiB")
+    return Finding(True, line)
 
 
 def check_workdir(workdir: str) -> Finding:
-    """Whether the trainer can write in the workdir."""
-    from etils import epath
-
-    from efficientnet_pod.workdir.files import make_writable
-
+    """Checks that the trainer can write in the workdir."""
     make_writable(epath.Path(workdir))
-    return Finding("workdir", True, f"{workdir} can be written")
+    return Finding(True, f"{workdir} can be written")
 
 
 def check_clock(workdir: str) -> Finding:
-    """This host's clock beside that of where the workdir is, and beside those that other hosts left there."""
+    """Compares this host's clock with that of the workdir's storage and those of the other hosts."""
     if "://" in workdir and not is_bucket(workdir):
-        return Finding("clock", None, "it is compared with that of gs:// and of folders only")
+        return Finding(None, "it is compared with that of gs:// and of folders only")
     storage = storage_of(workdir)
     folder = f"{workdir.rstrip('/')}/launch/clocks"
     mine = clock.measure(storage, folder, clock.this_host())
-    return Finding("clock", *clock.judge(mine, clock.others(storage, folder, mine)))
+    return Finding(*clock.judge(mine, clock.others(storage, folder, mine)))
 
 
-def check_images(recipe: Any) -> Finding:
-    """Whether the recipe's images are here, and how many."""
+def check_images(recipe: Recipe) -> Finding:
+    """Checks that the recipe's images are here, and counts them."""
     from efficientnet_pod.run.run import open_images
 
     source = open_images(recipe)
-    said = f"{source.num_train:,} to train, {source.num_eval:,} to evaluate, {source.num_classes:,} classes"
-    return Finding(f"images '{recipe.data.name}'", True, said)
+    line = f"{source.num_train:,} to train, {source.num_eval:,} to evaluate, {source.num_classes:,} classes"
+    return Finding(True, line)
 
 
 def check_credentials() -> Finding:
-    """Whether Google's libraries find credentials; their values are not looked at."""
-    try:
+    """Checks that Google's libraries find credentials, without looking at their values."""
+    try:  # late: the extra 'launch' has it
         import google.auth
         from google.auth.exceptions import DefaultCredentialsError
     except ImportError:
-        return Finding("credentials", None, "pip install 'efficientnet-pod[launch]' to look for them")
+        return Finding(None, "pip install 'efficientnet-pod[launch]' to look for them")
     try:
         _, project = google.auth.default()
     except DefaultCredentialsError:
         remedy = "for the cloud, run: gcloud auth application-default login"
-        return Finding("credentials", None, f"there are none of Google Cloud; {remedy}")
-    return Finding("credentials", True, f"of Google Cloud, project {project or 'not set'}")
+        return Finding(None, f"there are none of Google Cloud; {remedy}")
+    return Finding(True, f"of Google Cloud, project {project or 'not set'}")
 
 
 def check_api(project: str, zone: str) -> Finding:
-    """Whether the TPU API answers, and what it offers in a zone."""
-    from launch.backends.api_errors import said_in_one_line
-    from launch.backends.queued_resources import CALL_SECONDS, cloud
-    from launch.job.job import Job
-
-    job = Job("doctor", "qr", "v3-8", "", project=project, zone=zone)
-    with said_in_one_line(job):
-        offered = list(
-            cloud().client.list_accelerator_types(parent=job.parent, retry=None, timeout=CALL_SECONDS)
-        )
-    return Finding("TPU API", bool(offered), f"{len(offered)} machine types are offered in {zone}")
+    """Checks that the TPU API answers, and counts the machine types of a zone."""
+    types = cloud().offered_types(Job("doctor", "qr", "v3-8", "", project=project, zone=zone))
+    return Finding(bool(types), f"{len(types)} machine types are offered in {zone}")
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "To write in, on this machine or gs://.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder of the run, here or gs://.", flag_values=values)
     about = "Devices that JAX must find: cores of v2, v3 and tpu7x, chips of other TPUs."
     flags.DEFINE_integer("devices", None, about, 1, flag_values=values)
-    about = "Machine of which this is one worker, e.g. v3-32: what JAX must find here follows."
+    about = "Machine that this worker belongs to, e.g. v3-32; it sets the number of devices."
     flags.DEFINE_string("tpu", None, about, flag_values=values)
-    flags.DEFINE_string("project", os.environ.get("GOOGLE_CLOUD_PROJECT"), "To ask.", flag_values=values)
-    flags.DEFINE_string("zone", os.environ.get("CLOUDSDK_COMPUTE_ZONE"), "To ask about.", flag_values=values)
+    project, zone = os.environ.get("GOOGLE_CLOUD_PROJECT"), os.environ.get("CLOUDSDK_COMPUTE_ZONE")
+    flags.DEFINE_string("project", project, "Project for the check of the TPU API.", flag_values=values)
+    flags.DEFINE_string("zone", zone, "Zone for the check of the TPU API.", flag_values=values)
 
 
-def _recipe(trainer: Sequence[str]) -> Any:
-    if not trainer:
-        return None
-    from efficientnet_pod.recipe.recipe import read_recipe
-
-    values: Any = parse_flags("train", trainer, config=True)
-    return read_recipe(values.config.to_dict())
-
-
-def _safely(about: str, check: Callable[[], Finding]) -> Finding:
+def _safely(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
     except Exception as error:  # a check that cannot be made is a finding itself
-        return Finding(about, False, " ".join(str(error).split())[:300] or type(error).__name__)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+        return Finding(False, " ".join(str(error).split())[:300] or type(error).__name__)
 
 
 def _target(link: str) -> str:

@@ -1,1 +1,1 @@
-"""What runs and where: one job, its code, its start script and its memory."""
+"""One job: its machines, its code, its start-up script, and the memory of submitted jobs."""

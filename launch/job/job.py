@@ -1,4 +1,4 @@
-"""Owns the description of a job: what runs, where, and where its records go; the same for every back end."""
+"""The description of a job: what runs, on which machines, and where its records go; for every backend."""
 
 import dataclasses
 import json
@@ -17,33 +17,20 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class Job:
-    """One run on some machines.
+    """One run on some machines. Fields that are flags too are described in `launch.flags`.
 
     Attributes:
-      name: of the job; also its resource's, on every back end.
-      backend: that it was made for.
+      name: name of the job and, on every backend, of its resource.
+      backend: name of the backend that runs it.
       tpu: machine, as `launch.job.slices.parse_slice` reads it.
-      slices: so many of them.
-      spot: whether the machines may be taken away, at a lower price.
-      workdir: of the run; ``gs://bucket/…``, or a folder that all workers see.
-      arguments: of ``efficientnet-pod train``, but for the workdir.
-      project: of Google Cloud.
-      zone: likewise.
-      network: VPC network of the VMs; empty: the default one.
-      service_account: of the VMs; empty: the default one.
-      runtime: image of the VMs; empty: that of the machine.
-      image: container with bash, gcloud and Python, for ``gke``.
-      queue: Kueue's local queue, for ``gke``; partition, for ``slurm``.
-      python: version that workers install, or the path of an interpreter with everything in it already.
-      env: variables that workers get besides their own.
-      keep: whether the machines stay when the run has ended.
-      max_restarts: of the whole job.
-      valid_hours: for which a request may wait for machines; 0: for ever.
-      commit: of the code; ``-dirty`` behind it if tracked files differ.
-      code: file of the code, in `folder`.
-      sha256: of that file; empty where it is only shown.
-      attempt: which start this is, from 1.
-      submission: which `submit` made the resource, to tell it from another one of that name.
+      workdir: folder of the run: ``gs://BUCKET/RUN``, or a folder that all workers see.
+      arguments: flags of ``efficientnet-pod train`` without the workdir.
+      env: names and values of additional variables of the workers.
+      commit: commit of the code; it ends in ``-dirty`` if tracked files differ.
+      code: name of the file with the code, in `folder`.
+      sha256: digest of that file; empty where the job is only shown.
+      attempt: number of this start, from 1.
+      submission: random word of the `submit` that made the resource, which tells it from others of its name.
     """
 
     name: str
@@ -73,26 +60,26 @@ class Job:
 
     @property
     def machine(self) -> Slice:
-        """One slice of it."""
+        """One slice of its machines."""
         return parse_slice(self.tpu)
 
     @property
     def hosts(self) -> int:
-        """JAX processes of all slices."""
+        """Number of JAX processes on all slices."""
         return self.machine.target.hosts * self.slices
 
     @property
     def parent(self) -> str:
-        """The location, as the TPU API names it."""
+        """Name of the location in the TPU API."""
         return f"projects/{self.project}/locations/{self.zone}"
 
     @property
     def folder(self) -> str:
-        """Where the launcher's own files are: code, logs, how workers ended."""
+        """Folder of the launcher's own files in the workdir: code, logs, exit codes of workers."""
         return f"{self.workdir.rstrip('/')}/launch"
 
     def to_json(self) -> str:
-        """Returns it as text that `from_json` reads."""
+        """Returns the job as a text that `from_json` reads."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
     def again(self) -> "Job":
@@ -101,23 +88,18 @@ class Job:
 
 
 def from_json(text: str) -> Job:
-    """Returns the job that `Job.to_json` wrote; raises `ValueError` or `TypeError` for another text."""
+    """Returns the job that `Job.to_json` wrote; raises ValueError, TypeError or KeyError for other texts."""
     values: dict[str, Any] = json.loads(text)
     values["arguments"] = tuple(values["arguments"])
     values["env"] = tuple((name, value) for name, value in values["env"])
     return Job(**values)
 
 
-def name_of_workdir(workdir: str) -> str:
-    """Returns the job's name where none is given: the last part of its workdir."""
-    return workdir.rstrip("/").rpartition("/")[2]
-
-
 def require_name(name: str) -> str:
-    """Returns the name if every back end takes it as one.
+    """Returns the name if every backend accepts it as the name of a job.
 
     Raises:
-      UserError: it does not; says the rule and a name that would do.
+      UserError: it is not acceptable; the message has the rule and a similar name that is.
     """
     if _NAME.fullmatch(name):
         return name
@@ -130,10 +112,10 @@ def require_name(name: str) -> str:
 
 
 def require_no_secrets(arguments: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> None:
-    """Returns if nothing in a job's command and variables looks like a secret.
+    """Checks that nothing in a job's command and variables looks like a secret.
 
     Raises:
-      UserError: something does, and would stand in scripts, metadata and logs.
+      UserError: something does; it would be readable in scripts, metadata and logs.
     """
     for name, value in env:
         if not _VARIABLE.fullmatch(name):

@@ -1,54 +1,56 @@
-"""Owns what this machine remembers of the jobs it submitted, by name, so that a name is enough later."""
+"""Jobs that were submitted from this machine, remembered by name."""
 
 import os
 from pathlib import Path
 
+from etils import epath
+
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.workdir.files import write_whole
 from launch.job.job import Job, from_json, require_name
 
 FOLDER_VARIABLE = "EFFICIENTNET_POD_JOBS"
+_UNREADABLE = (ValueError, TypeError, KeyError)
 
 
 def jobs_folder() -> Path:
-    """Returns where jobs are remembered: of this user, or what ``EFFICIENTNET_POD_JOBS`` names."""
-    if named := os.environ.get(FOLDER_VARIABLE):
-        return Path(named)
+    """Returns the folder of remembered jobs: this user's, or the one that ``EFFICIENTNET_POD_JOBS`` names."""
+    if folder := os.environ.get(FOLDER_VARIABLE):
+        return Path(folder)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "efficientnet-pod" / "jobs"
 
 
 def remember(job: Job) -> None:
-    """Writes a job down, in place of an earlier one of its name."""
-    folder = jobs_folder()
+    """Writes a job down; it replaces an earlier one of the same name."""
+    folder = epath.Path(jobs_folder())
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{job.name}.partial"
-    scratch.write_text(job.to_json())
-    scratch.replace(folder / f"{job.name}.json")
+    write_whole(folder / f"{job.name}.json", job.to_json().encode())
 
 
 def recall(name: str) -> Job:
     """Returns the job of a name.
 
     Raises:
-      UserError: no such job was submitted from here, or what was written down cannot be read.
+      UserError: no job of that name was submitted from here, or its file cannot be read.
     """
     path = jobs_folder() / f"{require_name(name)}.json"
     try:
         return from_json(path.read_text())
     except FileNotFoundError:
-        known = [each.name for each in all_jobs()]
-        hint = did_you_mean(name, known) if known else "; none was submitted from here"
+        names = [job.name for job in all_jobs()]
+        hint = did_you_mean(name, names) if names else "; none was submitted from here"
         raise UserError(f"no job '{name}' is known here{hint}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except _UNREADABLE as error:
         raise UserError(f"'{path}' cannot be read as a job ({error}); remove it") from error
 
 
 def all_jobs() -> list[Job]:
     """Returns every job that can be read, by name."""
-    found = []
+    jobs = []
     for path in sorted(jobs_folder().glob("*.json")):
         try:
-            found.append(from_json(path.read_text()))
-        except (ValueError, TypeError, KeyError):
+            jobs.append(from_json(path.read_text()))
+        except _UNREADABLE:
             continue
-    return found
+    return jobs

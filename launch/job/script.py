@@ -1,4 +1,4 @@
-"""Owns the start-up script of a job: the one script, with the job's words set above it."""
+"""The start-up script of a job: ``startup.sh`` with the job's values set above it."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True)
     """Returns the script that each worker of a job runs, under bash.
 
     Args:
-      job: to run.
-      extras: of the package, to install.
+      job: job to run.
+      extras: extras of the package to install.
       tear_down: whether worker 0 deletes the machines at the end, unless the job keeps them.
     """
     resource = "instance-groups managed" if job.backend == "mig" else "tpus queued-resources"
@@ -36,8 +36,8 @@ def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True)
     lines += [f"ARGUMENTS=({' '.join(map(_quoted, job.arguments))})"]
     lines += [f"export {name}={_quoted(value)}" for name, value in job.env]
     first, _, rest = _SCRIPT.read_text().partition("\n")
-    as_they_stand = "# shellcheck disable=SC2016 # words of the job, in which a dollar is a dollar"
-    return "\n".join([first, as_they_stand, *lines, rest])
+    no_expansion = "# shellcheck disable=SC2016 # words of the job, in which a dollar is a dollar"
+    return "\n".join([first, no_expansion, *lines, rest])
 
 
 def _quoted(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Owns the code that workers get: a tarball of the tracked tree at a commit, pins included."""
+"""The code that workers run: a tarball of the tracked files at a commit, with the pinned versions."""
 
 import hashlib
 import subprocess
@@ -12,14 +12,14 @@ _SHOWN_FILES = 3
 
 @dataclass(frozen=True)
 class Code:
-    """A tracked tree.
+    """The tracked files of a git repository.
 
     Attributes:
-      commit: it is; ``-dirty`` behind it if tracked files differ.
-      file: its name: by content, so that another tree never replaces the one a job runs.
-      sha256: of the tarball, which workers compare; empty where there is none.
-      tarball: gzip-compressed.
-      untracked: files beside it that are not in the tarball.
+      commit: commit of the files; it ends in ``-dirty`` if they differ from it.
+      file: name of the tarball. It depends on the content, so no other tree replaces that of a running job.
+      sha256: digest of the tarball, which workers compare; empty without a tarball.
+      tarball: the files, gzip-compressed.
+      untracked: names of files that the tarball leaves out.
     """
 
     commit: str
@@ -30,13 +30,12 @@ class Code:
 
 
 def pack(folder: Path, *, allow_dirty: bool) -> Code:
-    """Returns the tracked tree around a folder.
+    """Returns the tracked files of the repository around a folder.
 
     Raises:
-      UserError: it is no git repository or has no commit, or tracked files differ and that is not allowed.
+      UserError: there is no repository or no commit, or files differ from it and that is not allowed.
     """
-    root, commit = _commit(folder)
-    changed = _changed(root)
+    root, commit, changed = _tree(folder)
     if changed and not allow_dirty:
         more = f" and {len(changed) - _SHOWN_FILES} more" if len(changed) > _SHOWN_FILES else ""
         raise UserError(
@@ -49,28 +48,30 @@ def pack(folder: Path, *, allow_dirty: bool) -> Code:
     tarball = _git_bytes(root, "archive", "--format=tar.gz", tree or commit)
     untracked = _git(root, "ls-files", "--others", "--exclude-standard").splitlines()
     digest = hashlib.sha256(tarball).hexdigest()
-    name = f"code-{commit[:12]}-{digest[:8]}.tar.gz"
-    return Code(commit + "-dirty" * bool(changed), name, digest, tarball, tuple(untracked))
+    file = f"code-{commit[:12]}-{digest[:8]}.tar.gz"
+    return Code(_name(commit, changed), file, digest, tarball, tuple(untracked))
 
 
 def name_of(folder: Path) -> Code:
-    """Returns the code without a tarball, for what is shown and not sent; raises `UserError` as `pack`."""
-    root, commit = _commit(folder)
-    return Code(commit + "-dirty" * bool(_changed(root)), f"code-{commit[:12]}.tar.gz")
+    """Returns the code without its tarball, for a job that is only shown; raises `UserError` as `pack`."""
+    _, commit, changed = _tree(folder)
+    return Code(_name(commit, changed), f"code-{commit[:12]}.tar.gz")
 
 
-def _changed(root: Path) -> list[str]:
-    return [line[3:] for line in _git(root, "status", "--porcelain", "-uno").splitlines()]
-
-
-def _commit(folder: Path) -> tuple[Path, str]:
+def _tree(folder: Path) -> tuple[Path, str, list[str]]:
+    """Returns the root of a repository, its commit, and the names of tracked files that differ from it."""
     try:
         root = Path(_git(folder, "rev-parse", "--show-toplevel").strip())
-        return root, _git(root, "rev-parse", "HEAD").strip()
+        commit = _git(root, "rev-parse", "HEAD").strip()
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
             f"'{folder}' is in no git repository with a commit, where workers get the code from; go to one"
         ) from error
+    return root, commit, [line[3:] for line in _git(root, "status", "--porcelain", "-uno").splitlines()]
+
+
+def _name(commit: str, changed: list[str]) -> str:
+    return f"{commit}-dirty" if changed else commit
 
 
 def _git(folder: Path, *words: str) -> str:

@@ -1,1 +1,1 @@
-"""The launcher's view of a run's workdir, local or in a bucket."""
+"""Files of the launcher and records of the run in a workdir, local or in a bucket."""

@@ -1,21 +1,22 @@
-"""Owns how far a run has come, as its workdir tells: steps, the newest checkpoint, how workers ended."""
+"""The progress of a run, read from its workdir: steps, newest checkpoint, exit codes of its workers."""
 
 import json
 from dataclasses import dataclass
 
+from efficientnet_pod.workdir.json_lines import parse_lines
 from launch.job.job import Job
 from launch.workdir.storage import Storage
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-      step: the last one in its records.
-      checkpoint: step of the newest one; 0: none.
-      top1: of the last evaluation, if there was one.
-      total: steps of the whole run, if they are known.
+      step: last step in its records.
+      checkpoint: step of the newest checkpoint; 0: there is none.
+      top1: accuracy of the last evaluation; None: there was none.
+      total: steps of the whole run; None: unknown.
     """
 
     step: int = 0
@@ -25,59 +26,62 @@ class Progress:
 
     @property
     def lost_steps(self) -> int:
-        """Steps that are in the records, and that a new start does again."""
+        """Recorded steps after the newest checkpoint, which a new start repeats."""
         return max(0, self.step - self.checkpoint)
+
+    @property
+    def step_of_total(self) -> str:
+        """Last step in words, e.g. ``"13 of 40"``."""
+        return f"{self.step:,} of {self.total:,}" if self.total else f"{self.step:,}"
 
 
 def read_progress(workdir: str, storage: Storage) -> Progress:
-    """Returns how far a run is; nothing done where it has no records yet."""
+    """Returns the progress of a run; zeros where it has no records yet."""
     root = workdir.rstrip("/")
-    rows = []
-    for line in (storage.read(f"{root}/metrics.jsonl") or b"").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue  # one that is being written
-    trained = [row["step"] for row in rows if row.get("split") == "train"]
+    rows, _ = parse_lines(storage.read(f"{root}/metrics.jsonl") or b"")
     evaluated = [row["top1"] for row in rows if row.get("split") == "eval"]
     return Progress(
-        step=max(trained, default=0),
+        step=max((row["step"] for row in rows if row.get("split") == "train"), default=0),
         checkpoint=_newest_checkpoint(f"{root}/checkpoints", storage),
         top1=evaluated[-1] if evaluated else None,
         total=_total(storage.read(f"{root}/plan.json")),
     )
 
 
-def ended_codes(job: Job, storage: Storage) -> list[int]:
-    """Returns the exit codes of the workers of this attempt that have ended by themselves, by worker."""
+def exit_codes(job: Job, storage: Storage) -> list[int]:
+    """Returns the exit codes of workers of this attempt that ended by themselves, by worker."""
     codes = []
     for name in storage.names(f"{job.folder}/ended"):
-        if name.startswith(attempt_label(job) + "-w"):
+        if name.startswith(attempt_label(job.attempt) + "-w"):
             text = storage.read(f"{job.folder}/ended/{name}") or b""
             codes += [int(text)] if text.strip().isdigit() else []
     return codes
 
 
-def attempt_label(job: Job) -> str:
-    """Returns the beginning of the names of this attempt's files."""
-    return f"a{job.attempt:03}"
+def attempt_label(attempt: int) -> str:
+    """Returns the first part of the names of an attempt's files, e.g. ``"a001"``."""
+    return f"a{attempt:03}"
 
 
 def next_attempt(job: Job, storage: Storage) -> int:
     """Returns a number that no attempt in the job's workdir has had."""
     names = storage.names(f"{job.folder}/ended") + storage.names(f"{job.folder}/logs")
-    had = [int(name[1:4]) for name in names if name[:1] == "a" and name[1:4].isdigit()]
-    return max(had, default=0) + 1
+    attempts = [int(name[1:4]) for name in names if name[:1] == "a" and name[1:4].isdigit()]
+    return max(attempts, default=0) + 1
 
 
 def mark_cancelled(job: Job, storage: Storage) -> None:
-    """Says, for whoever watches the job, that it is not to be made again."""
-    storage.write(f"{job.folder}/ended/{attempt_label(job)}-cancelled", b"cancelled\n")
+    """Leaves a mark that this attempt was cancelled, so that a watch does not start the job again."""
+    storage.write(_cancelled(job), b"cancelled\n")
 
 
 def is_cancelled(job: Job, storage: Storage) -> bool:
     """Returns whether this attempt was cancelled."""
-    return storage.read(f"{job.folder}/ended/{attempt_label(job)}-cancelled") is not None
+    return storage.read(_cancelled(job)) is not None
+
+
+def _cancelled(job: Job) -> str:
+    return f"{job.folder}/ended/{attempt_label(job.attempt)}-cancelled"
 
 
 def _newest_checkpoint(folder: str, storage: Storage) -> int:

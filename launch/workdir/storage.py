@@ -1,51 +1,26 @@
-"""Owns the launcher's files in a run's workdir: a bucket of Google Cloud Storage, or a folder."""
+"""Files of the launcher in a run's workdir: in a bucket of Google Cloud Storage, or in a folder."""
 
 import re
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
+from etils import epath
+
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.workdir.files import write_whole
 from efficientnet_pod.workdir.redact import redact
 
 CALL_SECONDS = 60.0
-# Source: Cloud Storage documentation, bucket naming; whether it is long enough the service says.
+# Source: Cloud Storage documentation, bucket naming. The service itself says whether a name is long enough.
 _BUCKET = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?")
 
 
-class Storage(Protocol):
-    """Files by their whole path, as `write` was given it."""
-
-    def require(self, workdir: str) -> None:
-        """Returns if a workdir can be there; raises `UserError` if not."""
-        ...
-
-    def write(self, path: str, contents: bytes) -> None:
-        """Writes a file whole."""
-        ...
-
-    def stamp(self, path: str, contents: bytes) -> float:
-        """Writes a file whole; returns when that was, by the storage's own clock: seconds since 1970."""
-        ...
-
-    def read(self, path: str) -> bytes | None:
-        """Returns what a file holds; None if there is none."""
-        ...
-
-    def names(self, folder: str) -> list[str]:
-        """Returns the names of the files right in a folder, sorted; none if there is no folder."""
-        ...
-
-    def folders(self, folder: str) -> list[str]:
-        """Returns the names of the folders right in a folder, sorted; none if there is no folder."""
-        ...
-
-
 class Folder:
-    """Files on this machine."""
+    """Files of this machine, by their whole path."""
 
     def require(self, workdir: str) -> None:
-        """Returns if a workdir can be there; raises `UserError` if not."""
+        """Makes the workdir; raises `UserError` if that is impossible."""
         try:
             Path(workdir).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -53,86 +28,80 @@ class Folder:
                 f"--workdir={workdir} cannot be made: {error.strerror}; choose another"
             ) from error
 
-    def write(self, path: str, contents: bytes) -> None:
-        """Writes a file; its folder is made where it is not there."""
+    def write(self, path: str, contents: bytes) -> float:
+        """Writes a file whole, and its folder; returns the time by the disk's clock, seconds since 1970."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(f"{path}.partial")
-        scratch.write_bytes(contents)
-        scratch.replace(path)
-
-    def stamp(self, path: str, contents: bytes) -> float:
-        """Writes a file; returns when that was, by the clock of whose disk it is: seconds since 1970."""
-        self.write(path, contents)
+        write_whole(epath.Path(path), contents)
         return Path(path).stat().st_mtime
 
     def read(self, path: str) -> bytes | None:
-        """Returns what a file holds; None if there is none."""
+        """Returns the contents of a file; None if there is none."""
         return Path(path).read_bytes() if Path(path).is_file() else None
 
     def names(self, folder: str) -> list[str]:
-        """Returns the names of the files right in a folder, sorted; none if there is no folder."""
-        here = Path(folder)
-        return sorted(path.name for path in here.iterdir() if path.is_file()) if here.is_dir() else []
+        """Returns the sorted names of the files right in a folder; none if it does not exist."""
+        return sorted(path.name for path in Path(folder).glob("*") if path.is_file())
 
     def folders(self, folder: str) -> list[str]:
-        """Returns the names of the folders right in a folder, sorted; none if there is no folder."""
-        here = Path(folder)
-        return sorted(path.name for path in here.iterdir() if path.is_dir()) if here.is_dir() else []
+        """Returns the sorted names of the folders right in a folder; none if it does not exist."""
+        return sorted(path.name for path in Path(folder).glob("*") if path.is_dir())
 
 
 class Bucket:
-    """Objects of Google Cloud Storage."""
+    """Objects of Google Cloud Storage, by their whole ``gs://`` path."""
 
     def __init__(self, client: Any):
         """Takes a ``google.cloud.storage.Client``."""
         self._client = client
 
     def require(self, workdir: str) -> None:
-        """Returns if the bucket is there and may be read; raises `UserError` if not."""
+        """Checks that the bucket exists and may be read; raises `UserError` if not."""
         name, _ = split(workdir)
         try:
-            is_there = self._client.bucket(name).exists(timeout=CALL_SECONDS)
+            exists = self._client.bucket(name).exists(timeout=CALL_SECONDS)
         except Exception as error:  # of the network, of the credentials, of the service
-            said = redact(" ".join(str(error).split()))[:200]
-            raise UserError(f"bucket gs://{name} cannot be reached: {said}; mend that") from error
-        if not is_there:
+            message = redact(" ".join(str(error).split()))[:200]
+            raise UserError(
+                f"bucket gs://{name} cannot be reached: {message}; check network, credentials and permissions"
+            ) from error
+        if not exists:
             raise UserError(
                 f"there is no bucket gs://{name}; make it: gcloud storage buckets create gs://{name} "
                 "--location=REGION, or correct --workdir"
             )
 
-    def write(self, path: str, contents: bytes) -> None:
-        """Writes an object."""
-        self._blob(path).upload_from_string(contents, timeout=CALL_SECONDS)
-
-    def stamp(self, path: str, contents: bytes) -> float:
-        """Writes an object; returns when that was, by the service's clock: seconds since 1970."""
+    def write(self, path: str, contents: bytes) -> float:
+        """Writes an object; returns the time by the service's clock, seconds since 1970."""
         blob = self._blob(path)
         blob.upload_from_string(contents, timeout=CALL_SECONDS)
         return blob.updated.timestamp()
 
     def read(self, path: str) -> bytes | None:
-        """Returns what an object holds; None if there is none."""
+        """Returns the contents of an object; None if there is none."""
         blob = self._blob(path)
         return blob.download_as_bytes(timeout=CALL_SECONDS) if blob.exists(timeout=CALL_SECONDS) else None
 
     def names(self, folder: str) -> list[str]:
-        """Returns the names of the objects right below a prefix, sorted."""
-        bucket, prefix = split(folder.rstrip("/") + "/")
-        found = self._client.list_blobs(bucket, prefix=prefix, delimiter="/", timeout=CALL_SECONDS)
-        return sorted(blob.name.removeprefix(prefix) for blob in found)
+        """Returns the sorted names of the objects right in a folder; none if it does not exist."""
+        return sorted(blob.name.rpartition("/")[2] for blob in self._blobs(folder))
 
     def folders(self, folder: str) -> list[str]:
-        """Returns the last parts of the prefixes right below a prefix, sorted."""
-        bucket, prefix = split(folder.rstrip("/") + "/")
-        found = self._client.list_blobs(bucket, prefix=prefix, delimiter="/", timeout=CALL_SECONDS)
-        for _ in found:  # prefixes are known when the objects have been read
+        """Returns the sorted names of the folders right in a folder; none if it does not exist."""
+        blobs = self._blobs(folder)
+        for _ in blobs:  # prefixes are known once the objects were read
             pass
-        return sorted(each.rstrip("/").rpartition("/")[2] for each in found.prefixes)
+        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in blobs.prefixes)
 
     def _blob(self, path: str) -> Any:
         bucket, name = split(path)
         return self._client.bucket(bucket).blob(name)
+
+    def _blobs(self, folder: str) -> Any:
+        bucket, prefix = split(folder.rstrip("/") + "/")
+        return self._client.list_blobs(bucket, prefix=prefix, delimiter="/", timeout=CALL_SECONDS)
+
+
+Storage = Folder | Bucket
 
 
 def split(path: str) -> tuple[str, str]:
@@ -147,10 +116,14 @@ def is_bucket(path: str) -> bool:
 
 
 def require_path(workdir: str, *, bucket: bool) -> None:
-    """Returns if a workdir is written as a back end needs it; looks at the words only.
+    """Checks the words of a workdir; nothing is looked up.
+
+    Args:
+      workdir: folder or ``gs://`` path.
+      bucket: whether the workers can reach nothing but a bucket.
 
     Raises:
-      UserError: it must be in a bucket and is not, or its bucket cannot be one.
+      UserError: it must be in a bucket and is not, or it names no valid bucket, or no folder in it.
     """
     if not is_bucket(workdir):
         if bucket or "://" in workdir:
@@ -167,14 +140,14 @@ def require_path(workdir: str, *, bucket: bool) -> None:
 
 
 def storage_of(path: str) -> Storage:
-    """Returns the storage a path is in.
+    """Returns the storage that holds a path.
 
     Raises:
-      UserError: it is a bucket, and its package or the credentials for it are missing.
+      UserError: it is in a bucket, and Google's package or the credentials are missing.
     """
     if not is_bucket(path):
         return Folder()
-    try:
+    try:  # late: workdirs that are folders need no Google package
         from google.auth.exceptions import DefaultCredentialsError
         from google.cloud import storage
     except ImportError:

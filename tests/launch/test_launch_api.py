@@ -12,7 +12,7 @@ from google.auth.exceptions import DefaultCredentialsError  # noqa: E402
 from google.cloud import tpu_v2  # noqa: E402
 
 from efficientnet_pod.errors import RunError, UserError  # noqa: E402
-from launch.backends.fake.backend import _client_on  # noqa: E402
+from launch.backends.fake.backend import client_on  # noqa: E402
 from launch.backends.fake.service import FakeTpu, Refusal  # noqa: E402
 from launch.backends.queued_resources import QueuedResources, cloud  # noqa: E402
 from launch.job.job import Job  # noqa: E402
@@ -31,14 +31,14 @@ def fake():
 @pytest.fixture
 def backend(fake):
     with grpc.insecure_channel(f"127.0.0.1:{fake.port}") as channel:
-        made = QueuedResources(lambda: _client_on(channel))
-        made.call_seconds = 5.0
-        yield made
+        queued = QueuedResources(lambda: client_on(channel))
+        queued.call_seconds = 5.0
+        yield queued
 
 
-def refuse(code, said):
+def refuse(code, message):
     def fault():
-        raise Refusal(code, said)
+        raise Refusal(code, message)
 
     return fault
 
@@ -119,9 +119,9 @@ ERRORS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("code, said, kind, line", ERRORS, ids=lambda value: getattr(value, "name", None))
-def test_each_error_of_the_api_is_one_line_and_leaves_nothing(backend, fake, capsys, code, said, kind, line):
-    fake.faults["CreateQueuedResource"] = refuse(code, said)
+@pytest.mark.parametrize("code, message, kind, line", ERRORS, ids=lambda value: getattr(value, "name", None))
+def test_each_error_of_the_api_is_one_line_and_leaves_nothing(backend, fake, capsys, code, message, kind, line):
+    fake.faults["CreateQueuedResource"] = refuse(code, message)
     with pytest.raises(kind) as raised:
         backend.submit(JOB)
     assert str(raised.value) == line and "\n" not in line
@@ -177,9 +177,8 @@ def test_no_secret_of_the_environment_is_in_a_request(monkeypatch, backend):
     assert not any("hunter2" in text for text in texts)
 
 
-def test_the_error_of_a_failed_resource_is_shown(backend, monkeypatch):
+def test_the_error_of_a_failed_resource_is_shown():
     state = tpu_v2.QueuedResourceState(state="FAILED", failed_data={"error": {"message": "no\ncapacity"}})
     client = SimpleNamespace(get_queued_resource=lambda **_: tpu_v2.QueuedResource(state=state))
-    backend._made = client
-    found = backend.state(JOB)
-    assert (found.word, found.detail, found.phase) == ("FAILED", "no capacity", "lost")
+    failed = QueuedResources(lambda: client).state(JOB)
+    assert (failed.word, failed.detail, failed.phase) == ("FAILED", "no capacity", "lost")

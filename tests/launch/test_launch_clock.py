@@ -25,17 +25,12 @@ class Server:
     def __init__(self, *seconds):
         self.now, self.files, self.seconds = START, {}, list(seconds)
 
-    def stamp(self, path, contents):
-        there, back = self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
-        self.now += there
-        stamped = self.now
-        self.write(path, contents)
-        self.now += back
-        return stamped
-
     def write(self, path, contents):
         assert path.startswith(f"{FOLDER}/")
         self.files[path.removeprefix(f"{FOLDER}/")] = contents
+        there, back = self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
+        self.now += there + back
+        return self.now - back
 
     def read(self, path):
         return self.files.get(path.removeprefix(f"{FOLDER}/"))
@@ -128,15 +123,13 @@ def test_a_host_is_called_by_its_number_where_it_has_one(monkeypatch):
 
 def test_doctor_compares_with_a_folder_and_with_other_hosts(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(clock, "this_host", lambda: "0")
-    assert doctor.check_clock(str(tmp_path)).said == "host 0's clock agrees to 0.1 s with the storage's"
+    assert doctor.check_clock(str(tmp_path)).line == "host 0's clock agrees to 0.1 s with the storage's"
     monkeypatch.setattr(clock, "this_host", lambda: "1")
     now = time.time
     monkeypatch.setattr(clock.measure, "__kwdefaults__", {"now": lambda: now() + 60})
-    found = doctor.check_clock(str(tmp_path))
-    assert (
-        found.is_well is False
-        and "host 1's clock is 60.0 s ahead of (± 0.1 s) the storage's; of 1" in found.said
-    )
+    finding = doctor.check_clock(str(tmp_path))
+    assert finding.is_well is False
+    assert "host 1's clock is 60.0 s ahead of (± 0.1 s) the storage's; of 1" in finding.line
     code, said, _ = launch(capsys, "doctor", f"--workdir={tmp_path}")
     assert code == 1 and "WRONG   clock: host 1's clock is 60.0 s ahead of" in said
     assert doctor.check_clock("s3://b/run1").is_well is None

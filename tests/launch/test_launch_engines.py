@@ -1,4 +1,4 @@
-"""The back ends that call a tool, against stubs of it; the local one, and doctor, on this machine."""
+"""Backends that call a tool, against stubs of it; the local one, and doctor, on this machine."""
 
 import json
 import os
@@ -168,9 +168,9 @@ def test_doctor_finds_who_holds_the_tpu(tmp_path, monkeypatch):
     program = f"import time; held = open({str(device)!r}); print('up', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        found = doctor.check_holders()
+        finding = doctor.check_holders()
         process.kill()
-    assert found.said == f"process {process.pid} holds it; end that process, then start"
+    assert finding.line == f"process {process.pid} holds it; end that process, then start"
 
 
 def _glob(pattern):

@@ -9,7 +9,7 @@ import pytest
 from launch_jobs import ROOT, launch
 
 from efficientnet_pod.errors import UserError
-from launch import fit
+from launch import submit
 from launch.backends.sky import task
 from launch.job import remembered as jobs
 from launch.job.job import Job, from_json
@@ -132,9 +132,10 @@ def submitting(monkeypatch):
     monkeypatch.setattr("launch.submit.pack", lambda folder, allow_dirty: code)
     monkeypatch.setattr("launch.submit.storage_of", lambda path: bucket)
     monkeypatch.setattr("launch.flags.backend_named", lambda name: backend)
-    found = {"fits": True, "hours": 10.0, "usd": 1000.0, "usd_spot": 250.4}
-    answer = SimpleNamespace(found=found, errors="")
-    monkeypatch.setattr(fit, "ask_preflight", lambda job: fit.read_fit(job, answer.found, answer.errors))
+    estimate = {"fits": True, "hours": 10.0, "usd": 1000.0, "usd_spot": 250.4}
+    answer = SimpleNamespace(estimate=estimate, errors="")
+    read_fit = submit.read_fit
+    monkeypatch.setattr(submit, "ask_preflight", lambda job: read_fit(job, answer.estimate, answer.errors))
     return done, answer
 
 
@@ -145,7 +146,7 @@ def test_what_submit_does_and_in_which_order(capsys, submitting):
     assert said.splitlines()[:3] == [
         "v3-1024: 512 chips on 128 hosts; about $261.12 an hour, spot",
         "preflight: it fits v3-1024; about 10 hours, about $250 on spot (estimates)",
-        "submitted run1 at commit cccccccccccc; 1 untracked files are left out",
+        "submitted run1 at commit cccccccccccc; 1 untracked file is left out",
     ]
     assert jobs.recall("run1").spot and "watch run1" in said
 
@@ -158,7 +159,7 @@ def test_skypilot_is_told_a_zone_only_where_there_is_one(capsys, submitting):
 
 def test_what_does_not_fit_is_refused_unless_forced(capsys, submitting):
     done, answer = submitting
-    answer.found = {"fits": False}
+    answer.estimate = {"fits": False}
     answer.errors = "efficientnet-pod: b5 does not fit v3:16x32; 48 images a replica should\n"
     code, _, errors = launch(capsys, "submit", *words())
     assert code == 2 and done == ["bucket", "check"]
@@ -183,7 +184,7 @@ def test_a_bucket_that_is_missing_or_cannot_be_reached():
         raise RuntimeError("403 no\naccess")
 
     client = SimpleNamespace(bucket=lambda name: SimpleNamespace(exists=fails))
-    with pytest.raises(UserError, match="^bucket gs://b cannot be reached: 403 no access; mend that$"):
+    with pytest.raises(UserError, match="^bucket gs://b cannot be reached: 403 no access; check network, credentials"):
         storage.Bucket(client).require("gs://b/run1")
 
 

@@ -18,7 +18,7 @@ SCRIPT = (ROOT / "launch" / "job" / "startup.sh").read_text().partition("\n")[2]
 
 
 def examples():
-    """Returns the README's render commands by back end."""
+    """Returns the README's render commands by backend."""
     lines = re.findall(r"^    python -m launch (render .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     return {re.search(r"--backend=(\w+)", line)[1]: shlex.split(line) for line in lines}
 
@@ -41,11 +41,11 @@ def one_commit(monkeypatch):
     for name in ("GOOGLE_CLOUD_PROJECT", "CLOUDSDK_COMPUTE_ZONE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(
-        "launch.job.source_code.name_of", lambda folder: Code("0" * 40, "code-000000000000.tar.gz")
+        "launch.submit.name_of", lambda folder: Code("0" * 40, "code-000000000000.tar.gz")
     )
 
 
-def test_every_back_end_of_the_cloud_has_an_example():
+def test_every_backend_of_the_cloud_has_an_example():
     assert set(examples()) == {"qr", "mig", "gke", "sky", "slurm", "local"}
 
 
@@ -85,9 +85,9 @@ def test_render_asks_nobody(capsys, monkeypatch):
         raise AssertionError("render must not ask")
 
     for target in (
-        "launch.workdir.storage.storage_of",
+        "launch.submit.storage_of",
         "launch.backends.tools.call",
-        "launch.fit.ask_preflight",
+        "launch.submit.ask_preflight",
     ):
         monkeypatch.setattr(target, nobody)
     for words in examples().values():

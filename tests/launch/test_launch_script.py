@@ -17,7 +17,7 @@ from launch.backends.fake.metadata import MetadataServer
 from launch.backends.slurm import batch_script
 from launch.job.job import Job
 from launch.job.script import startup_script
-from launch.workdir.progress import ended_codes, next_attempt
+from launch.workdir.progress import exit_codes, next_attempt
 from launch.workdir.storage import Folder
 
 JOB = Job(
@@ -139,7 +139,7 @@ def test_a_worker_runs_the_command_tells_its_end_and_the_first_tears_down(machin
         "compute tpus queued-resources delete run1 --project=p --zone=z --force --async --quiet\n"
     )
     job = local(buckets=buckets)
-    assert ended_codes(job, Folder()) == [0, 0] and next_attempt(job, Folder()) == 2
+    assert exit_codes(job, Folder()) == [0, 0] and next_attempt(job, Folder()) == 2
     log = (buckets / "bucket/run1/launch/logs/a001-w0001.log").read_text()
     assert log.endswith("launch: worker 1: ended with exit code 0\n") and command in log
 
@@ -155,7 +155,7 @@ def test_exit_codes(machine, codes, starts, code):
     said = process.communicate(timeout=30)[0]
     assert process.returncode == code, said
     assert (buckets / "starts.0").read_text() == f"{starts}\n"
-    assert ended_codes(local(buckets=buckets), Folder()) == [code]
+    assert exit_codes(local(buckets=buckets), Folder()) == [code]
     assert "queued-resources delete run1" in calls(buckets)
 
 
@@ -168,7 +168,7 @@ def test_one_that_is_told_to_stop_saves_and_leaves_the_rest_to_the_next_attempt(
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=20)[0]
     assert process.returncode == 42 and "checkpointed\n" in said
-    assert ended_codes(local(buckets=buckets), Folder()) == [] and calls(buckets) == ""
+    assert exit_codes(local(buckets=buckets), Folder()) == [] and calls(buckets) == ""
     assert "checkpointed" in (buckets / "bucket/run1/launch/logs/a001-w0000.log").read_text()
 
 

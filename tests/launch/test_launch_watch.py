@@ -20,7 +20,7 @@ GONE = State("GONE", "", "gone")
 
 
 class Scripted:
-    """A back end whose states are given, and what happens at each look."""
+    """A backend whose states are given, and what happens at each look."""
 
     restarts, needs_bucket = "watch", False
 
@@ -69,7 +69,7 @@ def run_has(job, step, checkpoint):
 def watch(job, backend):
     said, slept = [], []
     watched = Watch(
-        job, backend, Folder(), pace=Pace(poll=0.0, backoff=10.0, most=25.0), report=said.append,
+        job, backend, Folder(), pace=Pace(poll=0.0, backoff=10.0, most=25.0), write_line=said.append,
         sleep=slept.append,
     )  # fmt: skip
     code = watched.run()

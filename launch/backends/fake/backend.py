@@ -1,21 +1,26 @@
-"""Owns the back end ``fake``: queued resources on this machine, through the same client as the real ones."""
+"""The backend ``fake``: queued resources on this machine, through the client of the real ones."""
 
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import grpc
+from google.cloud.tpu_v2 import TpuClient
+from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
 
 from efficientnet_pod.errors import RunError, UserError
 from launch.backends.backend import Document, State
-from launch.backends.queued_resources import QueuedResources, require_package
+from launch.backends.fake import daemon
+from launch.backends.fake.service import PREEMPT
+from launch.backends.queued_resources import QueuedResources
 from launch.job.job import Job
-from launch.job.slices import smaller
+from launch.job.slices import smaller_slice
 
 PROJECT, ZONE = "fake-project", "fake-zone"
 MOST_WORKERS = 8
+_ENDED = State("GONE", "the fake service has ended", "gone")
 
 
 class FakeBackend(QueuedResources):
@@ -25,15 +30,14 @@ class FakeBackend(QueuedResources):
 
     def __init__(self) -> None:
         """Starts nothing."""
-        require_package()
-        super().__init__(lambda: client(start=True))
+        super().__init__(lambda: running_client(start=True))
 
     def render(self, job: Job) -> list[Document]:
-        """Returns the request and the start-up script in it."""
+        """Returns the request, and the start-up script that is a part of it."""
         return super().render(_local(job))
 
     def check(self, job: Job) -> None:
-        """Refuses what is too large for one machine; then asks the service."""
+        """Refuses a job that is too large for one machine; then asks the service."""
         machine = job.machine
         if not machine.api_type:
             raise UserError(
@@ -42,7 +46,7 @@ class FakeBackend(QueuedResources):
         if job.hosts > MOST_WORKERS:
             raise UserError(
                 f"{machine.name} has {job.hosts} workers, and --backend=fake runs at most {MOST_WORKERS} "
-                f"here; rehearse with --tpu={smaller(machine, MOST_WORKERS)}"
+                f"here; rehearse with --tpu={smaller_slice(machine, MOST_WORKERS)}"
             )
         super().check(_local(job))
 
@@ -51,18 +55,15 @@ class FakeBackend(QueuedResources):
         return super().submit(_local(job))
 
     def state(self, job: Job) -> State:
-        """Returns the state of the resource; of a service that has ended there is none."""
-        if self._made is None:
-            here = _channel(start=False)
-            if here is None:
-                return State("GONE", "the fake service has ended", "gone")
-            self._made = _client_on(here)
+        """Returns the state of the resource; never starts the service."""
+        if not daemon.is_running():
+            return _ENDED
         try:
             return super().state(_local(job))
         except RunError:
-            if _channel(start=False) is None:
-                return State("GONE", "the fake service has ended", "gone")
-            raise
+            if daemon.is_running():
+                raise
+            return _ENDED
 
     def cancel(self, job: Job) -> None:
         """Deletes the resource and its processes."""
@@ -70,51 +71,40 @@ class FakeBackend(QueuedResources):
             super().cancel(_local(job))
 
     def preempt(self, job: Job, worker: int | None) -> None:
-        """Takes the machines away, beginning with one worker or with all, as a spot slice loses them.
+        """Takes the machines away as a spot slice loses them, first from one worker or from all at once.
 
         Raises:
           UserError: the job does not run.
         """
-        from launch.backends.fake.service import PREEMPT
-
-        here = _channel(start=False)
-        if here is None:
+        channel = daemon.channel(start=False)
+        if channel is None:
             raise UserError(f"'{job.name}' does not run; submit it with --backend=fake")
-        asked = {"name": f"{_local(job).parent}/queuedResources/{job.name}", "worker": worker}
+        message = {"name": f"{_local(job).parent}/queuedResources/{job.name}", "worker": worker}
         try:
-            here.unary_unary(PREEMPT)(json.dumps(asked).encode(), timeout=self.call_seconds)
+            channel.unary_unary(PREEMPT)(json.dumps(message).encode(), timeout=self.call_seconds)
         except grpc.RpcError as error:
-            said = str(cast(grpc.Call, error).details()).rpartition("/")[2]
-            raise UserError(f"'{job.name}' cannot be pre-empted: {said}") from error
+            details = str(cast(grpc.Call, error).details()).rpartition("/")[2]
+            raise UserError(f"'{job.name}' cannot be pre-empted: {details}") from error
 
 
-def client(*, start: bool) -> Any:
-    """Returns Google's client on the service; raises `UserError` where none runs or is to be started."""
-    here = _channel(start=start)
-    if here is None:
+def running_client(*, start: bool) -> TpuClient:
+    """Returns Google's client on the service; raises `UserError` if none runs and none is to be started."""
+    channel = daemon.channel(start=start)
+    if channel is None:
         raise UserError("the fake service does not run; submit a job with --backend=fake")
-    return _client_on(here)
+    return client_on(channel)
 
 
-def _channel(*, start: bool) -> grpc.Channel | None:
-    from launch.backends.fake import daemon
-
-    return daemon.channel(start=start)
-
-
-def _client_on(channel: Any) -> Any:
-    from google.cloud.tpu_v2 import TpuClient
-    from google.cloud.tpu_v2.services.tpu.transports import TpuGrpcTransport
-
+def client_on(channel: grpc.Channel) -> TpuClient:
+    """Returns Google's client on a channel."""
     return TpuClient(transport=TpuGrpcTransport(channel=channel))
 
 
 def _local(job: Job) -> Job:
-    """Returns the job as processes here run it: this interpreter, and CPU devices for the TPU's."""
-    machine = job.machine
-    devices = machine.target.replicas // machine.target.hosts
+    """Returns the job as processes here run it: with this interpreter, and CPU devices in place of TPUs."""
+    target = job.machine.target
     words = list(job.arguments)
-    for flag in ("--config.platform=cpu", f"--config.cpu_replicas={devices}"):
+    for flag in ("--config.platform=cpu", f"--config.cpu_replicas={target.replicas // target.hosts}"):
         name = flag.partition("=")[0]
         if not any(word.partition("=")[0] == name for word in words):
             words.append(flag)

@@ -1,4 +1,4 @@
-"""Owns the process of the fake service: found by its file, started where there is none, ended when idle."""
+"""The process of the fake service: found by its file, started if there is none, ended when idle."""
 
 import fcntl
 import json
@@ -8,111 +8,110 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
+from etils import epath
 
 from efficientnet_pod.errors import RunError
+from efficientnet_pod.workdir.files import write_whole
+from launch.backends.fake.machines import LocalWorkers
+from launch.backends.fake.service import FakeTpu
 from launch.job.remembered import jobs_folder
 from launch.job.slices import known_slices
 
 START_SECONDS = 60.0
 IDLE_SECONDS = 15.0  # without a resource
-FORGOTTEN_SECONDS = 3600.0  # with resources that do not run, and nobody asks for
+FORGOTTEN_SECONDS = 3600.0  # with resources, none of which runs, and without a call
 
 
 def fake_folder() -> Path:
-    """Returns where the service and its machines have their files."""
+    """Returns the folder of the service and its machines."""
     return jobs_folder() / "fake"
 
 
+def is_running() -> bool:
+    """Returns whether the service runs."""
+    return _port() is not None
+
+
 def channel(*, start: bool) -> grpc.Channel | None:
-    """Returns a channel to the service; None where there is none and none is to be started.
+    """Returns a channel to the service; None if it does not run and is not to be started.
 
     Raises:
-      RunError: it did not come up.
+      RunError: the service did not start.
     """
     folder = fake_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock"):
-        if port := _port_of_running(folder):
-            return grpc.insecure_channel(f"127.0.0.1:{port}")
-        if not start:
-            return None
-        log = folder / "service.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "launch.backends.fake.daemon"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=Path(__file__).parents[3],
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not (port := _port_of_running(folder)):
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                raise RunError(f"the fake service did not start; '{log}' says why")
-            time.sleep(0.05)
-    # It outlives this process, which must not warn of that.
-    process.returncode = 0
-    return grpc.insecure_channel(f"127.0.0.1:{port}")
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        port = _port() or (_start(folder) if start else None)
+    return grpc.insecure_channel(f"127.0.0.1:{port}") if port else None
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _start(folder: Path) -> int:
+    """Starts the service; returns its port."""
+    log = folder / "service.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launch.backends.fake.daemon"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=Path(__file__).parents[3],
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not (port := _port()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise RunError(f"the fake service did not start; '{log}' says why")
+        time.sleep(0.05)
+    process.returncode = 0  # it outlives this process, which must not warn of that
+    return port
 
 
-def _port_of_running(folder: Path) -> int | None:
-    """Returns the port of a service that lives."""
+def _port() -> int | None:
+    """Returns the port of the running service."""
     try:
-        told = json.loads((folder / "service.json").read_text())
-        os.kill(told["pid"], 0)
+        service = json.loads((fake_folder() / "service.json").read_text())
+        os.kill(service["pid"], 0)
         # The number of a process that has ended may be another's now.
-        command = Path(f"/proc/{told['pid']}/cmdline")
+        command = Path(f"/proc/{service['pid']}/cmdline")
         if command.exists() and b"launch.backends.fake.daemon" not in command.read_bytes():
             return None
-        return told["port"]
+        return service["port"]
     except (OSError, ValueError, KeyError):
         return None
 
 
 def main() -> None:
-    """Runs the service until it is told to stop, or is idle."""
-    from launch.backends.fake.machines import LocalWorkers
-    from launch.backends.fake.service import FakeTpu
-
+    """Runs the service until a signal ends it, or it is idle."""
     folder = fake_folder()
-    offered = tuple(dict.fromkeys(each.api_type for each in known_slices() if each.api_type))
+    offered = tuple(dict.fromkeys(machine.api_type for machine in known_slices() if machine.api_type))
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with FakeTpu(partial(LocalWorkers, folder=folder), offered=offered) as fake:
-        told = folder / ".service.json"
-        told.write_text(json.dumps({"pid": os.getpid(), "port": fake.port}))
-        told.replace(folder / "service.json")
+    with FakeTpu(partial(LocalWorkers, folder=folder), offered=offered) as service:
+        file = epath.Path(folder / "service.json")
+        write_whole(file, json.dumps({"pid": os.getpid(), "port": service.port}).encode())
         try:
-            while not ended.wait(0.5) and not _is_idle(fake):
+            while not ended.wait(0.5) and not _is_idle(service):
                 pass
         finally:
             with suppress(OSError):
-                (folder / "service.json").unlink()
+                file.unlink()
 
 
-def _is_idle(fake: Any) -> bool:
-    since = time.monotonic() - fake.last_call
-    if not fake.resources:
-        return since > IDLE_SECONDS
-    runs = any(each.workers and not each.workers.are_down for each in list(fake.resources.values()))
-    return not runs and since > FORGOTTEN_SECONDS
+def _is_idle(service: FakeTpu) -> bool:
+    seconds = time.monotonic() - service.last_call
+    resources = list(service.resources.values())
+    if not resources:
+        return seconds > IDLE_SECONDS
+    runs = any(resource.workers and not resource.workers.are_down for resource in resources)
+    return not runs and seconds > FORGOTTEN_SECONDS
 
 
 if __name__ == "__main__":

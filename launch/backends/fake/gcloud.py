@@ -1,8 +1,10 @@
-"""What ``gcloud`` is on the fake service's machines: it deletes a queued resource, and no more."""
+"""The ``gcloud`` of the fake service's machines; its one command deletes a queued resource."""
 
 import sys
 
-from launch.backends.fake.backend import client
+from google.cloud import tpu_v2
+
+from launch.backends.fake.backend import running_client
 
 
 def main(words: list[str]) -> int:
@@ -10,12 +12,10 @@ def main(words: list[str]) -> int:
     if words[:4] != ["compute", "tpus", "queued-resources", "delete"]:
         print(f"fake gcloud: only queued-resources delete is known, not: {' '.join(words)}", file=sys.stderr)
         return 2
-    given = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
-    name = f"projects/{given['project']}/locations/{given['zone']}/queuedResources/{words[4]}"
-    from google.cloud import tpu_v2
-
-    wanted = tpu_v2.DeleteQueuedResourceRequest(name=name, force="--force" in words)
-    client(start=False).delete_queued_resource(wanted, timeout=60)
+    flags = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+    name = f"projects/{flags['project']}/locations/{flags['zone']}/queuedResources/{words[4]}"
+    deletion = tpu_v2.DeleteQueuedResourceRequest(name=name, force="--force" in words)
+    running_client(start=False).delete_queued_resource(deletion, timeout=60)
     return 0
 
 

@@ -1,9 +1,8 @@
-"""Owns the workers of the fake service: one process for each host, with what a TPU's machine would have."""
+"""Workers of the fake service: one process for each host, in the surroundings of a TPU's machine."""
 
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,17 +12,17 @@ from pathlib import Path
 
 from google.cloud import tpu_v2
 
-from efficientnet_pod.pod.rehearsal import bound
+from efficientnet_pod.pod.rehearsal import bound, free_port
 from launch.backends.fake.metadata import MetadataServer
 from launch.job.slices import parse_slice
 
-GRACE_SECONDS = 30.0  # Compute Engine gives a spot VM as many
+GRACE_SECONDS = 30.0  # the time that Compute Engine gives a spot VM
 _LAST_SECONDS = 5.0
 
-# Of the machine that is left out: a scheduler around this process, a TPU on it, another metadata server.
+# Variables of this machine that workers must not see: of a scheduler, a TPU, another metadata server.
 _NOT_INHERITED = ("TPU_", "MEGASCALE_", "SLURM_", "SKYPILOT_", "JAX_COORDINATOR", "METADATA_URL")
 
-# Kills the workers when the service is gone, however that happens: bash alone would leave its trainer behind.
+# Kills the workers when the service ends for any reason; bash alone would leave its trainer behind.
 _GUARD = """
 import os, signal, sys
 sys.stdin.read()
@@ -36,17 +35,17 @@ for group in map(int, sys.argv[1:]):
 
 
 class LocalWorkers:
-    """The processes of one resource, and the metadata server that each one asks."""
+    """The processes of one resource, and their metadata server."""
 
-    def __init__(self, name: str, asked: tpu_v2.QueuedResource, folder: Path):
-        """Starts them.
+    def __init__(self, name: str, resource: tpu_v2.QueuedResource, folder: Path):
+        """Starts the processes.
 
         Args:
-          name: of the resource.
-          asked: what it is.
-          folder: for what the machines would have on their disks.
+          name: name of the resource.
+          resource: the resource as it was requested.
+          folder: folder for the disks of the machines.
         """
-        (spec,) = asked.tpu.node_spec
+        (spec,) = resource.tpu.node_spec
         hosts = parse_slice(spec.node.accelerator_type).target.hosts
         script = dict(spec.node.metadata)["startup-script"]
         self._metadata = MetadataServer(spec.node.accelerator_type, hosts)
@@ -56,7 +55,7 @@ class LocalWorkers:
         variables = {key: value for key, value in os.environ.items() if not key.startswith(_NOT_INHERITED)}
         variables |= {
             "PATH": f"{shims}:{os.environ.get('PATH', os.defpath)}",
-            "COORDINATOR": f"127.0.0.1:{_free_port()}",
+            "COORDINATOR": f"127.0.0.1:{free_port()}",
             "LOG_SECONDS": "1",
             "RETRY_SECONDS": "1",
         }
@@ -83,17 +82,17 @@ class LocalWorkers:
 
     @property
     def are_down(self) -> bool:
-        """Whether no worker runs any more."""
+        """Whether all workers have ended."""
         return all(process.poll() is not None for process in self._processes)
 
     def preempt(self, worker: int | None) -> None:
-        """Takes the machines away: SIGTERM to one worker or to all, then to the others, then SIGKILL."""
+        """Takes the machines away, without waiting: SIGTERM to one worker or all, to all, then SIGKILL."""
         first = self._processes if worker is None else [self._processes[worker % len(self._processes)]]
         threading.Thread(target=self._take_away, args=(first,), daemon=True).start()
 
     def end(self) -> None:
-        """Kills what still runs, with all that it started."""
-        self._guard.kill()  # first: a number may be another group's when this one has ended
+        """Kills the workers that still run, and the processes they started."""
+        self._guard.kill()  # first: once a group has ended, its number may be given to another
         self._guard.communicate()
         for process in self._processes:
             with suppress(ProcessLookupError, PermissionError):
@@ -113,7 +112,7 @@ class LocalWorkers:
 
 
 def _shims(folder: Path) -> Path:
-    """Returns a folder with a ``gcloud`` that knows the one command a start-up script gives it."""
+    """Returns a folder with a ``gcloud`` that knows the one command of the start-up script."""
     shims = folder / "bin"
     shims.mkdir(parents=True)
     root = Path(__file__).parents[3]
@@ -122,8 +121,3 @@ def _shims(folder: Path) -> Path:
     (shims / "gcloud").write_text(shim)
     (shims / "gcloud").chmod(0o755)
     return shims
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

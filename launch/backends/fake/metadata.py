@@ -1,4 +1,4 @@
-"""Owns the metadata server of the fake service's machines, which tells each worker where it is."""
+"""The metadata server of the fake service's machines, which tells each worker its place."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,15 +7,15 @@ _ATTRIBUTES = "/computeMetadata/v1/instance/attributes/"
 
 
 class MetadataServer:
-    """Answers the workers of one slice, each under a path of its own."""
+    """Answers the workers of one slice, each under its own path."""
 
     def __init__(self, accelerator_type: str, hosts: int, *, group: bool = False):
-        """Listens on 127.0.0.1 at once.
+        """Starts to listen on 127.0.0.1.
 
         Args:
-          accelerator_type: of the slice.
-          hosts: of it.
-          group: whether it is an instance group, whose machines have their number in ``tpu-env`` alone.
+          accelerator_type: accelerator type of the slice.
+          hosts: number of its hosts.
+          group: whether it is an instance group: its machines have their number in ``tpu-env`` only.
         """
         peers = ",".join(["127.0.0.1"] * hosts)
 
@@ -29,11 +29,8 @@ class MetadataServer:
                     "tpu-env": f"ACCELERATOR_TYPE: '{accelerator_type}'\nWORKER_ID: '{worker}'\n"
                     f"TPU_WORKER_ID: '{worker}'\n",
                 }
-                is_known = (
-                    worker.isdigit()
-                    and attribute in answers
-                    and self.headers.get("Metadata-Flavor") == "Google"
-                )
+                is_ours = self.headers.get("Metadata-Flavor") == "Google"
+                is_known = is_ours and worker.isdigit() and attribute in answers
                 self.send_response(200 if is_known else 404)
                 self.send_header("Metadata-Flavor", "Google")
                 self.end_headers()
@@ -41,20 +38,19 @@ class MetadataServer:
                     self.wfile.write(answers[attribute].encode())
 
             def log_message(self, format: str, *args: object) -> None:
-                """Says nothing."""
+                """Writes no log."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
         self._thread.start()
 
     def url(self, worker: int) -> str:
-        """Returns what stands for ``http://metadata.google.internal/computeMetadata/v1`` of a worker."""
+        """Returns the address that a worker uses for ``http://metadata.google.internal/computeMetadata/v1``."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/{worker}/computeMetadata/v1"
 
     def close(self) -> None:
-        """Listens no more."""
-        if not self._thread.is_alive():
-            return
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        """Stops listening; may be called again."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()

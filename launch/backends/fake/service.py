@@ -1,4 +1,4 @@
-"""Owns the fake queued-resources service: its resources, how they change, and its gRPC methods."""
+"""The fake queued-resources service: its resources, their states over time, and its gRPC methods."""
 
 import json
 import threading
@@ -6,17 +6,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 from google.cloud import tpu_v2
 from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, empty_pb2
 
+from launch.backends.fake.machines import LocalWorkers
+
 PREEMPT = "/efficientnet_pod.FakeTpu/Preempt"
 _SERVICE = "google.cloud.tpu.v2.Tpu"
 States = tpu_v2.QueuedResourceState.State
-# What follows by itself, after so long.
+# The state that follows by itself, after `state_seconds`.
 _NEXT = {
     States.CREATING: States.ACCEPTED,
     States.ACCEPTED: States.PROVISIONING,
@@ -24,48 +26,27 @@ _NEXT = {
 }
 
 
-class Workers(Protocol):
-    """The processes of one resource."""
-
-    def preempt(self, worker: int | None) -> None:
-        """Takes the machines away, beginning with one worker or with all; returns at once."""
-        ...
-
-    @property
-    def are_down(self) -> bool:
-        """Whether none runs any more."""
-        ...
-
-    def end(self) -> None:
-        """Kills what still runs."""
-        ...
-
-
 @dataclass
 class Resource:
-    """A queued resource: what was asked for, its state and since when, and its processes."""
+    """A queued resource: the request, the state and the time of its last change, and the processes."""
 
     asked: tpu_v2.QueuedResource
     state: States = States.CREATING
     since: float = field(default_factory=time.monotonic)
-    workers: Workers | None = None
-
-    def become(self, state: States) -> None:
-        """Changes the state."""
-        self.state, self.since = state, time.monotonic()
+    workers: LocalWorkers | None = None
 
     def shown(self) -> tpu_v2.QueuedResource:
-        """Returns it as the API shows it."""
+        """Returns the resource as the API shows it."""
         shown = tpu_v2.QueuedResource(self.asked)
         shown.state = tpu_v2.QueuedResourceState(state=self.state)
         return shown
 
 
 class Refusal(Exception):
-    """An error of the API: its code and what it says."""
+    """An error of the API: its code and its message."""
 
-    def __init__(self, code: grpc.StatusCode, said: str):
-        super().__init__(said)
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(message)
         self.code = code
 
 
@@ -73,26 +54,28 @@ class FakeTpu:
     """The service. A context manager: leaving it kills all workers.
 
     Attributes:
-      faults: by method, called before it; they raise a `Refusal`, or take their time.
-      history: (resource, state) in the order of changes.
-      port: on 127.0.0.1.
+      faults: functions by method, called before it; they raise a `Refusal`, or take time.
+      history: (resource, state) of all changes, in their order.
+      last_call: time of the last call, by the monotonic clock.
+      port: port on 127.0.0.1.
+      resources: resources by name.
     """
 
     def __init__(
         self,
-        start: Callable[[str, tpu_v2.QueuedResource], Workers] | None = None,
+        start: Callable[[str, tpu_v2.QueuedResource], LocalWorkers] | None = None,
         *,
         offered: tuple[str, ...] = (),
         state_seconds: float = 0.3,
         port: int = 0,
     ):
-        """Listens at once.
+        """Starts to listen.
 
         Args:
-          start: makes the processes of a resource that became ACTIVE; None: there are none.
+          start: starts the processes of a resource that became ACTIVE; None: there are none.
           offered: accelerator types of every zone.
-          state_seconds: for which a resource stays in each state on its way to ACTIVE.
-          port: to listen on; 0: any.
+          state_seconds: time in each state on the way to ACTIVE.
+          port: port to listen on; 0: any.
         """
         self._start, self._offered, self._seconds = start, offered, state_seconds
         self.resources: dict[str, Resource] = {}
@@ -120,16 +103,16 @@ class FakeTpu:
             if resource.workers:
                 resource.workers.end()
 
-    def call(self, method: str, asked: Any) -> Any:
-        """Answers one request; raises `Refusal`."""
+    def call(self, method: str, request: Any) -> Any:
+        """Returns the answer to a request; raises `Refusal`."""
         self.last_call = time.monotonic()
         if fault := self.faults.get(method):
             fault()
         with self._lock:
-            return getattr(self, f"_{method}")(asked)
+            return getattr(self, f"_{method}")(request)
 
     def preempt(self, name: str, worker: int | None = None) -> None:
-        """Takes a resource's machines away; raises `Refusal` where it has none."""
+        """Takes a resource's machines away; raises `Refusal` if it has none."""
         with self._lock:
             resource = self._get(name)
             if resource.state is not States.ACTIVE:
@@ -146,20 +129,21 @@ class FakeTpu:
 
     def _advance(self, name: str, resource: Resource) -> None:
         is_down = resource.workers is None or resource.workers.are_down
-        if resource.state in _NEXT and time.monotonic() - resource.since >= self._seconds:
+        is_due = time.monotonic() - resource.since >= self._seconds
+        if resource.state in _NEXT and is_due:
             self._become(name, _NEXT[resource.state])
             if resource.state is States.ACTIVE and self._start:
                 resource.workers = self._start(name, resource.asked)
         elif resource.state is States.SUSPENDING and is_down:
             self._become(name, States.SUSPENDED)
-        elif resource.state is States.DELETING and time.monotonic() - resource.since >= self._seconds:
+        elif resource.state is States.DELETING and is_due:
             if resource.workers:
                 resource.workers.end()
             self.history.append((name, "GONE"))
             del self.resources[name]
 
     def _become(self, name: str, state: States) -> None:
-        self.resources[name].become(state)
+        self.resources[name].state, self.resources[name].since = state, time.monotonic()
         self.history.append((name, state.name))
 
     def _get(self, name: str) -> Resource:
@@ -167,73 +151,66 @@ class FakeTpu:
             raise Refusal(grpc.StatusCode.NOT_FOUND, f"Resource '{name}' was not found")
         return self.resources[name]
 
-    def _ListAcceleratorTypes(self, asked: Any) -> Any:
+    def _ListAcceleratorTypes(self, request: Any) -> Any:
         types = [
-            tpu_v2.AcceleratorType(name=f"{asked.parent}/acceleratorTypes/{each}", type_=each)
-            for each in self._offered
+            tpu_v2.AcceleratorType(name=f"{request.parent}/acceleratorTypes/{name}", type_=name)
+            for name in self._offered
         ]
         return tpu_v2.ListAcceleratorTypesResponse(accelerator_types=types)
 
-    def _CreateQueuedResource(self, asked: Any) -> Any:
-        name = f"{asked.parent}/queuedResources/{asked.queued_resource_id}"
+    def _CreateQueuedResource(self, request: Any) -> Any:
+        short = request.queued_resource_id
+        name = f"{request.parent}/queuedResources/{short}"
         if name in self.resources:
             raise Refusal(grpc.StatusCode.ALREADY_EXISTS, f"Resource '{name}' already exists")
-        resource = tpu_v2.QueuedResource(asked.queued_resource)
+        resource = tpu_v2.QueuedResource(request.queued_resource)
         resource.name = name
         self.resources[name] = Resource(resource)
         self.history.append((name, "CREATING"))
-        return operations_pb2.Operation(name=f"{asked.parent}/operations/create-{asked.queued_resource_id}")
+        return operations_pb2.Operation(name=f"{request.parent}/operations/create-{short}")
 
-    def _GetQueuedResource(self, asked: Any) -> Any:
-        return self._get(asked.name).shown()
+    def _GetQueuedResource(self, request: Any) -> Any:
+        return self._get(request.name).shown()
 
-    def _ListQueuedResources(self, asked: Any) -> Any:
-        shown = [each.shown() for each in self.resources.values()]
-        return tpu_v2.ListQueuedResourcesResponse(queued_resources=shown)
-
-    def _DeleteQueuedResource(self, asked: Any) -> Any:
-        resource = self._get(asked.name)
-        if resource.state is States.ACTIVE and not asked.force:
+    def _DeleteQueuedResource(self, request: Any) -> Any:
+        resource = self._get(request.name)
+        if resource.state is States.ACTIVE and not request.force:
             raise Refusal(grpc.StatusCode.FAILED_PRECONDITION, "the resource has nodes; set force")
         if resource.state is not States.DELETING:
-            self._become(asked.name, States.DELETING)
-        parent = asked.name.partition("/queuedResources/")[0]
-        return operations_pb2.Operation(name=f"{parent}/operations/delete-{asked.name.rpartition('/')[2]}")
+            self._become(request.name, States.DELETING)
+        parent, _, short = request.name.partition("/queuedResources/")
+        return operations_pb2.Operation(name=f"{parent}/operations/delete-{short}")
 
-    def _GetOperation(self, asked: Any) -> Any:
-        parent, _, operation = asked.name.partition("/operations/")
-        verb, _, short = operation.partition("-")
+    def _GetOperation(self, request: Any) -> Any:
+        parent, _, operation_name = request.name.partition("/operations/")
+        verb, _, short = operation_name.partition("-")
         resource = self.resources.get(f"{parent}/queuedResources/{short}")
-        found = operations_pb2.Operation(name=asked.name)
-        answer = any_pb2.Any()
+        operation, answer = operations_pb2.Operation(name=request.name), any_pb2.Any()
         if verb == "create" and resource and resource.state is not States.CREATING:
-            found.done = True
             answer.Pack(tpu_v2.QueuedResource.pb(resource.shown()))
-            found.response.CopyFrom(answer)
         elif verb == "delete" and resource is None:
-            found.done = True
             answer.Pack(empty_pb2.Empty())
-            found.response.CopyFrom(answer)
-        return found
+        else:
+            return operation
+        operation.done = True
+        operation.response.CopyFrom(answer)
+        return operation
 
 
-_PLAIN = operations_pb2.Operation.SerializeToString
+# Bytes to request, and answer to bytes, of each method.
+_OPERATION = operations_pb2.Operation.SerializeToString
 _METHODS: dict[str, tuple[Any, Any]] = {
-    f"/{_SERVICE}/{method}": (
-        getattr(tpu_v2, f"{method}Request").deserialize,
-        _PLAIN if answer is None else answer.serialize,
-    )
-    for method, answer in {
-        "ListAcceleratorTypes": tpu_v2.ListAcceleratorTypesResponse,
-        "CreateQueuedResource": None,
-        "GetQueuedResource": tpu_v2.QueuedResource,
-        "ListQueuedResources": tpu_v2.ListQueuedResourcesResponse,
-        "DeleteQueuedResource": None,
+    f"/{_SERVICE}/{method}": (getattr(tpu_v2, f"{method}Request").deserialize, serialize)
+    for method, serialize in {
+        "ListAcceleratorTypes": tpu_v2.ListAcceleratorTypesResponse.serialize,
+        "CreateQueuedResource": _OPERATION,
+        "GetQueuedResource": tpu_v2.QueuedResource.serialize,
+        "DeleteQueuedResource": _OPERATION,
     }.items()
 }
 _METHODS["/google.longrunning.Operations/GetOperation"] = (
     operations_pb2.GetOperationRequest.FromString,
-    _PLAIN,
+    _OPERATION,
 )
 
 
@@ -244,7 +221,7 @@ class _Handlers(grpc.GenericRpcHandler):
         self._fake = fake
 
     def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler | None:
-        """Returns what answers a call; None for a method that is not there."""
+        """Returns the handler of a call; None for an unknown method."""
         path = handler_call_details.method
         if path == PREEMPT:
             return grpc.unary_unary_rpc_method_handler(self._preempt)
@@ -252,9 +229,9 @@ class _Handlers(grpc.GenericRpcHandler):
             return None
         method = path.rpartition("/")[2]
 
-        def answer(asked: Any, context: grpc.ServicerContext) -> Any:
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
             try:
-                return self._fake.call(method, asked)
+                return self._fake.call(method, request)
             except Refusal as error:
                 context.abort(error.code, str(error))
 
@@ -263,9 +240,9 @@ class _Handlers(grpc.GenericRpcHandler):
             answer, request_deserializer=read, response_serializer=write
         )
 
-    def _preempt(self, asked: bytes, context: grpc.ServicerContext) -> bytes:
+    def _preempt(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            self._fake.preempt(**json.loads(asked))
+            self._fake.preempt(**json.loads(request))
         except Refusal as error:
             context.abort(error.code, str(error))
         return b""
