@@ -1,21 +1,21 @@
-"""Owns what a page is made of: sections of tables, charts and texts, without a word on how they look."""
+"""The parts of a page: sections of tables, charts and texts, without a word on how they look."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """A table of texts.
 
     Attributes:
-      header: of its columns.
-      rows: as long as the header.
-      numeric: columns whose texts are numbers, by their place.
-      title: above it; may be empty.
-      note: below it; may be empty.
+      header: names of the columns.
+      rows: texts, as many a row as the header has.
+      numeric: indices of the columns whose texts are numbers.
+      title: heading; may be empty.
+      note: sentence below the table; may be empty.
     """
 
     header: Sequence[str]
@@ -31,7 +31,7 @@ class Key:
     """An entry of a legend.
 
     Attributes:
-      text: what is drawn so.
+      text: name of what is drawn.
       colour: name of a colour variable of the style sheet.
       stroke: ``solid``, ``dashed``, ``band`` or ``fill``.
     """
@@ -46,11 +46,11 @@ class Chart:
     """A drawing with its title.
 
     Attributes:
-      title: what it shows, with the unit.
-      note: in a few words, how to read it.
-      svg: the drawing.
-      keys: of its legend; none where it needs none.
-      wide: whether it takes the whole width.
+      title: name of the values, with their unit.
+      svg: drawing.
+      note: sentence on how to read it; may be empty.
+      keys: legend; may be empty.
+      wide: whether the chart takes the whole width.
     """
 
     title: str
@@ -62,19 +62,19 @@ class Chart:
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts of the same data, which is in a table behind them."""
+    """Charts of the same data, and a folded table of the data."""
 
     charts: Sequence[Chart]
-    data: Table
+    data: PageTable
     kind: str = "charts"
 
 
 @dataclass(frozen=True)
 class Folded:
-    """Tables that are shown when asked for."""
+    """A table that is shown when its summary is clicked."""
 
     summary: str
-    tables: Sequence[Table]
+    table: PageTable
     kind: str = "folded"
 
 
@@ -83,8 +83,8 @@ class Text:
     """A sentence.
 
     Attributes:
-      text: it.
-      missing: whether it stands for all that its section would hold.
+      text: the sentence.
+      missing: whether it says that the contents of its section are not recorded.
     """
 
     text: str
@@ -94,11 +94,11 @@ class Text:
 
 @dataclass(frozen=True)
 class Picture:
-    """A sample image and what was predicted of it.
+    """A sample image and its predictions.
 
     Attributes:
-      image: a ``data:`` URI, empty where there is none.
-      label: name of its class.
+      image: ``data:`` URI, empty where there is no image.
+      label: name of the true class.
       is_hit: whether the first prediction is the label.
       predicted: (name, probability in words, width of its bar in percent).
     """
@@ -111,7 +111,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Sample images side by side."""
+    """Sample images in rows."""
 
     pictures: Sequence[Picture]
     note: str = ""
@@ -120,7 +120,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class RunName:
-    """The name of a run, above blocks that are about it alone."""
+    """The name of a run, above the blocks about that run."""
 
     name: str
     colour: str
@@ -128,14 +128,14 @@ class RunName:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Columns of blocks, one below the other where there is no room."""
+class Columns:
+    """Columns of blocks; a narrow page shows one below the other."""
 
-    columns: Sequence[Sequence[Table | Folded]]
-    kind: str = "beside"
+    columns: Sequence[Sequence[PageTable | Folded]]
+    kind: str = "columns"
 
 
-Block = Beside | Table | Charts | Folded | Text | Pictures | RunName
+Block = Columns | PageTable | Charts | Folded | Text | Pictures | RunName
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ class Section:
     """A part of the page under a heading.
 
     Attributes:
-      anchor: its id.
+      anchor: id of the element.
       title: heading.
-      lead: a sentence below it.
-      blocks: in order.
+      blocks: contents, in order.
+      lead: sentence below the heading; may be empty.
     """
 
     anchor: str
@@ -156,15 +156,15 @@ class Section:
 
     @property
     def missing(self) -> list[str]:
-        """What is said instead of its contents, of each run; empty where there is any."""
-        texts = [block for block in self.blocks if not isinstance(block, RunName)]
-        missing = [block.text for block in texts if isinstance(block, Text) and block.missing]
-        return missing if len(missing) == len(texts) else []
+        """Sentences on what is not recorded, if there is nothing else in the section."""
+        contents = [block for block in self.blocks if not isinstance(block, RunName)]
+        missing = [block.text for block in contents if isinstance(block, Text) and block.missing]
+        return missing if len(missing) == len(contents) else []
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure of the head: a large value, what it is, and a detail."""
+    """One figure of the head: its name, a value in large type, and a detail."""
 
     name: str
     value: str
@@ -173,16 +173,16 @@ class Fact:
 
 @dataclass(frozen=True)
 class Head:
-    """What one run is and how it stands.
+    """The top of the page about one run.
 
     Attributes:
-      name: of the run.
-      colour: of its curves.
-      what: a line on network, data and machine.
-      state: in a word.
-      state_text: in a sentence.
+      name: name of the run.
+      colour: colour variable of its curves.
+      what: line on network, data and machine.
+      state: state in a word.
+      state_text: state in a sentence.
       facts: its figures.
-      notes: what is missing or damaged.
+      notes: sentences on what is missing or damaged.
     """
 
     name: str
@@ -191,4 +191,4 @@ class Head:
     state: str
     state_text: str
     facts: Sequence[Fact]
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str]

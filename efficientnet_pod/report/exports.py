@@ -1,19 +1,20 @@
-"""Owns the records of a run in the formats of two benchmarks: DAWNBench's TSV and JSON, MLPerf's log."""
+"""A run in the formats of two benchmarks: TSV and JSON of DAWNBench, the log of MLPerf."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from efficientnet_pod import __version__
+from efficientnet_pod.pod.terminal import plural, significant
 from efficientnet_pod.report.figures import cost_of, evaluations, peak
-from efficientnet_pod.report.head import what_is
-from efficientnet_pod.report.records import Records
+from efficientnet_pod.report.head import description
+from efficientnet_pod.report.records import RunRecords
 from efficientnet_pod.report.state import device_of, state_of
-from efficientnet_pod.report.values import figure, network_title, plural
+from efficientnet_pod.report.words import network_title
 from efficientnet_pod.workdir.journal import starts
 from efficientnet_pod.workdir.values import dig, number, table_of, time_of, whole
 
-# The names of MLPerf's resnet benchmark; of LARS it wants each setting under a name of its own.
+# Keys of MLPerf's resnet benchmark, which repeats some settings under a name for LARS.
 _SETTINGS = (
     ("global_batch_size", "recipe.global_batch"),
     ("train_samples", "num_train"),
@@ -34,30 +35,31 @@ _LARS_SETTINGS = (
 )
 
 
-def dawnbench_tsv(records: Records) -> str:
-    """Returns a line for each evaluation: epoch, hours with those of evaluation, top-1 and top-5 in percent.
+def dawnbench_tsv(records: RunRecords) -> str:
+    """Returns a line for each evaluation: epoch, hours of training and evaluation, top-1 and top-5 in %.
 
     Source: the instructions of stanford-futuredata/dawn-bench-entries.
     """
     lines = ["epoch\thours\ttop1Accuracy\ttop5Accuracy"]
-    for made in evaluations(records):
-        if made.with_evaluation is None or made.top1 is None or made.top5 is None:
+    for evaluation in evaluations(records):
+        seconds, top1, top5 = evaluation.with_evaluation, evaluation.top1, evaluation.top5
+        if seconds is None or top1 is None or top5 is None:
             continue
-        values = (made.epoch, made.with_evaluation / 3600, made.top1 * 100, made.top5 * 100)
+        values = (evaluation.epoch, seconds / 3600, top1 * 100, top5 * 100)
         lines.append("\t".join(f"{value:.10g}" for value in values))
     return "\n".join(lines) + "\n"
 
 
-def dawnbench_json(records: Records) -> str:
-    """Returns the description of an entry; who sends it in must add author and e-mail.
+def dawnbench_json(records: RunRecords) -> str:
+    """Returns the description of an entry; author and e-mail are left for the sender to add.
 
-    ``misc`` has the hours to peak accuracy as both readings of the rules have them.
+    ``misc`` has the hours to peak accuracy by both readings of the rules.
 
     Source: the instructions of stanford-futuredata/dawn-bench-entries.
     """
     cost, best = cost_of(records), peak(evaluations(records))
     devices, kind = device_of(records)
-    moments = [at for row in (records.journal or ())[-1:] if (at := time_of(row.get("time")))]
+    ended = time_of(records.journal[-1].get("time")) if records.journal else None
     versions = table_of(records.summary.get("versions"))
     model = dig(records.config, "model.name")
     entry: dict[str, Any] = {
@@ -67,9 +69,9 @@ def dawnbench_json(records: Records) -> str:
         "framework": f"JAX {versions.get('jax', '')}".strip() + f", efficientnet-pod {__version__}",
         "model": network_title(model) if model else "",
         "hardware": _hardware(records, devices, kind),
-        "timestamp": f"{moments[-1]:%Y-%m-%d}" if moments else "",
+        "timestamp": f"{ended:%Y-%m-%d}" if ended else "",
         "misc": {
-            "run": what_is(records),
+            "run": description(records),
             "peakTop1Accuracy": best.top1 * 100 if best and best.top1 is not None else None,
             "hoursToPeak": _hours(best.with_evaluation if best else None),
             "hoursToPeakWithoutEvaluation": _hours(best.training_only if best else None),
@@ -85,38 +87,37 @@ def _hours(seconds: float | None) -> float | None:
     return None if seconds is None else seconds / 3600
 
 
-def _hardware(records: Records, devices: int | None, kind: str | None) -> str:
+def _hardware(records: RunRecords, devices: int | None, kind: str | None) -> str:
     chips = cost_of(records).chips
     parts = [f"{devices:,} devices of kind {kind or 'unknown'}" if devices else "not recorded"]
     if devices and chips not in (None, devices):
-        parts.append(f"{figure(chips, 6)} chips")
+        parts.append(f"{significant(chips, 6)} chips")
     if hosts := whole(records.plan.get("num_hosts")):
         parts.append(plural(hosts, "host"))
     return ", ".join(parts)
 
 
-def mlperf_log(records: Records) -> str:
-    """Returns the run as lines of an MLPerf training log, in the manner of its resnet benchmark.
+def mlperf_log(records: RunRecords) -> str:
+    """Returns the run as lines of an MLPerf training log, after the example of its resnet benchmark.
 
-    ``time_ms`` is the run's own clock, which stands still between two starts and while programs compile; it
-    begins with the first start of the journal, at 0 without one.
+    ``time_ms`` follows the clock of the run, which stops between two starts and during compilation. It begins
+    with the first start in the journal, or at 0 without one.
 
     Source: the keys of mlcommons/logging, ``mllog/constants.py``.
     """
     return "".join(f":::MLLOG {json.dumps(event)}\n" for event in _mlperf_events(records))
 
 
-def _mlperf_events(records: Records) -> Iterator[dict[str, Any]]:
+def _mlperf_events(records: RunRecords) -> Iterator[dict[str, Any]]:
     began = next((start.began for start in starts(records.journal or ()) if start.began), None)
     origin = began.timestamp() * 1000 if began else 0.0
 
     def event(
         key: str, value: Any, seconds: float, kind: str = "POINT_IN_TIME", **more: Any
     ) -> dict[str, Any]:
-        at = round(origin + seconds * 1000)
         return {
             "namespace": "",
-            "time_ms": at,
+            "time_ms": round(origin + seconds * 1000),
             "event_type": kind,
             "key": key,
             "value": value,
@@ -131,19 +132,20 @@ def _mlperf_events(records: Records) -> Iterator[dict[str, Any]]:
             yield event(key, value, 0)
     yield event("run_start", None, 0, "INTERVAL_START")
     epoch = clock = 0.0
-    for made in evaluations(records):
-        if made.with_evaluation is None:
+    for evaluation in evaluations(records):
+        end, end_epoch = evaluation.with_evaluation, evaluation.epoch
+        if end is None:
             continue
-        evaluating = max(made.with_evaluation - (made.seconds or 0.0), clock)
-        block = {"first_epoch_num": epoch, "epoch_count": made.epoch - epoch}
+        begin = max(end - (evaluation.seconds or 0.0), clock)
+        block = {"first_epoch_num": epoch, "epoch_count": end_epoch - epoch}
         yield event("block_start", None, clock, "INTERVAL_START", **block)
         yield event("epoch_start", None, clock, "INTERVAL_START", epoch_num=epoch)
-        yield event("epoch_stop", None, evaluating, "INTERVAL_END", epoch_num=made.epoch)
-        yield event("eval_start", None, evaluating, "INTERVAL_START", epoch_num=made.epoch)
-        yield event("eval_accuracy", made.top1, made.with_evaluation, epoch_num=made.epoch)
-        yield event("eval_stop", None, made.with_evaluation, "INTERVAL_END", epoch_num=made.epoch)
-        yield event("block_stop", None, made.with_evaluation, "INTERVAL_END", **block)
-        epoch, clock = made.epoch, made.with_evaluation
+        yield event("epoch_stop", None, begin, "INTERVAL_END", epoch_num=end_epoch)
+        yield event("eval_start", None, begin, "INTERVAL_START", epoch_num=end_epoch)
+        yield event("eval_accuracy", evaluation.top1, end, epoch_num=end_epoch)
+        yield event("eval_stop", None, end, "INTERVAL_END", epoch_num=end_epoch)
+        yield event("block_stop", None, end, "INTERVAL_END", **block)
+        epoch, clock = end_epoch, end
     kind = state_of(records).kind
     if kind != "in progress":
         status = "success" if kind == "complete" else "aborted"

@@ -1,35 +1,27 @@
-"""Owns the head of a page: what each run is, how it stands, and its figures."""
+"""The head of a page: for each run one line of description, its state, and its figures."""
 
+from efficientnet_pod.pod.terminal import duration, percent, plural, significant, whole_number
 from efficientnet_pod.report.blocks import Fact, Head
 from efficientnet_pod.report.figures import (
+    Accuracy,
     Cost,
-    Evaluation,
+    TimedEvaluation,
     cost_of,
     images_per_second,
     peak,
     run_seconds,
 )
-from efficientnet_pod.report.records import Records
-from efficientnet_pod.report.side_by_side import Run
+from efficientnet_pod.report.records import RunRecords
+from efficientnet_pod.report.side_by_side import ReportRun
 from efficientnet_pod.report.state import device_of
-from efficientnet_pod.report.values import (
-    NOT_RECORDED,
-    count,
-    duration,
-    figure,
-    joined,
-    network_title,
-    optimizer_name,
-    percent,
-    plural,
-)
+from efficientnet_pod.report.words import NOT_RECORDED, devices_text, joined, network_title, optimizer_title
 from efficientnet_pod.workdir.values import dig, number, whole
 
 
-def head_of(run: Run, *, all_complete: bool = True) -> Head:
-    """Returns what a run is, how it stands, and its figures; of complete runs the last one is final."""
+def head_of(run: ReportRun, *, all_complete: bool = True) -> Head:
+    """Returns the head of a run; its last evaluation is final if all runs of the page are complete."""
     records = run.records
-    last, which = run.made[-1] if run.made else None, "final" if all_complete else "last"
+    last, which = run.evaluations[-1] if run.evaluations else None, "final" if all_complete else "last"
     facts = [
         _accuracy(f"Top-1, {which}", last, "top1"),
         _best(run),
@@ -39,57 +31,50 @@ def head_of(run: Run, *, all_complete: bool = True) -> Head:
         *_costs(cost_of(records)),
     ]
     return Head(
-        name=run.name,
-        colour=run.colour,
-        what=what_is(records),
-        state=run.state.kind,
-        state_text=run.state.text,
-        facts=facts,
-        notes=records.notes,
+        run.name, run.colour, description(records), run.state.kind, run.state.text, facts, records.notes
     )
 
 
-def what_is(records: Records) -> str:
+def description(records: RunRecords) -> str:
     """Returns e.g. ``"EfficientNet-B0 on digits, 8 × cpu, 1 host; LARS, 128 images a step, 28 epochs"``."""
     config = records.config
     model, data = dig(config, "model.name"), dig(config, "data.name") or records.data.get("name")
-    devices, kind = device_of(records)
-    hosts = whole(records.plan.get("num_hosts"))
+    hosts, optimizer = whole(records.plan.get("num_hosts")), dig(config, "optimizer.name")
     batch, epochs = whole(config.get("global_batch")), number(config.get("epochs"))
     machine = joined(
         (
             network_title(model) + (f" on {data}" if data else "") if model else None,
-            f"{devices:,} × {kind or 'device'}" if devices else None,
+            devices_text(*device_of(records)),
             plural(hosts, "host") if hosts else None,
         )
     )
     recipe = joined(
         (
-            optimizer_name(name) if (name := dig(config, "optimizer.name")) else None,
+            optimizer_title(optimizer) if optimizer else None,
             f"{batch:,} images a step" if batch else None,
             f"{epochs:,.6g} epochs" if epochs else None,
         )
     )
-    return "; ".join(filter(None, (machine, recipe))) or "What it is, is not recorded"
+    return "; ".join(filter(None, (machine, recipe))) or "Network, data and machine are not recorded"
 
 
-def _accuracy(name: str, made: Evaluation | None, which: str) -> Fact:
-    value = getattr(made, which) if made else None
-    if made is None or value is None:
+def _accuracy(name: str, evaluation: TimedEvaluation | None, kind: Accuracy) -> Fact:
+    rate = getattr(evaluation, kind) if evaluation else None
+    if evaluation is None or rate is None:
         return Fact(name, NOT_RECORDED)
-    hits = f"{round(value * made.images):,} of {made.images:,} images" if made.images else ""
-    return Fact(name, percent(value), hits)
+    images = evaluation.images
+    return Fact(name, percent(rate), f"{round(rate * images):,} of {images:,} images" if images else "")
 
 
-def _best(run: Run) -> Fact:
-    best = peak(run.made)
+def _best(run: ReportRun) -> Fact:
+    best = peak(run.evaluations)
     if best is None:
         return Fact("Top-1, best", NOT_RECORDED)
     after = f", after {duration(best.with_evaluation)}" if best.with_evaluation is not None else ""
     return Fact("Top-1, best", percent(best.top1), f"first at epoch {best.epoch:.2f}{after}")
 
 
-def _time(records: Records) -> Fact:
+def _time(records: RunRecords) -> Fact:
     seconds, compiling = run_seconds(records), number(records.summary.get("compile_seconds"))
     if seconds is None:
         return Fact("Time", NOT_RECORDED)
@@ -97,26 +82,26 @@ def _time(records: Records) -> Fact:
     return Fact("Time", duration(seconds), f"training and evaluation{more}")
 
 
-def _rate(records: Records) -> Fact:
+def _rate(records: RunRecords) -> Fact:
     rate, (devices, _) = images_per_second(records), device_of(records)
     if rate is None:
         return Fact("Images a second", NOT_RECORDED)
     waiting = number(records.summary.get("input_wait"))
     detail = joined(
         (
-            f"{figure(rate / devices, 3)} per device" if devices else None,
+            f"{significant(rate / devices, 3)} per device" if devices else None,
             f"{percent(waiting, 1)} of the time without input" if waiting is not None else None,
         )
     )
-    return Fact("Images a second", figure(rate, 4 if rate < 1000 else 3), detail)
+    return Fact("Images a second", significant(rate, 4 if rate < 1000 else 3), detail)
 
 
 def _costs(cost: Cost) -> list[Fact]:
     hours = cost.device_hours
     if hours is None:
         return [Fact("Device-hours", NOT_RECORDED), Fact("Price", NOT_RECORDED)]
-    held = f"{cost.devices:,} × {cost.kind or 'device'} for {duration(cost.seconds)}: {cost.basis}"
-    return [Fact("Device-hours", figure(hours, 3), held), _price(cost)]
+    detail = f"{cost.devices:,} × {cost.kind or 'device'} for {duration(cost.seconds)}: {cost.basis}"
+    return [Fact("Device-hours", significant(hours, 3), detail), _price(cost)]
 
 
 def _price(cost: Cost) -> Fact:
@@ -124,14 +109,12 @@ def _price(cost: Cost) -> Fact:
         return Fact("Price", "none known", f"no '{cost.kind or 'device'}' is in the table of chips")
     if cost.usd is None or cost.chips is None:
         return Fact("Price", "none known", f"the table of chips has none for {cost.chip.title}")
-    chips = figure(cost.chips, 6)
-    spot = f"; {usd(cost.usd_spot)} on spot at ${cost.chip.usd_spot:.2f}" if cost.usd_spot is not None else ""
-    detail = f"{chips} × {cost.chip.title} on demand at ${cost.chip.usd:.2f} a chip-hour{spot}"
-    return Fact("Price", usd(cost.usd), detail)
+    detail = f"{significant(cost.chips, 6)} × {cost.chip.title} on demand at ${cost.chip.usd:.2f} a chip-hour"
+    if cost.usd_spot is not None:
+        detail += f"; {_usd(cost.usd_spot)} on spot at ${cost.chip.usd_spot:.2f}"
+    return Fact("Price", _usd(cost.usd), detail)
 
 
-def usd(value: float | None) -> str:
+def _usd(value: float) -> str:
     """Returns e.g. ``"$0.42"``, ``"$1,234"``."""
-    if value is None:
-        return "none known"
-    return f"${value:,.2f}" if value < 100 else f"${count(value)}"
+    return f"${value:,.2f}" if value < 100 else f"${whole_number(value)}"

@@ -1,4 +1,4 @@
-"""Owns the reading of a workdir for its report: what is there, with notes on what is missing or damaged."""
+"""Everything that a workdir holds about a run, with notes on what is missing or damaged."""
 
 import json
 import os
@@ -9,21 +9,21 @@ from typing import Any
 from etils import epath
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.report.values import plural
+from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.workdir.files import is_remote, reason
 from efficientnet_pod.workdir.journal import is_event
 from efficientnet_pod.workdir.json_lines import Row, parse_lines
 from efficientnet_pod.workdir.mesh import BNGroups, read_mesh
 from efficientnet_pod.workdir.metrics_log import is_metrics_row
-from efficientnet_pod.workdir.owner import Holder, holder_of
+from efficientnet_pod.workdir.owner_record import Holder, holder_of
 from efficientnet_pod.workdir.predictions import EvaluationPredictions, read_predictions
 from efficientnet_pod.workdir.trust_ratios import TrustRatios, read_trust_ratios
 from efficientnet_pod.workdir.values import dig, number, whole
 
-# Of these a page shows at least something.
+# A page can be made of any of these.
 _ESSENTIAL = ("config.json", "plan.json", "metrics.jsonl", "summary.json")
-# Whether they are there says nothing of the run, and the page must not change when it is written.
-_OF_NO_RUN = {"report.html", "owner.json"}
+# Files that come and go without a change of the run; the page must not change with them.
+_NOT_OF_THE_RUN = {"report.html", "owner.json"}
 _KNOWN_FIELDS = {
     "config.json": ("model.name", "data.name", "epochs", "global_batch"),
     "plan.json": ("total_steps", "num_replicas", "num_train", "num_eval", "per_replica_batch"),
@@ -32,25 +32,25 @@ _KNOWN_FIELDS = {
 
 
 @dataclass(frozen=True)
-class Records:
-    """What the workdir of one run holds; tables are empty, and other values None, where nothing is recorded.
+class RunRecords:
+    """The contents of one run's workdir; without a file, its table is empty or its value None.
 
     Attributes:
-      name: of the run: that of its folder.
-      path: of the folder.
-      config: the recipe, as JSON has it.
-      plan: the resolved numbers.
-      data: what the images are.
-      summary: of a run that is complete.
-      train: rows of metrics of training, in the order of the file.
-      evals: likewise of evaluation.
-      journal: events.
-      trust: the LARS factors.
-      mesh: ``mesh.json``.
-      predictions: of the last evaluation.
-      holder: who holds the workdir.
+      name: name of the run.
+      path: path of the workdir.
+      config: the recipe, from ``config.json``.
+      plan: the resolved numbers, from ``plan.json``.
+      data: description of the images, from ``data.json``.
+      summary: results of a complete run, from ``summary.json``.
+      train: rows of training metrics, in the order of the file.
+      evals: rows of evaluation metrics, in the order of the file.
+      journal: events of the journal, in the order of the file.
+      trust: LARS factors by step.
+      mesh: devices by BN group.
+      predictions: predictions of the last evaluation.
+      holder: process that holds the workdir.
       notes: sentences on what is missing or damaged.
-      files: names of those that are there, the report itself left out.
+      files: names of the files, without the report itself.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Records:
     summary: dict[str, Any] = field(default_factory=dict)
     train: tuple[Row, ...] = ()
     evals: tuple[Row, ...] = ()
-    journal: tuple[dict[str, Any], ...] | None = None
+    journal: tuple[Row, ...] | None = None
     trust: TrustRatios | None = None
     mesh: BNGroups | None = None
     predictions: EvaluationPredictions | None = None
@@ -71,7 +71,7 @@ class Records:
 
     @property
     def last_step(self) -> int:
-        """The last step of which anything is recorded, 0 if none is."""
+        """The last step with a record, 0 if there is none."""
         rows = [*self.train[-1:], *self.evals[-1:], *(self.journal or ())[-1:]]
         return max((whole(row.get("step")) or 0 for row in rows), default=0)
 
@@ -80,54 +80,45 @@ class Records:
         """Steps of the whole run."""
         return whole(self.plan.get("total_steps"))
 
-    @property
-    def num_classes(self) -> int | None:
-        """Classes of the data."""
-        return whole(self.plan.get("num_classes"))
 
-
-def read_records(path: epath.PathLike, *, name: str | None = None) -> Records:
-    """Returns what a workdir holds; what is missing or damaged is in its notes.
+def read_run_records(path: epath.PathLike, *, name: str | None = None) -> RunRecords:
+    """Returns the contents of a workdir, with notes on what is missing or damaged.
 
     Args:
-      path: of the workdir, local or remote.
-      name: of the run; by default that of the folder.
+      path: workdir, local or remote.
+      name: name of the run; by default the name of the folder.
 
     Raises:
       UserError: there is no such folder, it has no records of a run, or a file cannot be read.
     """
     folder = epath.Path(path)
-    there = _names(folder)
-    if not any(each in there for each in _ESSENTIAL):
+    names = _names(folder)
+    if names.isdisjoint(_ESSENTIAL):
         raise UserError(
             f"no run in '{folder}': it has none of {', '.join(_ESSENTIAL)}; give the folder that train was "
             "given as --workdir"
         )
-    reader = _Reader(folder, there)
-    tables = {name: reader.table(name) for name in _ESSENTIAL if name != "metrics.jsonl"}
-    for file, known in _KNOWN_FIELDS.items():
-        missing = [each for each in known if tables[file] is not None and dig(tables[file], each) is None]
-        if missing:
-            reader.notes.append(f"{file} is of another version: it has no {', '.join(missing)}.")
+    reader = _Reader(folder, names)
+    config, plan, summary = (_known_table(reader, file) for file in _KNOWN_FIELDS)
     rows = _metrics(reader)
     events = reader.lines("journal.jsonl", is_event)
     predictions = reader.table("predictions.json")
-    return Records(
-        name=name or epath.Path(path).name or str(path),
+    return RunRecords(
+        name=name or folder.name or str(path),
         path=str(path),
-        config=tables["config.json"] or {},
-        plan=tables["plan.json"] or {},
+        config=config,
+        plan=plan,
         data=reader.table("data.json") or {},
-        summary=tables["summary.json"] or {},
+        summary=summary,
         train=tuple(row for row in rows if row["split"] == "train"),
         evals=tuple(row for row in rows if row["split"] == "eval"),
         journal=None if events is None else tuple(events),
         trust=read_trust_ratios(reader.lines("trust_ratios.jsonl") or ()),
         mesh=read_mesh(reader.table("mesh.json") or {}),
         predictions=read_predictions(predictions, reader.image) if predictions is not None else None,
-        holder=holder_of(folder) if "owner.json" in there else None,
+        holder=holder_of(folder) if "owner.json" in names else None,
         notes=tuple(reader.notes),
-        files=tuple(sorted(each for each in there - _OF_NO_RUN if not each.startswith("."))),
+        files=tuple(sorted(file for file in names - _NOT_OF_THE_RUN if not file.startswith("."))),
     )
 
 
@@ -135,15 +126,26 @@ def _names(folder: epath.Path) -> set[str]:
     """Returns the names in a folder."""
     try:
         if not folder.is_dir():
-            what = "is a file, no folder" if folder.exists() else "is not there"
-            raise UserError(f"workdir '{folder}' {what}; give the folder that train was given as --workdir")
-        return {each.name for each in folder.iterdir()}
+            problem = "is a file, no folder" if folder.exists() else "is not there"
+            raise UserError(
+                f"workdir '{folder}' {problem}; give the folder that train was given as --workdir"
+            )
+        return {path.name for path in folder.iterdir()}
     except UserError:
         raise
-    except Exception as error:  # an OSError, or what the library of an object store raises
+    except Exception as error:  # an OSError, or an error of the library of an object store
         raise UserError(
-            f"workdir '{folder}' cannot be read: {reason(error)}; mend that or give a copy of it"
+            f"workdir '{folder}' cannot be read: {reason(error)}; correct that or give a copy of it"
         ) from error
+
+
+def _known_table(reader: "_Reader", file: str) -> dict[str, Any]:
+    """Returns one of the files of ``_KNOWN_FIELDS``, with a note on the fields that it lacks."""
+    table = reader.table(file)
+    missing = [name for name in _KNOWN_FIELDS[file] if dig(table, name) is None]
+    if table is not None and missing:
+        reader.notes.append(f"{file} is of another version: it has no {', '.join(missing)}.")
+    return table or {}
 
 
 def _metrics(reader: "_Reader") -> list[Row]:
@@ -155,18 +157,18 @@ def _metrics(reader: "_Reader") -> list[Row]:
         row for row in rows if row["split"] in ("train", "eval") and number(row.get("epoch")) is not None
     ]
     if len(usable) < len(rows):
-        left = plural(len(rows) - len(usable), "row")
-        reader.notes.append(f"metrics.jsonl is of another version: {left} without epoch or split left out.")
+        count = plural(len(rows) - len(usable), "row")
+        reader.notes.append(f"metrics.jsonl is of another version: {count} without epoch or split left out.")
     elif not rows:
         reader.notes.append("metrics.jsonl has no rows yet.")
     return usable
 
 
 class _Reader:
-    """Reads the files of one folder and collects what is wrong with them."""
+    """The files of one folder, and notes on those that are damaged."""
 
-    def __init__(self, folder: epath.Path, there: set[str]):
-        self._folder, self._there = folder, there
+    def __init__(self, folder: epath.Path, names: set[str]):
+        self._folder, self._names = folder, names
         self.notes: list[str] = []
 
     def table(self, name: str) -> dict[str, Any] | None:
@@ -175,11 +177,11 @@ class _Reader:
         if stored is None:
             return None
         try:
-            found = json.loads(stored)
+            table = json.loads(stored)
         except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            return found
+            table = None
+        if isinstance(table, dict):
+            return table
         self.notes.append(f"{name} is damaged, it is not a table in JSON, and left out.")
         return None
 
@@ -190,14 +192,14 @@ class _Reader:
             return None
         rows, damaged = parse_lines(stored, is_row)
         if damaged:
-            what = plural(len(damaged), "damaged line")
-            self.notes.append(f"{name} has {what}, left out; the first is line {damaged[0]:,}.")
+            count = plural(len(damaged), "damaged line")
+            self.notes.append(f"{name} has {count}, left out; the first is line {damaged[0]:,}.")
         return rows
 
     def image(self, name: str) -> bytes | None:
         """Returns the contents of a file below the folder, None where there is none.
 
-        What leads out of the folder is not read: a page is passed on, and a workdir may be another's.
+        A path that leads out of the folder is not read: a page is passed on, and a workdir may be foreign.
         """
         parts = name.replace("\\", "/").split("/")
         if "://" in name or ":" in parts[0] or any(part in ("", ".", "..") for part in parts):
@@ -209,11 +211,11 @@ class _Reader:
                 if not os.path.realpath(file).startswith(os.path.join(folder, "")):
                     return None
             return file.read_bytes() if file.exists() else None
-        except Exception:  # a picture less is no reason for no page
+        except Exception:  # the page can do without a picture
             return None
 
     def _bytes(self, name: str) -> bytes | None:
-        if name not in self._there:
+        if name not in self._names:
             return None
         file = self._folder / name
         try:
@@ -222,5 +224,5 @@ class _Reader:
             return None
         except Exception as error:
             raise UserError(
-                f"'{file}' cannot be read: {reason(error)}; mend that or give a copy of the workdir"
+                f"'{file}' cannot be read: {reason(error)}; correct that or give a copy of the workdir"
             ) from error

@@ -1,60 +1,69 @@
-"""Owns how runs stand side by side on one page: each with its name, its colour and its column of a table."""
+"""Runs side by side on one page: each has a name, a colour and a column of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from efficientnet_pod.report.blocks import Key, Table
+from efficientnet_pod.report.blocks import Key, PageTable
 from efficientnet_pod.report.drawing.svg import SERIES
-from efficientnet_pod.report.figures import Evaluation, evaluations
-from efficientnet_pod.report.records import Records
-from efficientnet_pod.report.state import State, state_of
+from efficientnet_pod.report.figures import TimedEvaluation, evaluations
+from efficientnet_pod.report.records import RunRecords
+from efficientnet_pod.report.state import RunState, state_of
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run on a page: its records, and what every part of the page needs of them.
+class ReportRun:
+    """A run on a page, with what several parts of the page need.
 
     Attributes:
-      records: of it.
-      at: its place on the page, from 0.
-      made: its evaluations.
-      state: how it stands.
+      records: contents of its workdir.
+      colour: colour variable of its curves.
+      evaluations: its evaluations, by step.
+      state: its state.
     """
 
-    records: Records
-    at: int
-    made: tuple[Evaluation, ...]
-    state: State
+    records: RunRecords
+    colour: str
+    evaluations: tuple[TimedEvaluation, ...]
+    state: RunState
 
     @property
     def name(self) -> str:
-        """Its name on the page."""
+        """The name of the run on the page."""
         return self.records.name
 
-    @property
-    def colour(self) -> str:
-        """Colour variable of its curves."""
-        return SERIES[self.at % len(SERIES)]
+
+def run_of(records: RunRecords, place: int = 0, *, assume_alive: bool | None = None) -> ReportRun:
+    """Returns a run for the page.
+
+    Args:
+      records: contents of its workdir.
+      place: index of the run on the page.
+      assume_alive: as for :func:`state_of`.
+    """
+    state = state_of(records, assume_alive=assume_alive)
+    return ReportRun(records, SERIES[place % len(SERIES)], tuple(evaluations(records)), state)
 
 
-def run_of(records: Records, at: int = 0, *, assume_alive: bool | None = None) -> Run:
-    """Returns a run of its records; ``assume_alive`` as for :func:`state_of`."""
-    return Run(records, at, tuple(evaluations(records)), state_of(records, assume_alive=assume_alive))
-
-
-def run_keys(runs: Sequence[Run]) -> list[Key]:
-    """Returns the legend that tells runs apart; none for one."""
+def run_keys(runs: Sequence[ReportRun]) -> list[Key]:
+    """Returns a legend of the runs, empty for a single one."""
     return [Key(run.name, run.colour) for run in runs] if len(runs) > 1 else []
 
 
-def run_cell(run: Run, runs: Sequence[Run]) -> list[str]:
-    """Returns the first cell of a row about a run: its name, and nothing where it is the only one."""
+def run_cell(run: ReportRun, runs: Sequence[ReportRun]) -> list[str]:
+    """Returns the first cell of a row about a run: its name, and no cell for a single run."""
     return [run.name] if len(runs) > 1 else []
 
 
 def table_by_run(
-    runs: Sequence[Run], header: Sequence[str], rows: Sequence[Sequence[str]], *, title: str, note: str = ""
-) -> Table:
-    """Returns a table of numbers whose rows begin with :func:`run_cell`."""
+    runs: Sequence[ReportRun],
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str,
+    note: str = "",
+    words: int = 0,
+) -> PageTable:
+    """Returns a table whose rows begin with :func:`run_cell`, and with ``words`` columns of words."""
     first = ["run"] if len(runs) > 1 else []
-    return Table([*first, *header], rows, frozenset(range(len(first), len(first) + len(header))), title, note)
+    numeric = range(len(first) + words, len(first) + len(header))
+    return PageTable([*first, *header], rows, frozenset(numeric), title, note)

@@ -6,11 +6,11 @@ import pytest
 from report_runs import eventful_journal, metrics, plan, summary, write_run
 
 from efficientnet_pod.report.exports import dawnbench_json, dawnbench_tsv, mlperf_log
-from efficientnet_pod.report.records import read_records
+from efficientnet_pod.report.records import read_run_records
 
 
 def test_dawnbench_tsv_has_a_line_for_each_evaluation(tmp_path):
-    lines = dawnbench_tsv(read_records(write_run(tmp_path))).splitlines()
+    lines = dawnbench_tsv(read_run_records(write_run(tmp_path))).splitlines()
     assert lines[0].split("\t") == ["epoch", "hours", "top1Accuracy", "top5Accuracy"]
     rows = [[float(value) for value in line.split("\t")] for line in lines[1:]]
     assert rows[0] == pytest.approx([2.5, 110 / 3600, 50, 80])
@@ -20,13 +20,13 @@ def test_dawnbench_tsv_has_a_line_for_each_evaluation(tmp_path):
 def test_dawnbench_json_has_both_readings_of_the_hours_and_the_price_of_one(tmp_path):
     devices = {"count": 1024, "kind": "TPU v3"}
     folder = write_run(tmp_path, summary=summary(devices=devices), journal=eventful_journal())
-    entry = json.loads(dawnbench_json(read_records(folder)))
+    entry = json.loads(dawnbench_json(read_run_records(folder)))
     assert entry["version"] == "v1.0" and entry["costPerHour"] == 1024
     assert entry["timestamp"] == "2026-11-25" and entry["model"] == "EfficientNet-B0"
     assert entry["hardware"] == "1,024 devices of kind TPU v3, 512 chips, 1 host"
     assert entry["misc"]["hoursToPeak"] == pytest.approx(330 / 3600)
     assert entry["misc"]["hoursToPeakWithoutEvaluation"] == pytest.approx(300 / 3600)
-    assert "costPerHour" not in json.loads(dawnbench_json(read_records(write_run(tmp_path / "cpu"))))
+    assert "costPerHour" not in json.loads(dawnbench_json(read_run_records(write_run(tmp_path / "cpu"))))
 
 
 def events(text):
@@ -42,7 +42,7 @@ def test_mlperf_log_has_the_run_its_settings_and_each_evaluation(tmp_path):
         "seed": 7,
     }
     folder = write_run(tmp_path, plan=plan(recipe=recipe, peak_lr=0.4, bn_batch=50))
-    found = events(mlperf_log(read_records(folder)))
+    found = events(mlperf_log(read_run_records(folder)))
     values = {each["key"]: each["value"] for each in found}
     assert values["global_batch_size"] == 100 and values["opt_name"] == "lars" and values["seed"] == 7
     assert values["opt_base_learning_rate"] == values["lars_opt_base_learning_rate"] == 0.4
@@ -64,7 +64,7 @@ def test_mlperf_log_has_the_run_its_settings_and_each_evaluation(tmp_path):
 
 
 def test_mlperf_log_of_a_run_that_is_not_complete(tmp_path):
-    records = read_records(
+    records = read_run_records(
         write_run(tmp_path, summary=None, metrics=metrics()[:4], journal=eventful_journal()[:10])
     )
     found = events(mlperf_log(records))

@@ -1,9 +1,12 @@
-"""The figures of hand-written runs, against numbers reckoned on paper."""
+"""The figures of hand-written runs, against numbers computed on paper."""
 
 import pytest
 from report_runs import config, eventful_journal, metrics, plan, summary, write_run
 
+from efficientnet_pod.models.registry import NETWORKS, network_named
+from efficientnet_pod.optim import OPTIMIZERS
 from efficientnet_pod.report.figures import (
+    Level,
     cost_of,
     evaluations,
     first_reaching,
@@ -13,41 +16,41 @@ from efficientnet_pod.report.figures import (
     run_seconds,
     shares_of_time,
 )
-from efficientnet_pod.report.head import head_of
+from efficientnet_pod.report.head import description, head_of
 from efficientnet_pod.report.incidents import incidents, tally
-from efficientnet_pod.workdir.journal import starts
-from efficientnet_pod.report.records import read_records
+from efficientnet_pod.report.records import read_run_records
 from efficientnet_pod.report.side_by_side import run_of
-from efficientnet_pod.report.values import duration, figure, thinned
-from efficientnet_pod.workdir.values import number, time_of, whole
+from efficientnet_pod.report.words import optimizer_title, thinned
+from efficientnet_pod.workdir.journal import starts
 
 
 def test_time_to_accuracy_with_and_without_evaluation(tmp_path):
-    made = evaluations(read_records(write_run(tmp_path)))
-    assert [each.with_evaluation for each in made] == [110, 220, 330, 440]
-    assert [each.training_only for each in made] == [100, 200, 300, 400]
+    timed = evaluations(read_run_records(write_run(tmp_path)))
+    assert [evaluation.with_evaluation for evaluation in timed] == [110, 220, 330, 440]
+    assert [evaluation.training_only for evaluation in timed] == [100, 200, 300, 400]
     for level, with_evaluation, training_only in ((0.5, 110, 100), (0.8, 220, 200), (0.85, 330, 300)):
-        found = first_reaching(made, level)
-        assert found and (found.with_evaluation, found.training_only) == (with_evaluation, training_only)
-    assert first_reaching(made, 0.951) is None
-    top5 = first_reaching(made, 0.93, "top5")
+        first = first_reaching(timed, level)
+        assert first and (first.with_evaluation, first.training_only) == (with_evaluation, training_only)
+    assert first_reaching(timed, 0.951) is None
+    top5 = first_reaching(timed, 0.93, "top5")
     assert top5 and top5.with_evaluation == 220
 
 
 def test_the_peak_is_the_first_of_the_highest(tmp_path):
     rows = metrics()
     rows[-1]["top1"] = 0.95
-    found = peak(evaluations(read_records(write_run(tmp_path, metrics=rows))))
-    assert found and (found.step, found.with_evaluation) == (75, 330)
+    best = peak(evaluations(read_run_records(write_run(tmp_path, metrics=rows))))
+    assert best and (best.step, best.with_evaluation) == (75, 330)
     assert peak([]) is None
 
 
 def test_levels_are_the_ten_highest_that_are_reached_and_the_marks_of_imagenet(tmp_path):
-    made = evaluations(read_records(write_run(tmp_path)))
+    timed = evaluations(read_run_records(write_run(tmp_path)))
     ten = [0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
-    assert [level for level, _, _ in levels([made], num_classes=10)] == ten
-    with_marks = levels([made], num_classes=1000)
-    assert (0.759, "top1", "MLPerf's mark") in with_marks and with_marks[-1][:2] == (0.93, "top5")
+    assert [level.rate for level in levels([timed], num_classes=10)] == ten
+    with_marks = levels([timed], num_classes=1000)
+    assert Level("top1", 0.759, "MLPerf's mark") in with_marks
+    assert (with_marks[-1].kind, with_marks[-1].rate) == ("top5", 0.93)
     assert levels([[]], num_classes=None) == []
 
 
@@ -63,7 +66,7 @@ def test_levels_are_the_ten_highest_that_are_reached_and_the_marks_of_imagenet(t
 )
 def test_device_hours_and_price_of_an_hour(tmp_path, kind, devices, usd, spot):
     hour = {"total_seconds": 3500.0, "compile_seconds": 100.0, "devices": {"count": devices, "kind": kind}}
-    records = read_records(write_run(tmp_path, summary=summary(**hour)))
+    records = read_run_records(write_run(tmp_path, summary=summary(**hour)))
     cost = cost_of(records)
     assert cost.seconds == 3600 and cost.device_hours == devices
     assert cost.usd == (None if usd is None else pytest.approx(usd))
@@ -73,24 +76,24 @@ def test_device_hours_and_price_of_an_hour(tmp_path, kind, devices, usd, spot):
 
 
 def test_the_price_is_for_the_time_of_all_starts_where_there_is_a_journal(tmp_path):
-    cost = cost_of(read_records(write_run(tmp_path, journal=eventful_journal())))
+    cost = cost_of(read_run_records(write_run(tmp_path, journal=eventful_journal())))
     assert cost.seconds == 300 + 400 + 200 + 100 and cost.device_hours == pytest.approx(4 * 1000 / 3600)
 
 
-def test_shares_of_time_as_recorded_or_reckoned(tmp_path):
-    shares, source = shares_of_time(read_records(write_run(tmp_path / "a")))
-    assert "reckoned" in source
+def test_shares_of_time_as_recorded_or_computed(tmp_path):
+    shares, source = shares_of_time(read_run_records(write_run(tmp_path / "a")))
+    assert "computed" in source
     assert shares == pytest.approx(
         {"training": 360, "waiting for input": 40, "evaluating": 40, "compiling": 60, "other": 1}
     )
     seconds_of = {"training": 300.0, "waiting_for_input": 5.0, "evaluating": 40.0, "compiling": 60.0}
     recorded = write_run(tmp_path / "b", summary=summary(seconds_of=seconds_of | {"saving": 2.0}))
-    shares, source = shares_of_time(read_records(recorded))
+    shares, source = shares_of_time(read_run_records(recorded))
     assert source == "as recorded" and sum(shares.values()) == 407 and shares["waiting for input"] == 5
 
 
 def test_without_a_summary_rate_and_time_come_from_the_rows(tmp_path):
-    records = read_records(write_run(tmp_path, summary=None))
+    records = read_run_records(write_run(tmp_path, summary=None))
     assert images_per_second(records) == 25 and run_seconds(records) == 440
     cost = cost_of(records)
     assert cost.seconds == 440 and "compilation is not recorded" in cost.basis
@@ -98,7 +101,7 @@ def test_without_a_summary_rate_and_time_come_from_the_rows(tmp_path):
 
 
 def test_the_head_says_what_the_run_is(tmp_path):
-    head = head_of(run_of(read_records(write_run(tmp_path / "digits"))))
+    head = head_of(run_of(read_run_records(write_run(tmp_path / "digits"))))
     assert head.what == "EfficientNet-B0 on digits, 4 × cpu, 1 host; LARS, 100 images a step, 10 epochs"
     facts = {fact.name: (fact.value, fact.detail) for fact in head.facts}
     assert facts["Top-1, final"] == ("90.00 %", "90 of 100 images")
@@ -122,19 +125,19 @@ def test_what_a_run_survived():
         "skipped images": 1,
         "quarantined checkpoints": 1,
     }
-    said = [(each.step, each.what, each.detail) for each in incidents(journal)]
-    assert said[:4] == [
+    lines = [(incident.step, incident.what, incident.detail) for incident in incidents(journal)]
+    assert lines[:4] == [
         (0, "Started", "4 devices of kind cpu, 1 host"),
         (11, "2 steps skipped", "not finite: step 11, 12"),
         (20, "1 image skipped", "n01/a.jpeg"),
-        (25, "Ended without a word", "killed, or the machine was lost; last heard of then"),
+        (25, "Ended without a word", "killed, or the machine was lost; this was its last event"),
     ]
-    assert said[6:9] == [
+    assert lines[6:9] == [
         (60, "Rewound", "to step 50, and on with other images"),
         (60, "Failed", "loss is nan"),
         (50, "Resumed", "4 devices of kind cpu, 1 host"),
     ]
-    assert said[-1] == (100, "Complete", "")
+    assert lines[-1] == (100, "Complete", "")
     assert starts([]) == [] and incidents([]) == []
 
 
@@ -144,21 +147,23 @@ def test_many_skipped_steps_are_one_line():
     assert incident.what == "2,000 steps skipped" and incident.detail.endswith("4, 5 and 1,995 more")
 
 
-def test_numbers_in_words():
-    shown = {0: "0.0 s", 4.21: "4.2 s", 47: "47 s", 59.97: "1 min", 165.4: "2 min 45 s", 3599.9: "1 h",
-             11520: "3 h 12 min", 183600: "2 d 3 h"}  # fmt: skip
-    assert {seconds: duration(seconds) for seconds in shown} == shown
-    assert [figure(each) for each in (0.012344, 5.0, 12345.6, None)] == ["0.01234", "5", "12,346", "–"]
-    hostile = (None, True, "1", [1], {}, float("nan"), float("inf"), 10**400)
-    assert [number(each) for each in hostile] == [None] * 8
-    assert [whole(each) for each in (3, 3.0, 3.5, -1, True)] == [3, 3, None, None, None]
-    assert time_of("2026-11-25T01:02:03.4Z") == time_of("2026-11-25T02:02:03.4+01:00")
-    assert [time_of(each) for each in (None, 3, "yesterday")] == [None] * 3
+def test_many_rows_are_thinned_with_the_last_among_them():
     assert thinned(list(range(10)), 4) == ([0, 3, 6, 9], 3) and thinned([], 4) == ([], 1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_has_one_title_everywhere(tmp_path, name):
+    records = read_run_records(write_run(tmp_path, config=config(model={"name": name})))
+    assert description(records).startswith(f"{network_named(name).title} on digits, ")
+
+
+def test_optimizers_have_the_names_of_their_authors():
+    assert [optimizer_title(name) for name in OPTIMIZERS] == ["LARS", "RMSProp", "SGD"]
+    assert optimizer_title("adam") == "adam"
 
 
 def test_plans_and_configs_of_any_shape_are_taken_calmly(tmp_path):
     odd = plan(num_replicas="many", total_steps=None, phases={"a": 1}, warnings="none", recipe=[1, 2])
     folder = write_run(tmp_path, plan=odd, config=config(model="b0", epochs="ten"), summary={"final": 3})
-    head = head_of(run_of(read_records(folder)))
+    head = head_of(run_of(read_run_records(folder)))
     assert "of another version" in " ".join(head.notes)

@@ -17,21 +17,22 @@ from report_runs import (
 )
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.report.records import read_records
+from efficientnet_pod.report.records import read_run_records
 from efficientnet_pod.report.state import state_of
-from efficientnet_pod.workdir.owner import Owner, holder_of
+from efficientnet_pod.workdir.owner import Owner
+from efficientnet_pod.workdir.owner_record import holder_of
 from efficientnet_pod.workdir.trust_ratios import read_trust_ratios
 
 
 def test_a_torn_last_line_is_no_damage_and_a_damaged_one_is_named(tmp_path):
     write_lines(tmp_path / "metrics.jsonl", metrics(), torn='{"step": 101, "ep')
-    torn = read_records(tmp_path)
+    torn = read_run_records(tmp_path)
     assert len(torn.train) == len(torn.evals) == 4 and torn.notes == ()
     lines = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
     lines[2] = b"\x00\xff{"
     lines[4] = b'"a text"'
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
-    damaged = read_records(tmp_path)
+    damaged = read_run_records(tmp_path)
     assert len(damaged.train) + len(damaged.evals) == 6
     assert damaged.notes == ("metrics.jsonl has 2 damaged lines, left out; the first is line 3.",)
 
@@ -42,22 +43,26 @@ def test_a_torn_last_line_is_no_damage_and_a_damaged_one_is_named(tmp_path):
 @pytest.mark.parametrize("contents", ["", '{"half": ', "[1, 2]", "[" * 100_000])
 def test_a_half_written_file_is_a_note(tmp_path, name, contents):
     (write_run(tmp_path) / name).write_text(contents)
-    assert read_records(tmp_path).notes == (f"{name} is damaged, it is not a table in JSON, and left out.",)
+    assert read_run_records(tmp_path).notes == (
+        f"{name} is damaged, it is not a table in JSON, and left out.",
+    )
 
 
 def test_what_is_missing_is_said(tmp_path):
-    notes = read_records(write_run(tmp_path / "a", metrics=None, summary=None)).notes
+    notes = read_run_records(write_run(tmp_path / "a", metrics=None, summary=None)).notes
     assert notes == ("There is no metrics.jsonl: the run has not recorded a step.",)
-    assert read_records(write_run(tmp_path / "b", metrics=[])).notes == ("metrics.jsonl has no rows yet.",)
+    assert read_run_records(write_run(tmp_path / "b", metrics=[])).notes == (
+        "metrics.jsonl has no rows yet.",
+    )
     only_metrics = write_run(tmp_path / "c", config=None, plan=None, summary=None)
-    assert len(read_records(only_metrics).evals) == 4
+    assert len(read_run_records(only_metrics).evals) == 4
 
 
 def test_rows_and_tables_of_another_version_are_said_to_be(tmp_path):
     rows = [{"step": 1, "phase": "train"}, {"step": 2, "split": "test", "epoch": 1.0}, *metrics()]
     older = plan()
     del older["total_steps"], older["num_eval"]
-    records = read_records(write_run(tmp_path, metrics=rows, plan=older))
+    records = read_run_records(write_run(tmp_path, metrics=rows, plan=older))
     assert records.notes == (
         "plan.json is of another version: it has no total_steps, num_eval.",
         "metrics.jsonl has 1 damaged line, left out; the first is line 1.",
@@ -70,18 +75,18 @@ def test_folders_without_a_run_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, words in (("nothing", "is not there"), ("file", "is a file"), ("empty", "no run in")):
         with pytest.raises(UserError, match=words) as raised:
-            read_records(tmp_path / name)
+            read_run_records(tmp_path / name)
         assert str(tmp_path / name) in str(raised.value) and "--workdir" in str(raised.value)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (write_run(tmp_path, config=None) / "config.json").mkdir()
-    with pytest.raises(UserError, match="config.json' cannot be read: Is a directory; mend that"):
-        read_records(tmp_path)
+    with pytest.raises(UserError, match="config.json' cannot be read: Is a directory; correct that"):
+        read_run_records(tmp_path)
 
 
 def state(folder, **options):
-    found = state_of(read_records(folder), **options)
+    found = state_of(read_run_records(folder), **options)
     return found.kind, found.text
 
 
@@ -156,11 +161,11 @@ def test_pictures_stay_in_the_workdir_and_are_pictures(tmp_path):
     folder = write_run(tmp_path / "run", predictions=table)
     write_samples(folder, 4)
     (folder / "samples/link.png").symlink_to(tmp_path / "secret.png")
-    found = read_records(folder).predictions
+    found = read_run_records(folder).predictions
     assert found and [bool(each.image) for each in found.samples] == [False, False, False, True]
     assert found.samples[3].data_uri.startswith("data:image/png;base64,")
     (folder / "samples/003.png").write_text("<svg onload=alert(1)>")
-    found = read_records(folder).predictions
+    found = read_run_records(folder).predictions
     assert found and not found.samples[3].image
 
 
@@ -172,7 +177,7 @@ def test_predictions_of_any_shape_are_taken_calmly(tmp_path):
         "per_class": [[0, 10, 9], [1, 0, 0], 7],
         "samples": [{"label": 0, "predicted": [[0, "x"], [7, 0.5], 3]}, {"image": 3}, 4],
     }
-    found = read_records(write_run(tmp_path, predictions=table)).predictions
+    found = read_run_records(write_run(tmp_path, predictions=table)).predictions
     assert found and found.confusions == ((0, 2, 9), (0, 1, 5)) and found.per_class == ((0, 10, 9),)
     (sample,) = found.samples
     assert sample.predicted == ((7, 0.5),) and not sample.is_hit

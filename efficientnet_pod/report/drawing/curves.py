@@ -1,20 +1,20 @@
-"""Owns the charts of what changes during a run: curves over epochs or time, a bar of where it went."""
+"""Charts of what changes during a run: curves over epochs or time, and a bar of shares."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.patches import PathPatch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from efficientnet_pod.report.drawing.svg import axes, blank, colour, label_x, rectangles, to_svg
-from efficientnet_pod.report.values import thinned
+from efficientnet_pod.report.drawing.axes import Scale, bounds, draw_x_axis, draw_y_axis
+from efficientnet_pod.report.drawing.svg import Drawing, colour, dots, line, rectangles
+from efficientnet_pod.report.words import thinned
 
+_WIDTH, _HEIGHT = 460, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 446, 10, 210
 _MOST_POINTS = 400
 _MARKED_POINTS = 40
-# Of a value that spans more than this factor, equal factors are equal distances.
+# Values that span more than this factor may be drawn on a logarithmic scale.
 _WIDE_SPAN = 15
 
 
@@ -23,11 +23,11 @@ class Curve:
     """Points to be joined by a line.
 
     Attributes:
-      x, y: equally long; points with a None are left out.
+      x, y: coordinates, equally many; points with a None are left out.
       colour: name of a colour variable.
-      dashed: whether the line is.
-      quiet: whether it is thin, behind the others.
-      marked: whether each point has a mark: of values measured there, not of windows.
+      dashed: whether the line is dashed.
+      quiet: whether the line is thin, behind the others.
+      marked: whether each point has a mark: for values measured there, not for means of windows.
     """
 
     x: Sequence[float | None]
@@ -45,7 +45,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Band:
-    """An area between two curves over the same x."""
+    """An area between two curves over the same x, with gaps where one is NaN."""
 
     x: Sequence[float]
     low: Sequence[float]
@@ -56,110 +56,89 @@ class Band:
 def curves(
     drawn: Sequence[Curve],
     *,
-    name: str,
     title: str,
     x_label: str,
     bands: Sequence[Band] = (),
-    scale: str = "linear",
+    log_if_wide: bool = False,
     percent: bool = False,
     from_zero: bool = False,
 ) -> Markup | None:
     """Returns curves as SVG, None if none has a point.
 
     Args:
-      drawn: in the order of drawing.
-      name: of the chart on its page.
-      title: read out instead of it.
-      x_label: what the horizontal axis is, with its unit.
-      bands: behind the curves.
-      scale: ``linear``, ``log``, or ``auto``: logarithmic where the values span a wide range.
-      percent: whether y are rates, shown in percent.
-      from_zero: whether the vertical axis begins at 0.
+      drawn: curves in the order of drawing.
+      title: text that is read out instead of the chart.
+      x_label: name of the horizontal axis, with its unit.
+      bands: areas behind the curves.
+      log_if_wide: use a logarithmic vertical axis where the values span a wide range.
+      percent: show y, which are rates, in percent.
+      from_zero: begin the vertical axis at 0.
     """
-    values = [y for curve in drawn for _, y in curve.points]
-    if not values:
-        return None
-    values += [y for band in bands for y in (*band.low, *band.high) if math.isfinite(y)]
-    figure = blank()
-    made = axes(figure)
-    for band in bands:
-        made.fill_between(band.x, band.low, band.high, color=colour(band.colour), alpha=0.18, linewidth=0)
-    for curve in drawn:
-        _draw(made, curve)
-    if scale == "auto":
-        scale = "log" if min(values) > 0 and max(values) > _WIDE_SPAN * min(values) else "linear"
-    _scale_y(made, values, scale=scale, percent=percent, from_zero=from_zero)
-    made.set_xlim(0, max(x for curve in drawn for x, _ in curve.points) * 1.02 or 1)
-    made.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    made.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.6g}"))
-    label_x(made, x_label)
-    return to_svg(figure, name=name, title=title)
-
-
-def _draw(made: Axes, curve: Curve) -> None:
-    points, _ = thinned(curve.points, _MOST_POINTS)
+    points = [point for curve in drawn for point in curve.points]
     if not points:
-        return
-    x, y = zip(*points, strict=True)
-    alone = len(points) == 1  # of which no line can be drawn
-    marked = alone or (curve.marked and len(points) <= _MARKED_POINTS)
-    made.plot(
-        x,
-        y,
-        color=colour(curve.colour),
-        linewidth=1.2 if curve.quiet else 2,
-        linestyle=(0, (4, 2.5)) if curve.dashed else "-",
-        marker="o" if marked else None,
-        markersize=4.5,
-        markeredgewidth=0,
-        solid_capstyle="round",
-        solid_joinstyle="round",
-        zorder=2 if curve.quiet else 3,
-    )
+        return None
+    values = [y for _, y in points]
+    values += [y for band in bands for y in (*band.low, *band.high) if math.isfinite(y)]
+    is_log = log_if_wide and min(values) > 0 and max(values) > _WIDE_SPAN * min(values)
+    last = max(x for x, _ in points)
+    x_scale = Scale((min(0.0, *(x for x, _ in points)), last * 1.02 if last > 0 else 1.0), (_LEFT, _RIGHT))
+    low, high = bounds(values, is_log=is_log)
+    if from_zero or (percent and min(values) < 0.5):
+        low = min(0.0, *values)
+    if percent and max(values) > 0.9:
+        high = max(1.02, *values)
+    y_scale = Scale((low, high), (_BOTTOM, _TOP), is_log)
+
+    drawing = Drawing(_WIDTH, _HEIGHT)
+    ticks = y_scale.log_ticks() if is_log else y_scale.ticks(6)
+    y_ticks = [(tick, f"{tick * 100:.6g}" if percent else _tick_text(tick)) for tick in ticks]
+    draw_y_axis(drawing, y_scale, y_ticks, left=_LEFT, right=_RIGHT)
+    draw_x_axis(drawing, x_scale, x_scale.ticks(6), bottom=_BOTTOM, label=x_label)
+    for band in bands:
+        _draw_band(drawing, band, x_scale, y_scale)
+    for curve in sorted(drawn, key=lambda curve: not curve.quiet):
+        kept, _ = thinned(curve.points, _MOST_POINTS)
+        _draw_curve(drawing, curve, [(x_scale(x), y_scale(y)) for x, y in kept])
+    return drawing.svg(title)
 
 
-def _scale_y(made: Axes, values: Sequence[float], *, scale: str, percent: bool, from_zero: bool) -> None:
-    axis = made.yaxis
-    if scale == "log":
-        made.set_yscale("log")
-        wide = max(values) > 500 * min(values)
-        axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=12))
-        axis.set_minor_locator(NullLocator())
-        axis.set_minor_formatter(NullFormatter())
-    else:
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if percent:
-        top, bottom = max(values), min(values)
-        # Nothing is above 100 %; what begins low is shown whole.
-        made.set_ylim(0 if bottom < 0.5 else None, 1.02 if top > 0.9 else None)
-        axis.set_major_formatter(FuncFormatter(lambda y, _: f"{y * 100:.6g}"))
-    else:
-        axis.set_major_formatter(FuncFormatter(lambda y, _: _tick(y)))
-    if from_zero and scale != "log":
-        made.set_ylim(bottom=0)
+def _draw_curve(drawing: Drawing, curve: Curve, places: list[tuple[float, float]]) -> None:
+    stroke = colour(curve.colour)
+    if len(places) > 1:
+        style = {"stroke_dasharray": "8 5"} if curve.dashed else {"stroke_linecap": "round"}
+        width = 1.2 if curve.quiet else 2
+        drawing.path(line(places), stroke=stroke, stroke_width=width, stroke_linejoin="round", **style)
+    if len(places) == 1 or (curve.marked and len(places) <= _MARKED_POINTS):
+        drawing.path(dots(places), stroke=stroke, stroke_width=4.5, stroke_linecap="round")
 
 
-def _tick(value: float) -> str:
+def _draw_band(drawing: Drawing, band: Band, x_scale: Scale, y_scale: Scale) -> None:
+    lower: list[tuple[float, float]] = []
+    upper: list[tuple[float, float]] = []
+    for x, low, high in (*zip(band.x, band.low, band.high, strict=True), (0.0, math.nan, math.nan)):
+        if math.isfinite(low) and math.isfinite(high):
+            lower.append((x_scale(x), y_scale(low)))
+            upper.append((x_scale(x), y_scale(high)))
+        elif lower:
+            drawing.path(line(lower + upper[::-1]) + "z", fill=colour(band.colour), opacity=0.18)
+            lower, upper = [], []
+
+
+def _tick_text(value: float) -> str:
     """Returns e.g. ``20k``, ``0.05``, ``1e-05``."""
     return f"{value / 1000:,.6g}k" if abs(value) >= 10_000 else f"{value:,.4g}"
 
 
-def stacked_bar(pieces: Sequence[tuple[float, str]], *, name: str, title: str) -> Markup:
-    """Returns a horizontal bar whose pieces are shares of its whole; it fills the room that it is given.
+def stacked_bar(pieces: Sequence[tuple[float, str]], *, title: str) -> Markup:
+    """Returns a horizontal bar, as wide as its place, whose pieces are shares of its length.
 
     Args:
       pieces: (size, colour variable) of each, from the left.
-      name: of the chart on its page.
-      title: read out instead of it.
+      title: text that is read out instead of the bar.
     """
-    figure = blank(940, 30)
-    made = axes(figure, left=0, right=0, top=0, bottom=0)
-    made.set_axis_off()
-    whole, x = sum(size for size, _ in pieces) or 1.0, 0.0
+    drawing = Drawing(940, 30)
+    unit, x = drawing.width / (sum(size for size, _ in pieces) or 1.0), 0.0
     for size, piece in pieces:
-        path = rectangles([(x, 0, size / whole, 1)])
-        made.add_patch(PathPatch(path, facecolor=colour(piece), linewidth=0))
-        x += size / whole
-    made.set_xlim(0, 1)
-    made.set_ylim(0, 1)
-    return to_svg(figure, name=name, title=title, stretched=True)
+        drawing.path(rectangles([(x, 0, size * unit, drawing.height)]), fill=colour(piece))
+        x += size * unit
+    return drawing.svg(title, stretched=True)

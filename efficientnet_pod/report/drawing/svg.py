@@ -1,116 +1,80 @@
-"""Owns how a figure becomes SVG inside a page: no date, no font, no id twice, the colours of the style."""
+"""One SVG element of the page: shapes and texts in CSS pixels, in the colours of the style sheet."""
 
-import io
-import re
 from collections.abc import Iterable
-from typing import Any
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.path import Path
 
 SERIES = tuple(f"s{n}" for n in range(6))
 HEAT = tuple(f"h{n}" for n in range(9))
 GROUPS = tuple(f"g{n}" for n in range(6))
-# Variables of the style sheet, which knows of dark and light. In a figure each has a colour of its own, by
-# which it is found in the SVG.
+# Variables of the style sheet, which has a dark and a light value of each.
 VARIABLES = ("ink", "muted", "line", "paper", *SERIES, *HEAT, *GROUPS)
-_MARK = "#0a0b"
-WIDTH, HEIGHT = 460, 250
-FONT_SIZE = 12.5
+_FONT_SIZE = 12.5
 
 
 def colour(name: str) -> str:
-    """Returns what stands for a colour variable in a figure."""
-    return f"{_MARK}{VARIABLES.index(name):02x}"
+    """Returns a colour variable as a value of CSS."""
+    return f"var(--{name})"
 
 
-def blank(width: float = WIDTH, height: float = HEIGHT) -> Figure:
-    """Returns an empty figure of a size in CSS pixels."""
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-    FigureCanvasSVG(figure)
-    figure.patch.set_visible(False)
-    return figure
+class Drawing:
+    """An SVG element to which shapes are added in the order of drawing; y grows downwards.
 
-
-def axes(figure: Figure, *, left: float = 46, right: float = 14, top: float = 10, bottom: float = 40) -> Axes:
-    """Returns axes that leave these margins, in pixels, with a quiet grid and no frame."""
-    width, height = figure.get_size_inches() * 72
-    box = (
-        left / width,
-        bottom / height,
-        (width - left - right) / width,
-        (height - top - bottom) / height,
-    )
-    made = figure.add_axes(box)
-    made.patch.set_visible(False)
-    for side, spine in made.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(colour("muted"))
-        spine.set_linewidth(0.8)
-    made.tick_params(length=0, pad=6, labelsize=FONT_SIZE, labelcolor=colour("muted"))
-    made.grid(axis="y", color=colour("line"), linewidth=1)
-    made.set_axisbelow(True)
-    return made
-
-
-def label_x(made: Axes, text: str) -> None:
-    """Names the horizontal axis, at its right end."""
-    made.set_xlabel(text, loc="right", fontsize=FONT_SIZE, color=colour("muted"), labelpad=4)
-
-
-def rectangles(boxes: Iterable[tuple[float, float, float, float]]) -> Path:
-    """Returns one path of many rectangles (x, y, width, height), which is far shorter than many paths."""
-    vertices: list[tuple[float, float]] = []
-    codes: list[Any] = []
-    for x, y, width, height in boxes:
-        vertices += [(x, y), (x + width, y), (x + width, y + height), (x, y + height), (x, y)]
-        codes += [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
-    return Path(vertices, codes)
-
-
-def to_svg(figure: Figure, *, name: str, title: str, stretched: bool = False) -> Markup:
-    """Returns a figure as an SVG element.
-
-    Args:
-      figure: the drawing.
-      name: of it on its page: begins each of its ids.
-      title: read out instead of the drawing.
-      stretched: whether the style sheet sets the height, and the drawing fills it; for one without texts.
+    Attributes:
+      width, height: CSS pixels.
     """
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "efficientnet-pod",
-        "text.parse_math": False,  # a dollar sign is a dollar sign
-        "path.simplify": False,
-    }
-    with matplotlib.rc_context(settings):
-        out = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", metadata=nothing)
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
-    opening = re.match(r"<svg[^>]*>", text, flags=re.DOTALL)
-    view_box = re.search(r'viewBox="[^"]*"', text)
-    assert opening and view_box
-    label = Markup(' role="img" aria-label="{}">').format(title)
-    if stretched:
-        label = Markup(' class="bar" preserveAspectRatio="none"') + label
-    else:  # a row of few squares would fill the page
-        label = Markup(' style="max-width: {}px"').format(round(figure.get_size_inches()[0] * 108)) + label
-    text = f"<svg {view_box[0]}{label}{text[opening.end() :]}"
-    text = text.replace("xlink:href", "href")
-    named = set(re.findall(r'(?:href="#|url\(#)([^")]*)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in named else "", text)
-    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"font: ([0-9.]+)px [^;\"]*", r"font-size: \1px", text)
-    text = re.sub(r"font-family: [^;\"]*;? *", "", text)
-    text = re.sub(rf"{_MARK}([0-9a-f]{{2}})", lambda m: f"var(--{VARIABLES[int(m[1], 16)]})", text)
-    # Of places, never of texts: two digits after the point are a hundredth of a pixel.
-    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), text)
-    return Markup(re.sub(r"\n\s*", "\n", text).strip())
+
+    def __init__(self, width: float, height: float):
+        self.width, self.height = width, height
+        self._elements: list[Markup] = []
+
+    def path(self, data: str, **style: str | float) -> None:
+        """Adds a path, without fill by default; ``style`` holds properties of CSS, with ``_`` for ``-``."""
+        css = "; ".join(
+            f"{name.replace('_', '-')}: {value}" for name, value in ({"fill": "none"} | style).items()
+        )
+        self._elements.append(Markup('<path d="{}" style="{}"/>').format(data, css))
+
+    def text(self, x: float, y: float, text: str, *, anchor: str = "middle", ink: str = "muted") -> None:
+        """Adds a text, vertically centred on ``y``; ``anchor`` is ``start``, ``middle`` or ``end``."""
+        template = Markup('<text x="{}" y="{}" dy=".35em" text-anchor="{}" style="fill: {}">{}</text>')
+        self._elements.append(template.format(_pixels(x), _pixels(y), anchor, colour(ink), text))
+
+    def svg(self, title: str, *, stretched: bool = False) -> Markup:
+        """Returns the element.
+
+        Args:
+          title: read out instead of the drawing.
+          stretched: let the drawing fill the height that the style sheet sets; for one without texts.
+        """
+        if stretched:
+            size = Markup('class="bar" preserveAspectRatio="none"')
+        else:  # a row of few squares would fill the page
+            size = Markup('style="max-width: {}px"').format(round(1.5 * self.width))
+        opening = Markup('<svg viewBox="0 0 {} {}" {} font-size="{}" role="img" aria-label="{}">').format(
+            _pixels(self.width), _pixels(self.height), size, _FONT_SIZE, title
+        )
+        return Markup("\n").join([opening, *self._elements, Markup("</svg>")])
+
+
+def line(points: Iterable[tuple[float, float]]) -> str:
+    """Returns a path that joins points."""
+    return "M" + "L".join(f"{_pixels(x)} {_pixels(y)}" for x, y in points)
+
+
+def dots(points: Iterable[tuple[float, float]]) -> str:
+    """Returns a path of lines without length: with round caps each is a dot as wide as the stroke."""
+    return "".join(f"M{_pixels(x)} {_pixels(y)}h0" for x, y in points)
+
+
+def rectangles(boxes: Iterable[tuple[float, float, float, float]]) -> str:
+    """Returns one path of many rectangles (x, y, width, height), which is far shorter than many paths."""
+    return "".join(
+        f"M{_pixels(x)} {_pixels(y)}h{_pixels(width)}v{_pixels(height)}h{_pixels(-width)}z"
+        for x, y, width, height in boxes
+    )
+
+
+def _pixels(value: float) -> str:
+    """Returns a length to a hundredth of a pixel."""
+    return f"{round(value, 2):g}"
