@@ -34,16 +34,16 @@ def estimate_on(row: Row, machine: str) -> Result:
 
     from configs.supercomputer import BN_BATCH
     from efficientnet_pod.preflight.compile import compile_run
-    from efficientnet_pod.preflight.estimate import estimate
-    from efficientnet_pod.preflight.show.as_json import as_json
+    from efficientnet_pod.preflight.estimate import estimate_run
+    from efficientnet_pod.preflight.show.as_json import estimate_as_json
 
     target = parse_target(machine)
     bn_group_size = min(target.replicas, BN_BATCH // row.per_replica_batch)
     run = supercomputer_run(row, target, bn_group_size=bn_group_size)
     with tempfile.TemporaryDirectory() as nothing_compiled:
         console = Console(stderr=True)
-        compilation = compile_run(run, cache=Path(nothing_compiled), what=machine, console=console)
-    return as_json(estimate(run, target, compilation))
+        compilation = compile_run(run, cache=Path(nothing_compiled), machine=machine, console=console)
+    return estimate_as_json(estimate_run(run, target, compilation))
 
 
 def table(found: list[Result]) -> str:

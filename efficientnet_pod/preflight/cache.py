@@ -1,10 +1,10 @@
-"""Owns the cache of what compilers have said of a program, so that a second preflight does not compile."""
+"""The cache of compilers' output, so that a second preflight of the same program does not compile it."""
 
 import gzip
 import hashlib
 import json
 import os
-import tempfile
+import threading
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,13 +19,13 @@ _OPTIONS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryTotals:
     """Bytes of one replica while a program runs, as the compiler counts them.
 
     Attributes:
       arguments: the state and a batch.
       outputs: the next state and the counts.
-      aliased: of the outputs, what takes the place of an argument.
+      aliased: the part of the outputs that takes the place of an argument.
       temporaries: activations above all.
       code: the program itself.
     """
@@ -38,23 +38,23 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """What the device must have."""
+        """Bytes that the device must have."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a compiler said of one program.
+class CompilerOutput:
+    """The output of a compiler for one program.
 
     Attributes:
-      text: optimised HLO; empty of a program that is too large.
-      memory: None of a program that is too large.
-      cost: what the compiler's cost analysis has: ``flops``, ``bytes accessed``, ``optimal_seconds``.
+      text: optimised HLO; empty if the program is too large.
+      memory: totals of the program; None if it is too large.
+      cost: entries of the compiler's cost analysis: ``flops``, ``bytes accessed``, ``optimal_seconds``.
       needed: bytes of a program that is too large, as far as the compiler counted.
     """
 
     text: str
-    memory: Memory | None
+    memory: MemoryTotals | None
     cost: dict[str, float]
     needed: int | None = None
 
@@ -63,38 +63,43 @@ class Said:
         """Whether the compiler has refused the program for its memory."""
         return self.memory is None
 
+    @property
+    def hbm_bytes(self) -> int | None:
+        """Bytes that the program needs; None if it is too large and the compiler did not count them."""
+        return self.memory.total if self.memory else self.needed
+
 
 def default_cache() -> Path:
-    """Returns the folder in which this user's programs caches what it can make again."""
+    """Returns this user's cache folder for files that can be made again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efficientnet-pod"
 
 
 def key_of(run: Run, lowered: jax.stages.Lowered) -> str:
-    """Returns what tells a program from others: text, devices in order, compilers and their options."""
+    """Returns the key of a program: a hash of its text, its devices in order, and the compilers' options."""
     devices = [(device.device_kind, device.id) for device in run.mesh.devices.flat]
     options = [(name, os.environ.get(name)) for name in _OPTIONS]
-    told = json.dumps([_FORMAT, devices, run.runtime.platform, _versions(), options])
-    return hashlib.sha256(f"{told}\n{lowered.as_text()}".encode()).hexdigest()
+    circumstances = json.dumps([_FORMAT, devices, run.runtime.platform, _versions(), options])
+    return hashlib.sha256(f"{circumstances}\n{lowered.as_text()}".encode()).hexdigest()
 
 
-def read(folder: Path, key: str) -> Said | None:
-    """Returns what was written under a key; None if nothing was, or if it is damaged."""
+def read(folder: Path, key: str) -> CompilerOutput | None:
+    """Returns the output under a key; None if there is none, or if it is damaged."""
     try:
         with gzip.open(_file(folder, key), "rt") as file:
             fields = json.load(file)
         memory = fields.pop("memory")
-        return Said(memory=Memory(**memory) if memory else None, **fields)
+        return CompilerOutput(memory=MemoryTotals(**memory) if memory else None, **fields)
     except (OSError, EOFError, ValueError, TypeError, KeyError):
         return None
 
 
-def write(folder: Path, key: str, said: Said) -> None:
-    """Keeps what a compiler said; a reader finds all of it or nothing."""
+def write(folder: Path, key: str, output: CompilerOutput) -> None:
+    """Keeps the output of a compiler; a reader finds all of it or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder)
-    with os.fdopen(handle, "wb") as raw, gzip.open(raw, "wt", compresslevel=4) as file:
-        json.dump(asdict(said), file)
-    os.replace(name, _file(folder, key))
+    scratch = folder / f"{key}.{os.getpid()}.{threading.get_ident()}"
+    with gzip.open(scratch, "wt", compresslevel=4) as file:
+        json.dump(asdict(output), file)
+    scratch.replace(_file(folder, key))
 
 
 def _file(folder: Path, key: str) -> Path:
@@ -102,10 +107,10 @@ def _file(folder: Path, key: str) -> Path:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _COMPILERS:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

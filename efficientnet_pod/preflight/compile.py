@@ -1,7 +1,6 @@
-"""Owns the compilation for a machine that need not be here, through a cache of what compilers have said."""
+"""Compilation for a machine that need not be here, through a cache of compilers' output."""
 
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +12,17 @@ from typing import Any
 
 import jax
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from efficientnet_pod.errors import RunError
 from efficientnet_pod.pod.chips import GIB
 from efficientnet_pod.pod.runtime import compilation_cache
-from efficientnet_pod.preflight.cache import Memory, Said, key_of, read, write
+from efficientnet_pod.preflight.cache import CompilerOutput, MemoryTotals, key_of, read, write
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.run import Run
 
 _HIT = "/jax/compilation_cache/cache_hits"
-# How compilers say that a program is too large, with what it needs and what there is.
+# The compilers' words for a program that is too large: the bytes it needs and the bytes there are.
 _TOO_LARGE = (
     re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
     re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
@@ -30,20 +30,20 @@ _TOO_LARGE = (
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """One program.
+class CompiledProgram:
+    """One program of a run.
 
     Attributes:
       name: ``train``, ``train PHASE``, ``eval`` or ``eval HEIGHTxWIDTH``.
-      phase: of the training, None for an evaluation.
-      program: to call, where the devices are here.
-      said: by the compiler.
+      phase: phase of the training; None for an evaluation.
+      executable: the program to call, where the devices are here; else None.
+      output: memory, cost and text, from the compiler.
     """
 
     name: str
     phase: Phase | None
-    program: jax.stages.Compiled | None
-    said: Said
+    executable: jax.stages.Compiled | None
+    output: CompilerOutput
 
 
 @dataclass(frozen=True)
@@ -51,27 +51,29 @@ class Compilation:
     """All programs of a run.
 
     Attributes:
-      programs: of training, by phase, and then of evaluation.
+      programs: the train step of each phase, and then the evaluations.
       seconds: wall time, tracing included.
-      from_cache: programs that had been compiled before.
-      cache: where they are kept.
+      from_cache: number of programs that had been compiled before.
+      cache: folder of the cache.
     """
 
-    programs: tuple[Compiled, ...]
+    programs: tuple[CompiledProgram, ...]
     seconds: float
     from_cache: int
     cache: Path
 
 
-def compile_run(run: Run, *, cache: Path, what: str, console: Console, to_run: bool = False) -> Compilation:
+def compile_run(
+    run: Run, *, cache: Path, machine: str, console: Console, to_run: bool = False
+) -> Compilation:
     """Returns the programs of every phase and of evaluation; one that is too large is no error.
 
     Args:
-      run: what to compile, on devices that need not be here.
-      cache: folder of what was compiled before; made if need be.
-      what: the machine, for the line that tells how it goes.
-      console: of that line.
-      to_run: the devices are here, and the programs will be called.
+      run: the run to compile, on devices that need not be here.
+      cache: folder of what was compiled before; it is made if need be.
+      machine: name of the machine, for the line that shows progress.
+      console: console for that line.
+      to_run: whether the devices are here and the programs will be called.
 
     Raises:
       RunError: the compiler failed.
@@ -81,75 +83,78 @@ def compile_run(run: Run, *, cache: Path, what: str, console: Console, to_run: b
     evals = ["eval"] if len(shapes) == 1 else [f"eval {height}x{width}" for height, width, _ in shapes]
     trains = [f"train {p.name}" if run.plan.recipe.phases else "train" for p in run.plan.phases]
     names, phases = [*trains, *evals], [*run.plan.phases, *[None] * len(evals)]
-    with _progress(console, f"{len(names)} programs for {what}"):
+    with _progress(console, f"{len(names)} programs for {machine}"):
         # Tracing holds the interpreter; the compiler does not.
         lowered = [*map(run.lower_train_step, run.plan.phases), *run.lower_eval_steps()]
         if to_run:
             with compilation_cache(cache / "programs"), _hits() as hits:
                 programs = _in_parallel(_compile, names, phases, lowered)
         else:
-            # JAX's cache cannot read what it has kept of a device that is not here.
-            hits, keys = [], [key_of(run, each) for each in lowered]
+            # JAX's own cache keeps programs for devices that are not here, but cannot read them back.
+            hits, keys = [], [key_of(run, program) for program in lowered]
             cached = partial(_cached, cache / "compilers", hits)
             programs = _in_parallel(cached, keys, names, phases, lowered)
     return Compilation(programs, time.monotonic() - began, len(hits), cache)
 
 
-def _in_parallel(function: Callable[..., Compiled], *arguments: list[Any]) -> tuple[Compiled, ...]:
+def _in_parallel(
+    function: Callable[..., CompiledProgram], *arguments: list[Any]
+) -> tuple[CompiledProgram, ...]:
     with ThreadPoolExecutor(max_workers=2) as pool:  # each holds gigabytes, and uses several cores by itself
         return tuple(pool.map(function, *arguments))
 
 
 def _cached(
     folder: Path, hits: list[str], key: str, name: str, phase: Phase | None, lowered: jax.stages.Lowered
-) -> Compiled:
-    said = read(folder, key)
-    if said is None:
-        said = _compile(name, phase, lowered).said
-        write(folder, key, said)
+) -> CompiledProgram:
+    output = read(folder, key)
+    if output is None:
+        output = _compile(name, phase, lowered).output
+        write(folder, key, output)
     else:
         hits.append(name)
-    return Compiled(name, phase, None, said)
+    return CompiledProgram(name, phase, None, output)
 
 
-def _compile(name: str, phase: Phase | None, lowered: jax.stages.Lowered) -> Compiled:
+def _compile(name: str, phase: Phase | None, lowered: jax.stages.Lowered) -> CompiledProgram:
     try:
-        program = lowered.compile()
+        executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
         if "RESOURCE_EXHAUSTED" not in message:
             raise RunError(
                 f"the compiler failed on the program '{name}': {message.splitlines()[0]}"
             ) from error
-        return Compiled(name, phase, None, Said("", None, {}, needed_bytes(message)))
-    found: Any = program.memory_analysis()
-    memory = Memory(
-        found.argument_size_in_bytes,
-        found.output_size_in_bytes,
-        found.alias_size_in_bytes,
-        found.temp_size_in_bytes,
-        found.generated_code_size_in_bytes,
+        return CompiledProgram(name, phase, None, CompilerOutput("", None, {}, needed_bytes(message)))
+    stats: Any = executable.memory_analysis()
+    memory = MemoryTotals(
+        stats.argument_size_in_bytes,
+        stats.output_size_in_bytes,
+        stats.alias_size_in_bytes,
+        stats.temp_size_in_bytes,
+        stats.generated_code_size_in_bytes,
     )
-    return Compiled(name, phase, program, Said(program.as_text() or "", memory, _cost(program)))
+    output = CompilerOutput(executable.as_text() or "", memory, _cost(executable))
+    return CompiledProgram(name, phase, executable, output)
 
 
-def needed_bytes(said: str) -> int | None:
-    """Returns the bytes that a refused program needs, from the compiler's words; None if they have none."""
+def needed_bytes(message: str) -> int | None:
+    """Returns the bytes that a refused program needs, from the compiler's message; None if it has none."""
     for pattern in _TOO_LARGE:
-        if found := pattern.search(said):
-            return round(float(found[1]) * GIB * 1024 ** ("KMGT".index(found[2]) - 2))
+        if size := pattern.search(message):
+            return round(float(size[1]) * GIB * 1024 ** ("KMGT".index(size[2]) - 2))
     return None
 
 
-def _cost(program: jax.stages.Compiled) -> dict[str, float]:
-    """Returns what there is of a cost analysis; a GPU's compiler has none."""
+def _cost(executable: jax.stages.Compiled) -> dict[str, float]:
+    """Returns the known entries of a cost analysis; a GPU's compiler has none."""
     try:
-        found: Any = program.cost_analysis()
+        analysis: Any = executable.cost_analysis()
     except jax.errors.JaxRuntimeError:
         return {}
     names = ("flops", "bytes accessed", "optimal_seconds")
     # Each instruction that the compiler cannot rate counts -1 second.
-    return {name: found[name] for name in names if found and found.get(name, -1) > 0}
+    return {name: analysis[name] for name in names if analysis and analysis.get(name, -1) > 0}
 
 
 @contextmanager
@@ -169,21 +174,13 @@ def _hits() -> Iterator[list[str]]:
 
 
 @contextmanager
-def _progress(console: Console, what: str) -> Iterator[None]:
+def _progress(console: Console, programs: str) -> Iterator[None]:
     """Shows that the compiler is at work: a line that counts seconds on a terminal, one line elsewhere."""
     if not console.is_terminal:
-        console.print(f"compiling {what}; minutes the first time")
+        console.print(f"compiling {programs}; minutes the first time")
         yield
         return
-    done, began = threading.Event(), time.monotonic()
-    with console.status(f"compiling {what}") as status:
-        threading.Thread(target=_count, args=(status.update, what, began, done), daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
-
-
-def _count(say: Callable[[str], None], what: str, began: float, done: threading.Event) -> None:
-    while not done.wait(1):
-        say(f"compiling {what}: {time.monotonic() - began:,.0f} s")
+    text = TextColumn("compiling {task.description}: {task.elapsed:,.0f} s")
+    with Progress(SpinnerColumn(), text, console=console, transient=True) as progress:
+        progress.add_task(programs, total=None)
+        yield

@@ -1,4 +1,4 @@
-"""Owns the estimate: from what the compiler says of the programs to seconds, hours and dollars of the run."""
+"""The estimate of a run: from the compiler's output to seconds, hours and dollars."""
 
 import dataclasses
 import math
@@ -10,8 +10,8 @@ import jax
 
 from efficientnet_pod.data.host_cores import images_per_core_second
 from efficientnet_pod.pod.chips import Chip
-from efficientnet_pod.preflight.compile import Compilation, Compiled
-from efficientnet_pod.preflight.links import seconds_of, torus_of
+from efficientnet_pod.preflight.compile import Compilation, CompiledProgram
+from efficientnet_pod.preflight.links import link_seconds, torus_of
 from efficientnet_pod.preflight.program.cost import Program, read_program
 from efficientnet_pod.preflight.targets import Target
 from efficientnet_pod.preflight.torus import Torus
@@ -20,7 +20,7 @@ from efficientnet_pod.run.run import Run
 
 # The batch that follows is on the devices while a step runs, and one more on its way (feed.py).
 _BATCHES_AHEAD = 2
-_NOTHING = Program(None, (), ())  # of a program that is too large
+_TOO_LARGE = Program(None, (), ())  # for a program that the compiler refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,18 +28,18 @@ class StepEstimate:
     """One program on one replica; seconds and shares are None where the compiler does not say enough.
 
     Attributes:
-      name: of the program.
-      phase: of training, None for evaluation.
-      images: of the global batch.
-      replicas: that share them.
-      hbm_bytes: arguments, outputs without what is aliased, temporaries and code; of a program that is too
-        large, what the compiler counted before it gave up, or None.
-      waiting_bytes: beside the program: batches that wait, and the rest of the state during an evaluation.
+      name: name of the program.
+      phase: phase of training, None for evaluation.
+      images: images in the global batch.
+      replicas: replicas that share them.
+      hbm_bytes: arguments, outputs that are not aliased, temporaries and code; for a program that is too
+        large, the bytes that the compiler counted before it gave up, or None.
+      waiting_bytes: bytes besides the program: the next batches, and the rest of the state in an evaluation.
       program: layers, collectives and buffers of the compiled text.
-      torus: of the replicas, in the program's order; None of what is none.
-      compiled: as the compiler gave it.
+      torus: torus of the replicas, in the program's order; None for other machines.
+      compiled: the compiled program.
       compute_seconds: the compiler's cycles at the chip's clock.
-      collective_seconds: of each of the program's collectives, all its calls together; None: no links known.
+      collective_seconds: seconds of each collective, all its calls together; None where no links are known.
       optimal_seconds: the compiler's own lower bound.
       flops: FLOPs of a replica.
       hbm_seconds: bytes accessed at the full bandwidth of the memory.
@@ -54,7 +54,7 @@ class StepEstimate:
     waiting_bytes: int
     program: Program
     torus: Torus | None
-    compiled: Compiled
+    compiled: CompiledProgram
     compute_seconds: float | None
     collective_seconds: tuple[float | None, ...]
     optimal_seconds: float | None
@@ -64,19 +64,19 @@ class StepEstimate:
 
     @property
     def communication_seconds(self) -> float:
-        """Of all collectives; the compiler's cycles have none of it."""
+        """Seconds of all collectives, which the compiler's cycles leave out."""
         return sum(seconds or 0.0 for seconds in self.collective_seconds)
 
     @property
     def basis(self) -> str | None:
-        """What the seconds follow from: ``cycles``; ``roofline``, a lower bound; or nothing."""
+        """Basis of the seconds: ``cycles``; ``roofline``, a lower bound; or None."""
         if self.compute_seconds is not None:
             return "cycles"
         return None if self.hbm_seconds is None or self.flop_seconds is None else "roofline"
 
     @property
     def seconds(self) -> float | None:
-        """Of a step: computing, then communicating, without an overlap."""
+        """Seconds of a step: computing, then communicating, without an overlap."""
         match self.basis:
             case "cycles":
                 computing = self.compute_seconds
@@ -89,16 +89,16 @@ class StepEstimate:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A recipe on a machine.
+    """The estimate of a recipe on a machine.
 
     Attributes:
       target: the machine.
       run: the recipe there.
-      compilation: of its programs.
-      steps: of each program, in the order of the compilation.
+      compilation: the compiled programs.
+      steps: estimate of each program, in the order of the compilation.
       hbm_limit: bytes a replica may use, None if that is not known.
-      evaluations: of the whole run.
-      measured: seconds of a train step as they were measured, by the name of the program.
+      evaluations: number of evaluations in the whole run.
+      measured: measured seconds of a call, by the name of the program.
     """
 
     target: Target
@@ -116,42 +116,42 @@ class Estimate:
 
     @property
     def tightest(self) -> StepEstimate:
-        """The program that needs the most, with what waits beside it."""
+        """The program that needs the most memory, with the bytes that wait besides it."""
         return max(
             self.steps, key=lambda s: math.inf if s.hbm_bytes is None else s.hbm_bytes + s.waiting_bytes
         )
 
     @property
     def fits(self) -> bool:
-        """Whether every program, with what waits beside it, has room."""
+        """Whether every program has room."""
         return all(self.has_room(step) for step in self.steps)
 
     def has_room(self, step: StepEstimate) -> bool:
-        """Returns whether a program, with what waits beside it, is below the limit."""
-        if step.compiled.said.is_too_large or step.hbm_bytes is None:
+        """Returns whether a program, with the bytes that wait besides it, is below the limit."""
+        if step.compiled.output.is_too_large or step.hbm_bytes is None:
             return False
         return self.hbm_limit is None or step.hbm_bytes + step.waiting_bytes <= self.hbm_limit
 
     def seconds_of(self, step: StepEstimate) -> float | None:
-        """Returns the seconds of a step: as measured, else as estimated; None if neither is known."""
+        """Returns the measured seconds of a step, else the estimated ones; None if neither is known."""
         return self.measured.get(step.name, step.seconds)
 
     @property
     def images_per_second(self) -> float | None:
-        """Of the whole machine while it trains, over all phases."""
+        """Images per second of the whole machine while it trains, over all phases."""
         hours, plan = self.train_hours, self.run.plan
         return plan.images_seen(plan.total_steps) / (3600 * hours) if hours else None
 
     @property
     def train_hours(self) -> float | None:
-        """Of training alone."""
+        """Hours of training alone."""
         return self._hours(
             (step, step.phase.last_step - step.phase.first_step) for step in self.steps if step.phase
         )
 
     @property
     def eval_hours(self) -> float | None:
-        """Of all evaluations."""
+        """Hours of all evaluations."""
         evals = [step for step in self.steps if step.phase is None]
         passes = [steps for _, _, steps in self.run.plan.eval_shapes]
         return self._hours(
@@ -160,32 +160,35 @@ class Estimate:
 
     @property
     def hours(self) -> float | None:
-        """Of training and evaluations, without starts, compilation, checkpoints and waits for input."""
+        """Hours of training and evaluations, without starts, compilation, checkpoints and waits for input."""
         train, evaluations = self.train_hours, self.eval_hours
         return None if train is None or evaluations is None else train + evaluations
 
-    def _hours(self, counted: Iterable[tuple[StepEstimate, int]]) -> float | None:
+    def _hours(self, calls: Iterable[tuple[StepEstimate, int]]) -> float | None:
         """Returns the hours of so many calls of each program; None if one's seconds are not known."""
-        seconds = [(self.seconds_of(step), count) for step, count in counted]
-        if any(each is None for each, _ in seconds):
-            return None
-        return sum((each or 0.0) * count for each, count in seconds) / 3600
+        total = 0.0
+        for step, count in calls:
+            seconds = self.seconds_of(step)
+            if seconds is None:
+                return None
+            total += seconds * count
+        return total / 3600
 
     def usd(self, *, spot: bool = False) -> float | None:
-        """Returns the price of those hours; None without hours or a price."""
+        """Returns the price of all hours; None if hours or price are not known."""
         chip, hours = self.target.chip, self.hours
         price = chip.usd_spot if spot else chip.usd
         return None if hours is None or price is None else hours * self.target.chips * price
 
     @property
     def host_cores(self) -> int | None:
-        """Cores of one host that must decode images to keep up; None where that has not been measured."""
+        """Cores that one host needs to decode images in time; None where that has not been measured."""
         rate, per_core = self.images_per_second, images_per_core_second(self.run.plan)
         return math.ceil(rate / self.target.hosts / per_core) if rate and per_core else None
 
 
-def estimate(run: Run, target: Target, compilation: Compilation) -> Estimate:
-    """Returns what follows for a run from its compiled programs."""
+def estimate_run(run: Run, target: Target, compilation: Compilation) -> Estimate:
+    """Returns the estimate of a run from its compiled programs."""
     plan = run.plan
     state = jax.eval_shape(run.init, run.variables)
     evals = [rows for *_, rows in plan.eval_shapes]
@@ -212,23 +215,26 @@ def hbm_limit(target: Target) -> int | None:
     return chip.hbm_usable // chip.devices
 
 
-def _estimate_step(compiled: Compiled, run: Run, chip: Chip, *, images: int, waiting: int) -> StepEstimate:
+def _estimate_step(
+    compiled: CompiledProgram, run: Run, chip: Chip, *, images: int, waiting: int
+) -> StepEstimate:
     torus = torus_of([*run.mesh.devices.flat], chip)
-    program = read_program(compiled.said.text) if compiled.said.text else _NOTHING
-    cost, cycles = compiled.said.cost, program.estimated_cycles
+    output = compiled.output
+    program = read_program(output.text) if output.text else _TOO_LARGE
+    cost, cycles = output.cost, program.estimated_cycles
     flops, accessed = cost.get("flops"), cost.get("bytes accessed")
     return StepEstimate(
         name=compiled.name,
         phase=compiled.phase,
         images=images,
         replicas=run.plan.num_replicas,
-        hbm_bytes=compiled.said.memory.total if compiled.said.memory else compiled.said.needed,
+        hbm_bytes=output.hbm_bytes,
         waiting_bytes=waiting,
         program=program,
         torus=torus,
         compiled=compiled,
         compute_seconds=cycles / chip.clock_hz if cycles and chip.clock_hz else None,
-        collective_seconds=tuple(seconds_of(each, torus, chip) for each in program.collectives),
+        collective_seconds=tuple(link_seconds(c, torus, chip) for c in program.collectives),
         optimal_seconds=cost.get("optimal_seconds"),
         flops=flops,
         hbm_seconds=accessed / chip.hbm_bandwidth * chip.devices if accessed and chip.hbm_bandwidth else None,

@@ -1,4 +1,4 @@
-"""Owns the measurement of a run's programs on the devices that are here, with random images."""
+"""Measurement of a run's programs on the devices that are here, with random images."""
 
 import statistics
 import time
@@ -8,19 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.mesh import put_replicated, to_global
-from efficientnet_pod.preflight.compile import Compiled
+from efficientnet_pod.preflight.compile import CompiledProgram
 from efficientnet_pod.run.run import Run
-from efficientnet_pod.run.train_step import GO, commands, not_halted
 
 _WARM_UP, _CALLS = 3, 10
 
 
-def measure(run: Run, programs: tuple[Compiled, ...]) -> dict[str, float]:
+def measure_programs(run: Run, programs: tuple[CompiledProgram, ...]) -> dict[str, float]:
     """Returns the median seconds of ten calls of each program, after three to warm up, by its name.
 
-    The state goes on from step to step, as in training. The images are noise and stay on the devices, so that
-    no input is waited for. Programs that are too large are left out.
+    Each step starts from the state that the last one left, as in training. The images are noise and stay on
+    the devices, so that no step waits for input. Programs that are too large are left out.
     """
     variables = run.initial_variables()
     shapes = iter(run.plan.eval_shapes)
@@ -34,21 +34,21 @@ def measure(run: Run, programs: tuple[Compiled, ...]) -> dict[str, float]:
             height, width, _ = next(shapes)
             batch = _noise(run, run.plan.eval_batch, height, width, mask=True)
             call = _evaluating(run, compiled, batch, variables)
-        if compiled.program is not None:
+        if compiled.executable is not None:
             seconds[compiled.name] = _median(call)
     return seconds
 
 
 def _training(
-    run: Run, compiled: Compiled, batch: dict[str, jax.Array], variables: dict[str, Any]
+    run: Run, compiled: CompiledProgram, batch: dict[str, jax.Array], variables: dict[str, Any]
 ) -> Callable[[], Any]:
-    """Returns what makes one step, from the state that the step before has left."""
+    """Returns a function that makes one step from the state that the step before has left."""
     state, halted = run.lower_init().compile()(variables), not_halted(run.mesh)
 
     def call() -> Any:
         nonlocal state, halted
-        assert compiled.program
-        state, outcome = compiled.program(state, batch, halted)
+        assert compiled.executable
+        state, outcome = compiled.executable(state, batch, halted)
         halted = outcome.halted
         return outcome
 
@@ -56,13 +56,13 @@ def _training(
 
 
 def _evaluating(
-    run: Run, compiled: Compiled, batch: dict[str, jax.Array], variables: dict[str, Any]
+    run: Run, compiled: CompiledProgram, batch: dict[str, jax.Array], variables: dict[str, Any]
 ) -> Callable[[], Any]:
     weights = put_replicated(variables, run.mesh)
 
     def call() -> Any:
-        assert compiled.program
-        return compiled.program(weights, batch)
+        assert compiled.executable
+        return compiled.executable(weights, batch)
 
     return call
 
@@ -77,7 +77,7 @@ def _median(call: Callable[[], Any]) -> float:
 
 
 def _noise(run: Run, images: int, height: int, width: int, *, mask: bool) -> dict[str, jax.Array]:
-    """Returns a global batch of levels of 0 to 255, with random labels; every image is real."""
+    """Returns a global batch of random pixels (levels of 0 to 255) and labels; its mask has no padding."""
     rng = np.random.default_rng(0)
     shapes = run.abstract_batch(images, height, width, mask=mask)
     batch = {
@@ -86,4 +86,4 @@ def _noise(run: Run, images: int, height: int, width: int, *, mask: bool) -> dic
     }
     if mask:
         batch["mask"] = np.ones(images, np.float32)
-    return to_global(batch, run.mesh) | {"command": commands(run.mesh)[GO]}
+    return to_global(batch, run.mesh) | {"command": host_signals(run.mesh)[GO]}

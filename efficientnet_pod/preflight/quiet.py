@@ -1,4 +1,4 @@
-"""Owns the silence of libraries that write past Python while they load."""
+"""Silence for libraries that write past Python while they load."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hides what compilers for other machines than this one say on standard error while they load."""
+    """Hides what compilers for other machines write to standard error while they load."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nothing:

@@ -1,36 +1,37 @@
-"""Owns the advice for a recipe that does not fit: a smaller batch, or more replicas."""
+"""Advice for a recipe that does not fit: a smaller batch, or more replicas."""
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.preflight.estimate import Estimate
-from efficientnet_pod.preflight.targets import Target, with_replicas
+from efficientnet_pod.preflight.targets import Target, target_of
 
 _MARGIN = 0.97  # of the limit: memory is not quite linear in the batch
 
 
-def smaller_batch(found: Estimate) -> int | None:
-    """Returns a per-replica batch that should fit, by a line through what is known; None if none would.
+def smaller_batch(estimate: Estimate) -> int | None:
+    """Returns a per-replica batch that should fit, by a line through two points; None if none would.
 
-    What does not grow with the batch is the state, twice while it is updated. Below 16 any number will do;
-    above, multiples of 8 fill the lanes of a TPU better.
+    The line starts at the program's code, which does not grow with the batch. From 16 images on the batch is
+    a multiple of 8, which fills the lanes of a TPU better.
     """
-    step, limit = found.train, found.hbm_limit
-    per_replica = step.images // found.target.replicas
-    fixed = step.compiled.said.memory.code if step.compiled.said.memory else 0
+    step, limit = estimate.train, estimate.hbm_limit
+    per_replica = step.images // estimate.target.replicas
+    memory = step.compiled.output.memory
+    fixed = memory.code if memory else 0
     needed = (step.hbm_bytes or 0) + step.waiting_bytes
     if limit is None or needed <= limit:  # unknown by how much, or only an evaluation is too large
-        guess = per_replica // 2
+        batch = per_replica // 2
     else:
-        guess = int(per_replica * max(0.0, _MARGIN * limit - fixed) / (needed - fixed))
-    guess = min(guess, per_replica - 1)
-    guess -= guess % 8 if guess >= 16 else 0
-    return guess or None
+        batch = int(per_replica * max(0.0, _MARGIN * limit - fixed) / (needed - fixed))
+    batch = min(batch, per_replica - 1)
+    batch -= batch % 8 if batch >= 16 else 0
+    return batch or None
 
 
-def remedy(found: Estimate) -> str:
+def remedy(estimate: Estimate) -> str:
     """Returns what to change, as flags to copy."""
-    target = found.target
-    per_replica = found.train.images // target.replicas
-    smaller = smaller_batch(found)
+    target = estimate.target
+    per_replica = estimate.train.images // target.replicas
+    smaller = smaller_batch(estimate)
     if smaller is None:
         return "not even one image a replica would; choose chips with more memory, or a smaller model"
     advice = [
@@ -47,6 +48,6 @@ def _larger(target: Target, per_replica: int, smaller: int) -> Target | None:
     while per_replica // factor > smaller:
         factor *= 2
     try:
-        return with_replicas(target, target.replicas * factor)
-    except UserError:  # no such slice is that large
+        return target_of(target.chip, target.replicas * factor)
+    except UserError:  # no slice is that large
         return None

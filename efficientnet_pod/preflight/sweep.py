@@ -1,11 +1,13 @@
-"""Owns the search for the fastest and the cheapest batch or machine of a recipe."""
+"""The search for the fastest and the cheapest batch or machine of a recipe."""
 
 import dataclasses
 from collections.abc import Callable
+from operator import itemgetter
 
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.pod.topology import nearest_divisor
 from efficientnet_pod.preflight.estimate import Estimate
-from efficientnet_pod.preflight.targets import Target, parse_target, with_replicas
+from efficientnet_pod.preflight.targets import Target, parse_target, target_of
 from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
 
 FIELDS = ("per_replica_batch", "topology", "replicas")
@@ -17,18 +19,18 @@ class Point:
     """One recipe on one machine.
 
     Attributes:
-      value: as it was asked for.
-      recipe: with what follows from the value.
-      target: the machine.
-      found: the estimate; None if the point is impossible.
-      why: it is impossible, one line.
+      value: swept value, as it was written.
+      recipe: recipe with that value and the numbers that follow.
+      target: machine.
+      estimate: estimate of the recipe on the machine; None if the point is impossible.
+      reason: one line on why the point is impossible; else "".
     """
 
     value: str
     recipe: Recipe
     target: Target
-    found: Estimate | None = None
-    why: str = ""
+    estimate: Estimate | None = None
+    reason: str = ""
 
 
 def parse_sweep(sweep: str) -> tuple[str, tuple[str, ...]]:
@@ -45,24 +47,24 @@ def parse_sweep(sweep: str) -> tuple[str, tuple[str, ...]]:
     return field, values
 
 
-def points(recipe: Recipe, target: Target, field: str, values: tuple[str, ...]) -> list[Point]:
-    """Returns what is to be compiled.
+def sweep_points(recipe: Recipe, target: Target, field: str, values: tuple[str, ...]) -> list[Point]:
+    """Returns the points of a sweep, not yet compiled.
 
-    The images that normalise together stay those of the recipe on ``target``, as far as whole groups allow.
-    With ``per_replica_batch`` the global batch follows, and the learning rate with it; with ``topology`` and
+    The BN batch stays that of the recipe on ``target``, as far as whole groups allow. With
+    ``per_replica_batch`` the global batch follows, and the learning rate with it; with ``topology`` and
     ``replicas`` the global batch stays.
 
     Args:
-      recipe: as it is on ``target``.
-      target: of ``--topology``.
-      field: one of `FIELDS`.
-      values: of it.
+      recipe: recipe for ``target``.
+      target: machine of ``--topology``.
+      field: swept field, one of `FIELDS`.
+      values: its values.
 
     Raises:
       UserError: a machine has no such name.
     """
     bn_batch = recipe.bn_group_size * recipe.global_batch // target.replicas
-    found = []
+    points = []
     for value in values:
         machine, global_batch = target, recipe.global_batch
         match field:
@@ -71,37 +73,32 @@ def points(recipe: Recipe, target: Target, field: str, values: tuple[str, ...]) 
             case "topology":
                 machine = parse_target(value)
             case _:
-                machine = with_replicas(target, int(value))
+                machine = target_of(target.chip, int(value))
         per_replica = max(1, global_batch // machine.replicas)
-        group = _group(bn_batch, per_replica, machine.replicas)
-        found.append(Point(value, _with_batch(recipe, global_batch, group), machine))
-    return found
+        group = nearest_divisor(machine.replicas, bn_batch / per_replica)
+        points.append(Point(value, _with_batch(recipe, global_batch, group), machine))
+    return points
 
 
-def run_sweep(waiting: list[Point], estimate: Callable[[Recipe, Target], Estimate]) -> list[Point]:
+def run_sweep(points: list[Point], estimate: Callable[[Recipe, Target], Estimate]) -> list[Point]:
     """Returns the points with their estimates; a recipe that cannot run there has a reason instead."""
-    done = []
-    for point in waiting:
+    swept = []
+    for point in points:
         try:
-            done.append(dataclasses.replace(point, found=estimate(point.recipe, point.target)))
+            swept.append(dataclasses.replace(point, estimate=estimate(point.recipe, point.target)))
         except UserError as error:
-            done.append(dataclasses.replace(point, why=str(error)))
-    return done
+            swept.append(dataclasses.replace(point, reason=str(error)))
+    return swept
 
 
-def best(swept: list[Point]) -> tuple[Point | None, Point | None]:
+def fastest_and_cheapest(swept: list[Point]) -> tuple[Point | None, Point | None]:
     """Returns the fastest and the cheapest point that fits, None where no time or no price is known."""
-    fitting = [(p, p.found) for p in swept if p.found and p.found.fits]
-    timed = [(found.hours, i) for i, (_, found) in enumerate(fitting) if found.hours is not None]
-    priced = [(usd, i) for i, (_, found) in enumerate(fitting) if (usd := found.usd()) is not None]
-    fastest = fitting[min(timed)[1]][0] if timed else None
-    return fastest, fitting[min(priced)[1]][0] if priced else None
-
-
-def _group(bn_batch: int, per_replica: int, replicas: int) -> int:
-    """Returns the replicas that normalise about so many images together, and divide all replicas."""
-    divisors = [n for n in range(1, replicas + 1) if replicas % n == 0]
-    return min(divisors, key=lambda n: abs(n * per_replica - bn_batch))
+    fitting = [(point, point.estimate) for point in swept if point.estimate and point.estimate.fits]
+    timed = [(point, hours) for point, estimate in fitting if (hours := estimate.hours) is not None]
+    priced = [(point, usd) for point, estimate in fitting if (usd := estimate.usd()) is not None]
+    fastest, _ = min(timed, key=itemgetter(1), default=(None, 0.0))
+    cheapest, _ = min(priced, key=itemgetter(1), default=(None, 0.0))
+    return fastest, cheapest
 
 
 def _with_batch(recipe: Recipe, global_batch: int, bn_group_size: int) -> Recipe:

@@ -1,4 +1,4 @@
-"""Owns ``--topology``: what its names mean, and the devices they stand for, which need not be here."""
+"""Machines by the names of ``--topology``, and their devices, which need not be here."""
 
 import dataclasses
 import importlib.util
@@ -6,7 +6,6 @@ import math
 import os
 import re
 from importlib import metadata
-from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -15,13 +14,14 @@ from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.chips import CHIPS, Chip, chip_of
 from efficientnet_pod.pod.runtime import Runtime
+from efficientnet_pod.pod.topology import Device, divisors
 from efficientnet_pod.preflight.quiet import quiet_libraries
 
 EXAMPLES = "v3:16x32 (chips), v3-1024 (cores), cuda:h100x8 or cpu:8"
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e", "v7x": "tpu7x", "tpu": ""}
 
-# Before libtpu is loaded: it must neither lock the TPU, which it does not open, nor ask the metadata server
-# what machine this is, nor say on standard error that it does not know.
+# Set before libtpu is loaded. It must not lock a TPU that it does not open, ask the metadata server for this
+# machine's name, or complain on standard error that it does not know it.
 _LIBTPU_ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -37,11 +37,11 @@ class Target:
     """A machine to plan for.
 
     Attributes:
-      name: its shortest name in ``--topology``.
-      chip: of which it is made.
-      grid: chips in x, y and z, of a torus; else empty.
+      name: shortest name in ``--topology``.
+      chip: kind of its chips.
+      grid: chips along each axis of a torus, x first; else empty.
       replicas: devices as JAX sees them.
-      chips: of the whole machine.
+      chips: chips of the whole machine.
       hosts: JAX processes.
     """
 
@@ -54,36 +54,35 @@ class Target:
 
 
 def parse_target(topology: str) -> Target:
-    """Returns what a name stands for.
+    """Returns the machine of a name.
 
-    Names are ``v3:16x32``, a TPU's grid of chips; ``v3-1024``, a TPU by the number its makers give it, cores
-    of v2, v3, v4, v5p and tpu7x and chips of v5e and v6e, as the most compact grid; ``cuda:h100x8``, GPUs,
-    eight to a host; ``cpu:8``, virtual devices of this machine.
+    Names are ``v3:16x32``, a TPU by its grid of chips; ``v3-1024``, a TPU by the number in its product name
+    (cores of v2, v3, v4, v5p and tpu7x, chips of v5e and v6e), as the most compact grid; ``cuda:h100x8``,
+    GPUs, eight to a host; ``cpu:8``, virtual devices of this machine.
 
     Raises:
       UserError: no machine has that name or that shape.
     """
-    if found := re.fullmatch(r"cpu:(\d+)", topology):
-        return _plain(topology, CHIPS["cpu"], int(found[1]))
-    if found := re.fullmatch(r"(?:cuda|gpu):(\w+?)(?:x(\d+))?", topology):
-        chip = _chip(found[1], topology, "gpu")
-        count = int(found[2] or 1)
+    if match := re.fullmatch(r"cpu:(\d+)", topology):
+        return _plain(topology, CHIPS["cpu"], int(match[1]))
+    if match := re.fullmatch(r"(?:cuda|gpu):(\w+?)(?:x(\d+))?", topology):
+        chip = _chip(match[1], topology, "gpu")
+        count = int(match[2] or 1)
         return _plain(f"cuda:{chip.name}x{count}", chip, count)
-    if found := re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology):
-        chip = _chip(found[1], topology, "tpu")
-        return _torus(chip, tuple(map(int, found[2].split("x"))), topology)
-    if found := re.fullmatch(r"(\w+)-(\d+)", topology):
-        chip = _chip(found[1], topology, "tpu")
-        return _torus(chip, _compact(chip, int(found[2]), topology), topology)
+    if match := re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology):
+        chip = _chip(match[1], topology, "tpu")
+        return _torus(chip, tuple(map(int, match[2].split("x"))), topology)
+    if match := re.fullmatch(r"(\w+)-(\d+)", topology):
+        chip = _chip(match[1], topology, "tpu")
+        return _torus(chip, _compact(chip, int(match[2]), topology), topology)
     name = re.split(r"[:-]", topology)[0]
     if name not in CHIPS and name not in ("cuda", "gpu"):
         _chip(name, topology, "tpu")
     raise UserError(f"--topology={topology} cannot be read; it looks like {EXAMPLES}")
 
 
-def with_replicas(target: Target, replicas: int) -> Target:
-    """Returns a machine of the same chips with so many replicas; raises `UserError` if there is none."""
-    chip = target.chip
+def target_of(chip: Chip, replicas: int) -> Target:
+    """Returns the machine with so many replicas of a chip; raises `UserError` if there is none."""
     if chip.platform == "tpu":
         if replicas % chip.devices:
             raise UserError(f"{replicas} replicas are not whole {chip.title} chips of {chip.devices} cores")
@@ -91,8 +90,8 @@ def with_replicas(target: Target, replicas: int) -> Target:
     return parse_target(f"cpu:{replicas}" if chip.platform == "cpu" else f"cuda:{chip.name}x{replicas}")
 
 
-def here(runtime: Runtime) -> Target:
-    """Returns the machine a started backend runs on; raises `UserError` if its chip is not in the table."""
+def target_here(runtime: Runtime) -> Target:
+    """Returns the machine that JAX runs on; raises `UserError` if its chip is not in the table."""
     chip = chip_of(runtime.device_kind)
     if chip is None:
         raise UserError(
@@ -101,9 +100,7 @@ def here(runtime: Runtime) -> Target:
         )
     replicas = len(runtime.devices)
     if chip.platform != "tpu":
-        return dataclasses.replace(
-            with_replicas(Target("", chip, (), 0, 0, 0), replicas), hosts=runtime.host_count
-        )
+        return dataclasses.replace(target_of(chip, replicas), hosts=runtime.host_count)
     sides = [{device.coords[axis] for device in runtime.devices} for axis in range(3)]
     grid = tuple(max(side) - min(side) + 1 for side in sides)[: chip.dimensions]
     name = f"{chip.name}:{'x'.join(map(str, grid))}"
@@ -111,11 +108,11 @@ def here(runtime: Runtime) -> Target:
 
 
 def runtime_for(target: Target, *, cpu_devices: int | None = None) -> Runtime:
-    """Returns the target's devices, to compile for; starts JAX on the CPU.
+    """Returns a runtime with the target's devices, to compile for; starts JAX on the CPU.
 
     Args:
-      target: a machine, which need not be here.
-      cpu_devices: virtual devices to start with, at least the target's, if it is a CPU.
+      target: machine, which need not be here.
+      cpu_devices: virtual devices to start for a CPU, at least the target's; the target's if None.
 
     Raises:
       UserError: the compiler for it is not installed, or refuses the shape.
@@ -182,7 +179,7 @@ def _torus(chip: Chip, sides: tuple[int, ...], topology: str) -> Target:
 
 
 def _bounds(chip: Chip, grid: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """Returns the chips of a host where they are not 2x2: of one chip alone, and of v5e's and v6e's eight."""
+    """Returns the chips of a host as a grid, for one chip alone and v5e's and v6e's eight; None for 2x2."""
     if math.prod(grid) == 1:
         return (1, 1, 1)
     return (2, 4, 1) if grid == (2, 4) and chip.devices == 1 else None
@@ -193,7 +190,7 @@ def _compact(chip: Chip, named: int, topology: str) -> tuple[int, ...]:
     chips, rest = divmod(named, chip.named_cores)
     if chips == 1 and not rest:
         return (1,) * chip.dimensions
-    sides = [n for n in range(1, chips + 1) if chips and chips % n == 0]
+    sides = divisors(chips)
     grids = [(x, chips // x) for x in sides] if chip.dimensions == 2 else []
     if chip.dimensions == 3:
         grids = [(x, y, chips // x // y) for x in sides for y in sides if chips % (x * y) == 0]
@@ -209,7 +206,7 @@ def _compact(chip: Chip, named: int, topology: str) -> tuple[int, ...]:
     return min(grids, key=lambda grid: (sum(grid), grid))
 
 
-def _tpu_devices(target: Target) -> tuple[Any, ...]:
+def _tpu_devices(target: Target) -> tuple[Device, ...]:
     if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
         raise UserError(
             f"--topology={target.name} needs libtpu, which also compiles where there is no TPU (on Linux, "
@@ -225,14 +222,14 @@ def _tpu_devices(target: Target) -> tuple[Any, ...]:
     try:
         return tuple(topologies.get_topology_desc(target.name, "tpu", **options).devices)
     except jax.errors.JaxRuntimeError as error:
-        said = str(error).partition("\n")[0]
-        nearest = with_replicas(target, target.replicas).name
+        message = str(error).partition("\n")[0]
+        nearest = target_of(chip, target.replicas).name
         raise UserError(
-            f"--topology={target.name} is refused by libtpu: {said}; try --topology={nearest}"
+            f"--topology={target.name} is refused by libtpu: {message}; try --topology={nearest}"
         ) from error
 
 
-def _gpu_devices(target: Target) -> tuple[Any, ...]:
+def _gpu_devices(target: Target) -> tuple[Device, ...]:
     plugins = [entry.name for entry in metadata.entry_points(group="jax_plugins")]
     if not any(name.startswith("xla_cuda") for name in plugins):
         raise UserError(
@@ -240,14 +237,14 @@ def _gpu_devices(target: Target) -> tuple[Any, ...]:
             "pip install -e '.[preflight-cuda]'"
         )
     shape = f"1x{target.hosts}x{target.replicas // target.hosts}"
-    described = topologies.get_topology_desc(
-        target.name, "cuda", topology=shape, target_config=gpu_config(target.chip)
+    config = gpu_config(target.chip)
+    return tuple(
+        topologies.get_topology_desc(target.name, "cuda", topology=shape, target_config=config).devices
     )
-    return tuple(described.devices)
 
 
 def gpu_config(chip: Chip) -> str:
-    """Returns a GPU as XLA's compiler wants it described where there is none.
+    """Returns the description of a GPU that XLA's compiler needs where there is none.
 
     Source: ``stream_executor.GpuTargetConfigProto``, in protobuf's text form.
     """

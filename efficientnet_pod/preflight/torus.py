@@ -1,12 +1,13 @@
-"""Owns the model of a collective's time on a torus of chips, and the proof that its groups are connected."""
+"""A model of a collective's time on a torus of chips, and the proof that its groups are connected."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Chip = tuple[int, ...]
+from efficientnet_pod.pod.terminal import plural
+from efficientnet_pod.pod.topology import Coords, Device, tile_name
+
 Groups = Sequence[Sequence[int]]
 
 # How often the whole of a message goes round: an all-reduce is a reduce-scatter and an all-gather.
@@ -20,40 +21,40 @@ class Torus:
     Attributes:
       sides: chips along each axis, x first.
       wrap: whether the last chip of an axis is linked with its first.
-      coords: of each device of the program, in the order of its device assignment: that of
-        ``mesh.devices.flat``. Devices of one chip share theirs.
+      coords: coordinates of each device, in the order of the program's device assignment, which is
+        ``mesh.devices.flat``. Devices of one chip have the same.
     """
 
     sides: tuple[int, ...]
     wrap: tuple[bool, ...]
-    coords: tuple[Chip, ...]
+    coords: tuple[Coords, ...]
 
     @classmethod
-    def of(cls, devices: Sequence[Any], wrap: Sequence[bool]) -> "Torus":
-        """Returns the torus that JAX devices with ``coords`` span, moved to the origin.
+    def of(cls, devices: Sequence[Device], wrap: Sequence[bool]) -> "Torus":
+        """Returns the torus of JAX devices that have ``coords``, moved to the origin.
 
         Args:
-          devices: in the order of the program's device assignment.
-          wrap: by axis, whether that is a ring; axes of one or two chips have no more links for it.
+          devices: devices in the order of the program's device assignment.
+          wrap: whether each axis is a ring; axes of one or two chips have no more links for it.
         """
         low = [min(axis) for axis in zip(*(d.coords for d in devices), strict=True)]
         coords = tuple(tuple(c - lo for c, lo in zip(d.coords, low, strict=True)) for d in devices)
         sides = tuple(max(axis) + 1 for axis in zip(*coords, strict=True))
         return cls(sides, tuple(wrap), coords)
 
-    def chips(self, group: Sequence[int]) -> list[Chip]:
+    def chips(self, group: Sequence[int]) -> list[Coords]:
         """Returns the distinct chips of a group of devices, sorted."""
         return sorted({self.coords[device] for device in group})
 
-    def neighbours(self, chip: Chip) -> list[Chip]:
+    def neighbours(self, chip: Coords) -> set[Coords]:
         """Returns the chips linked with one."""
-        found = set()
+        neighbours = set()
         for axis, (side, wrap) in enumerate(zip(self.sides, self.wrap, strict=True)):
             for step in (-1, 1):
-                at = chip[axis] + step
-                if wrap or 0 <= at < side:
-                    found.add((*chip[:axis], at % side, *chip[axis + 1 :]))
-        return sorted(found - {chip})
+                place = chip[axis] + step
+                if wrap or 0 <= place < side:
+                    neighbours.add((*chip[:axis], place % side, *chip[axis + 1 :]))
+        return neighbours - {chip}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class _Axis:
     def links(self) -> float:
         """Links' worth of bandwidth out of a chip along this axis, to one side of a line or both of a ring.
 
-        Where ``gap`` - 1 chips lie between two of a group, so many other groups share the links with it.
+        With ``gap`` - 1 chips between two chips of the group, as many other groups share the links.
         """
         if self.count == 1:
             return 0.0
@@ -80,7 +81,7 @@ class _Axis:
         return (self.count // 2 if self.ring else self.count - 1) * self.gap
 
 
-def _axes(chips: Sequence[Chip], torus: Torus) -> list[_Axis] | None:
+def _axes(chips: Sequence[Coords], torus: Torus) -> list[_Axis] | None:
     """Returns how the chips lie along each axis, or None if they are not a regular lattice."""
     axes = []
     for axis, (side, wrap) in enumerate(zip(torus.sides, torus.wrap, strict=True)):
@@ -110,10 +111,11 @@ def collective_seconds(
     hop_seconds: float,
     chip_bandwidth: float = math.inf,
 ) -> float:
-    """Returns the seconds of a collective that all groups run at once: those of the slowest group.
+    """Returns the seconds of the slowest group in a collective that all groups run at once.
 
-    A ring algorithm on all links at once. With n chips in a group, each sends (n−1)/n of the message once for
-    a reduce-scatter or an all-gather and twice for an all-reduce, over all its links into the group::
+    The model is a ring algorithm on all links at once. With n chips in a group, each sends (n−1)/n of the
+    message over all its links into the group, once for a reduce-scatter or an all-gather and twice for an
+    all-reduce::
 
         seconds = passes · ((n−1)/n · size / (Σ links_i · link_bandwidth) + Σ reach_i · hop_seconds)
 
@@ -123,19 +125,19 @@ def collective_seconds(
     passes·(c−1)/c of the message through its memory. A group that is no regular lattice counts one link,
     shared by as many groups as there are, and the reach of the whole torus.
 
-    It is optimistic: it knows no software, no start-up and no barrier.
+    The model is optimistic: it has no software, no start-up and no barrier.
 
     Args:
-      op: ``all-reduce``, ``reduce-scatter`` or ``all-gather``; of the last, ``size`` is that of the result.
-      size: bytes that one device puts in.
-      groups: of devices, as numbers into ``torus.coords``.
-      torus: where they are.
+      op: ``all-reduce``, ``reduce-scatter`` or ``all-gather``.
+      size: bytes that one device puts in; for an all-gather, bytes of the result.
+      groups: groups of devices, as numbers into ``torus.coords``.
+      torus: coordinates of the devices.
       link_bandwidth: bytes/s of one link, one way.
       hop_seconds: latency of one link.
       chip_bandwidth: bytes/s between the devices of one chip.
 
     Raises:
-      ValueError: an ``op`` that is none of these.
+      ValueError: the model does not cover ``op``.
 
     Source: Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for clusters of workstations", JPDC
     69 (2009): no algorithm sends less than 2·(n−1)/n; Jain and Sabharwal, "Optimal bucket algorithms for
@@ -143,12 +145,12 @@ def collective_seconds(
     """
     if op not in PASSES:
         raise ValueError(f"op={op!r} has no model here; it must be one of {', '.join(PASSES)}")
-    seen: dict[tuple[Any, ...], float] = {}
+    known: dict[tuple[int, int, tuple[_Axis, ...] | None], float] = {}
     for group in groups:
         chips = torus.chips(group)
         axes = _axes(chips, torus)
         key = (len(group), len(chips), tuple(axes) if axes else None)
-        if key not in seen:
+        if key not in known:
             if axes is None:
                 links, reach = 1 / len(groups), sum(side - 1 for side in torus.sides)
             else:
@@ -158,14 +160,14 @@ def collective_seconds(
             if len(chips) > 1:
                 share = (len(chips) - 1) / len(chips)
                 seconds += share * size / (links * link_bandwidth) + reach * hop_seconds
-            seen[key] = PASSES[op] * seconds
-    return max(seen.values(), default=0.0)
+            known[key] = PASSES[op] * seconds
+    return max(known.values(), default=0.0)
 
 
 def connected(group: Sequence[int], torus: Torus) -> bool:
-    """Returns whether each chip of a group is reached from each other over chips of the group alone."""
+    """Returns whether links between chips of a group alone connect all of them."""
     chips = set(torus.chips(group))
-    seen: set[Chip] = set()
+    seen: set[Coords] = set()
     waiting = [next(iter(chips))] if chips else []
     while waiting:
         chip = waiting.pop()
@@ -178,7 +180,7 @@ def connected(group: Sequence[int], torus: Torus) -> bool:
 def tile_sides(group: Sequence[int], torus: Torus) -> tuple[int, ...] | None:
     """Returns the sides in chips, x first, of the box that a group fills, or None if it fills none.
 
-    A box may go round the corner of an axis that wraps.
+    On an axis that wraps, a box may lie across the end.
     """
     axes = _axes(torus.chips(group), torus)
     if axes is None or any(axis.count > 1 and axis.gap > 1 for axis in axes):
@@ -187,20 +189,17 @@ def tile_sides(group: Sequence[int], torus: Torus) -> tuple[int, ...] | None:
 
 
 def describe_groups(groups: Groups, torus: Torus) -> str:
-    """Returns one line that says whether all groups are connected tiles, or which is not.
+    """Returns one line that says whether all groups are connected tiles, or which group is not.
 
-    Such as ``64 groups of 16 replicas: each a connected tile of 2x4 chips``; tiles read rows x columns (y by
-    x), with z in front for a box.
+    An example is ``64 groups of 16 replicas: each a connected tile of 2x4 chips``.
     """
     sizes = sorted({len(group) for group in groups})
-    who = f"{_count(len(groups), 'group')} of {_count(sizes[0], 'replica')}"
-    if len(sizes) > 1:
-        who = f"{_count(len(groups), 'group')} of {sizes[0]:,} to {sizes[-1]:,} replicas"
+    smallest = f"{sizes[0]:,} to " if len(sizes) > 1 else ""
+    who = f"{plural(len(groups), 'group')} of {smallest}{plural(sizes[-1], 'replica')}"
     apart = [i for i, group in enumerate(groups) if not connected(group, torus)]
     if apart:
-        first = ", ".join(
-            str(chip[:2] if not any(chip[2:]) else chip) for chip in torus.chips(groups[apart[0]])[:4]
-        )
+        chips = torus.chips(groups[apart[0]])[:4]
+        first = ", ".join(str(chip if any(chip[2:]) else chip[:2]) for chip in chips)
         number = "one is" if len(apart) == 1 else f"{len(apart):,} are"
         return f"{who}: {number} not connected, first group {apart[0]} with chips {first} …"
     tiles = Counter(tile_sides(group, torus) for group in groups)
@@ -208,17 +207,6 @@ def describe_groups(groups: Groups, torus: Torus) -> str:
         return f"{who}: {'each ' if len(groups) > 1 else ''}on one chip"
     if None in tiles:
         return f"{who}: each connected, {tiles[None]:,} of them no tile"
-    names = [_tile_name(tile) for tile, _ in tiles.most_common() if tile is not None]
+    names = [tile_name(tile) for tile, _ in tiles.most_common() if tile is not None]
     each = "each a" if len(groups) > 1 else "a"
     return f"{who}: {each} connected tile of {' or '.join(names)} chips"
-
-
-def _tile_name(tile: tuple[int, ...]) -> str:
-    sides = list(tile)
-    while len(sides) > 2 and sides[-1] == 1:
-        sides.pop()
-    return "x".join(str(side) for side in reversed(sides))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

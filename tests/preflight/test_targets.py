@@ -10,7 +10,7 @@ from efficientnet_pod.pod.chips import CHIPS
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.pod.topology import bn_device_order, describe_bn_groups
 from efficientnet_pod.preflight import targets
-from efficientnet_pod.preflight.targets import gpu_config, here, parse_target, runtime_for, with_replicas
+from efficientnet_pod.preflight.targets import gpu_config, parse_target, runtime_for, target_here, target_of
 
 
 @pytest.mark.parametrize(
@@ -80,13 +80,13 @@ def test_other_names_are_refused_with_the_nearest(topology, words):
 
 
 def test_a_machine_of_the_same_chips_with_other_replicas():
-    assert with_replicas(parse_target("v3:2x2"), 128).name == "v3:8x8"
-    assert with_replicas(parse_target("v4:2x2x1"), 64).name == "v4:4x4x4"
-    assert with_replicas(parse_target("v5e:4x4"), 8).name == "v5e:2x4"
-    assert with_replicas(parse_target("cuda:a100x8"), 16).name == "cuda:a100x16"
-    assert with_replicas(parse_target("cpu:8"), 2).name == "cpu:2"
+    assert target_of(CHIPS["v3"], 128).name == "v3:8x8"
+    assert target_of(CHIPS["v4"], 64).name == "v4:4x4x4"
+    assert target_of(CHIPS["v5e"], 8).name == "v5e:2x4"
+    assert target_of(CHIPS["a100"], 16).name == "cuda:a100x16"
+    assert target_of(CHIPS["cpu"], 2).name == "cpu:2"
     with pytest.raises(UserError, match="7 replicas are not whole TPU v3 chips of 2 cores"):
-        with_replicas(parse_target("v3:2x2"), 7)
+        target_of(CHIPS["v3"], 7)
 
 
 @needs_libtpu
@@ -103,7 +103,7 @@ def test_devices_of_a_tpu_are_those_that_libtpu_shows(name):
     assert len({device.core_on_chip for device in runtime.devices}) == target.chip.devices
     sides = [len({device.coords[axis] for device in runtime.devices}) for axis in range(3)]
     assert tuple(sides[: target.chip.dimensions]) == target.grid
-    assert here(runtime) == target
+    assert target_here(runtime) == target
 
 
 @needs_libtpu
@@ -137,7 +137,7 @@ def test_devices_of_gpus_are_as_many_hosts_as_they_need():
     runtime = runtime_for(target)
     assert runtime.platform == "gpu" and runtime.device_kind == CHIPS["v100"].gpu.kind
     assert sorted(device.process_index for device in runtime.devices) == [0] * 8 + [1] * 8
-    assert here(runtime) == target
+    assert target_here(runtime) == target
 
 
 def test_a_gpu_is_described_to_the_compiler():
@@ -157,9 +157,9 @@ def test_virtual_devices_are_a_part_of_those_that_run():
 
 def test_a_machine_that_is_here_is_named_or_unknown():
     devices = tuple(SimpleNamespace(id=i) for i in range(4))
-    assert here(Runtime("gpu", devices, "NVIDIA H100 80GB HBM3", 0, 2)).hosts == 2
+    assert target_here(Runtime("gpu", devices, "NVIDIA H100 80GB HBM3", 0, 2)).hosts == 2
     with pytest.raises(UserError, match="nothing is known of 'NVIDIA GeForce GT 710'; known: TPU v2, TPU v3"):
-        here(Runtime("gpu", devices, "NVIDIA GeForce GT 710", 0, 1))
+        target_here(Runtime("gpu", devices, "NVIDIA GeForce GT 710", 0, 1))
 
 
 def test_gpus_that_are_not_here_are_laid_out_by_number():

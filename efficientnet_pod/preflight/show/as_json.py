@@ -1,4 +1,4 @@
-"""Owns the estimate as JSON, for other programs."""
+"""The estimate as JSON, for other programs."""
 
 import dataclasses
 from typing import Any
@@ -7,13 +7,13 @@ from efficientnet_pod.preflight.estimate import Estimate, StepEstimate
 from efficientnet_pod.preflight.program.collectives import Collective
 
 
-def as_json(found: Estimate) -> dict[str, Any]:
-    """Returns plain values; what is not known is null.
+def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
+    """Returns an estimate as plain values; those that are not known are None.
 
-    Everything under a name with ``estimated`` is an estimate, and so is what follows from it: images/s,
-    hours, dollars. Bytes are of one replica.
+    Names with ``estimated`` hold estimates, and so do images/s, hours and dollars, which follow from them.
+    Bytes are those of one replica.
     """
-    target, plan, train = found.target, found.run.plan, found.train
+    target, plan, train = estimate.target, estimate.run.plan, estimate.train
     return {
         "topology": target.name,
         "chip": target.chip.title,
@@ -24,30 +24,32 @@ def as_json(found: Estimate) -> dict[str, Any]:
         "per_replica_batch": train.images // target.replicas,
         "bn_group_size": plan.recipe.bn_group_size,
         **_step(train),
-        "fits": found.fits,
-        "hbm_limit_bytes": found.hbm_limit,
-        "programs": [{"name": step.name, "fits": found.has_room(step)} | _step(step) for step in found.steps],
-        "measured_step_ms": _ms(found.measured.get(train.name)),
-        "images_per_second": found.images_per_second,
+        "fits": estimate.fits,
+        "hbm_limit_bytes": estimate.hbm_limit,
+        "programs": [
+            {"name": step.name, "fits": estimate.has_room(step)} | _step(step) for step in estimate.steps
+        ],
+        "measured_step_ms": _ms(estimate.measured.get(train.name)),
+        "images_per_second": estimate.images_per_second,
         "steps": plan.total_steps,
-        "evaluations": found.evaluations,
-        "hours": found.hours,
-        "train_hours": found.train_hours,
-        "eval_hours": found.eval_hours,
-        "core_hours": None if found.hours is None else found.hours * target.replicas,
-        "usd": found.usd(),
-        "usd_spot": found.usd(spot=True),
-        "host_cores": found.host_cores,
+        "evaluations": estimate.evaluations,
+        "hours": estimate.hours,
+        "train_hours": estimate.train_hours,
+        "eval_hours": estimate.eval_hours,
+        "core_hours": None if estimate.hours is None else estimate.hours * target.replicas,
+        "usd": estimate.usd(),
+        "usd_spot": estimate.usd(spot=True),
+        "host_cores": estimate.host_cores,
         "peak_lr": plan.peak_lr,
         "warnings": list(plan.warnings),
         "sources": target.chip.sources,
-        "compile_seconds": found.compilation.seconds,
-        "from_cache": found.compilation.from_cache,
+        "compile_seconds": estimate.compilation.seconds,
+        "from_cache": estimate.compilation.from_cache,
     }
 
 
 def _step(step: StepEstimate) -> dict[str, Any]:
-    memory = step.compiled.said.memory
+    memory = step.compiled.output.memory
     return {
         "estimated_cycles": step.program.estimated_cycles,
         "estimated_compute_ms": _ms(step.compute_seconds),
@@ -62,22 +64,22 @@ def _step(step: StepEstimate) -> dict[str, Any]:
         "hbm_parts": dataclasses.asdict(memory) if memory else None,
         "waiting_bytes": step.waiting_bytes,
         "collectives": [
-            _collective(each, seconds)
-            for each, seconds in zip(step.program.collectives, step.collective_seconds, strict=True)
+            _collective(collective, seconds)
+            for collective, seconds in zip(step.program.collectives, step.collective_seconds, strict=True)
         ],
     }
 
 
-def _collective(each: Collective, seconds: float | None) -> dict[str, Any]:
+def _collective(collective: Collective, seconds: float | None) -> dict[str, Any]:
     return {
-        "op": each.op,
-        "bytes": each.bytes,
-        "group_size": each.group_size,
-        "purpose": each.purpose,
-        "purposes": dict(each.purposes),
-        "num_groups": each.num_groups,
-        "count": each.count,
-        "strategy": each.strategy,
+        "op": collective.op,
+        "bytes": collective.bytes,
+        "group_size": collective.group_size,
+        "purpose": collective.purpose,
+        "purposes": dict(collective.purposes),
+        "num_groups": collective.num_groups,
+        "count": collective.count,
+        "strategy": collective.strategy,
         "estimated_ms": _ms(seconds),
     }
 

@@ -1,0 +1,137 @@
+"""A preflight from start to end: one recipe, or the points of a sweep, compiled, printed and written."""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.pod import terminal
+from efficientnet_pod.pod.runtime import Runtime
+from efficientnet_pod.preflight.cache import default_cache
+from efficientnet_pod.preflight.compile import compile_run
+from efficientnet_pod.preflight.estimate import Estimate, estimate_run
+from efficientnet_pod.preflight.measure import measure_programs
+from efficientnet_pod.preflight.remedy import remedy
+from efficientnet_pod.preflight.show.as_json import estimate_as_json
+from efficientnet_pod.preflight.show.report import print_report
+from efficientnet_pod.preflight.show.sweep import print_sweep
+from efficientnet_pod.preflight.sweep import fastest_and_cheapest, parse_sweep, run_sweep, sweep_points
+from efficientnet_pod.preflight.targets import Target, parse_target, runtime_for, target_here
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.run.run import image_numbers, run_on
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """The request for a preflight; the fields are the flags of the command.
+
+    Attributes:
+      topology: name of the machine; None for this one.
+      sweep: field and values to compare, or None.
+      measure: whether to run the programs on the devices here.
+      json: file for the numbers, or None.
+      hlo: file for the programs' optimised text, or None.
+      cache: folder of programs compiled before; None for the user's cache.
+    """
+
+    topology: str | None
+    sweep: str | None
+    measure: bool
+    json: str | None
+    hlo: str | None
+    cache: str | None
+
+    def run(self, config: dict[str, Any]) -> None:
+        """Compiles a recipe for a machine, prints the report and writes the files.
+
+        Raises:
+          UserError: the recipe does not fit, or what is asked for is not possible.
+        """
+        sweep = parse_sweep(self.sweep) if self.sweep else None
+        recipe = read_recipe(config)
+        for path in filter(None, (self.json, self.hlo)):
+            _require_folder(path)
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console.width = max(100, console.width)  # a file or a pipe has no width of its own
+        target = None if self.topology is None else parse_target(self.topology)
+        if sweep and target:
+            estimate, document = self._sweep(recipe, target, *sweep, console=console)
+        else:
+            estimate = self._estimate_one(recipe, target)
+            print_report(estimate, console)
+            document = estimate_as_json(estimate)
+        self._write(document, estimate)
+        if not estimate.fits:
+            model = estimate.run.plan.recipe.model.name
+            raise UserError(f"{model} does not fit {estimate.target.name}; {remedy(estimate)}")
+
+    def _estimate_one(self, recipe: Recipe, target: Target | None) -> Estimate:
+        if target and (target.chip.platform == "cpu" or not self.measure):
+            return self._estimate(recipe, target, runtime_for(target))
+        runtime = pod_runtime.start(target.chip.platform if target else recipe.platform, recipe.cpu_replicas)
+        here = target_here(runtime)
+        if target and target.name != here.name:
+            raise UserError(
+                f"--measure runs on the devices here, {here.name}; leave out --topology={target.name}, "
+                "or --measure"
+            )
+        return self._estimate(recipe, here, runtime)
+
+    def _sweep(
+        self, recipe: Recipe, target: Target, field: str, values: tuple[str, ...], *, console: Console
+    ) -> tuple[Estimate, dict[str, Any]]:
+        """Prints the table of a sweep and the report of its best point; returns both as estimate and JSON."""
+        points = sweep_points(recipe, target, field, values)
+        most = max(point.target.replicas for point in points)
+
+        def estimate(recipe: Recipe, target: Target) -> Estimate:
+            return self._estimate(recipe, target, runtime_for(target, cpu_devices=most))
+
+        swept = run_sweep(points, estimate)
+        fastest, cheapest = fastest_and_cheapest(swept)
+        print_sweep(field, swept, fastest, cheapest, console)
+        best = fastest or next((point for point in swept if point.estimate), None)
+        if best is None or best.estimate is None:
+            raise UserError(f"no {field} of the sweep is possible; the first: {swept[0].reason}")
+        console.print(f"\n{field} {best.value}:")
+        print_report(best.estimate, console)
+        document = estimate_as_json(best.estimate)
+        document["sweep"] = [
+            {field: point.value, "fastest": point is fastest, "cheapest": point is cheapest}
+            | (estimate_as_json(point.estimate) if point.estimate else {"fits": False, "why": point.reason})
+            for point in swept
+        ]
+        return best.estimate, document
+
+    def _estimate(self, recipe: Recipe, target: Target, runtime: Runtime) -> Estimate:
+        run = run_on(runtime, recipe, SimpleNamespace(**image_numbers(recipe)))
+        cache, console = Path(self.cache or default_cache()), terminal.console(stderr=True)
+        compilation = compile_run(run, cache=cache, machine=target.name, console=console, to_run=self.measure)
+        estimate = estimate_run(run, target, compilation)
+        if self.measure:
+            measured = measure_programs(run, compilation.programs)
+            estimate = dataclasses.replace(estimate, measured=measured)
+        return estimate
+
+    def _write(self, document: dict[str, Any], estimate: Estimate) -> None:
+        if self.json:
+            Path(self.json).write_text(json.dumps(document, indent=1) + "\n")
+        for step in estimate.steps if self.hlo else ():
+            path = Path(self.hlo or "")
+            if step is not estimate.train:
+                path = path.with_name(f"{path.stem}.{step.name.replace(' ', '.')}{path.suffix}")
+            path.write_text(step.compiled.output.text)
+
+
+def _require_folder(path: str) -> None:
+    if not Path(path).absolute().parent.is_dir():
+        raise UserError(
+            f"'{path}' cannot be written: there is no folder '{Path(path).parent}'; make it first"
+        )
