@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.report.head import head_of
-from efficientnet_pod.report.records import Records, read_records
+from efficientnet_pod.report.records import RunRecords, read_run_records
 from efficientnet_pod.report.side_by_side import run_of
 from efficientnet_pod.weights.folder import architecture
 from efficientnet_pod.weights.trained import Trained
@@ -74,12 +74,12 @@ def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder
     )
 
 
-def _records(trained: Trained) -> Records | None:
+def _records(trained: Trained) -> RunRecords | None:
     """Returns the records of the run that made the weights; None if there is none, or it is not there."""
     source = str(trained.origin.get("source", ""))
     if "step" not in trained.origin or not (is_remote(epath.Path(source)) or Path(source).is_dir()):
         return None
-    return read_records(source)
+    return read_run_records(source)
 
 
 def _metrics(trained: Trained) -> list[dict[str, Any]]:
@@ -93,7 +93,7 @@ def _metrics(trained: Trained) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(trained: Trained, records: Records | None) -> list[tuple[str, str]]:
+def _rows(trained: Trained, records: RunRecords | None) -> list[tuple[str, str]]:
     origin, rows = trained.origin, []
     if "source" in origin:
         step = f", step {origin['step']:,}" if "step" in origin else ""
@@ -110,7 +110,7 @@ def _rows(trained: Trained, records: Records | None) -> list[tuple[str, str]]:
     return rows
 
 
-def _recipe(records: Records) -> str:
+def _recipe(records: RunRecords) -> str:
     """Returns what the recipe sets otherwise than the neutral one, as JSON."""
     neutral = dict(flatten(json.loads(base_config().to_json_best_effort())))
     chosen = records.config.get("optimizer", {}).get("name")
