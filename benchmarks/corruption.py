@@ -117,7 +117,7 @@ def _outcome(copy: Path, restore, states) -> str:
 
 def _restore_ours(folder: Path, like):
     lines = []
-    with Checkpoints(folder, report=lines.append) as checkpoints:
+    with Checkpoints(folder, warn=lines.append) as checkpoints:
         step, state, _ = checkpoints.restore_newest(like)
     if step != STEPS[-1] and not any(f"checkpoint {STEPS[-1]} " in line for line in lines):
         raise AssertionError("an older step, and nobody was told")

@@ -61,8 +61,9 @@ def client() -> None:
 
     from efficientnet_pod.errors import UserError
     from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
+    from efficientnet_pod.workdir.metrics_log import MetricsLog, read_metrics
     from efficientnet_pod.workdir.owner import Owner
-    from efficientnet_pod.workdir.workdir import MetricsLog, Workdir
+    from efficientnet_pod.workdir.workdir import Workdir
 
     workdir, state = Workdir(WORKDIR), {"kernel": np.arange(12.0, dtype=np.float32).reshape(3, 4)}
     print(f"{WORKDIR} through {type(workdir.path._backend).__name__}")  # pyright: ignore
@@ -81,7 +82,7 @@ def client() -> None:
         assert not (workdir.path / "owner.json").exists()
     print(f"a second run is refused: {refused}")
     print(f"another config is refused: {refused_config}")
-    assert [row["step"] for row in workdir.metrics()] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in read_metrics(workdir)] == [1, 2, 3, 4, 5]
     print("metrics.jsonl has each step once")
     assert len(list((workdir.path / "tensorboard").iterdir())) == 2
     with Checkpoints(workdir.checkpoints) as checkpoints:

@@ -10,6 +10,7 @@ import pytest
 from photos import encoded, photo
 from recipes import load
 from runs import final_state
+from states import digest_of
 from tiny import build_tiny_networks
 
 from efficientnet_pod.cli.main import main
@@ -23,7 +24,6 @@ from efficientnet_pod.train import loop
 from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.log import TrainingLog
 from efficientnet_pod.train.train import train_and_evaluate
-from efficientnet_pod.workdir.checkpoints.checkpoints import digest_of
 from efficientnet_pod.workdir.journal import Journal
 from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.workdir import Workdir

@@ -16,6 +16,7 @@ from etils import epath
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.pod import inject
 from efficientnet_pod.workdir.checkpoints.commit import (
+    Commit,
     Damaged,
     bytes_of,
     encode_commit,
@@ -27,34 +28,31 @@ from efficientnet_pod.workdir.checkpoints.commit import (
     require_tensors,
     tensor_digests,
 )
-from efficientnet_pod.workdir.checkpoints.commit import digest_of as digest_of
-from efficientnet_pod.workdir.checkpoints.folder import CheckpointFolder, best, evaluated
+from efficientnet_pod.workdir.checkpoints.folder import CheckpointFolder, best_step, evaluated_steps
 from efficientnet_pod.workdir.files import is_damage, reason, sizes_of_files
-
-# Orbax reports every phase of every save, and an error as a traceback from each thread that met it. What
-# matters of these is raised as well.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class Checkpoints:
     """The checkpoints in one folder, laid out as :class:`CheckpointFolder` says; Orbax writes the arrays.
 
-    Host 0 alone may make one; no other host need take part. A context manager: leaving it waits for the last
-    save and raises what went wrong in it, or reports that if an exception is under way.
+    Only host 0 makes one; no other host need take part. A context manager: leaving it waits for the last save
+    and raises its failure, or warns of it if an exception is under way.
     """
 
     def __init__(
-        self, directory: epath.PathLike, *, keep: int = 3, report: Callable[[str], None] = print
+        self, directory: epath.PathLike, *, keep: int = 3, warn: Callable[[str], None] = print
     ) -> None:
         """Names the folder; nothing is touched before the first save.
 
         Args:
           directory: absolute, local or remote (``gs://``).
-          keep: newest checkpoints with a top-1 kept, beside the best, and the two newest of all.
-          report: gets warnings of one line, from any thread.
+          keep: number of the newest checkpoints with a top-1 that are kept; the best and the two newest of
+            all are kept besides.
+          warn: gets warnings of one line, from any thread.
         """
-        self._folder = CheckpointFolder(directory, report)
-        self._keep, self._report = keep, report
+        logging.getLogger("absl").addFilter(_is_not_of_orbax)
+        self._folder = CheckpointFolder(directory, warn)
+        self._keep, self._warn = keep, warn
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -67,11 +65,11 @@ class Checkpoints:
             return
         self._join()
         if self._failure:
-            self._report(str(self._failure))
+            self._warn(str(self._failure))
 
     @property
     def steps(self) -> list[int]:
-        """The committed steps, ascending; only their names have been looked at."""
+        """The committed steps, ascending; their commits are not read."""
         return self._folder.steps
 
     @property
@@ -82,13 +80,13 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """The step with the highest top-1, the latest of equals; None if there is none."""
-        return best(self._folder.commits())
+        return best_step(self._folder.commits())
 
     @property
     def evaluated_steps(self) -> list[int]:
-        """The committed steps with a top-1, ascending, but damaged ones. Waits for a save under way."""
+        """The committed steps with a top-1, ascending, without damaged ones. Waits for a save under way."""
         self._join()
-        return evaluated(self._folder.commits())
+        return evaluated_steps(self._folder.commits())
 
     def named(self, which: str) -> int:
         """Returns the step that ``best``, ``latest`` or a number asks for.
@@ -105,8 +103,8 @@ class Checkpoints:
             raise UserError(f"no checkpoint in '{self._folder.path}' yet; train first")
         return step
 
-    def commit(self, step: int) -> dict[str, Any]:
-        """Returns what ``commit.json`` says: ``step``, ``created``, ``metrics``, ``record``, ``digest``, ...
+    def commit(self, step: int) -> Commit:
+        """Returns the fields of a checkpoint's ``commit.json``.
 
         Raises:
           UserError: no such step, or it is damaged.
@@ -122,14 +120,14 @@ class Checkpoints:
     ) -> None:
         """Copies the state to host memory and starts to write it, after the save before this one.
 
-        A step saved again is replaced, the old one deleted once the new one is committed. If its bits are the
-        same, metrics are added, a record is replaced, and the arrays are left alone.
+        If the step has a checkpoint already, that one is deleted once the new one is committed. If the bits
+        are the same, the arrays are left alone: metrics are added, and the record is replaced.
 
         Args:
-          step: names the checkpoint.
-          state: a tree of arrays, each of them on this host or replicated over all.
+          step: updates done, the name of the checkpoint.
+          state: a tree of arrays, each on this host or replicated over all.
           metrics: ``top1`` decides which checkpoint is the best; may be empty.
-          record: anything JSON can hold, for :meth:`commit`.
+          record: facts for :meth:`commit`, anything that JSON can hold.
 
         Raises:
           RunError: an earlier save failed; or the state is not finite, and nothing has been written.
@@ -140,20 +138,20 @@ class Checkpoints:
         on_host = jax.tree.map(np.array, jax.device_get(state))
         if path := first_non_finite(on_host):
             raise RunError(f"step {step} is not saved: tensor {path} has values that are not finite")
-        said = json.loads(json.dumps({"metrics": metrics, "record": record or {}}, allow_nan=False))
+        facts = json.loads(json.dumps({"metrics": metrics, "record": record or {}}, allow_nan=False))
         self._thread = threading.Thread(
-            target=self._save, args=(step, on_host, said), name=f"checkpoint-{step}", daemon=True
+            target=self._save, args=(step, on_host, facts), name=f"checkpoint-{step}", daemon=True
         )
         self._thread.start()
 
     def raise_failure(self) -> None:
-        """Raises, once and without waiting, what a save failed with."""
+        """Raises the failure of a save, once and without waiting."""
         failure, self._failure = self._failure, None
         if failure:
             raise failure
 
     def wait(self) -> None:
-        """Returns when the saves so far are complete; raises what one failed with."""
+        """Returns when all saves are complete; raises the failure of one."""
         self._join()
         self.raise_failure()
 
@@ -190,11 +188,11 @@ class Checkpoints:
         """Returns whether averaged weights were saved at ``step``; raises as :meth:`commit` does."""
         return any(path.startswith("ema/") for path in self.commit(step)["tensors"])
 
-    def restore_newest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore_newest(self, abstract_state: Any) -> tuple[int, Any, Commit] | None:
         """Returns step, state and commit of the newest good checkpoint, None only if there never was one.
 
-        Newer ones, which are damaged, are renamed ``damaged-<step>-<time>`` and reported; none of their files
-        is lost. Interrupted saves are removed and reported.
+        Newer ones are damaged: they are renamed ``damaged-<step>-<time>`` with all their files. Interrupted
+        saves are removed. Both cause a warning.
 
         Args:
           abstract_state: as for :meth:`restore`.
@@ -217,19 +215,20 @@ class Checkpoints:
             for newer, damage in damaged.items():
                 self._folder.move_aside(newer, damage)
             return step, state, commit
-        # Without those set aside, a start after the last good one is gone would train from scratch.
-        found = [f"step {step}: {damage}" for step, damage in damaged.items()] + self._folder.set_aside
-        if not found:
+        # Those set aside count: else a start after the last good one is gone would train from scratch.
+        bad = [f"step {step}: {damage}" for step, damage in damaged.items()] + self._folder.set_aside
+        if not bad:
             return None
         raise UserError(
-            f"no good checkpoint in '{self._folder.path}' ({'; '.join(found)}); "
+            f"no good checkpoint in '{self._folder.path}' ({'; '.join(bad)}); "
             "restore one from a backup, or choose another --workdir to train from the beginning"
         )
 
     def forget_after(self, step: int) -> None:
-        """Removes the checkpoints of later steps, damaged ones too, and reports each: the run has left them.
+        """Removes the checkpoints of later steps, damaged ones too, and warns of each.
 
-        A start after it resumes from ``step`` or before; killed inside it, from any of them, never a part.
+        The next start resumes from ``step`` or before. After a kill inside this call it resumes from any of
+        the steps, but never from a part of one.
 
         Raises:
           RunError: one cannot be removed, or an earlier save failed.
@@ -256,10 +255,8 @@ class Checkpoints:
         except Damaged as damage:
             raise self._refusal(step, damage) from damage
 
-    def _read(
-        self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = ""
-    ) -> tuple[Any, dict[str, Any]]:
-        """Returns a verified state and its commit, both only of the tensors whose paths begin with ``of``.
+    def _read(self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = "") -> tuple[Any, Commit]:
+        """Returns a verified state and its commit, with only the tensors whose paths begin with ``of``.
 
         Raises Damaged, UserError or RunError.
         """
@@ -268,8 +265,8 @@ class Checkpoints:
             commit = read_commit(folder)
             if commit["step"] != step:
                 raise Damaged(f"its commit is that of step {commit['step']}")
-            tensors = {path: saved for path, saved in commit["tensors"].items() if path.startswith(of)}
-            commit |= {"tensors": tensors}
+            tensors = commit["tensors"]
+            commit["tensors"] = {path: tensors[path] for path in tensors if path.startswith(of)}
             require_same_network(abstract_state, commit, folder)
             require_files(folder, commit)
             state = _restore_arrays(folder / commit["state"], abstract_state, bool(of))
@@ -287,11 +284,11 @@ class Checkpoints:
             self._thread.join()
             self._thread = None
 
-    def _save(self, step: int, state: Any, said: dict[str, Any]) -> None:
-        """Does a save to its end, in the background; a failure is kept for the next who asks."""
+    def _save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
+        """Completes a save, in the background; keeps its failure for :meth:`raise_failure`."""
         try:
             try:
-                self._write(step, state, said)
+                self._write(step, state, facts)
             except Exception as error:
                 self._folder.tidy(step)
                 raise self._folder.not_written(step, bytes_of(state), error) from error
@@ -301,16 +298,16 @@ class Checkpoints:
         except BaseException as failure:  # nobody looks at this thread
             self._failure = failure
 
-    def _write(self, step: int, state: Any, said: dict[str, Any]) -> None:
-        """Writes arrays and commit, after which the step is committed, and marked."""
+    def _write(self, step: int, state: Any, facts: dict[str, Any]) -> None:
+        """Writes arrays and commit; then the step is committed, and still marked."""
         folder = self._folder.of(step)
         tensors = tensor_digests(state)
         digest = joint_digest(tensors)
         old = self._folder.make_way(step)
         if old and old["digest"] == digest:
             place, files = old["state"], old["files"]
-            said = {"metrics": old["metrics"] | said["metrics"], "record": said["record"] or old["record"]}
-            if all(old[name] == value for name, value in said.items()):
+            facts = {"metrics": old["metrics"] | facts["metrics"], "record": facts["record"] or old["record"]}
+            if facts == {"metrics": old["metrics"], "record": old["record"]}:
                 return
         else:
             place = "state-again" if old and old["state"] == "state" else "state"
@@ -319,8 +316,17 @@ class Checkpoints:
             files = sizes_of_files(folder / place)
             inject.at("saving", step)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        about = {"step": step, "created": created, **said, "digest": digest, "state": place}
-        self._folder.commit(step, encode_commit(about | {"files": files, "tensors": tensors}))
+        fields = {"step": step, "created": created, **facts, "digest": digest, "state": place}
+        self._folder.commit(step, encode_commit(fields | {"files": files, "tensors": tensors}))
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """Returns whether absl shall log a record.
+
+    Orbax logs every phase of every save, and an error as a traceback from each thread that met it. An error
+    that matters is raised as well.
+    """
+    return "orbax" not in record.pathname
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -1,10 +1,10 @@
-"""What ``commit.json`` says of a checkpoint: digests of its tensors, its files, metrics, its own digest."""
+"""The commit of a checkpoint: metrics, digests of its tensors, sizes of its files, and its own digest."""
 
 import hashlib
 import json
 import math
 import sys
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -17,8 +17,36 @@ FORMAT = 1
 COMMIT = "commit.json"
 
 
+class Commit(TypedDict):
+    """The fields of ``commit.json``.
+
+    Attributes:
+      format: version of this file.
+      step: updates done.
+      created: time in UTC, ISO 8601.
+      metrics: rates of an evaluation; ``top1`` decides which checkpoint is the best; may be empty.
+      record: facts that the run needs when it resumes.
+      digest: SHA-256 over ``tensors``.
+      state: name of the folder with the arrays.
+      files: bytes of each file below that folder.
+      tensors: shape, dtype and SHA-256 of each leaf, by path.
+      sha256: digest of this file with an empty ``sha256``.
+    """
+
+    format: int
+    step: int
+    created: str
+    metrics: dict[str, float]
+    record: dict[str, Any]
+    digest: str
+    state: str
+    files: dict[str, int]
+    tensors: dict[str, dict[str, Any]]
+    sha256: str
+
+
 class Damaged(Exception):
-    """A checkpoint is not what was saved; the message says what was found, in a few words."""
+    """A checkpoint is not what was saved; the message names the difference in a few words."""
 
 
 def leaves_of(tree: Any) -> dict[str, Any]:
@@ -33,16 +61,11 @@ def tensor_digests(state: Any) -> dict[str, dict[str, Any]]:
     return {path: _signature(array) | {"sha256": _digest_of_bytes(array)} for path, array in arrays.items()}
 
 
-def digest_of(state: Any) -> str:
-    """Returns the SHA-256 of a state of NumPy or JAX arrays, hexadecimal, as ``commit.json`` has it.
+def joint_digest(tensors: dict[str, dict[str, Any]]) -> str:
+    """Returns one hexadecimal SHA-256 for the result of :func:`tensor_digests`.
 
     Equal for equal paths, shapes, dtypes and bits, on any machine.
     """
-    return joint_digest(tensor_digests(state))
-
-
-def joint_digest(tensors: dict[str, dict[str, Any]]) -> str:
-    """Returns one digest for what :func:`tensor_digests` returned."""
     return hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
 
 
@@ -52,14 +75,14 @@ def first_non_finite(state: Any) -> str | None:
 
 
 def encode_commit(fields: dict[str, Any]) -> bytes:
-    """Returns the contents of ``commit.json``, with a digest of its own bytes."""
+    """Returns the contents of ``commit.json``: the fields, :data:`FORMAT` and a digest of its own bytes."""
     blank = json.dumps({"format": FORMAT, **fields, "sha256": ""}, indent=1) + "\n"
     own = hashlib.sha256(blank.encode()).hexdigest()
     return (json.dumps({"format": FORMAT, **fields, "sha256": own}, indent=1) + "\n").encode()
 
 
-def read_commit(folder: epath.Path) -> dict[str, Any]:
-    """Returns the fields of ``commit.json``, every byte of which has been verified.
+def read_commit(folder: epath.Path) -> Commit:
+    """Returns the fields of ``commit.json`` after verifying each of its bytes.
 
     Raises:
       Damaged: it is missing or not what was written.
@@ -77,8 +100,8 @@ def read_commit(folder: epath.Path) -> dict[str, Any]:
     return decode_commit(raw, folder)
 
 
-def decode_commit(raw: bytes, folder: epath.Path) -> dict[str, Any]:
-    """Returns the fields of what :func:`encode_commit` made; raises as :func:`read_commit`, which see."""
+def decode_commit(raw: bytes, folder: epath.Path) -> Commit:
+    """Returns the fields of the bytes that :func:`encode_commit` made; raises as :func:`read_commit`."""
     try:
         commit = json.loads(raw)
         own = commit["sha256"].encode()
@@ -95,34 +118,34 @@ def decode_commit(raw: bytes, folder: epath.Path) -> dict[str, Any]:
     return commit
 
 
-def require_files(folder: epath.Path, commit: dict[str, Any]) -> None:
+def require_files(folder: epath.Path, commit: Commit) -> None:
     """Checks that the files of a checkpoint are there, with the sizes they had; more files do no harm.
 
     Raises:
-      Damaged: naming the first that is not.
+      Damaged: a file is not; names the first.
     """
-    found = sizes_of_files(folder / commit["state"]) if (folder / commit["state"]).exists() else {}
+    sizes = sizes_of_files(folder / commit["state"])
     for name, size in commit["files"].items():
-        if name not in found:
+        if name not in sizes:
             raise Damaged(f"{commit['state']}/{name} is missing")
-        if found[name] != size:
-            raise Damaged(f"{commit['state']}/{name} has {found[name]:,} bytes, {size:,} were written")
+        if sizes[name] != size:
+            raise Damaged(f"{commit['state']}/{name} has {sizes[name]:,} bytes, {size:,} were written")
 
 
-def require_tensors(state: Any, commit: dict[str, Any]) -> None:
+def require_tensors(state: Any, commit: Commit) -> None:
     """Checks every bit of a restored state.
 
     Raises:
-      Damaged: naming the first leaf that is not what was saved.
+      Damaged: a leaf is not what was saved; names the first.
     """
-    found = tensor_digests(state)
+    restored = tensor_digests(state)
     for path, saved in commit["tensors"].items():
-        if found.get(path) != saved:
+        if restored.get(path) != saved:
             raise Damaged(f"tensor {path} has other bits than were saved")
 
 
-def require_same_network(abstract_state: Any, commit: dict[str, Any], folder: epath.Path) -> None:
-    """Checks paths, shapes and dtypes. Orbax would cast dtypes in silence.
+def require_same_network(abstract_state: Any, commit: Commit, folder: epath.Path) -> None:
+    """Checks paths, shapes and dtypes, which Orbax would cast in silence.
 
     Raises:
       UserError: the checkpoint is of another network or optimizer.
