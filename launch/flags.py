@@ -4,12 +4,13 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
-from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.errors import UserError
 from launch.backends.backend import NAMES, Backend, backend_named
 from launch.job.job import Job, require_name, require_no_secrets
 from launch.job.remembered import recall
@@ -82,21 +83,20 @@ def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bo
     for flag in ("backend", "tpu", "workdir"):
         if getattr(values, flag) is None:
             raise UserError(f"{command} needs --{flag}, e.g. {EXAMPLE}")
-    if values.backend not in NAMES:
-        raise UserError(f"--backend={values.backend} is unknown{did_you_mean(values.backend, NAMES)}")
+    backend = backend_named(values.backend)
     machine = parse_slice(values.tpu)
     require_served(machine, values.slices, values.backend)
     name = require_name(values.name or values.workdir.rstrip("/").rpartition("/")[2])
-    backend = backend_named(values.backend)
     require_path(values.workdir, bucket=backend.needs_bucket)
+    workdir = values.workdir if "://" in values.workdir else str(Path(values.workdir).absolute())
     env = tuple((word.partition("=")[0], word.partition("=")[2]) for word in values.env)
     require_no_secrets(tuple(trainer), env)
     # SkyPilot takes its project from gcloud and looks for machines in every zone, unless it is told one.
     project, zone = _place(values, required=values.backend in ("qr", "mig"), placeholders=placeholders)
-    own_names = {"name": name, "tpu": machine.name, "project": project, "zone": zone}
     fields = {field.name for field in dataclasses.fields(Job)}
     given = {flag: value for flag, value in values.flag_values_dict().items() if flag in fields}
-    job = Job(**(given | own_names | {"arguments": tuple(trainer), "env": env}))
+    given |= {"name": name, "tpu": machine.name, "workdir": workdir, "project": project, "zone": zone}
+    job = Job(**(given | {"arguments": tuple(trainer), "env": env}))
     return Submission(job, backend, values.allow_dirty, values.preflight, values.force)
 
 

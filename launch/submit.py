@@ -61,8 +61,6 @@ def _submit(submission: Submission) -> int:
     if not isinstance(storage, Folder):
         storage.require(job.workdir)
     backend.check(job)
-    if isinstance(storage, Folder):
-        job = replace(job, workdir=str(Path(job.workdir).absolute()))
     lines = [price_line(job)]
     if submission.preflight:
         lines.append(require_fit(job, force=submission.force))

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from pathlib import Path
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.rehearsal import rehearse
@@ -53,8 +52,7 @@ class Local:
 
 
 def _command(job: Job) -> list[str]:
-    workdir = job.workdir if "://" in job.workdir else str(Path(job.workdir).absolute())
-    return ["train", *job.arguments, f"--workdir={workdir}"]
+    return ["train", *job.arguments, f"--workdir={job.workdir}"]
 
 
 def _environment(job: Job) -> dict[str, str]:

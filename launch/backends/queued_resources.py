@@ -7,7 +7,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -18,10 +18,10 @@ from launch.backends.api_errors import api_errors_in_one_line, name_taken
 from launch.backends.backend import NO_PACKAGE, Document, State
 from launch.job.job import LABEL, Job
 from launch.job.script import startup_script
+from launch.workdir.storage import NO_CREDENTIALS
 
 CALL_SECONDS = 60.0
 _OPERATION_SECONDS = 300.0
-_POLL_SECONDS = 0.5
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 # A resource whose machines were taken away ends as SUSPENDED or FAILED. No state says that the run is done:
@@ -104,14 +104,12 @@ class QueuedResources:
         return 0
 
     def _wait(self, job: Job, operation: Any) -> None:
-        deadline = time.monotonic() + _OPERATION_SECONDS
-        while not operation.done(retry=None):
+        for _ in _looks(f"the TPU API did not accept '{job.name}' in {_OPERATION_SECONDS:.0f} s"):
+            if operation.done(retry=None):
+                operation.result(retry=None)
+                return
             if self.state(job).phase in ("waiting", "running"):
                 return
-            if time.monotonic() > deadline:
-                raise RunError(f"the TPU API did not accept '{job.name}' in {_OPERATION_SECONDS:.0f} s")
-            time.sleep(_POLL_SECONDS)
-        operation.result(retry=None)
 
     def state(self, job: Job) -> State:
         """Returns the state of the resource, with the API's message if it failed."""
@@ -133,11 +131,9 @@ class QueuedResources:
 
         with api_errors_in_one_line(job), suppress(NotFound):
             self._delete(job)
-            deadline = time.monotonic() + _OPERATION_SECONDS
-            while self.state(job).word != "GONE":
-                if time.monotonic() > deadline:
-                    raise RunError(f"'{job.name}' is still being deleted after {_OPERATION_SECONDS:.0f} s")
-                time.sleep(_POLL_SECONDS)
+            for _ in _looks(f"'{job.name}' is still being deleted after {_OPERATION_SECONDS:.0f} s"):
+                if self.state(job).word == "GONE":
+                    return
 
     def _get(self, job: Job) -> Any:
         return self.client.get_queued_resource(name=_name(job), retry=None, timeout=self.call_seconds)
@@ -202,9 +198,16 @@ def _cloud_client() -> Any:
     try:
         return tpu_v2.TpuClient()
     except DefaultCredentialsError as error:
-        raise UserError(
-            "there are no Google Cloud credentials here; run: gcloud auth application-default login"
-        ) from error
+        raise UserError(NO_CREDENTIALS) from error
+
+
+def _looks(failure: str) -> Iterator[None]:
+    """Yields twice a second; raises `RunError` with the message after `_OPERATION_SECONDS`."""
+    deadline = time.monotonic() + _OPERATION_SECONDS
+    while time.monotonic() <= deadline:
+        yield
+        time.sleep(0.5)
+    raise RunError(failure)
 
 
 def _name(job: Job) -> str:

@@ -12,6 +12,7 @@ from efficientnet_pod.workdir.files import write_whole
 from efficientnet_pod.workdir.redact import redact
 
 CALL_SECONDS = 60.0
+NO_CREDENTIALS = "there are no Google Cloud credentials here; run: gcloud auth application-default login"
 # Source: Cloud Storage documentation, bucket naming. The service itself says whether a name is long enough.
 _BUCKET = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?")
 
@@ -158,6 +159,4 @@ def storage_of(path: str) -> Storage:
     try:
         return Bucket(storage.Client())
     except (DefaultCredentialsError, OSError) as error:  # the latter where no project is known
-        raise UserError(
-            "there are no Google Cloud credentials here; run: gcloud auth application-default login"
-        ) from error
+        raise UserError(NO_CREDENTIALS) from error

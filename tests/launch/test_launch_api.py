@@ -55,9 +55,9 @@ def test_a_resource_goes_through_its_states_and_is_made_again(backend, fake):
     backend.check(JOB)
     assert backend.submit(JOB) == 0
     assert wait_for(backend, "ACTIVE").phase == "running"
-    asked = fake.resources[NAME].asked
-    (spec,) = asked.tpu.node_spec
-    assert "spot" in asked and spec.node_id == "run1" and spec.node.accelerator_type == "v3-32"
+    definition = fake.resources[NAME].definition
+    (spec,) = definition.tpu.node_spec
+    assert "spot" in definition and spec.node_id == "run1" and spec.node.accelerator_type == "v3-32"
     assert spec.node.metadata["startup-script"].startswith("#!/bin/bash\n")
     fake.preempt(NAME)
     assert wait_for(backend, "SUSPENDED").phase == "lost"
@@ -74,10 +74,10 @@ def test_a_resource_goes_through_its_states_and_is_made_again(backend, fake):
 
 def test_several_slices_are_one_request(backend, fake):
     backend.submit(replace(JOB, slices=3, spot=False, valid_hours=2))
-    asked = fake.resources[NAME].asked
-    (spec,) = asked.tpu.node_spec
+    definition = fake.resources[NAME].definition
+    (spec,) = definition.tpu.node_spec
     assert (spec.multislice_params.node_count, spec.multislice_params.node_id_prefix) == (3, "run1")
-    assert "spot" not in asked and asked.queueing_policy.valid_until_duration.seconds == 7200
+    assert "spot" not in definition and definition.queueing_policy.valid_until_duration.seconds == 7200
 
 
 def test_what_is_not_offered_or_taken_is_said_before_anything_is_made(backend, fake):
@@ -120,7 +120,9 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("code, message, kind, line", ERRORS, ids=lambda value: getattr(value, "name", None))
-def test_each_error_of_the_api_is_one_line_and_leaves_nothing(backend, fake, capsys, code, message, kind, line):
+def test_each_error_of_the_api_is_one_line_and_leaves_nothing(
+    backend, fake, capsys, code, message, kind, line
+):
     fake.faults["CreateQueuedResource"] = refuse(code, message)
     with pytest.raises(kind) as raised:
         backend.submit(JOB)

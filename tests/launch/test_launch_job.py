@@ -184,7 +184,9 @@ def test_a_bucket_that_is_missing_or_cannot_be_reached():
         raise RuntimeError("403 no\naccess")
 
     client = SimpleNamespace(bucket=lambda name: SimpleNamespace(exists=fails))
-    with pytest.raises(UserError, match="^bucket gs://b cannot be reached: 403 no access; check network, credentials"):
+    with pytest.raises(
+        UserError, match="^bucket gs://b cannot be reached: 403 no access; check network, credentials"
+    ):
         storage.Bucket(client).require("gs://b/run1")
 
 

@@ -40,9 +40,7 @@ def one_commit(monkeypatch):
     monkeypatch.chdir(ROOT)
     for name in ("GOOGLE_CLOUD_PROJECT", "CLOUDSDK_COMPUTE_ZONE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(
-        "launch.submit.name_of", lambda folder: Code("0" * 40, "code-000000000000.tar.gz")
-    )
+    monkeypatch.setattr("launch.submit.name_of", lambda folder: Code("0" * 40, "code-000000000000.tar.gz"))
 
 
 def test_every_backend_of_the_cloud_has_an_example():

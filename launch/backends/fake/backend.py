@@ -3,7 +3,6 @@
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import grpc
@@ -112,7 +111,6 @@ def _local(job: Job) -> Job:
         job,
         project=PROJECT,
         zone=ZONE,
-        workdir=job.workdir if "://" in job.workdir else str(Path(job.workdir).absolute()),
         arguments=tuple(words),
         python=job.python if "/" in job.python else sys.executable,
     )

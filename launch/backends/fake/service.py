@@ -15,8 +15,8 @@ from google.protobuf import any_pb2, empty_pb2
 
 from launch.backends.fake.machines import LocalWorkers
 
-PREEMPT = "/efficientnet_pod.FakeTpu/Preempt"
-_SERVICE = "google.cloud.tpu.v2.Tpu"
+_TPU, _FAKE = "google.cloud.tpu.v2.Tpu", "efficientnet_pod.FakeTpu"
+PREEMPT = f"/{_FAKE}/Preempt"
 States = tpu_v2.QueuedResourceState.State
 # The state that follows by itself, after `state_seconds`.
 _NEXT = {
@@ -28,16 +28,16 @@ _NEXT = {
 
 @dataclass
 class Resource:
-    """A queued resource: the request, the state and the time of its last change, and the processes."""
+    """A queued resource: its definition, its state, the time of the last change, and its processes."""
 
-    asked: tpu_v2.QueuedResource
+    definition: tpu_v2.QueuedResource
     state: States = States.CREATING
     since: float = field(default_factory=time.monotonic)
     workers: LocalWorkers | None = None
 
     def shown(self) -> tpu_v2.QueuedResource:
         """Returns the resource as the API shows it."""
-        shown = tpu_v2.QueuedResource(self.asked)
+        shown = tpu_v2.QueuedResource(self.definition)
         shown.state = tpu_v2.QueuedResourceState(state=self.state)
         return shown
 
@@ -67,7 +67,6 @@ class FakeTpu:
         *,
         offered: tuple[str, ...] = (),
         state_seconds: float = 0.3,
-        port: int = 0,
     ):
         """Starts to listen.
 
@@ -75,7 +74,6 @@ class FakeTpu:
           start: starts the processes of a resource that became ACTIVE; None: there are none.
           offered: accelerator types of every zone.
           state_seconds: time in each state on the way to ACTIVE.
-          port: port to listen on; 0: any.
         """
         self._start, self._offered, self._seconds = start, offered, state_seconds
         self.resources: dict[str, Resource] = {}
@@ -85,8 +83,8 @@ class FakeTpu:
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(max_workers=8))
-        self._server.add_generic_rpc_handlers((_Handlers(self),))
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self._server.add_generic_rpc_handlers(_handlers(self))
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
         # Workers end with the thread that has started them.
         self._clock = threading.Thread(target=self._run, name="fake-tpu", daemon=True)
@@ -121,6 +119,9 @@ class FakeTpu:
                 resource.workers.preempt(worker)
             self._become(name, States.SUSPENDING)
 
+    def _Preempt(self, request: dict[str, Any]) -> None:
+        self.preempt(**request)
+
     def _run(self) -> None:
         while not self._ended.wait(0.05):
             with self._lock:
@@ -133,7 +134,7 @@ class FakeTpu:
         if resource.state in _NEXT and is_due:
             self._become(name, _NEXT[resource.state])
             if resource.state is States.ACTIVE and self._start:
-                resource.workers = self._start(name, resource.asked)
+                resource.workers = self._start(name, resource.definition)
         elif resource.state is States.SUSPENDING and is_down:
             self._become(name, States.SUSPENDED)
         elif resource.state is States.DELETING and is_due:
@@ -197,52 +198,35 @@ class FakeTpu:
         return operation
 
 
-# Bytes to request, and answer to bytes, of each method.
-_OPERATION = operations_pb2.Operation.SerializeToString
-_METHODS: dict[str, tuple[Any, Any]] = {
-    f"/{_SERVICE}/{method}": (getattr(tpu_v2, f"{method}Request").deserialize, serialize)
-    for method, serialize in {
+def _handlers(service: FakeTpu) -> list[grpc.GenericRpcHandler]:
+    """Returns handlers that pass each method's requests to the service."""
+    operation = operations_pb2.Operation.SerializeToString
+    answers = {
         "ListAcceleratorTypes": tpu_v2.ListAcceleratorTypesResponse.serialize,
-        "CreateQueuedResource": _OPERATION,
+        "CreateQueuedResource": operation,
         "GetQueuedResource": tpu_v2.QueuedResource.serialize,
-        "DeleteQueuedResource": _OPERATION,
-    }.items()
-}
-_METHODS["/google.longrunning.Operations/GetOperation"] = (
-    operations_pb2.GetOperationRequest.FromString,
-    _OPERATION,
-)
+        "DeleteQueuedResource": operation,
+    }
+    methods: dict[str, dict[str, tuple[Any, Any]]] = {  # with bytes to request, and answer to bytes
+        _TPU: {
+            name: (getattr(tpu_v2, f"{name}Request").deserialize, write) for name, write in answers.items()
+        },
+        "google.longrunning.Operations": {
+            "GetOperation": (operations_pb2.GetOperationRequest.FromString, operation)
+        },
+        _FAKE: {"Preempt": (json.loads, lambda _: b"")},
+    }
 
-
-class _Handlers(grpc.GenericRpcHandler):
-    """Finds the method of a call."""
-
-    def __init__(self, fake: FakeTpu):
-        self._fake = fake
-
-    def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler | None:
-        """Returns the handler of a call; None for an unknown method."""
-        path = handler_call_details.method
-        if path == PREEMPT:
-            return grpc.unary_unary_rpc_method_handler(self._preempt)
-        if path not in _METHODS:
-            return None
-        method = path.rpartition("/")[2]
-
+    def handler(method: str, read: Any, write: Any) -> grpc.RpcMethodHandler:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             try:
-                return self._fake.call(method, request)
+                return service.call(method, request)
             except Refusal as error:
                 context.abort(error.code, str(error))
 
-        read, write = _METHODS[path]
-        return grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=read, response_serializer=write
-        )
+        return grpc.unary_unary_rpc_method_handler(answer, read, write)
 
-    def _preempt(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        try:
-            self._fake.preempt(**json.loads(request))
-        except Refusal as error:
-            context.abort(error.code, str(error))
-        return b""
+    return [
+        grpc.method_handlers_generic_handler(name, {key: handler(key, *own[key]) for key in own})
+        for name, own in methods.items()
+    ]
