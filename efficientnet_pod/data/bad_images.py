@@ -1,4 +1,4 @@
-"""What happens with bad input: which example cannot be used, why, and one line that says so."""
+"""Bad input: the example that cannot be used, its fault, and one line that says so."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.transforms.preprocess import JPEG_END, JPEG_MAGIC, MAX_PIXELS, PNG_MAGIC
 from efficientnet_pod.errors import RunError, UserError
 
-Batch = dict[str, np.ndarray]
-
 _SKIP = "--config.data.skip_corrupt"
 _SCAN_MAGIC = b"\xff\xda"  # begins the pixel data of a JPEG
 _BASELINE = (b"\xff\xc0", b"\xff\xc1")  # frame headers of a JPEG that is not progressive
@@ -23,9 +21,9 @@ _BASELINE = (b"\xff\xc0", b"\xff\xc1")  # frame headers of a JPEG that is not pr
 def find_fault(example: Any, num_classes: int) -> str | None:
     """Returns why one undecoded example (eager tensors or numpy) cannot be used, on one line; None if it can.
 
-    The image is decoded whole. One fault is found here that does not stop training, because no decoder
-    reports it: a JPEG that was cut and given an end marker, whose lower part is grey. Of a progressive JPEG,
-    which loses detail instead, it is not found.
+    The image is decoded whole. This also finds a JPEG that was cut and given an end marker: its lower part is
+    grey, but no decoder reports it, so it does not stop training. A progressive JPEG loses detail instead,
+    which is not found.
     """
     return _label_fault(example, num_classes) or _image_fault(example["image"])
 
@@ -75,15 +73,16 @@ def _jpeg_fault(data: bytes) -> str | None:
     try:
         pixels = tf.image.decode_jpeg(data, channels=3).numpy()
     except tf.errors.InvalidArgumentError:
-        # The end marker may be that of a preview in the header.
+        # The end marker may belong to a preview in the header.
         return truncated if data.rfind(JPEG_END) < data.rfind(_SCAN_MAGIC) else "damaged JPEG"
     return "truncated JPEG, to which an end marker was added" if _ends_early(data, pixels) else None
 
 
 def _ends_early(data: bytes, pixels: np.ndarray) -> bool:
-    """Returns whether bytes put before a JPEG's end marker show, because pixels of it were still missing.
+    """Returns whether a JPEG was cut and given an end marker.
 
-    Decoders fill those with mid-grey: only images that end in it are decoded again.
+    Bytes inserted before the marker then change the decoded image. Decoders fill missing pixels with
+    mid-grey, so only images that end in it are decoded again.
     """
     if (pixels[-1, -1] != 128).any() or not any(marker in data for marker in _BASELINE):
         return False
@@ -106,31 +105,36 @@ class Skips:
     """The images that one process has skipped since it started, over all epochs, each counted once.
 
     Attributes:
-      allowed: images that may be skipped; 0 for none.
-      report: takes one line about each image when it is first met.
-      names: of the images skipped.
+      allowed: number of images that may be skipped; 0 for none.
+      warn: function that takes one line about each image when it is first met.
+      names: names of the images skipped.
     """
 
     allowed: int
-    report: Callable[[str], None] = print
+    warn: Callable[[str], None] = print
     names: set[str] = field(default_factory=set)
 
-    def add(self, name: str, what: str, reason: str) -> None:
-        """Counts one image; raises UserError when that is one too many."""
+    def add(self, name: str, image: str, reason: str) -> None:
+        """Counts one image, which the words ``image`` describe; raises UserError if it is one too many."""
         if name in self.names:
             return
         self.names.add(name)
         if len(self.names) > self.allowed:
             raise UserError(
-                f"{what} cannot be used: {reason}; it is number {len(self.names)} of the images that this "
+                f"{image} cannot be used: {reason}; it is number {len(self.names)} of the images that this "
                 f"host cannot use, and {_SKIP}={self.allowed}; replace or remove them, or let more be skipped"
             )
-        self.report(f"skipped {what}: {reason} ({len(self.names)} of {self.allowed} that may be skipped)")
+        self.warn(f"skipped {image}: {reason} ({len(self.names)} of {self.allowed} that may be skipped)")
 
 
 @dataclass(frozen=True)
 class Undecoded:
-    """One example of a batch, not read yet: ``number`` in its split, where it has one, and its arguments."""
+    """One example of a batch before it is read.
+
+    Attributes:
+      number: of the example in its split; None for an example of record files.
+      read: function that returns the arguments of ``Batches.finish``, the undecoded example first.
+    """
 
     number: int | None
     read: Callable[[], tuple[Any, ...]]
@@ -138,16 +142,16 @@ class Undecoded:
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one host, in order; iterating stops with one line about what cannot be used.
+    """The batches of one host, in order; bad input ends the iteration with an error of one line.
 
     Attributes:
       split: ``training`` or ``evaluation``.
-      num_classes: labels are below.
-      open: returns the tf.data data set of the batches from batch ``number`` on.
-      look: returns the examples of batch ``number``, undecoded, as arguments of ``finish``: example first.
-      finish: returns what makes a row of batch ``number`` of them.
-      locate: returns where the first record that cannot be read is, None where all can.
-      skips: of training images that cannot be decoded; None where each of them stops.
+      num_classes: number of classes; labels are below.
+      open: function to the tf.data data set of the batches from batch ``number`` on.
+      look: function to the undecoded examples of batch ``number``.
+      finish: function to the function that makes a row of batch ``number``.
+      locate: function to the place of the first record that cannot be read, None if all can.
+      skips: counter of training images that cannot be decoded; None if each of them stops the stream.
     """
 
     split: str
@@ -160,24 +164,24 @@ class Batches:
 
     @property
     def dataset(self) -> tf.data.Dataset:
-        """The data set of all batches, whose errors are TensorFlow's."""
+        """The data set of all batches, with TensorFlow's own errors."""
         return self.open(0)
 
-    def as_numpy_iterator(self) -> Iterator[Batch]:
+    def as_numpy_iterator(self) -> Iterator[dict[str, np.ndarray]]:
         """Returns an iterator over the batches.
 
-        Where skipping is allowed, an image that cannot be decoded is replaced by the nearest good one before
-        it in its batch (before the first comes the last), with its label; all other images stay in their
-        places. The stream is then opened anew behind that batch: until there is a bad image nothing is lost;
-        each costs a second, and record files are read again from the start of the epoch.
+        If skipping is allowed, an image that cannot be decoded is replaced, with its label, by the nearest
+        good one before it in its batch; before the first comes the last. All other images stay in their
+        places. The stream is then opened anew behind that batch. Without bad images this costs nothing; each
+        costs a second, and record files are read again from the start of the epoch.
 
         Raises:
-          UserError: an image or a record file that cannot be used, or one image more than may be skipped.
-          RunError: an error that does not happen again when looked into.
+          UserError: an image or a record file cannot be used, or more images than may be skipped.
+          RunError: an error does not happen again at a second look.
         """
         return self._batches_of(self.open(0).as_numpy_iterator())  # opened now: it begins to read ahead
 
-    def _batches_of(self, stream: Any) -> Iterator[Batch]:
+    def _batches_of(self, stream: Any) -> Iterator[dict[str, np.ndarray]]:
         number = 0
         while True:
             try:
@@ -191,69 +195,64 @@ class Batches:
             yield batch
             number += 1
 
-    def _with_bad_images_replaced(self, number: int, error: tf.errors.OpError) -> Batch:
-        """Returns the batch that failed, made one by one, without its bad images."""
+    def _with_bad_images_replaced(self, number: int, error: tf.errors.OpError) -> dict[str, np.ndarray]:
+        """Returns the batch that failed, made one by one."""
         rows: list[Any] = []
         for undecoded, arguments in self._read(number):
-            reason = self._fault_in(number, arguments, rows)
-            if reason:
-                name = arguments[0]["name"].numpy().decode(errors="replace")
-                self._skip(name, undecoded.number, reason, arguments[0])
-        if None not in rows:
+            try:
+                rows.append(self.finish(number)(*arguments))
+            except tf.errors.OpError as row_error:
+                rows.append(None)
+                reason = find_fault(arguments[0], self.num_classes) or reason_of(row_error)
+                self._skip(undecoded.number, arguments[0], reason)
+        good = [row for row in rows if row is not None]
+        if len(good) == len(rows):
             raise RunError(
                 f"the {self.split} images could not be read: {reason_of(error)}; a second look at the same "
                 "images found nothing wrong; start the same command again, which resumes"
             )
-        good = [place for place, row in enumerate(rows) if row is not None]
         if not good:
             raise UserError(
                 f"none of the {len(rows)} images of a batch of the {self.split} split can be used; a skipped "
                 "image is replaced by another of its batch; replace or remove them"
             )
-        whole = [rows[max((g for g in good if g <= place), default=good[-1])] for place in range(len(rows))]
-        return tf.nest.map_structure(lambda *leaves: np.stack([leaf.numpy() for leaf in leaves]), *whole)
+        replacement, replaced = good[-1], []
+        for row in rows:
+            replacement = replacement if row is None else row
+            replaced.append(replacement)
+        return tf.nest.map_structure(lambda *leaves: np.stack([leaf.numpy() for leaf in leaves]), *replaced)
 
     def _read(self, number: int) -> Iterator[tuple[Undecoded, tuple[Any, ...]]]:
-        """Yields the examples of one batch; raises UserError for what cannot be read."""
-        at = None
+        """Yields the examples of one batch; raises UserError at one that cannot be read."""
+        image = "an image"
         try:
             for undecoded in self.look(number):
-                at = undecoded.number
+                if undecoded.number is not None:
+                    image = f"image number {undecoded.number}"
                 yield undecoded, undecoded.read()
-        except (tf.errors.OpError, RuntimeError) as error:  # the latter of a reader written in Python
-            if where := self.locate():
+        except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: of a reader written in Python
+            if place := self.locate():
                 raise UserError(
-                    f"the {self.split} split is damaged at {where}; what lies behind it in that file cannot "
+                    f"the {self.split} split is damaged at {place}; what lies behind it in that file cannot "
                     "be read either, so that nothing is skipped; copy the file anew"
                 ) from None
-            what = "an image" if at is None else f"image number {at}"
-            reason = reason_of(error) if isinstance(error, tf.errors.OpError) else str(error)
             raise UserError(
-                f"{what} of the {self.split} split cannot be read: {reason}; make it readable or remove it"
+                f"{image} of the {self.split} split cannot be read: {reason_of(error)}; make it readable or "
+                "remove it"
             ) from None
 
-    def _fault_in(self, number: int, arguments: tuple[Any, ...], rows: list[Any]) -> str | None:
-        """Returns why an example stops the stream, and appends its row, None where it has none."""
-        try:
-            rows.append(self.finish(number)(*arguments))
-        except tf.errors.OpError as error:
-            rows.append(None)
-            return find_fault(arguments[0], self.num_classes) or reason_of(error)
-        return None
-
-    def _skip(self, name: str, number: int | None, reason: str, example: Any) -> None:
-        """Counts a bad image; raises UserError where it must not be skipped."""
-        where = (
-            f"of the {self.split} split" if number is None else f"(number {number} of the {self.split} split)"
-        )
-        what = f"image '{name}' {where}"
+    def _skip(self, number: int | None, example: Any, reason: str) -> None:
+        """Counts a bad image; raises UserError if it must not be skipped."""
+        name = example["name"].numpy().decode(errors="replace")
+        split = f"of the {self.split} split"
+        image = f"image '{name}' " + (split if number is None else f"(number {number} {split})")
         if _label_fault(example, self.num_classes):
-            raise UserError(f"{what} cannot be used: {reason}; correct its label or remove it")
+            raise UserError(f"{image} cannot be used: {reason}; correct its label or remove it")
         if self.skips and self.skips.allowed:
-            return self.skips.add(name, what, reason)
-        other = (
+            return self.skips.add(name, image, reason)
+        remedy = (
             f"replace or remove it, or let each host skip up to N such images: {_SKIP}=N"
             if self.skips
             else "replace or remove it; evaluation skips none: the accuracy on fewer images is another number"
         )
-        raise UserError(f"{what} cannot be used: {reason}; {other}")
+        raise UserError(f"{image} cannot be used: {reason}; {remedy}")

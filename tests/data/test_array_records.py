@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from photos import prepare_numbered_photos
 
-from efficientnet_pod.data.sources.array_records import _Calls, indexed
+from efficientnet_pod.data.sources.array_records import _Calls, indexed_records
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.types import FileRange, Indexed, Records
@@ -97,7 +97,7 @@ def test_records_come_byte_for_byte(tmp_path):
     for record in stored:
         writer.write(record)
     writer.close()
-    split = indexed([FileRange(str(tmp_path / "file"), 0, 4)], parse)
+    split = indexed_records([FileRange(str(tmp_path / "file"), 0, 4)], parse)
     assert [example["image"] for example in fetched(split, range(4))] == stored
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_file_stops_the_reading_with_its_name_and_number(tmp_path):
 
 def test_files_in_an_object_store_are_refused():
     with pytest.raises(UserError, match="file system only; mount or copy"):
-        indexed([FileRange("memory://folder/file", 0, 1)], parse)
+        indexed_records([FileRange("memory://folder/file", 0, 1)], parse)
 
 
 def test_as_many_files_are_allowed_open_as_the_data_set_has(monkeypatch, tmp_path):
@@ -126,13 +126,13 @@ def test_as_many_files_are_allowed_open_as_the_data_set_has(monkeypatch, tmp_pat
     monkeypatch.setattr(resource, "setrlimit", lambda _, pair: set_to.append(pair))
     (tmp_path / "file").write_bytes(b"")
     files = [FileRange(str(tmp_path / "file"), 0, 1)] * 2000
-    indexed(files, parse)
+    indexed_records(files, parse)
     assert set_to == [(2256, 100_000)]
     limits.append((64, 2000))
     with pytest.raises(
         UserError, match="2,256 open files, and this process may open 2,000; .*`ulimit -n 2256`"
     ):
-        indexed(files, parse)
+        indexed_records(files, parse)
 
 
 def test_a_process_ends_while_its_stream_reads_ahead(array_records):

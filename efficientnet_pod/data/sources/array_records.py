@@ -1,4 +1,4 @@
-"""ArrayRecord files as examples fetched by number, inside tf.data."""
+"""ArrayRecord files as a split whose examples are fetched by number, inside tf.data."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.types import Example, FileRange, Indexed
 from efficientnet_pod.errors import UserError
 
-_OTHER_FILES = 256  # that a process has open: libraries, sockets, logs
+_OTHER_FILES = 256  # libraries, sockets and logs that a process has open
 
 
-def indexed(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], Example]) -> Indexed:
+def indexed_records(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], Example]) -> Indexed:
     """Returns the records of the files' ranges, end to end.
 
-    ``parse`` takes a record (string scalar) and its place ``path#number`` and returns the undecoded Example.
+    Args:
+      files: ranges of local ArrayRecord files.
+      parse: function from a record (string scalar) and its place ``path#number`` to the undecoded Example.
 
     Raises:
-      UserError: a file is missing or remote, or more are needed than a process may open here.
+      UserError: a file is missing or remote, or a process may not open so many files here.
     """
     try:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
     except ImportError:
         raise UserError(
-            f"'{files[0].path}' is an ArrayRecord file, and the package array_record is not installed, which "
-            "exists for Linux and macOS; use record files (tfrecord) here"
+            f"'{files[0].path}' is an ArrayRecord file, and the package array_record, which exists for Linux "
+            "and macOS, is not installed; use record files (tfrecord) here"
         ) from None
     if "://" in files[0].path:
         raise UserError(
@@ -53,13 +55,13 @@ def indexed(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], 
         _calls.count()
         try:
             return source[int(index)]
-        except Exception as error:  # of a library that promises no kinds
+        except Exception as error:  # the library does not say which
             number = int(np.searchsorted(starts, index, side="right")) - 1
             place = f"{files[number].path}#{index - starts[number] + first[number]}"
             raise RuntimeError(f"record '{place}' cannot be read: {error}; copy the file anew") from error
 
     def fetch(index: tf.Tensor) -> Example:
-        # One call a record: 0.3 to 0.5 ms for 110 kB, where decoding takes one to two.
+        # One call a record: 0.3 to 0.5 ms for 110 kB; decoding takes one to two.
         record = tf.numpy_function(read, [index], tf.string)
         number = tf.searchsorted(tf.constant(starts), index[None], side="right")[0] - 1
         path = tf.gather(tf.constant(paths), number)
@@ -73,29 +75,30 @@ def indexed(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], 
 class _Calls:
     """The calls of Python by tf.data's threads, which must be over before the interpreter ends.
 
-    A stream that is still read ahead when a process exits waits for its threads, and these wait for the
-    interpreter, for ever. From then on each call fails, the buffers fill with failures, and the threads rest.
+    If a stream still reads ahead when the process exits, it waits for its threads, and the threads wait for
+    the interpreter without end. Therefore each call fails from then on: the buffers fill with failures, and
+    the threads stop.
     """
 
     def __init__(self) -> None:
-        self._made, self._is_ending, self._is_registered = 0, False, False
+        self._count, self._is_ending, self._is_registered = 0, False, False
 
     def count(self) -> None:
-        """Takes note of a call; raises RuntimeError while the process ends."""
-        self._made += 1
+        """Counts a call; raises RuntimeError while the process ends."""
+        self._count += 1
         if self._is_ending:
             raise RuntimeError("the process ends")
 
     def end_with_the_process(self) -> None:
-        """Lets the calls end when the process does."""
+        """Makes the calls fail when the process ends."""
         if not self._is_registered:
             self._is_registered = True
             atexit.register(self._end)
 
     def _end(self) -> None:
         self._is_ending, deadline, seen = True, time.monotonic() + 5, -1
-        while self._made != seen and time.monotonic() < deadline:
-            seen = self._made
+        while self._count != seen and time.monotonic() < deadline:
+            seen = self._count
             time.sleep(0.2)
 
 
@@ -103,7 +106,7 @@ _calls = _Calls()
 
 
 def _allow_open_files(count: int) -> None:
-    """Raises this process's limit of open files to ``count``, where it is lower."""
+    """Raises this process's limit of open files to ``count`` if it is lower."""
     import resource  # not on Windows, where array_record is not either
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

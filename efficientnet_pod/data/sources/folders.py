@@ -11,9 +11,10 @@ from os.path import join
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.types import Example, Indexed, Source, fingerprint_of
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.terminal import plural
 
-# The layout and the suffixes are those of tfds.ImageFolder, whose file list is private and which reads from
-# the front only: with the list in hand, images are fetched by number and shared among any number of hosts.
+# Layout and suffixes are as in tfds.ImageFolder. That class hides its list of files and reads from the front
+# only; with our own list, images are fetched by number and shared among any number of hosts.
 SUFFIXES = (".jpg", ".jpeg", ".png")
 ALL = "all"  # a split of a folder without split folders: nothing is held out
 _LAYOUT = "a folder source holds <split>/<class>/*.jpg or <class>/*.jpg (.jpg, .jpeg or .png)"
@@ -22,8 +23,11 @@ _LAYOUT = "a folder source holds <split>/<class>/*.jpg or <class>/*.jpg (.jpg, .
 def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Source:
     """Returns the images below ``path``, the classes in the order of their folders' names.
 
-    Without split folders a fixed tenth of each class is held out, or, where both splits are ``all``, nothing:
-    all images are in both. One name for both splits asks for one split folder alone. Raises UserError.
+    Without split folders a fixed tenth of each class is held out; if both splits are called ``all``, both
+    hold all images. If both splits have one name, a single split folder is enough.
+
+    Raises:
+      UserError: the folder is missing, unreadable, or not laid out as splits and classes.
     """
     if not path or not tf.io.gfile.isdir(path):
         raise UserError(f"folder '{path}' does not exist; {_LAYOUT}; give it as folder:/path")
@@ -68,7 +72,7 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
 
 @dataclass(frozen=True)
 class _Listing:
-    """What is in the class folders of one folder: images by class, other files, folders."""
+    """Contents of the class folders in one folder: images by class, other files, folders."""
 
     images: dict[str, list[str]]
     files: list[str]
@@ -109,17 +113,17 @@ def _subfolders(path: str) -> list[str]:
 
 
 def _entries(path: str) -> list[tuple[str, bool]]:
-    """Returns (name, is it a folder) of what is in a folder, sorted, hidden entries left out.
+    """Returns (name, whether it is a folder) of a folder's entries, sorted, without the hidden ones.
 
-    No entry costs a look at the disk of its own, unless it is a link: ImageNet has 1.3 million.
+    Only links cost an access to the disk each: ImageNet has 1.3 million entries.
     """
-    if "://" in path:  # object stores append a slash to what they present as a folder
+    if "://" in path:  # object stores append a slash to the name of a folder
         names = tf.io.gfile.listdir(path)
         entries = [(name.rstrip("/"), name.endswith("/")) for name in names]
     else:
         try:
-            with os.scandir(path) as found:
-                entries = [(entry.name, _is_folder(entry)) for entry in found]
+            with os.scandir(path) as scan:
+                entries = [(entry.name, _is_folder(entry)) for entry in scan]
         except OSError as error:
             raise UserError(f"folder '{path}' cannot be read: {error.strerror}; make it readable") from None
     return sorted((name, is_folder) for name, is_folder in entries if not name.startswith("."))
@@ -129,7 +133,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     if entry.is_symlink() and not os.path.exists(entry.path) and entry.name.lower().endswith(SUFFIXES):
         raise UserError(
             f"'{entry.path}' is a link to a file that does not exist; images must be readable; "
-            "mend or remove it"
+            "repair or remove it"
         )
     return entry.is_dir()
 
@@ -151,13 +155,14 @@ def _warnings(listings: Sequence[_Listing]) -> tuple[str, ...]:
     folders = [folder for listing in listings for folder in listing.folders]
     warnings = []
     if files:
-        verb = ("s in class folders are", "are") if len(files) > 1 else (" in the class folders is", "is")
+        place, verb = ("in class folders", "are") if len(files) > 1 else ("in the class folders", "is")
         warnings.append(
-            f"{len(files):,} file{verb[0]} not .jpg, .jpeg or .png and {verb[1]} left out, first: {files[0]}"
+            f"{plural(len(files), 'file')} {place} {verb} not .jpg, .jpeg or .png and {verb} left out, "
+            f"first: {files[0]}"
         )
     if folders:
-        verb = "s inside class folders are" if len(folders) > 1 else " inside the class folders is"
-        warnings.append(f"{len(folders):,} folder{verb} left out, first: {folders[0]}")
+        rest = "inside class folders are" if len(folders) > 1 else "inside the class folders is"
+        warnings.append(f"{plural(len(folders), 'folder')} {rest} left out, first: {folders[0]}")
     return tuple(warnings)
 
 
@@ -175,7 +180,7 @@ def _tenth(path: str, label: str, files: Sequence[str]) -> list[str]:
 
 
 def _relative(path: str, *splits: dict[str, list[str]]) -> Iterator[str]:
-    """Yields the paths of all images below ``path`` in the order of the splits, which hold the labels."""
+    """Yields the relative paths of all images, split by split; their folders are the labels."""
     for files in splits:
         yield "/"  # where a split begins
         for label in sorted(files):

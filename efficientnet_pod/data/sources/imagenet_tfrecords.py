@@ -22,7 +22,7 @@ from efficientnet_pod.errors import UserError
 NUM_CLASSES = 1000
 _LAYOUT = "a tfrecord source holds train-00000-of-01024 … and validation-00000-of-00128 …"
 _SHARD = re.compile(r"(?P<split>\w+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})")
-_SAMPLED_FILES = 16  # whose first record is looked at when the source is opened
+_SAMPLED_FILES = 16  # their first records are checked when the source is opened
 
 # Source: tensorflow/tpu, tools/datasets/imagenet_to_gcs.py (_convert_to_example).
 _FEATURES = {
@@ -37,7 +37,10 @@ _FEATURES = {
 def open_tfrecords(name: str, path: str, train_split: str, eval_split: str) -> Source:
     """Returns the source of record files in the folder ``path``; label 1 of the files becomes 0.
 
-    Splits may be slices. The files are counted at the first start (``count_records``). Raises UserError.
+    Splits may be slices. The records are counted at the first start (``count_records``).
+
+    Raises:
+      UserError: a file is missing or damaged, or its records are not ImageNet's.
     """
     files = _list_shards(path, [*split_names(train_split), *split_names(eval_split)])
     counts = count_records([file for shards in files.values() for file in shards])
@@ -63,31 +66,31 @@ def open_tfrecords(name: str, path: str, train_split: str, eval_split: str) -> S
 
 
 def _list_shards(path: str, splits: Sequence[str]) -> dict[str, list[str]]:
-    """Returns the files of each split in their order; raises UserError where one is absent."""
+    """Returns the files of each split in their order; raises UserError if one is absent."""
     if not path or not tf.io.gfile.isdir(path):
         raise UserError(f"folder '{path}' does not exist; {_LAYOUT}; give it as tfrecord:/path")
-    found: dict[str, dict[int, set[int]]] = {}
+    present: dict[str, dict[int, set[int]]] = {}  # by split and number of shards
     for entry in tf.io.gfile.listdir(path):
         if match := _SHARD.fullmatch(entry):
-            of_split = found.setdefault(match["split"], {})
-            of_split.setdefault(int(match["shards"]), set()).add(int(match["shard"]))
-    if not found:
+            numberings = present.setdefault(match["split"], {})
+            numberings.setdefault(int(match["shards"]), set()).add(int(match["shard"]))
+    if not present:
         raise UserError(f"folder '{path}' has no record files; {_LAYOUT}; name the folder of the files")
     files = {}
     for split in splits:
-        if split not in found:
-            known = ", ".join(sorted(found))
+        if split not in present:
+            known = ", ".join(sorted(present))
             raise UserError(
                 f"folder '{path}' has no files of split '{split}', only of {known}; name one of these"
             )
-        totals = sorted(found[split])
+        totals = sorted(present[split])
         if len(totals) > 1:
             raise UserError(
                 f"folder '{path}' has files of split '{split}' numbered of {totals[0]:05} and of "
                 f"{totals[1]:05}; one split is one numbering; move the others elsewhere"
             )
         shards = [f"{split}-{shard:05}-of-{totals[0]:05}" for shard in range(totals[0])]
-        missing = [shards[i] for i in range(totals[0]) if i not in found[split][totals[0]]]
+        missing = [shards[i] for i in range(totals[0]) if i not in present[split][totals[0]]]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise UserError(
@@ -110,7 +113,7 @@ def _parse(record: tf.Tensor, place: tf.Tensor) -> Example:
 
 
 def _first_records(records: Records) -> list[tuple[int, str]]:
-    """Returns label and class name ("" where the record has none) of the first records of some files."""
+    """Returns label and class name, "" if the record has none, of the first records of some files."""
 
     def first(file: FileRange) -> tuple[int, str]:
         place = f"{file.path}#{file.start}"
@@ -120,9 +123,8 @@ def _first_records(records: Records) -> list[tuple[int, str]]:
                 raise ValueError("the file has no such record")
             parsed = tf.io.parse_single_example(record, _FEATURES)
         except (tf.errors.OpError, ValueError) as error:
-            reason = reason_of(error) if isinstance(error, tf.errors.OpError) else error
             raise UserError(
-                f"record '{place}' is not of this layout: {reason}; it must hold image/encoded and "
+                f"record '{place}' is not of this layout: {reason_of(error)}; it must hold image/encoded and "
                 "image/class/label; copy the file anew or name a folder of such records"
             ) from None
         label = int(parsed["image/class/label"])
@@ -139,7 +141,7 @@ def _first_records(records: Records) -> list[tuple[int, str]]:
 
 
 def _class_names(sample: Sequence[tuple[int, str]]) -> tuple[str, ...]:
-    """Returns 1000 names: ImageNet's synsets, unless the sample has others; then these, and numbers."""
+    """Returns 1000 names: ImageNet's synsets or, if the sample has others, its names, and numbers."""
     features: Any = tfds.builder("imagenet2012").info.features
     synsets = features["label"].names
     if all(word in ("", synsets[label]) for label, word in sample):

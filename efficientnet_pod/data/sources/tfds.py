@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.splits import SplitDict
 
 from efficientnet_pod.data.quiet import reason_of, tf
-from efficientnet_pod.data.sources.array_records import indexed
+from efficientnet_pod.data.sources.array_records import indexed_records
 from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.types import (
     Example,
@@ -25,7 +25,11 @@ MANIFEST = "prepare.json"  # of a folder that `data prepare` writes
 
 
 def open_tfds(name: str, data_dir: str | None, train_split: str, eval_split: str) -> Source:
-    """Returns the TFDS data set ``name[/config][:version]``, prepared before. Raises UserError."""
+    """Returns the TFDS data set ``name[/config][:version]``, which must be prepared.
+
+    Raises:
+      UserError: there is no such data set, it has no classes, or it is not prepared.
+    """
     builder = _builder(name, data_dir)
     _require_classes(name, builder)
     _require_prepared(name, data_dir, builder)
@@ -33,7 +37,11 @@ def open_tfds(name: str, data_dir: str | None, train_split: str, eval_split: str
 
 
 def open_prepared(name: str, path: str, train_split: str, eval_split: str) -> Source:
-    """Returns the data set in the folder ``path``, which holds TFDS metadata. Raises UserError."""
+    """Returns the data set in the folder ``path``, which holds TFDS metadata.
+
+    Raises:
+      UserError: the folder does not exist or holds no finished data set with classes.
+    """
     if not path or not tf.io.gfile.isdir(path):
         raise UserError(
             f"folder '{path}' does not exist; a prepared source is a folder with TFDS metadata; "
@@ -41,32 +49,31 @@ def open_prepared(name: str, path: str, train_split: str, eval_split: str) -> So
         )
     try:
         builder = tfds.builder_from_directory(path)
-    except Exception as error:  # of many kinds: no metadata, or metadata of another version
+    except Exception as error:  # TFDS raises many kinds: no metadata, or metadata of another version
         remedy = "name the folder that holds dataset_info.json"
         if tf.io.gfile.exists(f"{path}/{MANIFEST}"):
             remedy = "`efficientnet-pod data prepare` has not finished it: run the same command again"
         raise UserError(
-            f"folder '{path}' cannot be opened as a prepared data set: {_one_line(error)}; {remedy}"
+            f"folder '{path}' cannot be opened as a prepared data set: {reason_of(error)}; {remedy}"
         ) from None
     _require_classes(name, builder)
     return _source(name, builder, train_split, eval_split)
 
 
 def file_ranges(name: str, splits: SplitDict, split: str) -> tuple[FileRange, ...]:
-    """Returns the parts of files that make up a split or a slice such as ``train[:99%]``, not empty.
+    """Returns the parts of files that make up a split or a slice such as ``train[:99%]``, at least one.
 
     Raises:
-      UserError: there is no such split, or nothing in it.
+      UserError: the split does not exist or is empty.
     """
     try:
         instructions = splits[split].file_instructions
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"data set '{name}' has no split '{split}': {_one_line(error)}; "
+            f"data set '{name}' has no split '{split}': {reason_of(error)}; "
             f"name one of {', '.join(sorted(splits))}, or a slice of one"
         ) from None
-    ranges = (FileRange(str(i.filename), i.skip, i.skip + i.take) for i in instructions)
-    ranges = tuple(range_ for range_ in ranges if range_.start < range_.stop)
+    ranges = tuple(FileRange(str(i.filename), i.skip, i.skip + i.take) for i in instructions if i.take > 0)
     if not ranges:
         raise UserError(
             f"split '{split}' of '{name}' is empty; at least one example is needed; name another split"
@@ -99,7 +106,7 @@ def _split(
     ranges: tuple[FileRange, ...],
     num_classes: int,
 ) -> Indexed | Records:
-    """Returns a split with at least one example, the first of which has a label."""
+    """Returns a split whose first example has been read and has a label."""
     features: Any = builder.info.features
     skip_decoding = {"image": tfds.decode.SkipDecoding()}
 
@@ -109,13 +116,13 @@ def _split(
 
     formats = tfds.core.FileFormat
     if builder.info.file_format == formats.ARRAY_RECORD:
-        examples = indexed(ranges, parse)
+        examples = indexed_records(ranges, parse)
     elif builder.info.file_format in (None, formats.TFRECORD):
         examples = Records(ranges, parse)
     else:
         raise UserError(
-            f"data set '{name}' is stored as {builder.info.file_format.value}; readable are tfrecord and "
-            "array_record; prepare it again with `tfds build --file_format=array_record`"
+            f"data set '{name}' is stored as {builder.info.file_format.value}; only tfrecord and "
+            "array_record can be read; prepare it again with `tfds build --file_format=array_record`"
         )
     try:
         label = int(next(iter(read_part(examples, 0, 1)))["label"])
@@ -143,7 +150,7 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             hint = f"; use digits, {', '.join(paths)}, or a name from tensorflow.org/datasets/catalog"
         raise UserError(f"unknown data set '{name}'{hint}") from None
     except (AssertionError, ImportError, ValueError) as error:  # no such version or config; a missing package
-        raise UserError(f"data set '{name}' cannot be opened: {_one_line(error)}; correct the name") from None
+        raise UserError(f"data set '{name}' cannot be opened: {reason_of(error)}; correct the name") from None
     return builder
 
 
@@ -168,7 +175,3 @@ def _require_prepared(name: str, data_dir: str | None, builder: tfds.core.Datase
             f"data set '{name}' is not prepared in '{builder.data_dir}'; training does not download; "
             f"run `tfds build {base}{where}` once{manual if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ''}"
         )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).strip("'\"")

@@ -1,4 +1,4 @@
-"""TFRecord files as bytes: how many records each holds, and where one is damaged."""
+"""TFRecord files as bytes: the number of records in each, and the place of damage."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _INDEX = "record_counts.json"
 
 
 def count_records(paths: Sequence[str]) -> dict[str, int]:
-    """Returns the number of records of each file of one folder, from the folder's index where it is valid.
+    """Returns the number of records of each file of one folder, from the folder's index if it is valid.
 
-    Files whose name and size are not in the index are counted, with a progress bar on a terminal, and the
-    index is written anew: into the folder or, where that cannot be written, into the user's cache folder.
-    Local files cost one small read a record; remote ones are read through.
+    Files whose name and size are not in the index are counted, with a progress bar on a terminal. The index
+    is then written anew, into the folder or, if that cannot be written, into the user's cache folder. A local
+    file costs one small read a record; a remote file is read through.
 
     Raises:
-      UserError: a file that is truncated or whose lengths are damaged.
+      UserError: a file is truncated, or its lengths are damaged.
     """
     folder = os.path.dirname(paths[0])
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -55,8 +55,7 @@ def count_records(paths: Sequence[str]) -> dict[str, int]:
 def locate_corruption(records: Records) -> str | None:
     """Returns ``"PATH, record N, byte M: reason"`` of the first record that cannot be read, None if all can.
 
-    Reads all files of ``records`` from the front as far as they belong to it, data and checksums, and parses
-    the records that do.
+    Each file is read from the front to the last record of its range; data, checksums and parsing are checked.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         scans = pool.map(lambda file: _scan(file, records.parse), records.files)
@@ -83,10 +82,10 @@ def _count(path: str) -> int:
 def _scan(
     file: FileRange, parse: Callable[[tf.Tensor, tf.Tensor], Example] | None = None
 ) -> tuple[int, int, str]:
-    """Returns (records, bytes, why no more can be read) of a file, read, checked and parsed by TensorFlow."""
+    """Returns (records, bytes, reason why no more can be read) of a file, as TensorFlow reads it."""
 
     def parsed_length(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # The label, which nobody wants, is there lest TensorFlow leaves the parsing out.
+        # The label is not used; without it TensorFlow would leave the parsing out.
         label = parse(record, tf.constant(""))["label"] if parse else tf.constant(0)
         return tf.strings.length(record), label
 
@@ -112,7 +111,7 @@ def _reason(error: tf.errors.OpError) -> str:
 
 
 def _walk(path: str) -> tuple[int, int, str]:
-    """Returns what ``_scan`` returns, of a local file, from the lengths alone: the data is not read."""
+    """Returns the same as ``_scan`` for a local file, from the lengths alone: the data is not read."""
     headers, offsets, count, offset, reason = [], [], 0, 0, ""
     with open(path, "rb", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -128,7 +127,7 @@ def _walk(path: str) -> tuple[int, int, str]:
                 break
             offset = end
             count += 1
-    # A damaged length leads the walk astray, and its own checksum says where that began.
+    # A damaged length leads the walk astray; its own checksum then shows where that began.
     table = np.frombuffer(b"".join(headers), np.uint8).reshape(-1, _HEADER_BYTES)
     stored = np.ascontiguousarray(table[:, 8:]).view("<u4").ravel()
     wrong = np.flatnonzero(stored != _masked_crc32c(table[:, :8]))
@@ -155,8 +154,8 @@ def _masked_crc32c(rows: np.ndarray) -> np.ndarray:
 
 def _index_files(folder: str) -> list[epath.Path]:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    where = quote(os.path.abspath(folder) if "://" not in folder else folder, safe="")
-    name = where if len(where) < 200 else hashlib.sha256(where.encode()).hexdigest()
+    quoted = quote(os.path.abspath(folder) if "://" not in folder else folder, safe="")
+    name = quoted if len(quoted) < 200 else hashlib.sha256(quoted.encode()).hexdigest()
     return [
         epath.Path(folder) / _INDEX,
         epath.Path(cache) / "efficientnet-pod" / "record_counts" / f"{name}.json",
@@ -164,11 +163,11 @@ def _index_files(folder: str) -> list[epath.Path]:
 
 
 def _read_index(folder: str) -> dict[str, Any]:
-    """Returns {file name: {"bytes": size, "records": count}}, empty where there is no readable index."""
+    """Returns {file name: {"bytes": size, "records": count}}, empty if there is no readable index."""
     for file in _index_files(folder):
         try:
             return json.loads(file.read_text())["files"]
-        except (OSError, ValueError, KeyError, TypeError):  # absent, or not ours: counted anew
+        except (OSError, ValueError, KeyError, TypeError):  # absent or not ours: the records are counted anew
             continue
     return {}
 
@@ -177,7 +176,7 @@ def _write_index(folder: str, index: dict[str, Any]) -> None:
     """Writes the index to the first place that allows it; without any, the next start counts again."""
     text = json.dumps({"files": dict(sorted(index.items()))}, indent=1) + "\n"
     for file in _index_files(folder):
-        # Hosts may count the same folder at the same time, each whole: the last one stands.
+        # Hosts may count the same folder at the same time: each writes a whole index, and the last one stays.
         scratch = file.parent / f".{file.name}.{platform.node()}.{os.getpid()}.partial"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
