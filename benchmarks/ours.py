@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import optax
 
-from efficientnet_pod.models.efficientnet import efficientnet
 from efficientnet_pod.models.initial import initial_variables
+from efficientnet_pod.models.registry import create_network
+from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.allocator import keep_freed_memory
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.run.state import init_state
-from efficientnet_pod.run.train_step import GO, TrainStep, commands, compile_train_step, not_halted
+from efficientnet_pod.run.train_step import TrainStep, compile_train_step
 
 
 def prepare(
@@ -26,7 +27,8 @@ def prepare(
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", replicas)
     mesh = create_mesh(jax.devices(), replicas)
-    model = efficientnet("b0", num_classes=1000, bn_axis=BN_MEMBER)
+    settings = {"survival_probability": 0.8, "bn_momentum": 0.99}
+    model = create_network("b0", num_classes=1000, bn_axis=BN_MEMBER, settings=settings)
     optimizer = optax.sgd(0.01, momentum=0.9)
     key = jax.random.key(0)
     variables = initial_variables(model, image_size, seed=0)
@@ -41,7 +43,7 @@ def prepare(
         TrainStep(model=model, optimizer=optimizer, label_smoothing=0.0, ema_decay=0.0, key=key), mesh
     )
 
-    data["command"], halted = commands(mesh)[GO], not_halted(mesh)
+    data["command"], halted = host_signals(mesh)[GO], not_halted(mesh)
 
     def step() -> None:
         nonlocal state

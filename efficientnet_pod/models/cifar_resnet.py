@@ -1,6 +1,5 @@
 """The networks of "How to train your ResNet" (cifar10-fast): ResNet-18 of its start, ResNet-9 of its end."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,8 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from efficientnet_pod.models.batch_norm import BatchNorm
-from efficientnet_pod.models.distributions import Distribution, Patches, Uniform, torch_default
+from efficientnet_pod.models.initial import (
+    Distribution,
+    Patches,
+    Uniform,
+    initializer,
+    torch_default,
+    torch_kernel,
+)
 from efficientnet_pod.models.layers import Conv, max_pool
 from efficientnet_pod.models.whitening import Whitening
 
@@ -21,20 +26,8 @@ WIDTH = 64  # channels of the first layer
 OLD_SCALE = Uniform(0.0, 1.0)
 
 
-def torch_kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns a kernel (…, inputs, outputs) from PyTorch's default distribution."""
-    return _of_kernel(shape)(key, shape, dtype)
-
-
-def _of_kernel(shape: tuple[int, ...]) -> Uniform:
-    return torch_default(math.prod(shape[:-1]))
-
-
-def _norm(dtype: Any, axis: str | None, momentum: float, epsilon: float, **more: Any) -> partial:
-    return partial(BatchNorm, axis_name=axis, momentum=momentum, epsilon=epsilon, dtype=dtype, **more)
-
-
-TorchConv = partial(Conv, symmetric=True, kernel_init=torch_kernel_init)
+torch_init = initializer(torch_kernel)
+TorchConv = partial(Conv, symmetric=True, kernel_init=torch_init)
 
 
 # --- ResNet-18 -------------------------------------------------------------------------------------------
@@ -65,13 +58,20 @@ class PreActivation(nn.Module):
 
 
 class CifarResNet18(nn.Module):
-    """Maps normalised images to logits. Build it with :func:`resnet18_cifar`.
+    """Maps normalised images to logits: the baseline of article 1, 5,205,834 parameters with ten classes.
+
+    It is Ben Johnson's DAWNBench entry less the batch norm and ReLU behind the first convolution: 64, 128,
+    256 and 256 channels in two pre-activation blocks each, nothing behind the last one, and a classifier of
+    the largest and the mean value of each channel.
 
     Attributes:
       num_classes: size of the logits.
       norm: partial of :class:`BatchNorm`.
       dtype: dtype of convolutions and activations; parameters and logits are float32.
       width: channels of the first layer.
+
+    Source: davidcpage/cifar10-fast, experiments.ipynb, ``DAWN_net`` with ``res_block``. That PyTorch drew the
+    scales from U(0, 1) then is from memory; article 4 confirms that they were not 1.
     """
 
     num_classes: int
@@ -85,13 +85,14 @@ class CifarResNet18(nn.Module):
 
         Training needs the collection ``batch_stats`` mutable.
         """
+        norm = partial(self.norm, scale_init=OLD_SCALE)
         x = TorchConv(self.width, 3, dtype=self.dtype, name="stem_conv")(images.astype(self.dtype))
         for number, (times, strides) in enumerate(((1, 1), (2, 2), (4, 2), (4, 2)), start=1):
             for letter in "ab":
                 block = PreActivation(
                     times * self.width,
                     strides if letter == "a" else 1,
-                    self.norm,
+                    norm,
                     self.dtype,
                     name=f"block{number}{letter}",
                 )
@@ -105,42 +106,12 @@ class CifarResNet18(nn.Module):
         """Returns what the tensor is drawn from; None for 0 of batch norm's biases and its statistics."""
         match names[-2:]:
             case [_, "kernel"]:
-                return _of_kernel(shape)
+                return torch_kernel(shape)
             case [_, "scale"]:
                 return OLD_SCALE
             case ["classifier", "bias"]:
                 return torch_default(2 * 4 * self.width)
         return None
-
-
-def resnet18_cifar(
-    *,
-    num_classes: int,
-    dtype: Any = jnp.float32,
-    bn_axis: str | None = None,
-    bn_momentum: float = 0.9,
-    bn_epsilon: float = 1e-5,
-    ghost_batch: int = 0,
-) -> CifarResNet18:
-    """Returns the baseline of article 1, 5,205,834 parameters with ten classes.
-
-    It is Ben Johnson's DAWNBench entry less the batch norm and ReLU behind the
-    first convolution: 64, 128, 256 and 256 channels in two pre-activation blocks each, nothing behind the
-    last one, and a classifier of the largest and the mean value of each channel.
-
-    Args:
-      num_classes: size of the logits.
-      dtype: of convolutions and activations.
-      bn_axis: mesh axis that batch norm reduces over in training; None outside a mesh.
-      bn_momentum: share of the old running statistics that a step keeps.
-      bn_epsilon: added to the variance.
-      ghost_batch: images of a replica that normalise together; 0 for all of them.
-
-    Source: davidcpage/cifar10-fast, experiments.ipynb, ``DAWN_net`` with ``res_block``. That PyTorch drew the
-    scales from U(0, 1) then is from memory; article 4 confirms that they were not 1.
-    """
-    norm = _norm(dtype, bn_axis, bn_momentum, bn_epsilon, scale_init=OLD_SCALE, ghost_batch=ghost_batch)
-    return CifarResNet18(num_classes, norm, dtype)
 
 
 # --- ResNet-9 --------------------------------------------------------------------------------------------
@@ -176,26 +147,30 @@ class ConvBlock(nn.Module):
 
 
 class ResNet9(nn.Module):
-    """Maps normalised images to logits. Build it with :func:`resnet9` or :func:`resnet9_whitened`.
+    """Maps normalised images to logits: the network of article 4 ("DAVIDNet"), 94 % in 24 epochs.
+
+    It has 6,573,120 parameters with ten classes. See :func:`whitened_resnet9` for the other form.
 
     Attributes:
       num_classes: size of the logits.
       norm: partial of :class:`BatchNorm`.
-      activation: elementwise.
-      pool: where the max-pools are, see :class:`ConvBlock`.
+      dtype: dtype of convolutions and activations; parameters and logits are float32.
+      activation: elementwise function after each batch norm.
+      pool: place of the max-pools, see :class:`ConvBlock`.
       whitens: whether :class:`Whitening` and a 1×1 convolution stand for the first 3×3 one.
       logit_scale: factor of the logits.
-      dtype: dtype of convolutions and activations; parameters and logits are float32.
       width: channels of the first layer.
+
+    Source: davidcpage/cifar10-fast, dawn.py.
     """
 
     num_classes: int
     norm: partial
-    activation: Callable[[jax.Array], jax.Array]
-    pool: str
-    whitens: bool
-    logit_scale: float
     dtype: Any
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    pool: str = "late"
+    whitens: bool = False
+    logit_scale: float = 1 / 8
     width: int = WIDTH
 
     @nn.compact
@@ -215,47 +190,17 @@ class ResNet9(nn.Module):
                 y = block(times * self.width, name=f"block{number}_residual1")(x, train=train)
                 x = x + block(times * self.width, name=f"block{number}_residual2")(y, train=train)
         x = jnp.max(x, axis=(1, 2)).astype(jnp.float32)
-        classifier = nn.Dense(
-            self.num_classes, use_bias=False, kernel_init=torch_kernel_init, name="classifier"
-        )
+        classifier = nn.Dense(self.num_classes, use_bias=False, kernel_init=torch_init, name="classifier")
         return classifier(x) * self.logit_scale
 
     def initial(self, names: list[str], shape: tuple[int, ...]) -> Distribution | None:
         """Returns what the tensor is drawn from; None for 1 and 0 of batch norm and its statistics."""
         if names[-1] == "fixed_kernel":
             return Patches()
-        return _of_kernel(shape) if names[-1] == "kernel" else None
+        return torch_kernel(shape) if names[-1] == "kernel" else None
 
 
-def resnet9(
-    *,
-    num_classes: int,
-    dtype: Any = jnp.float32,
-    bn_axis: str | None = None,
-    bn_momentum: float = 0.9,
-    bn_epsilon: float = 1e-5,
-    ghost_batch: int = 0,
-) -> ResNet9:
-    """Returns the network of article 4 ("DAVIDNet"), 6,573,120 parameters with ten classes.
-
-    94 % in 24 epochs. See :func:`resnet18_cifar` for the arguments.
-
-    Source: davidcpage/cifar10-fast, dawn.py.
-    """
-    norm = _norm(dtype, bn_axis, bn_momentum, bn_epsilon, ghost_batch=ghost_batch)
-    return ResNet9(num_classes, norm, nn.relu, "late", False, 1 / 8, dtype)
-
-
-def resnet9_whitened(
-    *,
-    num_classes: int,
-    dtype: Any = jnp.float32,
-    bn_axis: str | None = None,
-    bn_momentum: float = 0.9,
-    bn_epsilon: float = 1e-5,
-    ghost_batch: int = 0,
-    bn_scale: float = 0.0,
-) -> ResNet9:
+def whitened_resnet9(*, num_classes: int, norm: partial, dtype: Any, bn_scale: float) -> ResNet9:
     """Returns the network of article 8 ("Bag of tricks"): whitened input, CELU, max-pools before batch norm.
 
     6,570,880 parameters are trained with ten classes and frozen scales, and 729 are not. 94 % in 10 epochs
@@ -270,19 +215,19 @@ def resnet9_whitened(
 
     Args:
       num_classes: size of the logits.
-      dtype: of convolutions and activations.
-      bn_axis: mesh axis that batch norm reduces over in training; None outside a mesh.
-      bn_momentum: share of the old running statistics that a step keeps.
-      bn_epsilon: added to the variance.
-      ghost_batch: images of a replica that normalise together; 0 for all of them.
-      bn_scale: of every batch norm, not trained; 0 for trained ones.
+      norm: partial of :class:`BatchNorm`.
+      dtype: dtype of convolutions and activations.
+      bn_scale: scale of every batch norm, not trained; 0 for trained ones.
 
     Source: davidcpage/cifar10-fast, new_dawn.py, dawn_utils.py and torch_backend.py. That alpha was .075
     before the scales were frozen follows from .3 and a factor of 4; it is from memory too.
     """
-    norm = _norm(
-        dtype, bn_axis, bn_momentum, bn_epsilon, fixed_scale=bn_scale or None, ghost_batch=ghost_batch
+    return ResNet9(
+        num_classes,
+        partial(norm, fixed_scale=bn_scale or None),
+        dtype,
+        activation=partial(nn.celu, alpha=0.3 * bn_scale if bn_scale else 0.075),
+        pool="early",
+        whitens=True,
+        logit_scale=1 / (16 * bn_scale) if bn_scale else 1 / 8,
     )
-    activation = partial(nn.celu, alpha=0.3 * bn_scale if bn_scale else 0.075)
-    logit_scale = 1 / (16 * bn_scale) if bn_scale else 1 / 8
-    return ResNet9(num_classes, norm, activation, "early", True, logit_scale, dtype)

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.layers import (
     Conv,
     DepthwiseConv,
@@ -190,17 +188,18 @@ class MBConv(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """Maps normalised images to logits. Build it with :func:`efficientnet`.
+    """Maps normalised images to logits.
 
     Attributes:
       variant: row of the compound scaling.
       num_classes: size of the logits.
       dropout: probability that a feature before the classifier is dropped.
-      survival_probability: of the last residual block, but for its linear schedule.
+      survival_probability: stochastic depth at the end of its linear schedule.
       norm: partial of :class:`BatchNorm`.
       dtype: dtype of convolutions and activations; parameters and logits are float32.
-      stages: of blocks, before scaling.
-      packed: put images side by side in the channels of the early layers, for a TPU; see :mod:`packing`.
+      stages: stages of blocks, before scaling.
+      packed: whether to put images side by side in the channels of the early layers, for a TPU; the results
+        are the same but for rounding. See :mod:`packing`.
     """
 
     variant: Variant
@@ -233,46 +232,3 @@ class EfficientNet(nn.Module):
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)
-
-
-def efficientnet(
-    name: str,
-    *,
-    num_classes: int,
-    dtype: Any = jnp.float32,
-    bn_axis: str | None = None,
-    bn_momentum: float = 0.99,
-    bn_epsilon: float = 1e-3,
-    dropout: float | None = None,
-    survival_probability: float = 0.8,
-    packed: bool = False,
-) -> EfficientNet:
-    """Returns the network ``"b0"`` … ``"b7"`` or ``"lite0"`` … ``"lite4"``.
-
-    Args:
-      name: variant.
-      num_classes: size of the logits.
-      dtype: of convolutions and activations.
-      bn_axis: mesh axis that batch norm reduces over in training; None outside a mesh.
-      bn_momentum: share of the old running statistics that a step keeps.
-      bn_epsilon: added to the variance.
-      dropout: before the classifier; None takes the variant's.
-      survival_probability: of stochastic depth, at the end of its linear schedule.
-      packed: for a TPU; the results are the same but for rounding.
-
-    Raises:
-      UserError: no such variant.
-    """
-    if name not in VARIANTS:
-        raise UserError(f"model.name='{name}' is not an EfficientNet here{did_you_mean(name, VARIANTS)}")
-    variant = VARIANTS[name]
-    norm = partial(BatchNorm, axis_name=bn_axis, momentum=bn_momentum, epsilon=bn_epsilon, dtype=dtype)
-    return EfficientNet(
-        variant=variant,
-        num_classes=num_classes,
-        dropout=variant.dropout if dropout is None else dropout,
-        survival_probability=survival_probability,
-        norm=norm,
-        dtype=dtype,
-        packed=packed,
-    )

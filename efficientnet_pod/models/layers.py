@@ -1,6 +1,5 @@
 """The layers of the networks: convolutions, squeeze-excite, stochastic depth; TensorFlow's initialisers."""
 
-import math
 from typing import Any
 
 import jax
@@ -9,46 +8,17 @@ from flax import linen as nn
 
 from efficientnet_pod.models.converting import is_converting
 from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
+from efficientnet_pod.models.initial import (
+    classifier_kernel,
+    conv_kernel,
+    depthwise_kernel,
+    initializer,
+)
 from efficientnet_pod.models.packing import block_diagonal, conv_of_row_pairs, repack, rows_in_pairs
 
-
-def conv_std(shape: tuple[int, ...]) -> float:
-    """Returns √(2 / (height · width · outputs)) of a dense kernel (height, width, inputs, outputs).
-
-    An (inputs, outputs) kernel counts as 1×1. Source: tensorflow/tpu efficientnet,
-    ``conv_kernel_initializer``.
-    """
-    return math.sqrt(2 / (math.prod(shape[:-2]) * shape[-1]))
-
-
-def depthwise_std(shape: tuple[int, ...]) -> float:
-    """Returns √(2 / (height · width)), the spread of a depthwise kernel (height, width, 1, channels).
-
-    The published code counts the channel multiplier, 1, as the outputs: √(2/9) for 3×3. Fan-out of the
-    grouped kernel would be 22 times smaller at 512 channels.
-    """
-    return math.sqrt(2 / math.prod(shape[:2]))
-
-
-def classifier_limit(shape: tuple[int, ...]) -> float:
-    """Returns 1/√classes, the bound of an (inputs, classes) kernel. Source: ``dense_kernel_initializer``."""
-    return 1 / math.sqrt(shape[-1])
-
-
-def conv_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns a dense kernel from N(0, conv_std²), not truncated."""
-    return jax.random.normal(key, shape, dtype) * conv_std(shape)
-
-
-def depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns a depthwise kernel from N(0, depthwise_std²), not truncated."""
-    return jax.random.normal(key, shape, dtype) * depthwise_std(shape)
-
-
-def classifier_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns a classifier's kernel from U(±classifier_limit)."""
-    limit = classifier_limit(shape)
-    return jax.random.uniform(key, shape, dtype, -limit, limit)
+conv_init = initializer(conv_kernel)
+depthwise_init = initializer(depthwise_kernel)
+classifier_init = initializer(classifier_kernel)
 
 
 class Conv(nn.Module):

@@ -5,17 +5,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.models.cifar_resnet import resnet9, resnet9_whitened, resnet18_cifar
-from efficientnet_pod.models.efficientnet import VARIANTS, efficientnet
-from efficientnet_pod.models.resnet import resnet50
+from efficientnet_pod.models.batch_norm import BatchNorm
+from efficientnet_pod.models.cifar_resnet import CifarResNet18, ResNet9, whitened_resnet9
+from efficientnet_pod.models.efficientnet import VARIANTS, EfficientNet
+from efficientnet_pod.models.resnet import ResNet
 from efficientnet_pod.models.titles import TITLES
 
 Model = nn.Module
 
-# Fields of `config.model` that some networks have: the value at which one that lacks them is as it is.
+# Optional fields of `config.model`: the value that means "off", the only one for a network without the field.
 NEUTRAL = {
     "dropout": -1.0,
     "survival_probability": 1.0,
@@ -30,10 +32,11 @@ class Network:
     """A network as a config can ask for it.
 
     Attributes:
-      title: what people call it.
+      title: name that people know it by.
       image_size: pixels, where the recipe has no size of its own.
-      dropout: before the classifier, likewise.
-      create: builds it.
+      dropout: rate before the classifier, where the recipe has none of its own.
+      bn_epsilon: number added to the variances of batch norm, as published.
+      build: builds it from ``num_classes``, ``norm``, ``dtype`` and the settings that it keeps as its own.
       settings: the fields of :data:`NEUTRAL` that it has.
       packs: whether it can put images side by side for a TPU.
       whitens: whether it has a whitening layer, whose kernel comes from the training images.
@@ -42,10 +45,15 @@ class Network:
     title: str
     image_size: int
     dropout: float
-    create: Callable[..., Model]
+    bn_epsilon: float
+    build: Callable[..., Model]
     settings: tuple[str, ...]
     packs: bool = False
     whitens: bool = False
+
+
+def _cifar(name: str, build: Callable[..., Model], *settings: str, whitens: bool = False) -> Network:
+    return Network(TITLES[name], 32, 0.0, 1e-5, build, ("ghost_batch", *settings), whitens=whitens)
 
 
 NETWORKS = {
@@ -53,18 +61,17 @@ NETWORKS = {
         TITLES[name],
         variant.image_size,
         variant.dropout,
-        partial(efficientnet, name),
+        1e-3,
+        partial(EfficientNet, variant),
         ("dropout", "survival_probability"),
         packs=True,
     )
     for name, variant in VARIANTS.items()
 } | {
-    "resnet50": Network(TITLES["resnet50"], 224, 0.0, resnet50, ("zero_init_residual", "ghost_batch")),
-    "resnet18_cifar": Network(TITLES["resnet18_cifar"], 32, 0.0, resnet18_cifar, ("ghost_batch",)),
-    "resnet9": Network(TITLES["resnet9"], 32, 0.0, resnet9, ("ghost_batch",)),
-    "resnet9_whitened": Network(
-        TITLES["resnet9_whitened"], 32, 0.0, resnet9_whitened, ("ghost_batch", "bn_scale"), whitens=True
-    ),
+    "resnet50": Network(TITLES["resnet50"], 224, 0.0, 1e-5, ResNet, ("zero_init_residual", "ghost_batch")),
+    "resnet18_cifar": _cifar("resnet18_cifar", CifarResNet18),
+    "resnet9": _cifar("resnet9", ResNet9),
+    "resnet9_whitened": _cifar("resnet9_whitened", whitened_resnet9, "bn_scale", whitens=True),
 }
 
 
@@ -81,22 +88,40 @@ def with_settings(model: Any, settings: Mapping[str, Any]) -> Model:
 
 
 def create_network(
-    name: str, *, num_classes: int, dtype: Any, bn_axis: str | None, packed: bool, settings: Mapping[str, Any]
-) -> Model:
-    """Returns the network.
+    name: str,
+    *,
+    num_classes: int,
+    dtype: Any = jnp.float32,
+    bn_axis: str | None = None,
+    packed: bool = False,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """Returns the network, a :data:`Model`.
 
     Args:
-      name: of the network.
+      name: name of the network.
       num_classes: size of the logits.
-      dtype: of convolutions and activations.
+      dtype: type of convolutions and activations.
       bn_axis: mesh axis that batch norm reduces over in training; None outside a mesh.
-      packed: put images side by side, as is good for a TPU, where the network can.
-      settings: the fields of the recipe's model; those that the network lacks are not read.
+      packed: whether to put images side by side, which is good for a TPU, where the network can.
+      settings: fields of the recipe's model. A missing field is as published or off; fields that the network
+        lacks are not read.
 
     Raises:
       UserError: no such network.
     """
     network = network_named(name)
-    own = {field: settings[field] for field in ("bn_momentum", "bn_epsilon", *network.settings)}
-    own |= {"packed": packed} if network.packs else {}
-    return network.create(num_classes=num_classes, dtype=dtype, bn_axis=bn_axis, **own)
+    published = {"dropout": network.dropout, "bn_momentum": 0.9, "bn_epsilon": network.bn_epsilon}
+    values = NEUTRAL | published | dict(settings or {})
+    own = {field: values[field] for field in network.settings}
+    norm = partial(
+        BatchNorm,
+        axis_name=bn_axis,
+        momentum=values["bn_momentum"],
+        epsilon=values["bn_epsilon"],
+        dtype=dtype,
+        ghost_batch=own.pop("ghost_batch", 0),
+    )
+    if network.packs:
+        own["packed"] = packed
+    return network.build(num_classes=num_classes, norm=norm, dtype=dtype, **own)

@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from efficientnet_pod.models.batch_norm import BatchNorm
-from efficientnet_pod.models.distributions import Constant, Distribution, Normal
+from efficientnet_pod.models.initial import Constant, Distribution, Normal
 from efficientnet_pod.models.layers import Conv, max_pool
 
 STEM_FILTERS = 64
 EXPANSION = 4
 CLASSIFIER_INIT = Normal(0.01)
-# (blocks, filters before the expansion, strides of the first block)
 STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))
 
 
@@ -52,20 +50,26 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Maps normalised images to logits. Build it with :func:`resnet50`.
+    """Maps normalised images to logits; 25,557,032 parameters with 1,000 classes.
+
+    Kernels are padded alike on both sides, the 7×7's by 3, the 3×3's and the max-pool by 1, as in torchvision
+    and, written otherwise, the "fixed padding" of TensorFlow's models.
 
     Attributes:
       num_classes: size of the logits.
       norm: partial of :class:`BatchNorm`.
-      zero_init_residual: the scale of the last batch norm of every residual branch begins at 0, not 1.
       dtype: dtype of convolutions and activations; parameters and logits are float32.
-      stages: of blocks.
+      zero_init_residual: whether every residual branch begins as zero: the scale of its last batch norm is 0
+        then, not 1 (arXiv 1706.02677, section 5.1; imagenet18's ``--init-bn0``).
+      stages: (blocks, filters before the expansion, strides of the first block) of each stage.
+
+    Source: torchvision.models.resnet50; imagenet18, training/resnet.py (classifier from N(0, .01²)).
     """
 
     num_classes: int
     norm: partial
-    zero_init_residual: bool
     dtype: Any
+    zero_init_residual: bool = False
     stages: tuple[tuple[int, int, int], ...] = STAGES
 
     @nn.compact
@@ -105,41 +109,3 @@ class ResNet(nn.Module):
             case ["classifier", "kernel"]:
                 return CLASSIFIER_INIT
         return None
-
-
-def resnet50(
-    *,
-    num_classes: int,
-    dtype: Any = jnp.float32,
-    bn_axis: str | None = None,
-    bn_momentum: float = 0.9,
-    bn_epsilon: float = 1e-5,
-    zero_init_residual: bool = False,
-    ghost_batch: int = 0,
-) -> ResNet:
-    """Returns ResNet-50 v1.5, 25,557,032 parameters with 1,000 classes.
-
-    Kernels are padded alike on both sides, the 7×7's by 3, the 3×3's and the max-pool by 1, as in torchvision
-    and, written otherwise, the "fixed padding" of TensorFlow's models.
-
-    Args:
-      num_classes: size of the logits.
-      dtype: of convolutions and activations.
-      bn_axis: mesh axis that batch norm reduces over in training; None outside a mesh.
-      bn_momentum: share of the old running statistics that a step keeps.
-      bn_epsilon: added to the variance.
-      zero_init_residual: every residual branch begins as zero (arXiv 1706.02677, section 5.1; imagenet18's
-        ``--init-bn0``).
-      ghost_batch: images of a replica that normalise together; 0 for all of them.
-
-    Source: torchvision.models.resnet50; imagenet18, training/resnet.py (classifier from N(0, .01²)).
-    """
-    norm = partial(
-        BatchNorm,
-        axis_name=bn_axis,
-        momentum=bn_momentum,
-        epsilon=bn_epsilon,
-        dtype=dtype,
-        ghost_batch=ghost_batch,
-    )
-    return ResNet(num_classes, norm, zero_init_residual, dtype)

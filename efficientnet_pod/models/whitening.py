@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from efficientnet_pod.models.convolutions import conv2d
-from efficientnet_pod.models.distributions import Patches
+from efficientnet_pod.models.initial import Patches
 
 PATCH = 3  # pixels of a side
 IMAGES = 10_000  # of the training images, the first ones, as the source has it

@@ -1,17 +1,17 @@
-"""A trained network: its weights and all that is needed to use them on a photograph."""
+"""A trained network: its weights, and everything needed to use them on a photograph."""
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from efficientnet_pod.models.inputs import MEAN_RGB, STDDEV_RGB, normalise
-from efficientnet_pod.models.registry import NEUTRAL, Model, create_network, network_named
-from efficientnet_pod.weights.paths import Tensors, flatten
+from efficientnet_pod.models.registry import Model, create_network, network_named
+from efficientnet_pod.weights.paths import Tensors
+from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
-# What evaluation sees of an image.
+# The part of an image that evaluation sees.
 CENTRE, WHOLE = "centre", "whole"
-# timm calls them so; the centre's is tensorflow/tpu's.
+# timm's ``crop_pct`` of each; that of the centre is tensorflow/tpu's.
 CROP_PCT = {CENTRE: 0.875, WHOLE: 1.0}
 
 
@@ -20,16 +20,16 @@ class Trained:
     """Weights with what they were trained to see.
 
     Attributes:
-      network: ``"b0"``, as ``config.model.name``.
+      network: name of the network, as ``config.model.name`` has it: ``"b0"``.
       variables: ``params`` and ``batch_stats``, float32 numpy arrays.
-      class_names: by label; empty where nobody said them.
-      image_size: height and width, in pixels.
-      mean_rgb: subtracted from pixels in 0..1.
-      stddev_rgb: they are then divided by it.
-      view: ``centre``, of a photograph, or ``whole``.
+      class_names: names by label; empty if they are not known.
+      image_size: height and width of an image, in pixels.
+      mean_rgb: mean that is subtracted from pixels in 0..1.
+      stddev_rgb: divisor of the pixels after that.
+      view: part of a photograph that the network sees, ``centre`` or ``whole``.
       resize: ``reference`` or ``fast``, see :class:`Preprocessing`.
-      settings: of the network: the fields of ``config.model`` that change what it computes in evaluation.
-      origin: where the weights are from, for people: ``source``, ``sha256``, ``step``, ``top1`` …
+      settings: fields of ``config.model`` that change what the network computes in evaluation.
+      origin: history of the weights, for people: ``source``, ``sha256``, ``step``, ``top1`` …
     """
 
     network: str
@@ -45,8 +45,13 @@ class Trained:
 
     @property
     def tensors(self) -> Tensors:
-        """The variables as a flat table."""
-        return flatten(self.variables)
+        """The variables by path: ``"params/stem_conv/kernel"``."""
+        return leaves_of(self.variables)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters, BN statistics left out."""
+        return sum(array.size for array in leaves_of(self.variables["params"]).values())
 
     @property
     def num_classes(self) -> int:
@@ -55,12 +60,12 @@ class Trained:
 
     @property
     def title(self) -> str:
-        """What people call the network."""
+        """Name of the network for people: ``"EfficientNet-B0"``."""
         return network_named(self.network).title
 
     @property
     def bn_epsilon(self) -> float:
-        """Added to the variances of batch norm."""
+        """Number that batch norm adds to variances."""
         return float(self.settings.get("bn_epsilon", default_epsilon(self.network)))
 
     @property
@@ -74,7 +79,7 @@ class Trained:
         return "inception_crop" if self.view == CENTRE else "pad_crop_flip"
 
     def logits(self, levels: Any) -> Any:
-        """Returns float32 logits (batch, classes); the weights are constants of what is compiled around it.
+        """Returns float32 logits (batch, classes); a program compiled from this holds the weights.
 
         Args:
           levels: see :meth:`normalise`.
@@ -83,7 +88,7 @@ class Trained:
         return model.apply(self.variables, self.normalise(levels), train=False)
 
     def normalise(self, levels: Any) -> Any:
-        """Returns float32 images as the network takes them.
+        """Returns float32 images, normalised for the network.
 
         Args:
           levels: 0..255, (batch, height, width, 3), of any dtype.
@@ -91,17 +96,17 @@ class Trained:
         return normalise(levels, self.mean_rgb, self.stddev_rgb)
 
     def label(self, index: int) -> str:
-        """Returns the name of a class, or its number where it has none."""
+        """Returns the name of a class, or its number if it has no name."""
         return self.class_names[index] if self.class_names else str(index)
 
 
 def view_of(augment: str) -> str:
-    """Returns what evaluation sees of an image where training augments so."""
+    """Returns the part of an image that evaluation sees under a ``config.data.augment``."""
     return CENTRE if augment == "inception_crop" else WHOLE
 
 
 def image_constants(network: str) -> dict[str, tuple[float, ...]]:
-    """Returns ``mean_rgb`` and ``stddev_rgb`` with which the network was published, of pixels in 0..1.
+    """Returns the published ``mean_rgb`` and ``stddev_rgb`` of a network, for pixels in 0..1.
 
     Source: tensorflow/tpu, efficientnet_builder.py and, for Lite, efficientnet_lite_builder.py; torchvision.
     """
@@ -111,29 +116,20 @@ def image_constants(network: str) -> dict[str, tuple[float, ...]]:
 
 
 def default_epsilon(network: str) -> float:
-    """Returns the epsilon with which the network was published."""
-    return float(inspect.signature(network_named(network).create).parameters["bn_epsilon"].default)
+    """Returns the published epsilon of a network's batch norms."""
+    return network_named(network).bn_epsilon
 
 
 def untrained(network: str, num_classes: int, settings: Mapping[str, Any] | None = None) -> Model:
     """Returns the network without weights, float32, outside a mesh.
 
     Args:
-      network: its name.
+      network: name of the network.
       num_classes: size of the logits.
-      settings: of :attr:`Trained.settings`; what is missing is neutral.
+      settings: as :attr:`Trained.settings`; missing ones are neutral.
 
     Raises:
       UserError: no such network.
     """
-    import jax.numpy as jnp
-
-    usual = {**NEUTRAL, "dropout": 0.0, "bn_momentum": 0.9, "bn_epsilon": default_epsilon(network)}
-    return create_network(
-        network,
-        num_classes=num_classes,
-        dtype=jnp.float32,
-        bn_axis=None,
-        packed=False,
-        settings=usual | dict(settings or {}),
-    )
+    settings = {"dropout": 0.0, **(settings or {})}
+    return create_network(network, num_classes=num_classes, settings=settings)

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import plain_flax
 from benchmarks.plain_flax import SCALINGS, PlainEfficientNet
-from efficientnet_pod.models.efficientnet import efficientnet
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
+from efficientnet_pod.models.registry import create_network
 
 SIZE = 32
 
@@ -27,7 +27,7 @@ def as_plain(variables):
 @pytest.mark.parametrize("name", SCALINGS)
 def test_it_has_the_parameters_of_ours(name):
     scaling = SCALINGS[name]
-    ours = efficientnet(name, num_classes=plain_flax.CLASSES)
+    ours = create_network(name, num_classes=plain_flax.CLASSES)
     parameters = jax.tree.leaves(abstract_variables(ours, SIZE)["params"])
     # `plain_flax.lower` compares its network with this number.
     assert sum(leaf.size for leaf in parameters) == scaling.parameters
@@ -36,7 +36,7 @@ def test_it_has_the_parameters_of_ours(name):
 
 
 def test_its_logits_are_ours():
-    ours = efficientnet("b0", num_classes=plain_flax.CLASSES)
+    ours = create_network("b0", num_classes=plain_flax.CLASSES)
     plain = PlainEfficientNet(SCALINGS["b0"], dtype="float32")
     rng = np.random.default_rng(0)
     images = rng.normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)

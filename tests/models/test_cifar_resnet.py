@@ -13,12 +13,21 @@ from keras_reference import randomise
 from networks import images, quickly, weights_of
 
 from efficientnet_pod.models.batch_norm import BatchNorm
-from efficientnet_pod.models.cifar_resnet import ResNet9, resnet9, resnet9_whitened, resnet18_cifar
+from efficientnet_pod.models.cifar_resnet import ResNet9
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
+from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.models.whitening import Whitening, whitened, whitening_kernel
 from efficientnet_pod.optim import Lars, RmsProp, Sgd, create_optimizer, treatment
 from efficientnet_pod.pod.mesh import BN_MEMBER, REPLICAS, create_mesh
 
+
+def cifar_network(name, *, num_classes=10, dtype=jnp.float32, bn_axis=None, **settings):
+    return create_network(name, num_classes=num_classes, dtype=dtype, bn_axis=bn_axis, settings=settings)
+
+
+resnet18_cifar = partial(cifar_network, "resnet18_cifar")
+resnet9 = partial(cifar_network, "resnet9")
+resnet9_whitened = partial(cifar_network, "resnet9_whitened")
 FROZEN = partial(resnet9_whitened, bn_scale=0.125)
 
 

@@ -10,8 +10,9 @@ from keras_reference import convert, randomise
 from tiny import SIZE, tiny_model
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.models.efficientnet import VARIANTS, block_specs, efficientnet, round_filters
+from efficientnet_pod.models.efficientnet import VARIANTS, block_specs, round_filters
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
+from efficientnet_pod.models.registry import create_network
 
 PARAMETERS = {
     "b0": 5_288_548,
@@ -33,7 +34,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count(name):
-    variables = abstract_variables(efficientnet(name, num_classes=1000), 64)
+    variables = abstract_variables(create_network(name, num_classes=1000), 64)
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == PARAMETERS[name]
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
@@ -48,7 +49,7 @@ def test_logits_equal_keras(name):
     rng = np.random.default_rng(2)
     pixels = rng.uniform(0, 255, (2, size, size, 3)).astype(np.float32) * np.float32([[[[1]]], [[[0.5]]]])
     randomise(twin, pixels, seed=1)
-    model = efficientnet(name, num_classes=1000)
+    model = create_network(name, num_classes=1000)
     variables = convert(twin, abstract_variables(model, 64))
     expected = np.asarray(twin(pixels, training=False))
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, pixels / 255)
@@ -72,7 +73,7 @@ def test_a_lite_network_keeps_its_ends():
     blocks = block_specs(VARIANTS["lite4"], 0.8)
     assert [sum(spec.stage == stage for spec in blocks) for stage in range(1, 8)] == [1, 4, 4, 6, 6, 8, 1]
     assert blocks[-1].survival_probability == pytest.approx(1 - 0.2 * 29 / 30)
-    variables = abstract_variables(efficientnet("lite4", num_classes=1000), 64)
+    variables = abstract_variables(create_network("lite4", num_classes=1000), 64)
     params = jax.tree.map(lambda leaf: leaf.shape, variables["params"])
     assert params["stem_conv"]["kernel"] == (3, 3, 3, 32)
     assert params["block1a"]["project_conv"]["kernel"] == (1, 1, 32, 24)
@@ -93,7 +94,7 @@ def test_filters_of_b5():
 
 
 def test_initial_kernels_have_tensorflows_spread():
-    variables = initial_variables(efficientnet("b0", num_classes=1000), 32, seed=0)
+    variables = initial_variables(create_network("b0", num_classes=1000), 32, seed=0)
     params = variables["params"]
     for block, name, outputs in [("block7a", "se_reduce", 48), ("block7a", "project_conv", 320)]:
         kernel = params[block][name]["kernel"]
@@ -134,7 +135,7 @@ def test_initial_variables_are_those_of_flax_in_shape_and_spread():
 
 
 def test_bfloat16_reaches_convolutions_only():
-    model = efficientnet("b0", num_classes=10, dtype=jnp.bfloat16)
+    model = create_network("b0", num_classes=10, dtype=jnp.bfloat16)
     variables = abstract_variables(model, 64)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.bfloat16)
@@ -145,4 +146,4 @@ def test_bfloat16_reaches_convolutions_only():
 
 def test_unknown_variant_is_one_line():
     with pytest.raises(UserError, match=r"model\.name='b9'.*known: b0, b1"):
-        efficientnet("b9", num_classes=10)
+        create_network("b9", num_classes=10)

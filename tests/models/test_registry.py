@@ -13,12 +13,13 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.models.registry import NETWORKS, NEUTRAL, create_network, network_named
 from efficientnet_pod.models.whitening import whitening_kernel
+from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.mesh import to_global
 from efficientnet_pod.recipe.plan import resolve
-from efficientnet_pod.recipe.recipe import ModelSettings, read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.recipe.recipe import ModelSettings
 from efficientnet_pod.run import run as runs
 from efficientnet_pod.run.tables import print_plan
-from efficientnet_pod.run.train_step import GO, commands, not_halted
 
 CIFAR = {"num_train": 50_000, "num_eval": 10_000, "num_classes": 10}
 RESNETS = ["resnet50", "resnet18_cifar", "resnet9", "resnet9_whitened"]
@@ -144,7 +145,7 @@ def test_one_step_of_a_whitened_network_in_a_run(source, monkeypatch):
     step = run.lower_train_step(run.plan.phases[0]).compile(quick)
     batch = {"image": np.zeros((64, 32, 32, 3), np.float32), "label": np.arange(64, dtype=np.int32) % 10}
     batch["image"] += np.random.default_rng(0).uniform(0, 255, batch["image"].shape).astype(np.float32)
-    batch = to_global(batch, run.mesh) | {"command": commands(run.mesh)[GO]}
+    batch = to_global(batch, run.mesh) | {"command": host_signals(run.mesh)[GO]}
     state = run.lower_init().compile(quick)(variables)
     for _ in range(2):  # the first step has a learning rate of 0
         state, outcome = step(state, batch, not_halted(run.mesh))
@@ -182,4 +183,4 @@ def test_a_stand_in_for_images_leaves_the_patches_as_they_are(monkeypatch):
 
 
 def test_names_are_found_in_one_place():
-    assert network_named("b3").create(num_classes=10).variant.image_size == 300
+    assert create_network("b3", num_classes=10).variant.image_size == network_named("b3").image_size == 300

@@ -12,21 +12,19 @@ from keras_reference import randomise
 from networks import images, quickly, weights_of
 
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
-from efficientnet_pod.models.resnet import STAGES, ResNet, resnet50
+from efficientnet_pod.models.registry import create_network
+from efficientnet_pod.models.resnet import STAGES, ResNet
 from efficientnet_pod.optim import Lars, RmsProp, Sgd, treatment
 
 SHORT = ((2, 8, 2),)  # a block with strides and a projection, and one with neither
 
 
-# For what is run once or twice.
-
-
 def short_resnet(**options) -> ResNet:
-    return resnet50(num_classes=5, **options).clone(stages=SHORT)
+    return create_network("resnet50", num_classes=5, **options).clone(stages=SHORT)
 
 
 def test_parameter_count():
-    variables = abstract_variables(resnet50(num_classes=1000), 64)
+    variables = abstract_variables(create_network("resnet50", num_classes=1000), 64)
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == 25_557_032
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
@@ -68,7 +66,7 @@ def test_logits_equal_keras():
     pixels[1] *= 0.5
     randomise(twin, pixels, seed=1)
     pixels = pixels[:2]
-    model = resnet50(num_classes=1000)
+    model = create_network("resnet50", num_classes=1000)
     variables = weights_of(twin, abstract_variables(model, size))
     expected = np.asarray(twin(pixels, training=False))
     logits = quickly(lambda v, x: model.apply(v, x, train=False))(variables, pixels)
@@ -81,7 +79,7 @@ def test_logits_equal_keras():
 
 
 def test_initial_weights_are_those_of_flax_and_as_published():
-    model = short_resnet(zero_init_residual=True)
+    model = short_resnet(settings={"zero_init_residual": True})
     ours = initial_variables(model, 32, seed=0)
     key = jax.random.key(0, impl="rbg")  # compiles in a tenth of the time
     flax = quickly(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(key)
@@ -101,7 +99,7 @@ def test_initial_weights_are_those_of_flax_and_as_published():
 
 
 def test_a_zero_scale_leaves_the_residual_branch_out():
-    model = short_resnet(zero_init_residual=True)
+    model = short_resnet(settings={"zero_init_residual": True})
     variables, x = initial_variables(model, 32, seed=0), images()
 
     @quickly
@@ -133,7 +131,7 @@ def test_gradients_are_finite_and_reach_every_tensor(dtype):
 
 
 def test_only_kernels_and_the_classifiers_bias_are_decayed():
-    params = abstract_variables(resnet50(num_classes=1000), 64)["params"]
+    params = abstract_variables(create_network("resnet50", num_classes=1000), 64)["params"]
     for hyper, bias in ((Sgd(), True), (RmsProp(), True), (Lars(0.236), False)):
         decayed = {each.path: each.decayed for each in treatment(hyper, params)}
         assert not any(flag for path, flag in decayed.items() if "bn/" in path)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch_checkpoint
 
-from efficientnet_pod.models.efficientnet import EfficientNet, efficientnet
+from efficientnet_pod.models.efficientnet import EfficientNet
+from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.foreign import Foreign
 
@@ -28,7 +29,7 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 def model() -> EfficientNet:
     """Returns the network."""
-    return efficientnet("lite0", num_classes=1000)
+    return create_network("lite0", num_classes=1000)
 
 
 def data_folder(package: str) -> Path:

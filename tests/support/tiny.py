@@ -1,11 +1,13 @@
 """A three-block EfficientNet that compiles in seconds, and batches for it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from efficientnet_pod.models.efficientnet import EfficientNet, Stage, Variant, efficientnet
+from efficientnet_pod.models.efficientnet import EfficientNet, Stage, Variant
+from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.run import run
 
 CLASSES = 10
@@ -14,16 +16,18 @@ STAGES = (Stage(3, 1, 16, 1, 1), Stage(5, 2, 24, 6, 2))
 VARIANT = Variant(width=0.25, depth=1.0, image_size=SIZE, dropout=0.0)
 
 
-def tiny_model(**options) -> EfficientNet:
+def tiny_model(*, num_classes: int = CLASSES, **options: Any) -> EfficientNet:
     """Both kinds of block and a shortcut; dropout and stochastic depth only if asked for."""
-    options = {"dropout": 0.0, "survival_probability": 1.0, "num_classes": CLASSES, **options}
-    return efficientnet("b0", **options).clone(variant=VARIANT, stages=STAGES)
+    of_network = {name: options.pop(name) for name in ("dtype", "bn_axis", "packed") if name in options}
+    settings = {"dropout": 0.0, "bn_momentum": 0.99, **options}
+    model = create_network("b0", num_classes=num_classes, settings=settings, **of_network)
+    return model.clone(variant=VARIANT, stages=STAGES)
 
 
-def tiny_network(name: str, *, settings: dict[str, Any], **options: Any) -> EfficientNet:
+def tiny_network(name: str, *, settings: Mapping[str, Any] | None = None, **options: Any) -> EfficientNet:
     """Takes what ``registry.create_network`` takes; the network is tiny, its options the real one's."""
     own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability")
-    return tiny_model(**options, **{field: settings[field] for field in own})
+    return tiny_model(**options, **{field: settings[field] for field in own if field in (settings or {})})
 
 
 def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = STAGES) -> None:

@@ -7,10 +7,11 @@ import lite0
 import numpy as np
 import pytest
 
-from efficientnet_pod.models.efficientnet import VARIANTS, efficientnet
+from efficientnet_pod.models.efficientnet import VARIANTS
 from efficientnet_pod.models.initial import abstract_variables
+from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.weights.layouts import LUKEMELAS
-from efficientnet_pod.weights.paths import flatten
+from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 # Tensors without the counters of batch norm, from state_dict() of both packages' networks.
 TENSORS = {"b0": 311, "b1": 439, "b2": 439, "b3": 496, "b4": 610, "b5": 738, "b6": 852, "b7": 1037} | {
@@ -19,12 +20,12 @@ TENSORS = {"b0": 311, "b1": 439, "b2": 439, "b3": 496, "b4": 610, "b5": 738, "b6
 
 
 def names(network):
-    return LUKEMELAS.names(flatten(abstract_variables(efficientnet(network, num_classes=10), 32)))
+    return LUKEMELAS.names(leaves_of(abstract_variables(create_network(network, num_classes=10), 32)))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variable_has_a_name_of_its_own(name):
-    variables = abstract_variables(efficientnet(name, num_classes=10), 32)
+    variables = abstract_variables(create_network(name, num_classes=10), 32)
     paths = {
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]
