@@ -6,11 +6,11 @@ import json
 import os
 import threading
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import jax
 
+from efficientnet_pod.pod.runtime import version_of
 from efficientnet_pod.run.run import Run
 
 _FORMAT = 1
@@ -78,7 +78,8 @@ def key_of(run: Run, lowered: jax.stages.Lowered) -> str:
     """Returns the key of a program: a hash of its text, its devices in order, and the compilers' options."""
     devices = [(device.device_kind, device.id) for device in run.mesh.devices.flat]
     options = [(name, os.environ.get(name)) for name in _OPTIONS]
-    circumstances = json.dumps([_FORMAT, devices, run.runtime.platform, _versions(), options])
+    versions = {name: version for name in _COMPILERS if (version := version_of(name))}
+    circumstances = json.dumps([_FORMAT, devices, run.runtime.platform, versions, options])
     return hashlib.sha256(f"{circumstances}\n{lowered.as_text()}".encode()).hexdigest()
 
 
@@ -104,13 +105,3 @@ def write(folder: Path, key: str, output: CompilerOutput) -> None:
 
 def _file(folder: Path, key: str) -> Path:
     return folder / f"{key}.json.gz"
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for name in _COMPILERS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -20,7 +20,7 @@ from efficientnet_pod.run.run import Run
 
 # The batch that follows is on the devices while a step runs, and one more on its way (feed.py).
 _BATCHES_AHEAD = 2
-_TOO_LARGE = Program(None, (), ())  # for a program that the compiler refused
+_TOO_LARGE = Program(None, {}, (), ())  # for a program that the compiler refused
 
 
 @dataclasses.dataclass(frozen=True)

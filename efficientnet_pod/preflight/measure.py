@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,42 +28,32 @@ def measure_programs(run: Run, programs: tuple[CompiledProgram, ...]) -> dict[st
     seconds = {}
     for compiled in programs:
         if compiled.phase:
-            size = compiled.phase.image_size
-            batch = _noise(run, compiled.phase.recipe.global_batch, size, size, mask=False)
-            call = _training(run, compiled, batch, variables)
+            size, images = compiled.phase.image_size, compiled.phase.recipe.global_batch
+            height, width = size, size
         else:
-            height, width, _ = next(shapes)
-            batch = _noise(run, run.plan.eval_batch, height, width, mask=True)
-            call = _evaluating(run, compiled, batch, variables)
-        if compiled.executable is not None:
-            seconds[compiled.name] = _median(call)
+            (height, width, _), images = next(shapes), run.plan.eval_batch
+        if compiled.executable is None:
+            continue
+        batch = _noise(run, images, height, width, mask=compiled.phase is None)
+        if compiled.phase:
+            call = _training(run, compiled.executable, batch, variables)
+        else:
+            call = partial(compiled.executable, put_replicated(variables, run.mesh), batch)
+        seconds[compiled.name] = _median(call)
     return seconds
 
 
 def _training(
-    run: Run, compiled: CompiledProgram, batch: dict[str, jax.Array], variables: dict[str, Any]
+    run: Run, step: jax.stages.Compiled, batch: dict[str, jax.Array], variables: dict[str, Any]
 ) -> Callable[[], Any]:
     """Returns a function that makes one step from the state that the step before has left."""
     state, halted = run.lower_init().compile()(variables), not_halted(run.mesh)
 
     def call() -> Any:
         nonlocal state, halted
-        assert compiled.executable
-        state, outcome = compiled.executable(state, batch, halted)
+        state, outcome = step(state, batch, halted)
         halted = outcome.halted
         return outcome
-
-    return call
-
-
-def _evaluating(
-    run: Run, compiled: CompiledProgram, batch: dict[str, jax.Array], variables: dict[str, Any]
-) -> Callable[[], Any]:
-    weights = put_replicated(variables, run.mesh)
-
-    def call() -> Any:
-        assert compiled.executable
-        return compiled.executable(weights, batch)
 
     return call
 

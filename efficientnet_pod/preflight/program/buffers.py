@@ -9,11 +9,11 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from efficientnet_pod.preflight.program.attribution import Places
+from efficientnet_pod.preflight.program.attribution import Place, Places
 from efficientnet_pod.preflight.program.hlo import Computation, Instruction, Module
 from efficientnet_pod.preflight.program.shapes import Array, arrays, elements
 
-_KINDS_OF_ARGUMENTS = {
+_ARGUMENTS = {
     "state.params": "parameters",
     "variables['params']": "parameters",
     "state.opt_state": "optimizer state",
@@ -33,19 +33,15 @@ class Buffer:
     Attributes:
       name: the instruction that makes it; for an argument its path, such as ``state.params['stem_conv']``.
       kind: ``argument``, ``temporary`` or ``output``.
-      layer: the layer that makes it, see `attribution.Place`; for an argument its content: ``parameters``,
-        ``optimizer state``, ``averaged weights``, ``BN statistics``, ``batch`` or ``other``.
-      part: the part that makes it, see `attribution.Place`; "" for an argument.
-      direction: the direction of that part; "" for an argument.
+      place: where it is made; the layer of an argument is its content: ``parameters``, ``optimizer state``,
+        ``averaged weights``, ``BN statistics``, ``batch`` or ``other``.
       array: dtype and shape, such as ``bf16[32,112,112,32]``.
       bytes: size in memory, padded to whole tiles.
     """
 
     name: str
     kind: str
-    layer: str
-    part: str
-    direction: str
+    place: Place
     array: str
     bytes: int
 
@@ -93,10 +89,11 @@ def _buffer(held: _Held, computation: Computation, places: Places) -> Buffer:
     array = f"{held.array.dtype}[{','.join(map(str, held.array.dims))}]"
     if held.kind == "argument":
         name = held.maker.op_name
-        kinds = (kind for prefix, kind in _KINDS_OF_ARGUMENTS.items() if name.startswith(prefix))
-        return Buffer(name or held.maker.name, "argument", next(kinds, "other"), "", "", array, held.bytes)
+        contents = (content for prefix, content in _ARGUMENTS.items() if name.startswith(prefix))
+        place = Place(next(contents, "other"), "", "")
+        return Buffer(name or held.maker.name, "argument", place, array, held.bytes)
     place = places.of(held.maker, computation)
-    return Buffer(held.maker.name, held.kind, place.layer, place.part, place.direction, array, held.bytes)
+    return Buffer(held.maker.name, held.kind, place, array, held.bytes)
 
 
 def _peak(held: list[_Held], computation: Computation, module: Module) -> _Alive:

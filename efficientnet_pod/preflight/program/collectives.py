@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from efficientnet_pod.preflight.program.attribution import STEP, Place, place_of
-from efficientnet_pod.preflight.program.execution import Executed, Execution
+from efficientnet_pod.preflight.program.execution import Executed
 from efficientnet_pod.preflight.program.hlo import Computation, Instruction, Module, replica_groups
 from efficientnet_pod.preflight.program.shapes import Array
 
@@ -69,11 +69,11 @@ def _rings(pairs: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(sorted({tuple(sorted(group)) for group in group_of.values()}))
 
 
-def collectives_of(module: Module, execution: Execution) -> tuple[Collective, ...]:
+def collectives_of(module: Module, executed: list[Executed]) -> tuple[Collective, ...]:
     """Returns the collectives that a call of the program runs, in its order, without groups of one device."""
     devices = _device_count(module)
     steps: dict[str, Executed] = {}
-    for step in execution.instructions:
+    for step in executed:
         if _op(step.instruction) is None:
             continue
         before = steps.get(step.instruction.name)

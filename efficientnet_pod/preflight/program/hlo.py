@@ -1,12 +1,13 @@
 """HLO text, read into computations and instructions."""
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
-from math import prod
 from typing import Any
+
+import numpy as np
 
 from efficientnet_pod.preflight.program.shapes import Array, arrays
 
@@ -205,18 +206,6 @@ def replica_groups(text: str) -> tuple[tuple[int, ...], ...]:
             for group in re.findall(r"\{([\d, ]*)\}", text.strip()[1:-1] if "{{" in text else text)
             if group.strip()
         )
-    shape, source, order = ([int(n) for n in part.split(",")] if part else [] for part in iota.groups())
-    numbers = _transposed(source, order or list(range(len(source))))
-    size = shape[-1]
-    return tuple(
-        tuple(n for _, n in group) for _, group in groupby(enumerate(numbers), lambda p: p[0] // size)
-    )
-
-
-def _transposed(sizes: list[int], order: list[int]) -> list[int]:
-    """Returns 0, 1, 2 … in an array of these sizes, row-major, read in the transposed order."""
-    strides = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
-    numbers = [0]
-    for axis in order:
-        numbers = [base + step * strides[axis] for base in numbers for step in range(sizes[axis])]
-    return numbers
+    shape, source, order = ([int(n) for n in part.split(",")] if part else None for part in iota.groups())
+    numbers = np.arange(math.prod(source or ())).reshape(source or ()).transpose(order)
+    return tuple(map(tuple, numbers.reshape(-1, (shape or [1])[-1]).tolist()))

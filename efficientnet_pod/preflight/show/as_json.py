@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 from efficientnet_pod.preflight.estimate import Estimate, StepEstimate
-from efficientnet_pod.preflight.program.collectives import Collective
 
 
 def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
@@ -64,23 +63,19 @@ def _step(step: StepEstimate) -> dict[str, Any]:
         "hbm_parts": dataclasses.asdict(memory) if memory else None,
         "waiting_bytes": step.waiting_bytes,
         "collectives": [
-            _collective(collective, seconds)
+            {
+                "op": collective.op,
+                "bytes": collective.bytes,
+                "group_size": collective.group_size,
+                "purpose": collective.purpose,
+                "purposes": dict(collective.purposes),
+                "num_groups": collective.num_groups,
+                "count": collective.count,
+                "strategy": collective.strategy,
+                "estimated_ms": _ms(seconds),
+            }
             for collective, seconds in zip(step.program.collectives, step.collective_seconds, strict=True)
         ],
-    }
-
-
-def _collective(collective: Collective, seconds: float | None) -> dict[str, Any]:
-    return {
-        "op": collective.op,
-        "bytes": collective.bytes,
-        "group_size": collective.group_size,
-        "purpose": collective.purpose,
-        "purposes": dict(collective.purposes),
-        "num_groups": collective.num_groups,
-        "count": collective.count,
-        "strategy": collective.strategy,
-        "estimated_ms": _ms(seconds),
     }
 
 

@@ -48,7 +48,8 @@ def memory(estimate: Estimate) -> RenderableType:
 def _buffers(buffers: tuple[Buffer, ...]) -> RenderableType:
     rows = table("held at the fullest moment", "part", "direction", "array", "size", left=4)
     for buffer in buffers[:_MOST_BUFFERS]:
-        names = (buffer.layer, buffer.part or buffer.kind, buffer.direction, buffer.array)
+        place = buffer.place
+        names = (place.layer, place.part or buffer.kind, place.direction, buffer.array)
         rows.add_row(*map(escape, names), byte_size(buffer.bytes))
     return rows
 
@@ -106,13 +107,12 @@ def _basis(step: StepEstimate, chip: Chip) -> str:
 def layers(step: StepEstimate) -> RenderableType:
     """Returns the layers of a step that take the most cycles."""
     total = step.program.estimated_cycles
-    if not step.program.layers or not total:
+    if not total:
         return NOT_KNOWN
     rows = table("most expensive", "part", "direction", "Mcycles", "share", left=3)
-    costly = sorted(step.program.layers, key=lambda layer: layer.cycles or 0, reverse=True)
-    for layer in costly[:_MOST_LAYERS]:
-        names = (escape(str(name)) for name in (layer.layer, layer.part, layer.direction))
-        rows.add_row(*names, f"{layer.cycles / 1e6:,.2f}", share(layer.cycles, total))
+    for place, cycles in [*step.program.cycles.items()][:_MOST_LAYERS]:
+        names = (place.layer, place.part, place.direction, f"{cycles / 1e6:,.2f}", share(cycles, total))
+        rows.add_row(*names)
     return rows
 
 
