@@ -20,7 +20,7 @@ import numpy as np
 from keras_reference import randomise
 
 import efficientnet_pod as ep
-from efficientnet_pod.weights.formats.keras_writer import write_keras
+from efficientnet_pod.weights.formats.keras import write_keras
 
 CLASSES = 1000
 

@@ -146,7 +146,7 @@ def ours(folder: Path, networks: list[str]) -> None:
     """Opens what timm wrote, keeps our logits of it, and exports it."""
     import jax
 
-    from efficientnet_pod.cli.export_weights import export
+    from efficientnet_pod.weights.export import export
     from efficientnet_pod.weights.open import open_weights
 
     for network in networks:

@@ -85,6 +85,19 @@ def parse_flags(
     return values
 
 
+def define_checkpoint(values: flags.FlagValues, default: str | None = "best", rule: str = "") -> None:
+    """Defines the flags that choose among the weights of a run.
+
+    Args:
+      values: the command's flags.
+      default: checkpoint without the flag.
+      rule: what the flag's absence means, for its help.
+    """
+    about = f"Checkpoint of a workdir: 'best', 'latest' or a step{rule}."
+    flags.DEFINE_string("checkpoint", default, about, flag_values=values)
+    flags.DEFINE_bool("raw", False, "Take the raw weights, not the averaged ones.", flag_values=values)
+
+
 def _with_underscores(word: str) -> str:
     """Returns a flag as absl knows it: ``--devices-per-process=2`` with underscores; all else as it is."""
     flag, equals, value = word.partition("=")

@@ -2,45 +2,37 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.workdir.files import is_remote
-
-if TYPE_CHECKING:
-    from efficientnet_pod.weights.trained import Trained
+from efficientnet_pod.models.registry import NETWORKS
+from efficientnet_pod.weights.classes import imagenet_names
+from efficientnet_pod.weights.convert import convert
+from efficientnet_pod.weights.folder import local_folder, write_folder
+from efficientnet_pod.weights.reading import read_foreign
+from efficientnet_pod.weights.trained import Trained
 
 _EXAMPLE = "efficientnet-pod import tf_efficientnet_b3.safetensors --model=b3 --out=weights/b3"
 
 
 def run_import(arguments: Sequence[str]) -> None:
-    """Reads the weights that are named and writes the folder."""
+    """Reads the weights that are named, writes the folder and prints a summary."""
     words: list[str] = []
     values = parse_flags("import", arguments, _define, words=words)
     if len(words) != 1 or not values.out:
         missing = "--out" if len(words) == 1 else "one file or folder of weights"
         raise UserError(f"import needs {missing}, e.g. {_EXAMPLE}")
-    from efficientnet_pod.models.registry import NETWORKS
-    from efficientnet_pod.weights.convert import convert
-    from efficientnet_pod.weights.folder import require_own, write_folder
-    from efficientnet_pod.weights.reading import read_foreign
-
-    if is_remote(values.out):
-        raise UserError(f"--out={values.out} is not on this machine; name a local folder and copy it there")
-    out = Path(values.out)
-    require_own(out)
+    out = local_folder(values.out)
     if values.model and values.model not in NETWORKS:
         raise UserError(f"--model={values.model} is unknown{did_you_mean(values.model, NETWORKS)}")
-    names = read_class_names(values.class_names) if values.class_names else None
-    foreign = read_foreign(words[0], raw=values.raw)
+    class_names = _read_class_names(values.class_names) if values.class_names else None
     trained = convert(
-        foreign,
+        read_foreign(words[0], raw=values.raw),
         network=values.model,
         num_classes=values.num_classes,
-        class_names=names,
+        class_names=class_names,
         image_size=values.image_size,
     )
     write_folder(trained, out)
@@ -50,17 +42,17 @@ def run_import(arguments: Sequence[str]) -> None:
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", None, "Network, e.g. b3; by default the one that fits.", flag_values=values)
     flags.DEFINE_string("out", None, "Folder to write: new, empty, or written by this.", flag_values=values)
-    about = "Classes, if others than the file's: a new classifier, of zeros."
+    about = "Number of classes, if not the file's: a new classifier, of zeros."
     flags.DEFINE_integer("num_classes", None, about, 1, flag_values=values)
     about = "File with the name of a class on each line, in the order of the logits."
     flags.DEFINE_string("class_names", None, about, flag_values=values)
     about = "Pixels that the weights were trained for; by default the network's."
     flags.DEFINE_integer("image_size", None, about, 1, flag_values=values)
-    about = "Of a TensorFlow checkpoint: the weights themselves, not their averages."
+    about = "Take the raw weights of a TensorFlow checkpoint, not the averaged ones."
     flags.DEFINE_bool("raw", False, about, flag_values=values)
 
 
-def read_class_names(path: str) -> tuple[str, ...]:
+def _read_class_names(path: str) -> tuple[str, ...]:
     """Returns the lines of a text file that are not empty; raises UserError if it cannot be read."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -69,18 +61,14 @@ def read_class_names(path: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _summary(trained: "Trained", out: Path) -> str:
-    from efficientnet_pod.weights.classes import imagenet_names
-
-    tensors = trained.tensors
-    parameters = sum(array.size for path, array in tensors.items() if path.startswith("params/"))
+def _summary(trained: Trained, out: Path) -> str:
     mean, std = (", ".join(f"{value:.4g}" for value in rgb) for rgb in (trained.mean_rgb, trained.stddev_rgb))
     named = " of ImageNet" if trained.class_names == imagenet_names() else ""
     classes = f"{trained.num_classes:,} classes" + (named if trained.class_names else " without names")
     head = " (a new classifier)" if trained.origin.get("new_classifier") else ""
     return (
-        f"{trained.title} of {trained.origin.get('layout', 'efficientnet-pod')}: {len(tensors)} tensors, "
-        f"{parameters:,} parameters, {classes}{head}\n"
+        f"{trained.title} of {trained.origin.get('layout', 'efficientnet-pod')}: "
+        f"{len(trained.tensors)} tensors, {trained.num_parameters:,} parameters, {classes}{head}\n"
         f"sees {trained.image_size} × {trained.image_size} pixels, mean {mean}, standard deviation {std}\n"
         f"in {out}: model.safetensors, config.json; next: efficientnet-pod predict {out} photo.jpg"
     )

@@ -1,4 +1,4 @@
-"""The classes of ImageNet by their WordNet numbers and names; whether two lists of classes are the same."""
+"""The classes of ImageNet by WordNet number and name, and a comparison of lists of classes."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,11 +23,11 @@ def imagenet_names() -> tuple[str, ...]:
 
 
 def readable(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the names, those that are WordNet numbers (TFDS has ``n01440764``) as words."""
+    """Returns the names, with words in place of WordNet numbers such as TFDS's ``n01440764``."""
     words = _imagenet() if names and names[0][:1] == "n" and names[0][1:].isdecimal() else {}
     return tuple(words.get(name, name) for name in names)
 
 
 def may_be_same(a: Sequence[str], b: Sequence[str]) -> bool:
-    """Returns whether the lists name the same classes in the same order; an empty one may be any."""
+    """Returns whether both lists name the same classes in the same order; an empty list equals any."""
     return not a or not b or readable(a) == readable(b)

@@ -9,22 +9,22 @@ from etils import epath
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.convert import layout_for
+from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
 from efficientnet_pod.weights.formats.safetensors_file import write_safetensors
 from efficientnet_pod.weights.layouts import TIMM
-from efficientnet_pod.weights.reading import CONFIG, WEIGHTS
 from efficientnet_pod.weights.trained import CROP_PCT, WHOLE, Trained, default_epsilon
-from efficientnet_pod.workdir.files import cannot_write, write_whole
+from efficientnet_pod.workdir.files import cannot_write, is_remote, write_whole
 
-# By network: PyTorch's padding apart, timm has the same ones under these names.
-_FIRST = {"resnet50": ("conv1", "fc")}
+# The first convolution and the classifier in timm's networks.
+_FIRST_AND_LAST = {"resnet50": ("conv1", "fc")}
 
 
 def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
-    """Returns timm's name of a network; None if it has none that computes the same.
+    """Returns timm's name of a network; None if timm has none that computes the same.
 
     Args:
-      network: ours.
-      bn_epsilon: None: the one with which it was published.
+      network: our name.
+      bn_epsilon: epsilon of the weights; None: the published one.
     """
     if network == "resnet50":  # timm's takes no other epsilon
         return network if bn_epsilon in (None, default_epsilon(network)) else None
@@ -32,35 +32,44 @@ def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
 
 
 def write_folder(trained: Trained, folder: Path) -> None:
-    """Writes the weights and what is needed to use them; reading them back gives the same bits.
+    """Writes the weights and their configuration; reading them back gives the same bits.
 
     Args:
-      trained: what to write.
-      folder: new, or empty, or one that this has written.
+      trained: the weights.
+      folder: a new or empty folder, or one written by this function.
 
     Raises:
-      UserError: it cannot be written, or holds something else.
+      UserError: it cannot be written, or holds other files.
     """
     require_own(folder)
     tensors = trained.tensors
     layout = layout_for(tensors)
     names = layout.names(tensors)
     foreign = {names[path]: layout.from_ours(path, array) for path, array in tensors.items()}
-    if layout is TIMM:  # strict loading in PyTorch asks for the counters, which nothing reads
+    if layout is TIMM:  # PyTorch's strict loading asks for the counters; nothing reads them
         counters = [name for name in foreign if name.endswith("running_mean")]
         zero = np.zeros((), np.int64)
         foreign |= {name.replace("running_mean", "num_batches_tracked"): zero for name in counters}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / WEIGHTS, foreign)
-        config = json.dumps(config_of(trained), indent=2, ensure_ascii=False)
+        config = json.dumps(_config(trained), indent=2, ensure_ascii=False)
         write_whole(epath.Path(folder / CONFIG), f"{config}\n".encode())
     except OSError as error:
         raise UserError(cannot_write(epath.Path(folder / WEIGHTS), error)) from error
 
 
+def local_folder(out: str) -> Path:
+    """Returns the folder of ``--out``; raises UserError if it is not on this machine or holds other files."""
+    if is_remote(out):
+        raise UserError(f"--out={out} is not on this machine; name a local folder and copy it there")
+    folder = Path(out)
+    require_own(folder)
+    return folder
+
+
 def require_own(folder: Path) -> None:
-    """Raises UserError if a folder holds what is not ours to write over."""
+    """Raises UserError if a folder holds files that we may not write over."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out={folder} is a file; name a new folder")
     if folder.is_dir() and any(folder.iterdir()) and not _is_own(folder):
@@ -68,7 +77,7 @@ def require_own(folder: Path) -> None:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether the folder is one of ours; a workdir, and what others wrote, has a ``config.json`` too."""
+    """Returns whether the folder is one of ours; workdirs and foreign folders have a config too."""
     if not (folder / WEIGHTS).exists():
         return False
     try:
@@ -77,12 +86,12 @@ def _is_own(folder: Path) -> bool:
         return False
 
 
-def config_of(trained: Trained) -> dict[str, Any]:
+def _config(trained: Trained) -> dict[str, Any]:
     """Returns ``config.json``: timm's fields, and ours under ``efficientnet_pod``."""
     size, name = trained.image_size, architecture(trained.network, trained.bn_epsilon)
-    first, classifier = _FIRST.get(trained.network, ("conv_stem", "classifier"))
-    settings = {**trained.settings, "bn_epsilon": trained.bn_epsilon}
-    config: dict[str, Any] = {
+    first, classifier = _FIRST_AND_LAST.get(trained.network, ("conv_stem", "classifier"))
+    config: dict[str, Any] = {"architecture": name} if name else {}
+    config |= {
         "num_classes": trained.num_classes,
         "pretrained_cfg": {
             "input_size": [3, size, size],
@@ -101,14 +110,12 @@ def config_of(trained: Trained) -> dict[str, Any]:
             "image_size": size,
             "view": trained.view,
             "resize": trained.resize,
-            "settings": settings,
+            "settings": {**trained.settings, "bn_epsilon": trained.bn_epsilon},
             "origin": dict(trained.origin),
         },
     }
-    if name:
-        config = {"architecture": name, **config}
-        if trained.bn_epsilon != default_epsilon(trained.network):
-            config["model_args"] = {"bn_eps": trained.bn_epsilon}
+    if name and trained.bn_epsilon != default_epsilon(trained.network):
+        config["model_args"] = {"bn_eps": trained.bn_epsilon}
     if trained.class_names:
         config["label_names"] = list(trained.class_names)
     return config

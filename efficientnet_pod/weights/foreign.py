@@ -1,4 +1,4 @@
-"""What is found in a file of weights, before anybody asks whose they are; limits that all readers keep."""
+"""The contents of a file of weights, not yet matched with a network, and the limits of all readers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ import numpy as np
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.paths import Tensors
 
+# The two files of a folder of weights, as timm and the Hugging Face hub name them.
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # Twice B7 in float64. A few bytes of a header can claim any size.
 MAX_BYTES = 2 << 30
 MAX_TENSORS = 20_000
@@ -20,10 +22,10 @@ class Foreign:
 
     Attributes:
       tensors: float32, or the integers of counters.
-      path: of the file or folder, in messages.
-      about: what is said beside them: ``architecture``, ``mean``, ``std`` (of pixels in 0..1),
-        ``class_names``, ``image_size``; what is not known is left out.
-      sha256: of the file; of several, of all of them.
+      path: place of the file or folder, for messages.
+      about: facts stated next to the tensors: ``architecture``, ``mean`` and ``std`` (of pixels in 0..1),
+        ``class_names``, ``image_size``, ``crop_pct``, and ``ours``, our own table; unknown ones are left out.
+      sha256: digest of the file, or of several files in a row.
     """
 
     tensors: Tensors
@@ -33,7 +35,7 @@ class Foreign:
 
 
 def check_size(path: str, tensors: int, size: int) -> None:
-    """Raises UserError where so many tensors, of so many bytes in all, are not to be allocated."""
+    """Raises UserError for more tensors, or more bytes in all, than a network has."""
     if tensors > MAX_TENSORS:
         raise UserError(
             f"'{path}' claims {tensors:,} tensors; at most {MAX_TENSORS:,} are read: is it one network?"
@@ -46,7 +48,7 @@ def check_size(path: str, tensors: int, size: int) -> None:
 
 
 def as_float32(path: str, name: str, array: np.ndarray) -> np.ndarray:
-    """Returns a floating-point array as float32, integers as they are; raises UserError for all else."""
+    """Returns floating-point numbers as float32, integers as they are; raises UserError for anything else."""
     if array.dtype == np.float32 or array.dtype.kind in "iu":
         return array
     if array.dtype.kind == "f" or array.dtype.name == "bfloat16":

@@ -1,9 +1,9 @@
-"""Fetches weights from the Hugging Face hub, whose library keeps what it has fetched."""
+"""Weights fetched from the Hugging Face hub; its library keeps them in a cache."""
 
 from pathlib import Path
 
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.weights.reading import CONFIG, WEIGHTS
+from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
 from efficientnet_pod.workdir.redact import redact
 
 
@@ -11,7 +11,7 @@ def fetch(name: str) -> str:
     """Returns the folder in the hub's cache that holds a repository's weights and configuration.
 
     Args:
-      name: ``OWNER/NAME`` of the repository, with ``@REVISION`` behind it for one of its versions.
+      name: ``OWNER/NAME`` of the repository; ``OWNER/NAME@REVISION`` for one of its versions.
 
     Raises:
       UserError: the package is not installed, or there is no such repository or file.
@@ -30,11 +30,11 @@ def fetch(name: str) -> str:
             path = hf_hub_download(repository, file, revision=revision or None)
         return str(Path(path).parent)
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        # The first means that the hub was asked in vain, and that nothing is in the cache either.
+        # LocalEntryNotFoundError: the hub did not answer, and the cache has no copy either.
         if isinstance(error, errors.HfHubHTTPError) and not isinstance(error, errors.LocalEntryNotFoundError):
             raise _not_there(name, error) from error
         raise RunError(
-            f"hf:{name} cannot be fetched: {_said(error)}; try again where the hub can be reached"
+            f"hf:{name} cannot be fetched: {_first_line(error)}; try again where the hub can be reached"
         ) from error
     except (errors.HFValidationError, ValueError) as error:
         raise _not_there(name, error) from error
@@ -42,9 +42,10 @@ def fetch(name: str) -> str:
 
 def _not_there(name: str, error: Exception) -> UserError:
     return UserError(
-        f"hf:{name} cannot be fetched: {_said(error)}; it must be OWNER/NAME of a repository with {WEIGHTS}"
+        f"hf:{name} cannot be fetched: {_first_line(error)}; "
+        f"it must be OWNER/NAME of a repository with {WEIGHTS}"
     )
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return redact(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))

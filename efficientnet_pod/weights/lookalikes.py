@@ -1,4 +1,4 @@
-"""Networks that look like ours in a file and compute something else: refused, with the reason."""
+"""Networks that look like ours in a file and compute something else; they are refused, with the reason."""
 
 import re
 
@@ -6,8 +6,8 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.registry import NETWORKS
 from efficientnet_pod.weights.foreign import Foreign
 
-# Names that only they have, and why they are refused.
-_OTHERS = {
+# Names that only such networks have, and why these are refused.
+_LOOKALIKES = {
     "features.0.0.weight": "torchvision's EfficientNets pad as PyTorch does, alike on both sides, and were "
     "trained so: here, as in TensorFlow, stride 2 pads after more than before, and other logits would come "
     "out; take timm's tf_efficientnet_b* or Keras's weights",
@@ -18,39 +18,41 @@ _OTHERS = {
 }
 
 
-def network_said(foreign: Foreign) -> str | None:
-    """Returns our name of the network that timm's configuration, or the name of the file, says it is.
+def refuse_lookalikes(foreign: Foreign) -> None:
+    """Raises UserError if a tensor's name is of a network that only looks like one of ours."""
+    for suffix, why in _LOOKALIKES.items():
+        if any(name.endswith(suffix) for name in foreign.tensors):
+            raise UserError(f"'{foreign.path}' is not taken: {why}")
+
+
+def stated_network(foreign: Foreign) -> str | None:
+    """Returns our name of the network that a configuration or the file's name states; None if neither does.
 
     Raises:
-      UserError: that one is not here, or pads otherwise.
+      UserError: it is not one of ours, or pads otherwise.
     """
-    said = foreign.about.get("architecture")
-    if said is None and foreign.about.get("ours") is None:
-        stem = foreign.path.rstrip("/").rpartition("/")[2]
-        padded_alike = re.match(r"(timm[._-])?efficientnet_(b\d|lite\d|el|em|es)", stem)
-        said = padded_alike.group(0) if padded_alike and "conv_stem.weight" in foreign.tensors else None
-    own = (foreign.about.get("ours") or {}).get("network")
-    if own or said is None:
+    if own := (foreign.about.get("ours") or {}).get("network"):
         return own
-    name = str(said).removeprefix("tf_efficientnet_")
-    if name != said and name in NETWORKS:
+    stated = foreign.about.get("architecture") or _in_file_name(foreign)
+    if stated is None or stated == "resnet50":
+        return stated
+    name = str(stated).removeprefix("tf_efficientnet_")
+    if name != stated and name in NETWORKS:
         return name
-    if said == "resnet50":
-        return said
-    if re.search(r"efficientnet_(b|lite)", str(said)) and not str(said).startswith("tf_"):
+    if re.search(r"efficientnet_(b|lite)", str(stated)) and not str(stated).startswith("tf_"):
         raise UserError(
-            f"'{foreign.path}' is timm's {said}, trained with PyTorch's padding, alike on both sides: here, "
-            "as in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
-            f"take tf_{said}"
+            f"'{foreign.path}' is timm's {stated}, trained with PyTorch's padding, alike on both sides: "
+            "here, as in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
+            f"take tf_{stated}"
         )
     raise UserError(
-        f"'{foreign.path}' is '{said}', which is no network here; there are timm's tf_efficientnet_b0 to b7, "
-        "tf_efficientnet_lite0 to lite4 and resnet50"
+        f"'{foreign.path}' is '{stated}', which is no network here; there are timm's tf_efficientnet_b0 "
+        "to b7, tf_efficientnet_lite0 to lite4 and resnet50"
     )
 
 
-def refuse_others(foreign: Foreign) -> None:
-    """Raises UserError for tensors of a network that is built otherwise."""
-    for name, why in _OTHERS.items():
-        if any(each.endswith(name) for each in foreign.tensors):
-            raise UserError(f"'{foreign.path}' is not taken: {why}")
+def _in_file_name(foreign: Foreign) -> str | None:
+    """Returns timm's name of a network with PyTorch's padding, if the file has its tensors and its name."""
+    stem = foreign.path.rstrip("/").rpartition("/")[2]
+    name = re.match(r"(timm[._-])?efficientnet_(b\d|lite\d|el|em|es)", stem)
+    return name.group(0) if name and "conv_stem.weight" in foreign.tensors else None

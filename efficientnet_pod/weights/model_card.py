@@ -1,4 +1,4 @@
-"""Writes ``README.md`` beside exported weights: a model card as the Hugging Face hub reads it."""
+"""The model card of exported weights, ``README.md``, as the Hugging Face hub reads it."""
 
 import dataclasses
 import json
@@ -24,28 +24,29 @@ class CardFile:
     """A file of the folder.
 
     Attributes:
-      name: its name.
-      size: bytes.
-      what: what it is for, in a few words.
-      use: lines of Python that load it, if the folder as a whole does not.
+      name: name of the file.
+      size: its bytes.
+      purpose: use of the file, in a few words.
+      code: Python that loads it; empty for files that are loaded with their folder.
     """
 
     name: str
     size: int
-    what: str
-    use: str = ""
+    purpose: str
+    code: str = ""
 
 
 def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder: str) -> str:
     """Returns the card in Markdown, with the hub's metadata before it.
 
-    Accuracy, hardware, hours, price and recipe are those of the run, if the weights are of one that is there.
+    If the weights are a run's whose workdir is here, the card has its accuracy, hardware, hours, price and
+    recipe.
 
     Args:
       trained: the weights.
-      files: of the folder.
-      name: of the model.
-      folder: its path, for the lines that load it.
+      files: files of the folder.
+      name: name of the model.
+      folder: path of the folder, for the code that loads it.
     """
     records = _records(trained)
     facts, what = [], ""
@@ -55,13 +56,12 @@ def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder
     template = Environment(
         loader=PackageLoader("efficientnet_pod", "weights"), undefined=StrictUndefined, autoescape=False
     ).get_template("model_card.md")
-    tensors = trained.tensors
     return template.render(
         trained=trained,
         name=name,
         folder=folder,
         architecture=architecture(trained.network, trained.bn_epsilon),
-        parameters=sum(array.size for path, array in tensors.items() if path.startswith("params/")),
+        parameters=trained.num_parameters,
         tags=["image-classification", "jax", "efficientnet-pod", trained.network],
         data={"name": records.data.get("name")} if records and records.data.get("name") else None,
         metrics=_metrics(trained) if records else [],
@@ -75,7 +75,7 @@ def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder
 
 
 def _records(trained: Trained) -> RunRecords | None:
-    """Returns the records of the run that made the weights; None if there is none, or it is not there."""
+    """Returns the records of the run that made the weights; None if its workdir is not here."""
     source = str(trained.origin.get("source", ""))
     if "step" not in trained.origin or not (is_remote(epath.Path(source)) or Path(source).is_dir()):
         return None
@@ -83,13 +83,13 @@ def _records(trained: Trained) -> RunRecords | None:
 
 
 def _metrics(trained: Trained) -> list[dict[str, Any]]:
-    """Returns the checkpoint's own accuracies as the hub has them, in percent."""
-    found = trained.origin.get("metrics") or {}
-    named = {"top1": ("accuracy", "Top-1 accuracy"), "top5": ("accuracy", "Top-5 accuracy")}
+    """Returns the checkpoint's accuracies in percent, as the hub wants them."""
+    metrics = trained.origin.get("metrics") or {}
+    titles = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy"}
     return [
-        {"type": kind, "name": title, "value": round(100 * found[key], 4)}
-        for key, (kind, title) in named.items()
-        if key in found
+        {"type": "accuracy", "name": title, "value": round(100 * metrics[key], 4)}
+        for key, title in titles.items()
+        if key in metrics
     ]
 
 
@@ -103,15 +103,13 @@ def _rows(trained: Trained, records: RunRecords | None) -> list[tuple[str, str]]
         if origin.get(key):
             rows.append((title, f"`{origin[key]}`" if key != "layout" else str(origin[key])))
     if records and (versions := dig(records.summary, "versions")):
-        made = ", ".join(
-            f"{key} {versions[key]}" for key in ("efficientnet_pod", "jax", "flax") if key in versions
-        )
-        rows.append(("Made with", made))
+        names = [name for name in ("efficientnet_pod", "jax", "flax") if name in versions]
+        rows.append(("Made with", ", ".join(f"{name} {versions[name]}" for name in names)))
     return rows
 
 
 def _recipe(records: RunRecords) -> str:
-    """Returns what the recipe sets otherwise than the neutral one, as JSON."""
+    """Returns the fields in which the recipe differs from the neutral one, as JSON."""
     neutral = dict(flatten(json.loads(base_config().to_json_best_effort())))
     chosen = records.config.get("optimizer", {}).get("name")
     fields = {

@@ -1,17 +1,14 @@
 """Opens trained weights by their path: a run's checkpoint, a folder of weights, a file of another library."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from etils import epath
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import abstract_variables
-from efficientnet_pod.optim import create_optimizer
-from efficientnet_pod.recipe.recipe import Recipe, read_recipe
-from efficientnet_pod.run.state import TrainState, init_state
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.reading import read_foreign
@@ -24,27 +21,27 @@ def open_weights(path: str, *, which: str = "best", raw: bool = False) -> Traine
     """Returns the weights at a path, with what they were trained to see.
 
     Args:
-      path: a workdir, one of its ``checkpoints/STEP``, or what :func:`read_foreign` reads.
-      which: of a workdir's checkpoints: ``best``, ``latest`` or a step.
-      raw: the weights themselves where averages over the training are kept beside them.
+      path: a workdir, one of its ``checkpoints/STEP``, or a path that :func:`read_foreign` reads.
+      which: checkpoint of a workdir: ``best``, ``latest`` or a step.
+      raw: take the raw weights, where averages over the training are kept too.
 
     Raises:
-      UserError: there is nothing of the kind, or it does not fit.
+      UserError: there are no weights, or they fit no network.
       RunError: a checkpoint cannot be read at present.
     """
-    if of_run := checkpoint_at(path, which):
-        return _of_run(*of_run, raw=raw)
+    if checkpoint := checkpoint_at(path, which):
+        return _of_run(*checkpoint, raw=raw)
     if (Path(path) / "plan.json").exists():
         raise UserError(f"no checkpoint in '{path}' yet; train first")
     return convert(read_foreign(path, raw=raw))
 
 
 def checkpoint_at(path: str, which: str) -> tuple[Workdir, str] | None:
-    """Returns the run whose checkpoint a path means, and which one; None where it means none of a run.
+    """Returns the workdir that a path is in, and the name of its checkpoint; None for paths of other kinds.
 
     Args:
       path: a workdir or one of its ``checkpoints/STEP``.
-      which: of a workdir's checkpoints: ``best``, ``latest`` or a step.
+      which: checkpoint of a workdir: ``best``, ``latest`` or a step.
     """
     folder = epath.Path(path)
     if path.startswith("hf:"):
@@ -55,20 +52,18 @@ def checkpoint_at(path: str, which: str) -> tuple[Workdir, str] | None:
 
 
 def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
-    recipe, plan, data = (
-        read_recipe(workdir.read("config.json")),
-        workdir.read("plan.json"),
-        workdir.read("data.json"),
-    )
-    checkpoints = Checkpoints(workdir.checkpoints)
-    step = checkpoints.named(which)
+    recipe = read_recipe(workdir.read("config.json"))
+    plan, data = workdir.read("plan.json"), workdir.read("data.json")
     settings = settings_of(recipe)
     model = untrained(recipe.model.name, plan["num_classes"], settings)
-    state = checkpoints.restore(step, _abstract_state(recipe, abstract_variables(model, plan["image_size"])))
+    checkpoints = Checkpoints(workdir.checkpoints)
+    step = checkpoints.named(which)
+    shapes = abstract_variables(model, plan["image_size"])
+    variables = checkpoints.variables(step, shapes, averaged=not raw)
     commit = checkpoints.commit(step)
     return Trained(
         network=recipe.model.name,
-        variables=state.variables if raw else state.eval_variables,
+        variables=variables,
         class_names=readable(data["class_names"] or ()),
         image_size=plan["image_size"],
         mean_rgb=recipe.data.mean_rgb,
@@ -80,18 +75,12 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
             "source": str(workdir.path),
             "step": step,
             "digest": commit["digest"],
-            "averaged": state.ema is not None and not raw,
+            "averaged": not raw and checkpoints.has_averages(step),
             "metrics": commit["metrics"],
         },
     )
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """Returns what of ``config.model`` changes what a network computes in evaluation."""
+    """Returns the fields of ``config.model`` that change what a network computes in evaluation."""
     return {"bn_epsilon": recipe.model.bn_epsilon, "bn_scale": recipe.model.bn_scale}
-
-
-def _abstract_state(recipe: Recipe, variables: dict[str, Any]) -> TrainState:
-    """Returns the shapes of a run's state, on no device: no backend is started for them."""
-    optimizer = create_optimizer(recipe.optimizer, lambda step: step * 0.0, variables["params"])
-    return jax.eval_shape(partial(init_state, optimizer=optimizer, ema=recipe.ema_decay > 0), variables)

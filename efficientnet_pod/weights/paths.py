@@ -1,4 +1,4 @@
-"""Variables as a flat table: ``"params/block1a/project_conv/kernel"`` → array."""
+"""Paths of a network's variables, such as ``"params/block1a/project_conv/kernel"``."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,34 +10,21 @@ Tensors = dict[str, np.ndarray]
 
 
 class Block(NamedTuple):
-    """Which block a path is in: stage and place in it, both from 1 and 0 on, and its place in the network."""
+    """A block: its stage, from 1; its place in the stage, from 0; its place in the network, from 0."""
 
     stage: int
     place: int
     number: int
 
 
-def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the leaves of nested tables by their path, sorted by it."""
-
-    def walk(table: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
-        for name, value in table.items():
-            if isinstance(value, Mapping):
-                yield from walk(value, f"{prefix}{name}/")
-            else:
-                yield prefix + name, value
-
-    return dict(sorted(walk(variables, "")))
-
-
 def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the nested tables that :func:`flatten` made flat."""
+    """Returns the nested tables of a table by path, the inverse of :func:`.commit.leaves_of`."""
     variables: dict[str, Any] = {}
     for path, value in tensors.items():
         *outer, name = path.split("/")
         table = variables
-        for each in outer:
-            table = table.setdefault(each, {})
+        for part in outer:
+            table = table.setdefault(part, {})
         table[name] = value
     return variables
 
@@ -51,12 +38,17 @@ def blocks_of(paths: Iterable[str]) -> dict[str, Block]:
     }
 
 
+def is_efficientnet(paths: Iterable[str]) -> bool:
+    """Returns whether the variables are those of an EfficientNet."""
+    return any(split(path)[1] == "depthwise_conv" for path in paths)
+
+
 def split(path: str) -> tuple[str, str, str]:
-    """Returns the block of a path, empty outside the blocks, then its layer and its leaf."""
+    """Returns block, layer and leaf of a path; the block is empty outside the blocks."""
     names = path.split("/")[1:]  # without the collection
     return ("" if len(names) == 2 else names[0], names[-2], names[-1])
 
 
 def is_head(path: str) -> bool:
-    """Whether a tensor is of the classifier, whose size is the number of classes."""
+    """Returns whether a tensor is the classifier's, whose size is the number of classes."""
     return path.split("/")[1] == "classifier"

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from timm_reference import DATA, images, random_tensors, shapes_of, with_statistics
 
-from efficientnet_pod.cli.export_weights import export
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.registry import NETWORKS
+from efficientnet_pod.weights.export import export
 from efficientnet_pod.weights.folder import architecture, write_folder
 from efficientnet_pod.weights.formats.safetensors_file import read_safetensors, write_safetensors
 from efficientnet_pod.weights.open import open_weights

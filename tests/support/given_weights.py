@@ -3,13 +3,14 @@
 import numpy as np
 
 from efficientnet_pod.models.initial import initial_variables
-from efficientnet_pod.weights.paths import flatten, unflatten
+from efficientnet_pod.weights.paths import unflatten
 from efficientnet_pod.weights.trained import Trained, untrained
+from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 
 def random_weights(network="b0", classes=5, kernel_noise=0.1):
     """Returns weights in which no two tensors are alike, so that none can stand for another."""
-    tensors = flatten(initial_variables(untrained(network, classes), 64, seed=3))
+    tensors = leaves_of(initial_variables(untrained(network, classes), 64, seed=3))
     rng = np.random.default_rng(0)
     noisy = {
         path: (array + rng.normal(0, 0.1 if array.ndim == 1 else kernel_noise, array.shape)).astype(

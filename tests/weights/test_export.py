@@ -14,12 +14,11 @@ from runs import fine_tuning_config as config
 from same_tensors import same
 from tiny import build_tiny_networks, tiny_network
 
-from efficientnet_pod.cli.export_weights import export
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.weights import convert, trained
-from efficientnet_pod.weights.formats import keras_writer
+from efficientnet_pod.weights.export import export
 from efficientnet_pod.weights.formats.stablehlo import exported
 from efficientnet_pod.weights.open import open_weights
 from efficientnet_pod.weights.trained import Trained
@@ -205,7 +204,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_export(weights, tmp_path, mo
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(keras_writer, "write_keras", full)
+    monkeypatch.setattr("efficientnet_pod.weights.export.write_keras", full)
     with pytest.raises(UserError, match="cannot be written: No space left"):
         export(weights, tmp_path / "w", ["keras"])
     assert (tmp_path / "w" / "model.safetensors").read_bytes() == before

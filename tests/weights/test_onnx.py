@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from given_weights import random_weights
 
-from efficientnet_pod.cli.export_weights import export
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.models.converting import for_converter
 from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.models.registry import NETWORKS
+from efficientnet_pod.weights.export import export
 from efficientnet_pod.weights.folder import write_folder
 from efficientnet_pod.weights.trained import untrained
 

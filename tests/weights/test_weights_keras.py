@@ -10,7 +10,7 @@ from same_tensors import same
 import efficientnet_pod as ep
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.convert import convert
-from efficientnet_pod.weights.formats.keras_files import read_h5
+from efficientnet_pod.weights.formats.keras import read_h5
 from efficientnet_pod.weights.reading import read_foreign
 
 SIZE, CLASSES = 64, 7

@@ -1,7 +1,7 @@
-"""A trained network as ``model.onnx``: asks the Python that has jax2onnx for it.
+"""A trained network as ``model.onnx``, written by the Python of an environment that has jax2onnx.
 
-jax2onnx pins an older Orbax than checkpoints here need, so it lives in an environment of its own. What runs
-there is :mod:`onnx_worker`, on a folder of weights.
+jax2onnx pins an older Orbax than checkpoints here need, so it lives in an environment of its own. That one
+runs :mod:`onnx_worker` on a folder of weights.
 """
 
 import os
@@ -17,27 +17,29 @@ def write_onnx(folder: Path, python: str | None = None) -> None:
     """Writes ``model.onnx`` into a folder of weights, and checks it in onnxruntime against JAX.
 
     Args:
-      folder: with ``model.safetensors`` and ``config.json``.
-      python: of an environment with jax2onnx and safetensors; None: this one.
+      folder: folder with ``model.safetensors`` and ``config.json``.
+      python: Python of an environment with jax2onnx and safetensors; None: this one.
 
     Raises:
       UserError: there is no such Python, or it lacks a package.
-      RunError: jax2onnx cannot convert the network, or onnxruntime computes something else.
+      RunError: jax2onnx cannot convert the network, or onnxruntime computes other logits.
     """
     python = python or sys.executable
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     environment.pop("PYTHONPATH", None)  # it would bring this environment's packages into that one
     command = [python, "-P", onnx_worker.__file__, str(folder)]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     except OSError as error:
         raise UserError(f"--onnx-python={python} cannot be started: {error.strerror}") from error
-    said = (done.stderr.strip() or done.stdout.strip()).rpartition("\n")[2]
-    if done.returncode == onnx_worker.LACKS:
+    last_line = (ended.stderr.strip() or ended.stdout.strip()).rpartition("\n")[2]
+    if ended.returncode == onnx_worker.LACKS:
         raise UserError(
-            f"--to=onnx: {said}; jax2onnx asks for an older Orbax than this program, so give it an "
+            f"--to=onnx: {last_line}; jax2onnx asks for an older Orbax than this program, so give it an "
             "environment of its own: python -m venv onnxenv && onnxenv/bin/pip install jax2onnx safetensors, "
             "then add --onnx-python=onnxenv/bin/python"
         )
-    if done.returncode:
-        raise RunError(f"--to=onnx: {python} ended with {done.returncode}: {said}; leave onnx out of --to")
+    if ended.returncode:
+        raise RunError(
+            f"--to=onnx: {python} ended with {ended.returncode}: {last_line}; leave onnx out of --to"
+        )

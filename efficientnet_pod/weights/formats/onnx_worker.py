@@ -1,7 +1,7 @@
-"""Run where jax2onnx is, with a folder of weights: writes ``model.onnx`` there, checked in onnxruntime.
+"""The program that writes ``model.onnx`` into a folder of weights and checks it in onnxruntime.
 
-Of this package it needs the networks and the reading of folders, and so JAX, Flax, etils and safetensors; the
-package itself need not be installed there.
+It runs in an environment with jax2onnx, JAX, Flax, etils and safetensors. This package need not be installed
+there: its networks and its reading of folders are imported from here.
 
     onnxenv/bin/python -P efficientnet_pod/weights/formats/onnx_worker.py FOLDER
 """
@@ -17,19 +17,18 @@ from typing import Any
 LACKS = 3  # exit code: a package is missing
 FILE = "model.onnx"
 _OPSET = 21
-_MOST = 1e-3  # of the largest logit; rounding is 1e-6 to 1e-5, and of random weights up to 1e-4
+# Largest error, as a share of the largest logit. Rounding is 1e-6 to 1e-5, with random weights up to 1e-4.
+_TOLERANCE = 1e-3
 
 
 def main(folder: Path) -> int:
-    """Writes the file, prints what is known of it as JSON; returns the exit code."""
+    """Writes the file and prints its figures as JSON; returns the exit code."""
     if "efficientnet_pod" not in sys.modules:
         _find_package(Path(__file__).parents[2])
     try:
         jax2onnx, onnxruntime = map(importlib.import_module, ("jax2onnx", "onnxruntime"))
         from efficientnet_pod.weights.convert import convert
         from efficientnet_pod.weights.reading import read_foreign
-
-        importlib.import_module("safetensors")
     except ModuleNotFoundError as error:
         print(f"{sys.executable} has no {error.name}", file=sys.stderr)
         return LACKS
@@ -37,15 +36,15 @@ def main(folder: Path) -> int:
     trained = convert(read_foreign(str(folder)))
     try:
         model = _converted(trained, jax2onnx)
-    except Exception as error:  # of a library's converter: anything
-        why = str(error).partition("\n")[0]
-        print(f"jax2onnx cannot convert {trained.network}: {type(error).__name__}: {why}", file=sys.stderr)
+    except Exception as error:  # a library's converter may raise anything
+        reason = str(error).partition("\n")[0]
+        print(f"jax2onnx cannot convert {trained.network}: {type(error).__name__}: {reason}", file=sys.stderr)
         return 1
     scratch = folder / f".{FILE}.partial"
     scratch.write_bytes(model.SerializeToString())
     try:
         difference = _difference(trained, onnxruntime, scratch)
-        if not difference <= _MOST:
+        if not difference <= _TOLERANCE:
             print(f"onnxruntime's logits are {difference:.1e} from JAX's", file=sys.stderr)
             return 1
         scratch.replace(folder / FILE)
@@ -56,7 +55,7 @@ def main(folder: Path) -> int:
 
 
 def _find_package(folder: Path) -> None:
-    """Imports this package from its folder, and nothing else of what is beside it."""
+    """Imports this package from its folder; other folders next to it stay out of ``sys.path``."""
     spec = importlib.util.spec_from_file_location(
         "efficientnet_pod", folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
@@ -85,7 +84,7 @@ def _converted(trained: Any, jax2onnx: Any) -> Any:
         "class_names": json.dumps(list(trained.class_names), ensure_ascii=False),
         "image_size": str(size),
         "view": trained.view,
-        # Of pixels in 0..1; the program itself normalises.
+        # For pixels in 0..1; the program itself normalises.
         "mean": json.dumps(list(trained.mean_rgb)),
         "std": json.dumps(list(trained.stddev_rgb)),
         "input": "float32 RGB levels 0..255, (batch, height, width, 3)",
@@ -98,7 +97,7 @@ def _converted(trained: Any, jax2onnx: Any) -> Any:
 
 
 def _difference(trained: Any, onnxruntime: Any, file: Path) -> float:
-    """Returns the largest difference from JAX's logits, in shares of the largest, for batches of 1 and 2."""
+    """Returns the largest difference from JAX's logits, as a share of the largest, in batches of 1 and 2."""
     import jax
     import numpy as np
 
@@ -106,8 +105,8 @@ def _difference(trained: Any, onnxruntime: Any, file: Path) -> float:
     images = np.random.default_rng(0).uniform(0, 255, (2, size, size, 3)).astype(np.float32)
     expected = np.asarray(jax.jit(trained.logits)(images))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    found = [session.run(None, {"images": images[:batch]})[0] for batch in (1, 2)]
-    worst = max(np.abs(each - expected[: len(each)]).max() for each in found)
+    batches = [session.run(None, {"images": images[:batch]})[0] for batch in (1, 2)]
+    worst = max(np.abs(logits - expected[: len(logits)]).max() for logits in batches)
     return float(worst / max(np.abs(expected).max(), 1e-30))
 
 

@@ -1,4 +1,4 @@
-"""Reads and writes safetensors files."""
+"""The safetensors format, read and written."""
 
 import json
 import struct
@@ -9,6 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from etils import epath
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.foreign import as_float32, check_size
@@ -20,10 +22,8 @@ def read_safetensors(path: Path) -> Tensors:
     """Returns the tensors of a file.
 
     Raises:
-      UserError: it is cut off, damaged or too large, or holds what is not a number.
+      UserError: it is cut off, damaged or too large, or a tensor does not hold numbers.
     """
-    from safetensors import SafetensorError, safe_open
-
     size = path.stat().st_size
     try:
         with safe_open(path, framework="np") as file:
@@ -37,7 +37,7 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def _read(path: Path, file: Any, name: str) -> np.ndarray:
-    """Returns a tensor; one of bfloat16, which numpy does not know, from the file itself."""
+    """Returns a tensor. The library cannot give numpy bfloat16, so that is read from the file itself."""
     if file.get_slice(name).get_dtype() != "BF16":
         return file.get_tensor(name)
     with path.open("rb") as raw:
@@ -49,13 +49,11 @@ def _read(path: Path, file: Any, name: str) -> np.ndarray:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes the tensors, whole or not at all; the same ones give the same bytes.
+    """Writes the tensors, whole or not at all; equal tensors give equal bytes.
 
     Raises:
       OSError: the file cannot be written.
     """
-    from safetensors.numpy import save
-
     # Not np.ascontiguousarray, which makes a vector of a counter.
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     write_whole(epath.Path(path), save(ordered, metadata={"format": "pt"}))  # timm asks for the format

@@ -1,4 +1,4 @@
-"""Reads the checkpoints of TensorFlow, of which there are files ``….index`` and ``….data-…``."""
+"""Checkpoints of TensorFlow, read: files ``….index`` and ``….data-…`` with one prefix."""
 
 import re
 from pathlib import Path
@@ -14,10 +14,14 @@ _AVERAGE = "/ExponentialMovingAverage"
 
 
 def find_checkpoint(path: Path) -> str | None:
-    """Returns what TensorFlow calls the checkpoint at a path: its prefix, one of its files, or its folder."""
+    """Returns the prefix of the checkpoint at a path; None if there is none.
+
+    Args:
+      path: the prefix, one of the files, or a folder that holds one checkpoint.
+    """
     if path.is_dir():
-        found = sorted(path.glob("*.index"))
-        return str(found[0]).removesuffix(".index") if len(found) == 1 else None
+        files = list(path.glob("*.index"))
+        return str(files[0]).removesuffix(".index") if len(files) == 1 else None
     prefix = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
     return prefix if Path(f"{prefix}.index").exists() else None
 
@@ -26,8 +30,8 @@ def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
     """Returns the tensors, by their names without the common scope, such as ``efficientnet-b0/``.
 
     Args:
-      prefix: of the files.
-      raw: take the weights themselves where there are averages over the training, which were evaluated.
+      prefix: common beginning of the files' names.
+      raw: take the raw weights, not their averages over the training, which were evaluated.
 
     Raises:
       UserError: it is cut off, damaged or too large.
@@ -38,7 +42,7 @@ def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
         reader = tf.train.load_checkpoint(prefix)
         shapes = reader.get_variable_to_shape_map()
         types = reader.get_variable_to_dtype_map()
-        kept = [name for name in shapes if not TENSORFLOW.is_beside(_scopeless(name.removesuffix(_AVERAGE)))]
+        kept = [name for name in shapes if not TENSORFLOW.is_ignored(_scopeless(name.removesuffix(_AVERAGE)))]
         kept = [name for name in kept if types[name].is_floating]
         check_size(prefix, len(shapes), sum(int(np.prod(shapes[name])) * types[name].size for name in kept))
         averaged = {name.removesuffix(_AVERAGE) for name in kept if name.endswith(_AVERAGE)}
@@ -48,14 +52,14 @@ def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
             if is_average if raw else (own in averaged and not is_average):
                 continue
             tensors[_scopeless(own)] = as_float32(prefix, name, reader.get_tensor(name))
-    except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # its reader raises them all
-        if isinstance(error, UserError):
-            raise
-        said = str(error).splitlines()[0]
-        raise UserError(f"checkpoint '{prefix}' is cut off or damaged: {said}; fetch it again") from error
+    except UserError:
+        raise
+    except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # of TensorFlow's reader
+        reason = str(error).splitlines()[0]
+        raise UserError(f"checkpoint '{prefix}' is cut off or damaged: {reason}; fetch it again") from error
     return tensors
 
 
 def _scopeless(name: str) -> str:
-    """Returns a name without ``efficientnet-b0/`` and, in some releases, ``model/`` before it."""
+    """Returns a name without its scope ``efficientnet-b0/``, in some releases ``efficientnet-b0/model/``."""
     return re.sub(r"^efficientnet-[a-z0-9]+/(model/)?", "", name)

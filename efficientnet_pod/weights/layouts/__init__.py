@@ -1,9 +1,8 @@
-"""How other libraries name and lay out the tensors of the same networks."""
+"""Names and axes that other libraries give to the tensors of the same networks."""
 
 from efficientnet_pod.weights.layouts.keras import KERAS, KERAS_NUMBERED
-from efficientnet_pod.weights.layouts.layout import Layout
+from efficientnet_pod.weights.layouts.layout import OWN, Layout
 from efficientnet_pod.weights.layouts.lukemelas import LUKEMELAS
-from efficientnet_pod.weights.layouts.own import OWN
 from efficientnet_pod.weights.layouts.tensorflow import TENSORFLOW
 from efficientnet_pod.weights.layouts.timm import TIMM
 

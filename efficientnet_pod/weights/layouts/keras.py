@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from efficientnet_pod.weights.layouts.layout import Layout
-from efficientnet_pod.weights.paths import blocks_of, split
+from efficientnet_pod.weights.paths import blocks_of, is_efficientnet, split
 
 _OUTER = {
     "stem_conv": "stem_conv",
@@ -24,20 +24,20 @@ _IN_BLOCK = {
     "project_conv": "project_conv",
     "project_bn": "project_bn",
 }
-_BN_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
-# In the order in which they are built, of which files without names number the layers of each class.
+BN_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+# In the order in which they are built: files without names number the layers of each class so.
 _ORDER = ("stem_conv", "stem_bn", *_IN_BLOCK, "head_conv", "head_bn", "classifier")
 
 
 def _names(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
-    if not any(split(path)[1] == "depthwise_conv" for path in paths):
+    if not is_efficientnet(paths):
         return {}
     names = {}
     for path in paths:
         block, layer, leaf = split(path)
         keras = f"{block}_{_IN_BLOCK[layer]}" if block else _OUTER[layer]
-        names[path] = f"{keras}/{_BN_LEAVES[leaf] if layer.endswith('_bn') else leaf}"
+        names[path] = f"{keras}/{BN_LEAVES[leaf] if layer.endswith('_bn') else leaf}"
     return names
 
 
@@ -71,10 +71,10 @@ def _class_of(layer: str) -> str:
     return {"depthwise_conv": "depthwise_conv2d", "classifier": "dense"}.get(layer, "conv2d")
 
 
-def to_ours(path: str, array: np.ndarray) -> np.ndarray:
+def from_keras(path: str, array: np.ndarray) -> np.ndarray:
     """Returns a depthwise kernel (height, width, channels, 1) as (height, width, 1, channels).
 
-    A 1×1 convolution that is a dense layer here becomes (inputs, outputs). All else stays.
+    The kernel of a 1×1 convolution that is a dense layer here becomes (inputs, outputs). All else stays.
     """
     _, layer, leaf = split(path)
     if leaf == "kernel" and layer == "depthwise_conv" and array.ndim == 4:
@@ -84,19 +84,19 @@ def to_ours(path: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def from_ours(path: str, array: np.ndarray) -> np.ndarray:
-    """Returns the array as Keras has it; the inverse of :func:`to_ours`."""
+def to_keras(path: str, array: np.ndarray) -> np.ndarray:
+    """Returns the array as Keras has it; the inverse of :func:`from_keras`."""
     _, layer, leaf = split(path)
     if leaf == "kernel" and layer == "depthwise_conv":
         return array.transpose(0, 1, 3, 2)
     return array[None, None] if leaf == "kernel" and layer.startswith("se_") else array
 
 
-def _is_beside(name: str) -> bool:
-    """The normalisation of the images, which is read apart; optimizers."""
+def _is_ignored(name: str) -> bool:
+    """Returns whether a name is the normalisation's, which is read separately, or an optimizer's."""
     layer = name.partition("/")[0]
     return layer.startswith(("normalization", "rescaling", "optimizer", "seed_generator", "dropout"))
 
 
-KERAS = Layout("Keras", _names, to_ours, from_ours, _is_beside)
-KERAS_NUMBERED = Layout("Keras (by number)", _numbered, to_ours, from_ours, _is_beside)
+KERAS = Layout("Keras", _names, from_keras, to_keras, _is_ignored)
+KERAS_NUMBERED = Layout("Keras (by number)", _numbered, from_keras, to_keras, _is_ignored)

@@ -1,4 +1,4 @@
-"""What a layout is."""
+"""The names and axes of one library for the tensors of our networks."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -8,19 +8,35 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Names and axes that one framework gives to the tensors of our networks.
+    """Names and axes that one library gives to the tensors of our networks.
 
     Attributes:
-      title: of the framework, in messages.
-      names: of the tensors, by our paths; those of other networks than it knows are left out.
-      to_ours: an array by its path in our axes: height, width, inputs, outputs.
-      from_ours: the way back, exact.
-      is_beside: whether a name is of something that files hold and no network computes with: counters,
-        slots of optimizers.
+      title: name of the library, for messages.
+      names: function from our paths to the library's names; paths of networks that it lacks are left out.
+      to_ours: function from our path and the library's array to the array in our axes: height, width, inputs,
+        outputs.
+      from_ours: inverse of ``to_ours``, exact.
+      is_ignored: whether a name in a file is of a tensor that no network computes with: a counter, or an
+        optimizer's slot.
     """
 
     title: str
     names: Callable[[Iterable[str]], dict[str, str]]
     to_ours: Callable[[str, np.ndarray], np.ndarray]
     from_ours: Callable[[str, np.ndarray], np.ndarray]
-    is_beside: Callable[[str], bool]
+    is_ignored: Callable[[str], bool]
+
+
+# Our own paths, for networks that no other library has.
+OWN = Layout(
+    "efficientnet-pod",
+    names=lambda paths: {path: path for path in paths},
+    to_ours=lambda path, array: array,
+    from_ours=lambda path, array: array,
+    is_ignored=lambda name: False,
+)
+
+
+def is_counter_of_torch(name: str) -> bool:
+    """Returns whether PyTorch counts the batches of a batch norm under this name."""
+    return name.endswith("num_batches_tracked")

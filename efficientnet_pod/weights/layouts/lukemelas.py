@@ -1,15 +1,15 @@
-"""The names of EfficientNet-PyTorch (lukemelas) and of its fork with the lite networks.
+"""Names of EfficientNet-PyTorch (lukemelas) and of its fork with the lite networks.
 
 Both pad as TensorFlow does. Source: efficientnet_pytorch 0.7.1 and efficientnet_lite_pytorch 0.1.0, model.py.
 """
 
 from collections.abc import Iterable
 
-from efficientnet_pod.weights.layouts.layout import Layout
-from efficientnet_pod.weights.layouts.torch_axes import from_ours, leaf_of, to_ours
-from efficientnet_pod.weights.paths import blocks_of, split
+from efficientnet_pod.weights.layouts.layout import Layout, is_counter_of_torch
+from efficientnet_pod.weights.layouts.torch_axes import from_torch, to_torch, torch_leaf
+from efficientnet_pod.weights.paths import blocks_of, is_efficientnet, split
 
-# They number a block's batch norms from the expansion's on, 0, also where there is none.
+# A block numbers its batch norms from 0, that of the expansion, even where it has no expansion.
 _IN_BLOCK = {
     "expand_conv": "_expand_conv",
     "expand_bn": "_bn0",
@@ -31,16 +31,14 @@ _OUTER = {
 
 def _names(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
-    if not any(split(path)[1] == "depthwise_conv" for path in paths):
+    if not is_efficientnet(paths):
         return {}
     blocks, names = blocks_of(paths), {}
     for path in paths:
         block, layer, leaf = split(path)
-        where = f"_blocks.{blocks[block].number}.{_IN_BLOCK[layer]}" if block else _OUTER[layer]
-        names[path] = f"{where}.{leaf_of(layer, leaf)}"
+        prefix = f"_blocks.{blocks[block].number}.{_IN_BLOCK[layer]}" if block else _OUTER[layer]
+        names[path] = f"{prefix}.{torch_leaf(layer, leaf)}"
     return names
 
 
-LUKEMELAS = Layout(
-    "EfficientNet-PyTorch", _names, to_ours, from_ours, lambda name: name.endswith("num_batches_tracked")
-)
+LUKEMELAS = Layout("EfficientNet-PyTorch", _names, from_torch, to_torch, is_counter_of_torch)

@@ -5,9 +5,9 @@ Source: tensorflow/tpu, models/official/efficientnet: the variables' scopes.
 
 from collections.abc import Iterable
 
-from efficientnet_pod.weights.layouts.keras import from_ours, to_ours
+from efficientnet_pod.weights.layouts.keras import BN_LEAVES, from_keras, to_keras
 from efficientnet_pod.weights.layouts.layout import Layout
-from efficientnet_pod.weights.paths import blocks_of, split
+from efficientnet_pod.weights.paths import blocks_of, is_efficientnet, split
 
 _BN = "tpu_batch_normalization"
 _OUTER = {
@@ -26,20 +26,19 @@ _EXPANDED = _SQUEEZE | {
     "project_bn": f"{_BN}_2",
 }
 _NOT_EXPANDED = _SQUEEZE | {"depthwise_bn": _BN, "project_conv": "conv2d", "project_bn": f"{_BN}_1"}
-_BN_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 _SLOTS = ("RMSProp", "RMSProp_1", "Momentum", "ExponentialMovingAverage")
 
 
 def _names(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
-    layers = {split(path)[:2] for path in paths}
-    if ("block1a", "depthwise_conv") not in layers:
+    if not is_efficientnet(paths):
         return {}
+    layers = {split(path)[:2] for path in paths}
     blocks, names = blocks_of(paths), {}
     for path in paths:
         block, layer, leaf = split(path)
         if layer.endswith("_bn"):
-            leaf = _BN_LEAVES[leaf]
+            leaf = BN_LEAVES[leaf]
         elif layer == "depthwise_conv":
             leaf = "depthwise_kernel"
         if block:
@@ -50,8 +49,8 @@ def _names(paths: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _is_beside(name: str) -> bool:
+def _is_ignored(name: str) -> bool:
     return "/" not in name or name.rpartition("/")[2] in _SLOTS
 
 
-TENSORFLOW = Layout("TensorFlow's checkpoints", _names, to_ours, from_ours, _is_beside)
+TENSORFLOW = Layout("TensorFlow's checkpoints", _names, from_keras, to_keras, _is_ignored)

@@ -1,15 +1,21 @@
-"""timm's names, which are torchvision's for ResNet-50.
+"""Names of timm; those of ResNet-50 are torchvision's too.
 
 Source: timm 1.0.31, ``tf_efficientnet_b0`` … ``b7``, ``tf_efficientnet_lite0`` … ``lite4``, ``resnet50``.
 """
 
 from collections.abc import Iterable
 
-from efficientnet_pod.weights.layouts.layout import Layout
-from efficientnet_pod.weights.layouts.torch_axes import from_ours, leaf_of, to_ours
-from efficientnet_pod.weights.paths import blocks_of, split
+from efficientnet_pod.weights.layouts.layout import Layout, is_counter_of_torch
+from efficientnet_pod.weights.layouts.torch_axes import from_torch, to_torch, torch_leaf
+from efficientnet_pod.weights.paths import blocks_of, is_efficientnet, split
 
-_OUTER = {"stem_conv": "conv_stem", "stem_bn": "bn1", "head_conv": "conv_head", "head_bn": "bn2"}
+_OUTER = {
+    "stem_conv": "conv_stem",
+    "stem_bn": "bn1",
+    "head_conv": "conv_head",
+    "head_bn": "bn2",
+    "classifier": "classifier",
+}
 _SQUEEZE = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
 _EXPANDED = _SQUEEZE | {
     "expand_conv": "conv_pw",
@@ -41,26 +47,24 @@ _RESNET_BLOCK = {
 def _names(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
     blocks, layers = blocks_of(paths), {split(path)[:2] for path in paths}
-    if ("block1a", "spatial_conv") in layers:
-        outer, stages, first = _RESNET_OUTER, "layer", 1
-    elif ("block1a", "depthwise_conv") in layers:
-        outer, stages, first = _OUTER | {"classifier": "classifier"}, "blocks.", 0
-    else:
+    is_resnet = ("block1a", "spatial_conv") in layers
+    if not is_resnet and not is_efficientnet(paths):
         return {}
+    outer = _RESNET_OUTER if is_resnet else _OUTER
     names = {}
     for path in paths:
         block, layer, leaf = split(path)
         if not block:
-            names[path] = f"{outer[layer]}.{leaf_of(layer, leaf)}"
+            names[path] = f"{outer[layer]}.{torch_leaf(layer, leaf)}"
             continue
-        if first:
-            in_block = _RESNET_BLOCK
+        stage, place, _ = blocks[block]
+        if is_resnet:
+            prefix = f"layer{stage}.{place}.{_RESNET_BLOCK[layer]}"
         else:
             in_block = _EXPANDED if (block, "expand_conv") in layers else _NOT_EXPANDED
-        stage, place, _ = blocks[block]
-        where = f"{stages}{stage - 1 + first}.{place}"
-        names[path] = f"{where}.{in_block[layer]}.{leaf_of(layer, leaf)}"
+            prefix = f"blocks.{stage - 1}.{place}.{in_block[layer]}"
+        names[path] = f"{prefix}.{torch_leaf(layer, leaf)}"
     return names
 
 
-TIMM = Layout("timm", _names, to_ours, from_ours, is_beside=lambda name: name.endswith("num_batches_tracked"))
+TIMM = Layout("timm", _names, from_torch, to_torch, is_counter_of_torch)

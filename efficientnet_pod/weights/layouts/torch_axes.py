@@ -1,22 +1,22 @@
-"""The axes of PyTorch's tensors: outputs before inputs, height and width last."""
+"""Leaves and axes of PyTorch's tensors: outputs before inputs, height and width last."""
 
 import numpy as np
 
 from efficientnet_pod.weights.paths import split
 
-BN_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+_BN_LEAVES = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-def leaf_of(layer: str, leaf: str) -> str:
+def torch_leaf(layer: str, leaf: str) -> str:
     """Returns PyTorch's name of a leaf of one of our layers."""
-    return BN_LEAVES[leaf] if layer.endswith("_bn") else {"kernel": "weight", "bias": "bias"}[leaf]
+    return _BN_LEAVES[leaf] if layer.endswith("_bn") else {"kernel": "weight", "bias": "bias"}[leaf]
 
 
-def to_ours(path: str, array: np.ndarray) -> np.ndarray:
+def from_torch(path: str, array: np.ndarray) -> np.ndarray:
     """Returns a kernel (outputs, inputs, height, width) as (height, width, inputs, outputs).
 
-    A depthwise one, (channels, 1, height, width), becomes (height, width, 1, channels); a 1×1 convolution
-    that is a dense layer here, and a dense layer, (inputs, outputs). All else stays.
+    A depthwise kernel, (channels, 1, height, width), becomes (height, width, 1, channels). The kernel of a
+    dense layer, or of a 1×1 convolution that is one here, becomes (inputs, outputs). All else stays.
     """
     _, layer, leaf = split(path)
     if leaf != "kernel":
@@ -28,8 +28,8 @@ def to_ours(path: str, array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0)
 
 
-def from_ours(path: str, array: np.ndarray) -> np.ndarray:
-    """Returns the array as PyTorch has it; the inverse of :func:`to_ours`."""
+def to_torch(path: str, array: np.ndarray) -> np.ndarray:
+    """Returns the array as PyTorch has it; the inverse of :func:`from_torch`."""
     _, layer, leaf = split(path)
     if leaf != "kernel":
         return array
