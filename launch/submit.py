@@ -15,7 +15,7 @@ from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.plan import resolve
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import image_numbers
-from launch.flags import EXAMPLE, PROGRAM, Submission, parse_submission
+from launch.flags import EXAMPLE, PROGRAM, parse_submission
 from launch.job.job import Job
 from launch.job.remembered import remember
 from launch.job.source_code import name_of, pack
@@ -40,21 +40,8 @@ def run_submit(arguments: Sequence[str]) -> int:
       RunError: a backend failed; anything it made is deleted.
     """
     submission = parse_submission("submit", arguments)
-    require_plan(submission.job)
-    return _submit(submission)
-
-
-def run_render(arguments: Sequence[str]) -> None:
-    """Prints everything that `submit` would send; raises `UserError` for an impossible job."""
-    submission = parse_submission("render", arguments, placeholders=True)
-    require_plan(submission.job)
-    code = name_of(Path.cwd())
-    documents = submission.backend.render(replace(submission.job, commit=code.commit, code=code.file))
-    print("\n\n".join(f"# ---- {document.title}\n{document.text.rstrip()}" for document in documents))
-
-
-def _submit(submission: Submission) -> int:
     job, backend = submission.job, submission.backend
+    require_plan(job)
     code = pack(Path.cwd(), allow_dirty=submission.allow_dirty)
     job = replace(job, commit=code.commit, code=code.file, sha256=code.sha256)
     storage = storage_of(job.workdir)
@@ -83,6 +70,15 @@ def _submit(submission: Submission) -> int:
         f"stop it: {PROGRAM} cancel {job.name}"
     )
     return exit_code
+
+
+def run_render(arguments: Sequence[str]) -> None:
+    """Prints everything that `submit` would send; raises `UserError` for an impossible job."""
+    submission = parse_submission("render", arguments, placeholders=True)
+    require_plan(submission.job)
+    code = name_of(Path.cwd())
+    documents = submission.backend.render(replace(submission.job, commit=code.commit, code=code.file))
+    print("\n\n".join(f"# ---- {document.title}\n{document.text.rstrip()}" for document in documents))
 
 
 def require_plan(job: Job) -> None:

@@ -103,7 +103,7 @@ class Watch:
                 return self._cancelled()
             if 2 in codes:
                 self._free_machines()
-                self._say("its command or recipe must be changed (exit code 2), so it is not made again")
+                self._say("not started again: its command or recipe must be changed (exit code 2)")
                 return 2
             # Of machines that are gone, perhaps one worker alone had the time to leave its exit code.
             if codes and len(codes) >= (1 if state.phase == "gone" else self.job.hosts):
@@ -124,7 +124,7 @@ class Watch:
         return 0
 
     def _cancelled(self) -> int:
-        self._say("cancelled; it is not made again")
+        self._say("cancelled; it is not started again")
         return 1
 
     def _free_machines(self) -> None:
@@ -137,16 +137,14 @@ class Watch:
         self._say(_lost_work(progress))
         self._failures = 0 if progress.checkpoint > self._best else self._failures + 1
         self._best = max(self._best, progress.checkpoint)
-        if self._restarts >= self.job.max_restarts:
+        limit = self.job.max_restarts
+        if self._restarts >= limit:
             self._backend.cancel(self.job)
-            self._say(
-                f"not made again: it was {self._restarts} times, and --max-restarts={self.job.max_restarts}; "
-                "submit it again to go on"
-            )
+            self._say(f"not started again: --max-restarts={limit} are used up; submit it again to go on")
             return 1
         pause = self._pace.pause(max(0, self._failures - 1))
         self._restarts += 1
-        self._say(f"made again in {pause:g} s (restart {self._restarts} of {self.job.max_restarts})")
+        self._say(f"it starts again in {pause:g} s (restart {self._restarts} of {limit})")
         self._sleep(pause)
         self._backend.cancel(self.job)
         if is_cancelled(self.job, self._storage):

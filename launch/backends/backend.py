@@ -42,21 +42,26 @@ class Backend(Protocol):
 
     def render(self, job: Job) -> list[Document]:
         """Returns everything that `submit` would send; touches nothing."""
+        ...
 
     def check(self, job: Job) -> None:
         """Checks that the backend would accept the job; creates nothing; raises `UserError` if not."""
+        ...
 
     def submit(self, job: Job) -> int:
         """Starts the job, whose code is in its folder; returns the exit code of the command.
 
         Raises `UserError` or `RunError`, and then leaves nothing behind.
         """
+        ...
 
     def state(self, job: Job) -> State:
         """Returns the state of the job."""
+        ...
 
     def cancel(self, job: Job) -> None:
         """Stops the job and frees its machines; does nothing if there is no such job."""
+        ...
 
 
 _FACTORIES = {

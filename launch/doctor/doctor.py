@@ -155,8 +155,8 @@ def check_credentials() -> Finding:
     try:
         _, project = google.auth.default()
     except DefaultCredentialsError:
-        remedy = "for the cloud, run: gcloud auth application-default login"
-        return Finding(None, f"there are none of Google Cloud; {remedy}")
+        line = "there are none of Google Cloud; for the cloud, run: gcloud auth application-default login"
+        return Finding(None, line)
     return Finding(True, f"of Google Cloud, project {project or 'not set'}")
 
 

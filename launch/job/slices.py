@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.chips import CHIPS, Chip
-from efficientnet_pod.preflight.targets import Target, parse_target, target_of
+from efficientnet_pod.preflight.targets import Target, parse_target
 
 _IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
 _UP_TO_256 = (1, 4, 8, 16, 32, 64, 128, 256)
@@ -170,10 +170,10 @@ def require_served(machine: Slice, slices: int, backend: str) -> None:
 
 def smaller_slice(machine: Slice, hosts: int) -> str | None:
     """Returns the name of the largest slice on offer of the same chips with at most this many hosts."""
+    chip = machine.target.chip
     for chips in (32, 16, 8, 4):
         try:
-            name = target_of(machine.target.chip, chips * machine.target.chip.devices).name
-            candidate = parse_slice(name)
+            candidate = parse_slice(f"{chip.name}-{chips * chip.named_cores}")
         except UserError:
             continue
         if candidate.target.hosts <= hosts:

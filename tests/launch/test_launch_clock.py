@@ -43,10 +43,10 @@ class Server:
 def test_a_clock_is_known_to_half_of_the_round_trip(ahead):
     # The first answer waits for a connection; the quickest counts, however lopsided it is.
     server = Server((0.9, 0.4), (0.05, 0.01), (0.3, 0.3))
-    found = measure(server, FOLDER, "3", now=lambda: server.now + ahead)
-    assert found.within == pytest.approx(0.03 + 0.01)
-    assert abs(found.ahead - ahead) < found.within
-    assert json.loads(server.files["3"]) == asdict(found)
+    measured = measure(server, FOLDER, "3", now=lambda: server.now + ahead)
+    assert measured.within == pytest.approx(0.03 + 0.01)
+    assert abs(measured.ahead - ahead) < measured.within
+    assert json.loads(server.files["3"]) == asdict(measured)
     assert (
         len([name for name in server.files if name.startswith("probes/3.")]) == 3
     )  # no object twice a second
@@ -59,8 +59,8 @@ def test_hosts_hear_of_each_other_for_an_hour():
     server.files["9.partial"] = b"{"
     mine = measure(server, FOLDER, "0", now=lambda: server.now)
     assert [other.host for other in others(server, FOLDER, mine)] == ["1", "2"]
-    well, said = judge(mine, others(server, FOLDER, mine))
-    assert well is False and said.startswith(
+    well, line = judge(mine, others(server, FOLDER, mine))
+    assert well is False and line.startswith(
         "host 0's clock agrees to 0.1 s with the storage's; of 2 other hosts host 2's clock is 7.0 s behind "
         "(± 0.1 s) this one's, the most; let chrony or NTP set it"
     )
@@ -70,7 +70,7 @@ def test_hosts_hear_of_each_other_for_an_hour():
 
 
 @pytest.mark.parametrize(
-    "ahead, within, well, said",
+    "ahead, within, well, line",
     [
         (
             12.4,
@@ -95,9 +95,9 @@ def test_hosts_hear_of_each_other_for_an_hour():
         ),
     ],
 )
-def test_two_seconds_are_wrong_and_what_cannot_be_told_is_said(ahead, within, well, said):
-    found = judge(Clock("3", ahead, within, START), [])
-    assert found[0] is well and found[1].startswith(said)
+def test_two_seconds_are_wrong_and_what_cannot_be_told_is_said(ahead, within, well, line):
+    judgement = judge(Clock("3", ahead, within, START), [])
+    assert judgement[0] is well and judgement[1].startswith(line)
 
 
 def test_two_hosts_may_be_apart_though_each_is_near_the_storage():
@@ -130,8 +130,8 @@ def test_doctor_compares_with_a_folder_and_with_other_hosts(tmp_path, monkeypatc
     finding = doctor.check_clock(str(tmp_path))
     assert finding.is_well is False
     assert "host 1's clock is 60.0 s ahead of (± 0.1 s) the storage's; of 1" in finding.line
-    code, said, _ = launch(capsys, "doctor", f"--workdir={tmp_path}")
-    assert code == 1 and "WRONG   clock: host 1's clock is 60.0 s ahead of" in said
+    code, output, _ = launch(capsys, "doctor", f"--workdir={tmp_path}")
+    assert code == 1 and "WRONG   clock: host 1's clock is 60.0 s ahead of" in output
     assert doctor.check_clock("s3://b/run1").is_well is None
 
 
@@ -166,6 +166,6 @@ def service():
 
 
 def test_a_bucket_stamps_by_the_clock_of_the_service(service):
-    found = measure(Bucket(service), "gs://b/run1/launch/clocks", "3")
-    assert abs(found.ahead - 100) <= found.within and found.within < 2
-    assert judge(found, [])[1].startswith("host 3's clock is 100.0 s ahead of (± ")
+    measured = measure(Bucket(service), "gs://b/run1/launch/clocks", "3")
+    assert abs(measured.ahead - 100) <= measured.within < 2
+    assert judge(measured, [])[1].startswith("host 3's clock is 100.0 s ahead of (± ")

@@ -142,20 +142,20 @@ def test_local_runs_the_pod_rehearsal_and_returns_its_code(tmp_path, capfd):
 def test_doctor_says_what_is_well_and_what_is_not(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     flags = [f"--workdir={tmp_path / 'run'}", "--tpu=v3-32", "--", "--config=configs/digits.py"]
-    code, said, _ = launch(capsys, "doctor", *flags)
-    assert code == 0, said
+    code, output, _ = launch(capsys, "doctor", *flags)
+    assert code == 0, output
     for line in (
         "ok      versions: Python ",
         "ok      devices: 8 × cpu (cpu)",
         "can be written",
         "ok      clock:",
     ):
-        assert line in said
-    assert "ok      images 'digits': 1,437 to train, 360 to evaluate, 10 classes\n" in said
+        assert line in output
+    assert "ok      images 'digits': 1,437 to train, 360 to evaluate, 10 classes\n" in output
     (tmp_path / "file").write_text("")
-    code, said, _ = launch(capsys, "doctor", f"--workdir={tmp_path / 'file' / 'run'}", "--devices=1024")
-    assert code == 1 and "WRONG   workdir: workdir '" in said
-    assert "WRONG   devices: 8 × cpu (cpu), and 1024 are expected" in said
+    code, output, _ = launch(capsys, "doctor", f"--workdir={tmp_path / 'file' / 'run'}", "--devices=1024")
+    assert code == 1 and "WRONG   workdir: workdir '" in output
+    assert "WRONG   devices: 8 × cpu (cpu), and 1024 are expected" in output
 
 
 def test_doctor_finds_who_holds_the_tpu(tmp_path, monkeypatch):

@@ -41,9 +41,9 @@ def words(*more, trainer=CONFIG, **changed):
 
 
 def test_the_table_knows_each_size_of_each_generation():
-    found = known_slices()
-    assert {machine.target.chip.name for machine in found} == set(GENERATIONS)
-    table = {machine.name: machine for machine in found}
+    machines = known_slices()
+    assert {machine.target.chip.name for machine in machines} == set(GENERATIONS)
+    table = {machine.name: machine for machine in machines}
     v3, v5e = table["v3-1024"], table["v5e-256"]
     assert (v3.target.hosts, v3.target.chips, v3.chips_per_host, v3.target.replicas) == (128, 512, 4, 1024)
     assert (v3.api_type, v3.gke_accelerator, v3.gke_topology) == ("v3-1024", "tpu-v3-slice", "16x32")
@@ -62,7 +62,7 @@ def test_the_table_knows_each_size_of_each_generation():
 
 
 @pytest.mark.parametrize(
-    "given, said",
+    "arguments, message",
     [
         (words(tpu="v3-999"), "--tpu=v3-999 is 499.5 chips, a size of TPU v3 that is not offered; closest: "
          "--tpu=v3-512 and --tpu=v3-1024"),
@@ -97,7 +97,7 @@ def test_the_table_knows_each_size_of_each_generation():
         (words("--spott"), "spott"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line_before_anybody_is_asked(capsys, monkeypatch, given, said):
+def test_mistakes_are_one_line_before_anybody_is_asked(capsys, monkeypatch, arguments, message):
     def nobody(*_, **__):
         raise AssertionError("it was too late")
 
@@ -107,8 +107,8 @@ def test_mistakes_are_one_line_before_anybody_is_asked(capsys, monkeypatch, give
         "launch.backends.queued_resources._cloud_client",
     ):
         monkeypatch.setattr(target, nobody)
-    code, out, errors = launch(capsys, "submit", *given)
-    assert code == 2 and said in errors, errors
+    code, out, errors = launch(capsys, "submit", *arguments)
+    assert code == 2 and message in errors, errors
     assert errors.count("\n") == 1 and not out
     assert "0123456789abcdef" not in errors
 
@@ -141,14 +141,14 @@ def submitting(monkeypatch):
 
 def test_what_submit_does_and_in_which_order(capsys, submitting):
     done, _ = submitting
-    code, said, _ = launch(capsys, "submit", *words("--spot"))
+    code, output, _ = launch(capsys, "submit", *words("--spot"))
     assert code == 0 and done == ["bucket", "check", "bucket", "write code.tgz", "write job.json", "submit"]
-    assert said.splitlines()[:3] == [
+    assert output.splitlines()[:3] == [
         "v3-1024: 512 chips on 128 hosts; about $261.12 an hour, spot",
         "preflight: it fits v3-1024; about 10 hours, about $250 on spot (estimates)",
         "submitted run1 at commit cccccccccccc; 1 untracked file is left out",
     ]
-    assert jobs.recall("run1").spot and "watch run1" in said
+    assert jobs.recall("run1").spot and "watch run1" in output
 
 
 def test_skypilot_is_told_a_zone_only_where_there_is_one(capsys, submitting):
@@ -171,8 +171,8 @@ def test_what_does_not_fit_is_refused_unless_forced(capsys, submitting):
 
 
 def test_preflight_that_cannot_answer_says_why(capsys, submitting):
-    code, said, _ = launch(capsys, "submit", *words("--slices=2"))
-    assert code == 0 and "preflight is left out: it knows one slice, and this is 2\n" in said
+    code, output, _ = launch(capsys, "submit", *words("--slices=2"))
+    assert code == 0 and "preflight is left out: it knows one slice, and this is 2\n" in output
 
 
 def test_a_bucket_that_is_missing_or_cannot_be_reached():
@@ -204,7 +204,7 @@ def tree(tmp_path):
 
 def files(code):
     with tarfile.open(fileobj=BytesIO(code.tarball)) as tar:
-        return {each.name: tar.extractfile(each).read().decode() for each in tar if each.isfile()}
+        return {file.name: tar.extractfile(file).read().decode() for file in tar if file.isfile()}
 
 
 def test_the_tracked_tree_is_sent_with_its_commit(tree, tmp_path, monkeypatch):

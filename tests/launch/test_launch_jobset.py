@@ -175,10 +175,10 @@ def written(job):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_manifest_has_the_structure_of_the_crd(name):
-    job, found = VARIANTS[name], written(VARIANTS[name])
-    assert list(faults(found, SCHEMA)) == []
-    assert found == manifest(job)  # YAML changes nothing: no 'no' becomes False, no '1' a number
-    (child,) = found["spec"]["replicatedJobs"]
+    job, jobset = VARIANTS[name], written(VARIANTS[name])
+    assert list(faults(jobset, SCHEMA)) == []
+    assert jobset == manifest(job)  # YAML changes nothing: no 'no' becomes False, no '1' a number
+    (child,) = jobset["spec"]["replicatedJobs"]
     assert (child["replicas"], child["template"]["spec"]["completions"]) == (
         job.slices,
         job.machine.target.hosts,
@@ -187,26 +187,26 @@ def test_the_manifest_has_the_structure_of_the_crd(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_manifest_obeys_the_webhooks(name):
-    found = written(VARIANTS[name])
-    (child,) = found["spec"]["replicatedJobs"]
+    jobset = written(VARIANTS[name])
+    (child,) = jobset["spec"]["replicatedJobs"]
     inner = child["template"]["spec"]
     last = f"{child['name']}-{child['replicas'] - 1}-{inner['completions'] - 1}"
-    pod = f"{found['metadata']['name']}-{last}-abcde"
+    pod = f"{jobset['metadata']['name']}-{last}-abcde"
     assert DNS_LABEL.fullmatch(pod) and len(pod) <= 63
     # Kubernetes takes a failure policy of pods only where it does not start them again itself.
     assert inner["completionMode"] == "Indexed" and inner["template"]["spec"]["restartPolicy"] == "Never"
-    names = [rule["name"] for rule in found["spec"]["failurePolicy"]["rules"]]
+    names = [rule["name"] for rule in jobset["spec"]["failurePolicy"]["rules"]]
     assert len(set(names)) == len(names)
-    for key, value in found["metadata"]["labels"].items():
+    for key, value in jobset["metadata"]["labels"].items():
         assert LABEL_VALUE.fullmatch(value) and len(value) <= 63, key
     # Kueue reads this label of the JobSet, and suspends it itself.
     queue = VARIANTS[name].queue
-    assert found["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", "") == queue
-    assert "suspend" not in found["spec"]
+    assert jobset["metadata"]["labels"].get("kueue.x-k8s.io/queue-name", "") == queue
+    assert "suspend" not in jobset["spec"]
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (lambda spec: spec.update(sucessPolicy={}), "JobSet.spec.sucessPolicy is unknown"),
         (lambda spec: spec["failurePolicy"].update(maxRestarts="3"), "maxRestarts is no int"),
@@ -216,11 +216,11 @@ def test_the_manifest_obeys_the_webhooks(name):
         (lambda spec: spec.update(suspend=1), "JobSet.spec.suspend is no bool"),
     ],
 )
-def test_the_check_finds_what_is_wrong(change, said):
-    found = written(JOB)
-    change(found["spec"])
-    (fault,) = faults(found, SCHEMA)
-    assert said in fault
+def test_the_check_finds_what_is_wrong(change, message):
+    jobset = written(JOB)
+    change(jobset["spec"])
+    (fault,) = faults(jobset, SCHEMA)
+    assert message in fault
 
 
 def test_names_that_the_cluster_would_refuse_are_refused_before():

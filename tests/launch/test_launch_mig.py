@@ -70,9 +70,11 @@ def test_a_slice_is_a_policy_a_template_and_a_group_in_bulk_mode():
         "--template=projects/p/regions/us-east5/instanceTemplates/run1-template",
         "--zone=us-east5-b",
     } <= set(group)
-    made = [next(word for word in words if word.startswith("run1")) for words in creations(JOB, "startup.sh")]
-    gone = [next(word for word in words if word.startswith("run1")) for words in deletions(JOB)]
-    assert made == ["run1-topology", "run1-template", "run1"] == gone[::-1]
+    created = [
+        next(word for word in words if word.startswith("run1")) for words in creations(JOB, "startup.sh")
+    ]
+    deleted = [next(word for word in words if word.startswith("run1")) for words in deletions(JOB)]
+    assert created == ["run1-topology", "run1-template", "run1"] == deleted[::-1]
     template, group = creations(replace(JOB, tpu="v6e-8"), "startup.sh")  # of one host: no torus to name
     assert "--machine-type=ct6e-standard-8t" in template and not any("policy" in word for word in group)
     assert "--provisioning-model=SPOT" not in template
@@ -145,7 +147,7 @@ def test_a_failure_leaves_nothing_and_takes_nothing_of_others(gcloud, monkeypatc
     ],
 )
 def test_a_group_is_what_its_worst_machine_is(gcloud, monkeypatch, words, word, phase):
-    machines = [{"instanceStatus": each} if each else {"currentAction": "CREATING"} for each in words]
+    machines = [{"instanceStatus": state} if state else {"currentAction": "CREATING"} for state in words]
     monkeypatch.setenv("MACHINES", json.dumps(machines))
     state = Mig().state(JOB)
     assert (state.word, state.phase) == (word, phase)

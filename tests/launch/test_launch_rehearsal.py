@@ -1,4 +1,4 @@
-"""The whole way here: submit, two workers train, one is pre-empted, watch makes them again, same bits."""
+"""The whole way here: submit, two workers train, one is pre-empted, watch starts them again, same bits."""
 
 import json
 import os
@@ -33,14 +33,14 @@ def service(tmp_path, monkeypatch):
     """Jobs of a folder of their own; whatever the test does, its service ends with its workers."""
     monkeypatch.setenv("EFFICIENTNET_POD_JOBS", str(tmp_path / "jobs"))
     yield tmp_path / "jobs" / "fake"
-    told = tmp_path / "jobs" / "fake" / "service.json"
-    if told.exists():
-        pid = json.loads(told.read_text())["pid"]
+    service_file = tmp_path / "jobs" / "fake" / "service.json"
+    if service_file.exists():
+        pid = json.loads(service_file.read_text())["pid"]
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 20
-        while told.exists() and time.monotonic() < deadline:
+        while service_file.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not is_running(pid) or not told.exists()
+        assert not is_running(pid) or not service_file.exists()
 
 
 def wait_until(is_so, seconds=120):
@@ -64,25 +64,25 @@ def test_a_preempted_run_ends_with_the_digest_of_the_uninterrupted_one(
     monkeypatch.chdir(repository(tmp_path / "repository"))
     command = ["--backend=fake", "--tpu=v4-16", "--spot", f"--workdir={workdir}", f"--python={python}"]
     began = time.monotonic()
-    code, said, errors = launch(
+    code, output, errors = launch(
         capsys, "submit", *command, "--", "--config=configs/digits.py", *FLAGS, "--config.cpu_replicas=1"
     )
     assert code == 0, errors
-    assert "v4-16: 8 chips on 2 hosts; about $7.36 an hour, spot\n" in said
+    assert "v4-16: 8 chips on 2 hosts; about $7.36 an hour, spot\n" in output
     wait_until(lambda: trained_steps(workdir))
     notes = [f"{time.monotonic() - began:.1f} s from submit to the first step"]
     wait_until(lambda: len(trained_steps(workdir)) >= 4)
     assert launch(capsys, "preempt", "run1", "--worker=1") == (0, "", "")
-    code, said, errors = launch(capsys, "watch", "run1", "--poll-seconds=0.1", "--backoff-seconds=0.2")
-    assert code == 0, said + errors
-    notes += [said, f"{time.monotonic() - began:.1f} s from submit to the end"]
-    lines = said.splitlines()
+    code, output, errors = launch(capsys, "watch", "run1", "--poll-seconds=0.1", "--backoff-seconds=0.2")
+    assert code == 0, output + errors
+    notes += [output, f"{time.monotonic() - began:.1f} s from submit to the end"]
+    lines = output.splitlines()
     assert re.search(
         rf"run1 \(attempt 1\): the machines are gone after step (\d+) of {STEPS}; checkpoint at step \1: no "
         "work is lost",
-        said,
+        output,
     )
-    assert "run1 (attempt 1): made again in 0.2 s (restart 1 of 50)" in lines
+    assert "run1 (attempt 1): it starts again in 0.2 s (restart 1 of 50)" in lines
     assert any(re.match(rf"run1 \(attempt 2\): done at step {STEPS}, top-1", line) for line in lines)
     assert summary(workdir)["state_digest"] == summary(uninterrupted)["state_digest"]
     shared = digests(workdir).keys() & digests(uninterrupted).keys()
@@ -90,53 +90,57 @@ def test_a_preempted_run_ends_with_the_digest_of_the_uninterrupted_one(
     assert trained_steps(workdir) == list(range(1, STEPS + 1))
     head = json.loads((workdir / "summary.json").read_text())
     assert head["versions"]["git_commit"]
-    code, said, _ = launch(capsys, "status", "run1")
-    assert code == 0 and re.search(rf"run1 .*GONE .* 2 +{STEPS} of {STEPS} +{STEPS} .*exit code 0", said)
-    code, said, _ = launch(capsys, "logs", "run1", "--worker=1")
-    assert code == 0 and "launch: worker 1: of 2, attempt 2, commit" in said
-    notes += [f"{each.name}: {summary(each)['state_digest']}" for each in (uninterrupted, workdir)]
-    assert "launch: worker 1: ended with exit code 0" in said
+    code, output, _ = launch(capsys, "status", "run1")
+    assert code == 0 and re.search(rf"run1 .*GONE .* 2 +{STEPS} of {STEPS} +{STEPS} .*exit code 0", output)
+    code, output, _ = launch(capsys, "logs", "run1", "--worker=1")
+    assert code == 0 and "launch: worker 1: of 2, attempt 2, commit" in output
+    notes += [f"{folder.name}: {summary(folder)['state_digest']}" for folder in (uninterrupted, workdir)]
+    assert "launch: worker 1: ended with exit code 0" in output
     print("\n".join(notes))  # for who runs it with -rP
 
 
 def workers_of(service):
     """Returns the process ids whose environment says that they are a worker's of this service."""
-    found = []
+    workers = []
     for process in os.listdir("/proc"):
         if process.isdigit():
             try:
                 with open(f"/proc/{process}/environ", "rb") as file:
                     if f"SCRATCH={service}/".encode() in file.read():
-                        found.append(int(process))
+                        workers.append(int(process))
             except OSError:
                 continue
-    return found
+    return workers
 
 
-@pytest.mark.parametrize("how", ["cancel", "the service is killed", "exit code 2"])
-def test_nothing_is_left_running(tmp_path, monkeypatch, capsys, service, how):
+@pytest.mark.parametrize("ending", ["cancel", "the service is killed", "exit code 2"])
+def test_nothing_is_left_running(tmp_path, monkeypatch, capsys, service, ending):
     python = tmp_path / "python"
     python.write_text('#!/bin/bash\necho up\n[ "$HOW" = "exit code 2" ] && exit 2\nsleep 600 & wait\n')
     python.chmod(0o755)
-    monkeypatch.setenv("HOW", how)
+    monkeypatch.setenv("HOW", ending)
     monkeypatch.chdir(repository(tmp_path / "repository"))
     workdir = tmp_path / "run1"
     command = ["--backend=fake", "--tpu=v4-16", f"--workdir={workdir}", f"--python={python}"]
     code, _, errors = launch(capsys, "submit", *command, "--", "--config=configs/digits.py")
     assert code == 0, errors
-    if how == "cancel":
+    if ending == "cancel":
         code, _, errors = launch(capsys, "submit", *command, "--", "--config=configs/digits.py")
         assert (
             code == 2 and "there is a queued resource 'run1' in fake-zone already; choose another" in errors
         )
-    if how == "exit code 2":
-        code, said, _ = launch(capsys, "watch", "run1", "--poll-seconds=0.1")
-        assert code == 2 and "so it is not made again" in said and "attempt 2" not in said
+    if ending == "exit code 2":
+        code, output, _ = launch(capsys, "watch", "run1", "--poll-seconds=0.1")
+        assert (
+            code == 2
+            and "not started again: its command or recipe must" in output
+            and "attempt 2" not in output
+        )
     else:
         wait_until(lambda: len(workers_of(service)) >= 6)
-    if how == "cancel":
+    if ending == "cancel":
         assert launch(capsys, "cancel", "run1")[0] == 0
-    elif how == "the service is killed":
+    elif ending == "the service is killed":
         os.kill(json.loads((service / "service.json").read_text())["pid"], signal.SIGKILL)
         (service / "service.json").unlink()
     wait_until(lambda: not workers_of(service), seconds=20)

@@ -49,15 +49,15 @@ def test_every_backend_of_the_cloud_has_an_example():
 
 @pytest.mark.parametrize("backend", examples())
 def test_examples_are_golden(backend, capsys):
-    code, said, errors = launch(capsys, *examples()[backend])
+    code, output, errors = launch(capsys, *examples()[backend])
     assert (code, errors) == (0, "")
     golden = GOLDEN / f"launch_{backend}.txt"
-    assert folded(said) == golden.read_text(), f"if it is meant so, write it to {golden}"
+    assert folded(output) == golden.read_text(), f"if it is meant so, write it to {golden}"
 
 
 def document(capsys, backend):
-    _, said, _ = launch(capsys, *examples()[backend])
-    return yaml.safe_load(said.partition("\n")[2])
+    _, output, _ = launch(capsys, *examples()[backend])
+    return yaml.safe_load(output.partition("\n")[2])
 
 
 def test_the_pod_template_is_valid_kubernetes(capsys):
@@ -96,5 +96,5 @@ def test_usage_and_unknown_commands(capsys):
     assert launch(capsys, "--help") == (0, commands.USAGE, "")
     code, _, errors = launch(capsys, "sumbit")
     assert code == 2 and errors == "launch: unknown command 'sumbit'; did you mean 'submit'?\n"
-    code, said, _ = launch(capsys, "submit", "--help")
-    assert code == 0 and said.startswith("python -m launch submit\n") and "--tpu" in said
+    code, output, _ = launch(capsys, "submit", "--help")
+    assert code == 0 and output.startswith("python -m launch submit\n") and "--tpu" in output

@@ -103,14 +103,14 @@ def machine(tmp_path):
 def test_machines_of_an_instance_group_are_told_where_they_are(machine):
     start, buckets = machine
     server = MetadataServer("v6e-8", 2, group=True)
-    said = []
+    outputs = []
     for worker in (1, 0):
         process = start(worker, "0", backend="mig", tpu="v6e-16", metadata=server.url(worker))
-        said.append(process.communicate(timeout=30)[0])
-        assert process.returncode == 0, said
+        outputs.append(process.communicate(timeout=30)[0])
+        assert process.returncode == 0, outputs
     server.close()
-    assert "launch: worker 1: of 4, attempt 1" in said[0]
-    assert "<--coordinator=127.0.0.1:8482><--processes=4><--process=1>" in said[0]
+    assert "launch: worker 1: of 4, attempt 1" in outputs[0]
+    assert "<--coordinator=127.0.0.1:8482><--processes=4><--process=1>" in outputs[0]
     assert calls(buckets) == "compute instance-groups managed delete run1 --project=p --zone=z --quiet\n"
 
 
@@ -124,17 +124,17 @@ def calls(buckets):
 
 def test_a_worker_runs_the_command_tells_its_end_and_the_first_tears_down(machine):
     start, buckets = machine
-    said = []
+    outputs = []
     for worker in (1, 0):
         process = start(worker, "0")
-        said.append(process.communicate(timeout=30)[0])
-        assert process.returncode == 0, said
-    assert "launch: worker 1: of 2, attempt 1, commit abc; peers 127.0.0.1,127.0.0.1\n" in said[0]
+        outputs.append(process.communicate(timeout=30)[0])
+        assert process.returncode == 0, outputs
+    assert "launch: worker 1: of 2, attempt 1, commit abc; peers 127.0.0.1,127.0.0.1\n" in outputs[0]
     command = (
         "<-m><efficientnet_pod><train><--config=configs/digits.py>"
         '<--config.notes=it\'s "a" $HOME><--workdir=gs://bucket/run1> a pear gs://bucket/run1/programs abc\n'
     )
-    assert command in said[1]
+    assert command in outputs[1]
     assert calls(buckets) == (
         "compute tpus queued-resources delete run1 --project=p --zone=z --force --async --quiet\n"
     )
@@ -152,8 +152,8 @@ def test_a_worker_runs_the_command_tells_its_end_and_the_first_tears_down(machin
 def test_exit_codes(machine, codes, starts, code):
     start, buckets = machine
     process = start(0, codes)
-    said = process.communicate(timeout=30)[0]
-    assert process.returncode == code, said
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == code, output
     assert (buckets / "starts.0").read_text() == f"{starts}\n"
     assert exit_codes(local(buckets=buckets), Folder()) == [code]
     assert "queued-resources delete run1" in calls(buckets)
@@ -166,8 +166,8 @@ def test_one_that_is_told_to_stop_saves_and_leaves_the_rest_to_the_next_attempt(
     while not (buckets / "starts.0").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=20)[0]
-    assert process.returncode == 42 and "checkpointed\n" in said
+    output = process.communicate(timeout=20)[0]
+    assert process.returncode == 42 and "checkpointed\n" in output
     assert exit_codes(local(buckets=buckets), Folder()) == [] and calls(buckets) == ""
     assert "checkpointed" in (buckets / "bucket/run1/launch/logs/a001-w0000.log").read_text()
 
@@ -175,16 +175,18 @@ def test_one_that_is_told_to_stop_saves_and_leaves_the_rest_to_the_next_attempt(
 def test_a_worker_that_does_not_know_its_number_does_nothing(machine):
     start, buckets = machine
     process = start("nobody", "0")  # whose number is no number to the metadata server
-    said = process.communicate(timeout=30)[0]
-    assert process.returncode == 1 and "this worker's number is known neither to the environment nor" in said
+    output = process.communicate(timeout=30)[0]
+    assert (
+        process.returncode == 1 and "this worker's number is known neither to the environment nor" in output
+    )
     assert not list(buckets.glob("starts.*")) and calls(buckets) == ""
 
 
 def test_damaged_code_is_tried_again_and_then_given_up(machine):
     start, buckets = machine
     process = start(0, "0", sha256="0" * 64)
-    said = process.communicate(timeout=30)[0]
-    assert process.returncode == 1 and "could not install the code (try 3 of 3)" in said
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 1 and "could not install the code (try 3 of 3)" in output
     assert not (buckets / "starts.0").exists()
 
 

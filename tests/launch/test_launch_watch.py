@@ -1,4 +1,4 @@
-"""Watch: made again with growing pauses and a limit; done, mistaken, cancelled and failing jobs are not."""
+"""Watch: restarts with growing pauses and a limit; no restart of done, mistaken and cancelled jobs."""
 
 import json
 from dataclasses import replace
@@ -67,19 +67,19 @@ def run_has(job, step, checkpoint):
 
 
 def watch(job, backend):
-    said, slept = [], []
+    lines, slept = [], []
     watched = Watch(
-        job, backend, Folder(), pace=Pace(poll=0.0, backoff=10.0, most=25.0), write_line=said.append,
+        job, backend, Folder(), pace=Pace(poll=0.0, backoff=10.0, most=25.0), write_line=lines.append,
         sleep=slept.append,
     )  # fmt: skip
     code = watched.run()
-    return code, [line.removeprefix("run1 ") for line in said], [pause for pause in slept if pause], watched
+    return code, [line.removeprefix("run1 ") for line in lines], [pause for pause in slept if pause], watched
 
 
 def test_a_job_that_is_done_is_left_alone(job):
-    code, said, slept, _ = watch(job, Scripted(ACTIVE, workers_end(ACTIVE, 0, 0)))
+    code, lines, slept, _ = watch(job, Scripted(ACTIVE, workers_end(ACTIVE, 0, 0)))
     assert code == 0 and not slept
-    assert said == ["(attempt 1): ACTIVE", f"(attempt 1): done at step 0; records in {job.workdir}"]
+    assert lines == ["(attempt 1): ACTIVE", f"(attempt 1): done at step 0; records in {job.workdir}"]
 
 
 def test_lost_work_is_told_and_pauses_grow_until_there_is_progress(job):
@@ -90,18 +90,18 @@ def test_lost_work_is_told_and_pauses_grow_until_there_is_progress(job):
         return SUSPENDED
 
     backend = Scripted(ACTIVE, SUSPENDED, ACTIVE, SUSPENDED, ACTIVE, progresses, workers_end(GONE, 0))
-    code, said, slept, watched = watch(job, backend)
+    code, lines, slept, watched = watch(job, backend)
     assert code == 0 and slept == [10.0, 20.0, 10.0]
     lost = "the machines are gone after step 13 of 40; checkpoint at step 10: 3 steps of work are lost"
-    assert said[:4] == [
+    assert lines[:4] == [
         "(attempt 1): ACTIVE",
         "(attempt 1): SUSPENDED",
         f"(attempt 1): {lost}",
-        "(attempt 1): made again in 10 s (restart 1 of 3)",
+        "(attempt 1): it starts again in 10 s (restart 1 of 3)",
     ]
     assert (
         "(attempt 3): the machines are gone after step 20 of 40; checkpoint at step 20: no work is lost"
-        in said
+        in lines
     )
     assert backend.log[:4] == ["cancel 1", "submit 2", "cancel 2", "submit 3"]
     assert watched.job.attempt == 4 and jobs.recall("run1") == watched.job
@@ -109,29 +109,29 @@ def test_lost_work_is_told_and_pauses_grow_until_there_is_progress(job):
 
 def test_there_is_a_limit(job):
     backend = Scripted(FAILED)
-    code, said, slept, _ = watch(job, backend)
+    code, lines, slept, _ = watch(job, backend)
     assert code == 1 and slept == [10.0, 20.0, 25.0]
-    assert "(attempt 1): FAILED: no capacity" in said
-    assert said[-1] == (
-        "(attempt 4): not made again: it was 3 times, and --max-restarts=3; submit it again to go on"
+    assert "(attempt 1): FAILED: no capacity" in lines
+    assert lines[-1] == (
+        "(attempt 4): not started again: --max-restarts=3 are used up; submit it again to go on"
     )
     assert backend.log[-1] == "cancel 4"
 
 
 def test_a_mistake_is_never_tried_again(job):
     backend = Scripted(ACTIVE, workers_end(ACTIVE, 2))
-    code, said, _, _ = watch(job, backend)
+    code, lines, _, _ = watch(job, backend)
     assert code == 2 and backend.log == ["cancel 1"]
-    assert said[-1].endswith("must be changed (exit code 2), so it is not made again")
+    assert lines[-1].endswith("not started again: its command or recipe must be changed (exit code 2)")
 
 
 def test_a_run_that_failed_is_tried_again(job):
     backend = Scripted(workers_end(GONE, 134), workers_end(GONE, 0))
-    code, said, _, _ = watch(job, backend)
-    assert code == 0 and "(attempt 1): the run failed with exit code 134" in said
+    code, lines, _, _ = watch(job, backend)
+    assert code == 0 and "(attempt 1): the run failed with exit code 134" in lines
 
 
-def test_what_was_cancelled_is_not_made_again(job):
+def test_a_cancelled_job_is_not_started_again(job):
     def cancelled(job):
         mark_cancelled(job, Folder())
         return GONE
@@ -142,8 +142,8 @@ def test_what_was_cancelled_is_not_made_again(job):
 
 def test_an_api_that_fails_for_a_while_is_borne(job):
     backend = Scripted(RunError("the TPU API failed (busy)"), ACTIVE, workers_end(ACTIVE, 0, 0))
-    code, said, _, _ = watch(job, backend)
-    assert code == 0 and said[0] == "(attempt 1): the TPU API failed (busy)"
+    code, lines, _, _ = watch(job, backend)
+    assert code == 0 and lines[0] == "(attempt 1): the TPU API failed (busy)"
     with pytest.raises(RunError, match="busy"):
         watch(replace(job, attempt=9), Scripted(RunError("busy")))
 
@@ -157,12 +157,12 @@ def test_a_quota_that_does_not_suffice_is_waited_for(job):
         raise QuotaError("the quota of project p does not suffice")
 
     backend.submit = refuses
-    code, said, slept, watched = watch(job, backend)
+    code, lines, slept, watched = watch(job, backend)
     assert code == 0 and slept == [10.0, 20.0] and watched.job.attempt == 3
-    assert "(attempt 2): the quota of project p does not suffice" in said
+    assert "(attempt 2): the quota of project p does not suffice" in lines
 
 
 def test_a_resource_that_is_gone_without_a_word_counts_as_lost(job):
-    code, said, _, _ = watch(job, Scripted(ACTIVE, GONE, GONE, GONE, workers_end(ACTIVE, 0, 0)))
+    code, lines, _, _ = watch(job, Scripted(ACTIVE, GONE, GONE, GONE, workers_end(ACTIVE, 0, 0)))
     assert code == 0
-    assert "(attempt 1): the machines are gone before its first step; no work is lost" in said
+    assert "(attempt 1): the machines are gone before its first step; no work is lost" in lines

@@ -48,8 +48,8 @@ def launch(capsys, *words: str) -> tuple[int, str, str]:
     """Returns exit code, output and errors of ``python -m launch`` in this process."""
     capsys.readouterr()
     code = main(words)
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
 
 
 def is_running(pid: int) -> bool:

@@ -27,11 +27,6 @@ IDLE_SECONDS = 15.0  # without a resource
 FORGOTTEN_SECONDS = 3600.0  # with resources, none of which runs, and without a call
 
 
-def fake_folder() -> Path:
-    """Returns the folder of the service and its machines."""
-    return jobs_folder() / "fake"
-
-
 def is_running() -> bool:
     """Returns whether the service runs."""
     return _port() is not None
@@ -43,7 +38,7 @@ def channel(*, start: bool) -> grpc.Channel | None:
     Raises:
       RunError: the service did not start.
     """
-    folder = fake_folder()
+    folder = jobs_folder() / "fake"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -76,7 +71,7 @@ def _start(folder: Path) -> int:
 def _port() -> int | None:
     """Returns the port of the running service."""
     try:
-        service = json.loads((fake_folder() / "service.json").read_text())
+        service = json.loads((jobs_folder() / "fake" / "service.json").read_text())
         os.kill(service["pid"], 0)
         # The number of a process that has ended may be another's now.
         command = Path(f"/proc/{service['pid']}/cmdline")
@@ -89,7 +84,7 @@ def _port() -> int | None:
 
 def main() -> None:
     """Runs the service until a signal ends it, or it is idle."""
-    folder = fake_folder()
+    folder = jobs_folder() / "fake"
     offered = tuple(dict.fromkeys(machine.api_type for machine in known_slices() if machine.api_type))
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
