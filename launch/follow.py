@@ -59,7 +59,9 @@ def run_logs(arguments: Sequence[str]) -> None:
     values, job = parse_job_name("logs", arguments, _define_logs)
     worker, attempt, folder, printed = values.worker, values.attempt, f"{job.folder}/logs", 0
     if worker >= job.hosts:
-        raise UserError(f"{job.name} has {job.hosts} workers, the last of them --worker={job.hosts - 1}")
+        raise UserError(
+            f"{job.name} has {job.hosts} workers, no --worker={worker}; the last is --worker={job.hosts - 1}"
+        )
     storage = storage_of(job.workdir)
     while True:
         logs = [name for name in storage.names(folder) if name.endswith(f"-w{worker:04}.log")]
@@ -98,7 +100,9 @@ def run_preempt(arguments: Sequence[str]) -> None:
     """Takes the machines of a rehearsed job away."""
     values, job = parse_job_name("preempt", arguments, _define_preempt)
     if job.backend != "fake":
-        raise UserError(f"'{job.name}' runs on --backend={job.backend}; only those of fake can be pre-empted")
+        raise UserError(
+            f"'{job.name}' runs on --backend={job.backend}; only jobs of --backend=fake can be pre-empted"
+        )
     from launch.backends.fake.backend import FakeBackend  # late: it needs Google's package
 
     FakeBackend().preempt(job, values.worker)

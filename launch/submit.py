@@ -89,7 +89,9 @@ def require_plan(job: Job) -> None:
     """
     for word in job.arguments:
         if word.partition("=")[0].replace("-", "_") in _OURS:
-            raise UserError(f"'{word}' is the launcher's to set; leave it out after --")
+            raise UserError(
+                f"the launcher sets '{word.partition('=')[0]}' itself; leave '{word}' out after --"
+            )
     if not any(word.startswith("--config=") for word in job.arguments):
         raise UserError(f"the trainer's flags follow --, and --config is not among them; e.g. {EXAMPLE}")
     values: Any = parse_flags("train", job.arguments, config=True)
@@ -117,12 +119,12 @@ def require_fit(job: Job, *, force: bool) -> str:
       UserError: the run does not fit and is not forced to start.
     """
     if job.backend in ("fake", "local"):
-        return "preflight is left out: its workers are CPU processes on this machine"
+        return "preflight is left out: the workers are CPU processes on this machine"
     if job.slices > 1:
         return f"preflight is left out: it knows one slice, and this is {job.slices}"
     fit = ask_preflight(job)
     if fit.fits is False and not force:
-        raise UserError(f"{fit.line}; or submit it all the same with --force")
+        raise UserError(f"{fit.line}; or submit it anyway with --force")
     return fit.line
 
 

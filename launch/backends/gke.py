@@ -32,7 +32,7 @@ class Gke:
         return [Document("JobSet (kubectl apply -f -)", to_yaml(manifest(job)))]
 
     def check(self, job: Job) -> None:
-        """Refuses a job without an image, or with names that no cluster accepts or that are taken."""
+        """Refuses a job without an image, with invalid names, or with a name that is in use."""
         if not job.image:
             raise UserError(
                 "--image is missing: pods need a container with bash, curl, gcloud and Python, e.g. "

@@ -129,7 +129,7 @@ def check_workdir(workdir: str) -> Finding:
 def check_clock(workdir: str) -> Finding:
     """Compares this host's clock with that of the workdir's storage and those of the other hosts."""
     if "://" in workdir and not is_bucket(workdir):
-        return Finding(None, "it is compared with that of gs:// and of folders only")
+        return Finding(None, "it can be compared only with that of gs:// or of a folder")
     storage = storage_of(workdir)
     folder = f"{workdir.rstrip('/')}/launch/clocks"
     mine = clock.measure(storage, folder, clock.this_host())
@@ -155,9 +155,9 @@ def check_credentials() -> Finding:
     try:
         _, project = google.auth.default()
     except DefaultCredentialsError:
-        line = "there are none of Google Cloud; for the cloud, run: gcloud auth application-default login"
+        line = "none for Google Cloud; to use it, run: gcloud auth application-default login"
         return Finding(None, line)
-    return Finding(True, f"of Google Cloud, project {project or 'not set'}")
+    return Finding(True, f"for Google Cloud, project {project or 'not set'}")
 
 
 def check_api(project: str, zone: str) -> Finding:

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What every worker runs: finds its place, gets and installs the code, trains, and starts again where that
-# helps (exit code 42); logs go to the bucket. Set above: NAME WORKDIR FOLDER CODE SHA256 COMMIT HOSTS SLICES
+# Runs on every worker: it finds the worker's place, installs the code, trains, starts again after exit code
+# 42, and copies its log to the workdir. Set above: NAME WORKDIR FOLDER CODE SHA256 COMMIT HOSTS SLICES
 # ATTEMPT PYTHON EXTRAS TEAR_DOWN PROJECT ZONE, and the array ARGUMENTS.
 set -uo pipefail
 
@@ -11,12 +11,12 @@ HOME="${HOME:-/root}" # a start-up script may run without one
 export HOME
 PATH="$PATH:/snap/bin" # where TPU machines have gcloud
 
-metadata() { # of this machine; prints nothing where there is none
+metadata() { # prints an attribute of this machine; nothing if there is none
   curl --silent --fail --max-time 10 --retry 3 -H 'Metadata-Flavor: Google' \
     "$METADATA_URL/instance/attributes/$1" 2>/dev/null
 }
 
-tpu_env() { # one value of the TPU's own description: lines such as MEGASCALE_SLICE_ID: '0'
+tpu_env() { # prints a value of the TPU's description, whose lines look like MEGASCALE_SLICE_ID: '0'
   metadata tpu-env | sed -n "s/^$1: *'\{0,1\}\([^']*\)'\{0,1\} *\$/\1/p"
 }
 
@@ -36,19 +36,19 @@ put() { # FROM TO
 
 say() { echo "launch: worker $INDEX: $*"; }
 
-# Where this worker is among the others: from the scheduler that started it, or from the machine.
+# This worker's place among the others, from its scheduler or from the machine.
 WORKER="${TPU_WORKER_ID:-${SKYPILOT_NODE_RANK:-${SLURM_PROCID:-}}}"
 PEERS="${TPU_WORKER_HOSTNAMES:-${SKYPILOT_NODE_IPS:-${SLURM_JOB_NODELIST:-}}}"
 if [ -z "$WORKER" ]; then
   WORKER="$(metadata agent-worker-number)"
   PEERS="$(metadata worker-network-endpoints)"
-  if [ -z "$WORKER" ]; then # of an instance group: JAX must be told where it is
+  if [ -z "$WORKER" ]; then # in an instance group JAX does not find its place by itself
     WORKER="$(tpu_env TPU_WORKER_ID)"
     FIRST="${PEERS%%,*}" # a name, or name:number:address
     [ -z "$WORKER" ] || COORDINATOR="${COORDINATOR:-${FIRST##*:}:8482}"
   fi
 fi
-if [ -z "$WORKER" ] && [ "$HOSTS" -gt 1 ]; then # two that take themselves for the first would spoil the run
+if [ -z "$WORKER" ] && [ "$HOSTS" -gt 1 ]; then # two workers with number 0 would spoil the run
   echo "launch: this worker's number is known neither to the environment nor to $METADATA_URL" >&2
   exit 1
 fi
@@ -61,17 +61,17 @@ LABEL="$(printf 'a%03d-w%04d' "$ATTEMPT" "$INDEX")"
 LOG="$SCRATCH/$LABEL.log"
 exec > >(tee -a "$LOG") 2>&1
 
-finish() { # CODE: says how this worker ended, where `launch watch` looks
+finish() { # CODE: leaves the exit code where `launch watch` looks for it
   say "ended with exit code $1"
   [ -z "${UPLOADER:-}" ] || kill "$UPLOADER" 2>/dev/null
   sleep 0.2 # for tee
   put "$LOG" "$FOLDER/logs/$LABEL.log"
-  # A worker that was told to stop has not ended its run: the next attempt goes on.
+  # After a signal to stop the run has not ended: the next attempt continues it.
   if [ -z "$STOPPED" ]; then
     echo "$1" >"$SCRATCH/ended"
     put "$SCRATCH/ended" "$FOLDER/ended/$LABEL"
     if [ "$INDEX" = 0 ] && [ -n "$TEAR_DOWN" ]; then
-      sleep "$LOG_SECONDS" # the other workers' last lines are on their way
+      sleep "$LOG_SECONDS" # until the other workers have copied their last lines
       # shellcheck disable=SC2086 # two words of gcloud
       case "$TEAR_DOWN" in
         tpus*) gcloud compute $TEAR_DOWN delete "$NAME" --project="$PROJECT" --zone="$ZONE" --force --async --quiet ;;
@@ -85,7 +85,7 @@ finish() { # CODE: says how this worker ended, where `launch watch` looks
 STOPPED=""
 CHILD=""
 HEARD=""
-# shellcheck disable=SC2329 # it is the trap that calls it
+# shellcheck disable=SC2329 # called by the trap
 on_stop() {
   STOPPED=yes
   HEARD=yes
@@ -107,7 +107,7 @@ install_code() {
   fi
   tar -xzf "$SCRATCH/code.tar.gz" -C "$SCRATCH/code" || return
   cd "$SCRATCH/code" || return
-  if [ -x "$PYTHON" ]; then # an interpreter with everything in it
+  if [ -x "$PYTHON" ]; then # an interpreter with all packages
     PYTHON_BIN="$PYTHON"
     return 0
   fi
@@ -138,7 +138,7 @@ export PYTHONUNBUFFERED=1
 export PYTHONPATH="$SCRATCH/code"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$WORKDIR/programs}"
 
-# JAX finds the hosts of a TPU by itself; elsewhere they are told.
+# On TPU machines JAX finds the other hosts by itself; elsewhere flags name them.
 WHERE=()
 if [ -n "${COORDINATOR:-}" ] && [ "$HOSTS" -gt 1 ]; then
   WHERE=("--coordinator=$COORDINATOR" "--processes=$HOSTS" "--process=$INDEX")
@@ -162,6 +162,6 @@ while true; do
   sleep "$RETRY_SECONDS"
   [ -z "$STOPPED" ] || break
 done
-# A command that has run before is no mistake of the user's: it is the other hosts that did not come back.
+# A command that has run before is no mistake of the user's: the other hosts did not come back.
 [ "$code" = 2 ] && [ -n "$RESTARTED" ] && code=1
 finish "$code"

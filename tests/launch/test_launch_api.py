@@ -1,5 +1,6 @@
 """The real TPU client against the service that ships: states, errors and what the user sees of each."""
 
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from google.auth.exceptions import DefaultCredentialsError  # noqa: E402
 from google.cloud import tpu_v2  # noqa: E402
 
 from efficientnet_pod.errors import RunError, UserError  # noqa: E402
+from launch.backends.backend import backend_named  # noqa: E402
 from launch.backends.fake.backend import client_on  # noqa: E402
 from launch.backends.fake.service import FakeTpu, Refusal  # noqa: E402
 from launch.backends.queued_resources import QueuedResources, cloud  # noqa: E402
@@ -168,9 +170,12 @@ def test_no_credentials_are_one_line(monkeypatch):
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "google.cloud.tpu_v2", None)
+    monkeypatch.setitem(sys.modules, "google.cloud.tpu_v2", None)
     with pytest.raises(UserError, match=r"pip install 'efficientnet-pod\[launch\]'"):
         cloud().check(JOB)
+    monkeypatch.delitem(sys.modules, "launch.backends.fake.backend")
+    with pytest.raises(UserError, match=r"pip install 'efficientnet-pod\[launch\]'"):
+        backend_named("fake")
 
 
 def test_no_secret_of_the_environment_is_in_a_request(monkeypatch, backend):

@@ -86,7 +86,7 @@ def test_the_table_knows_each_size_of_each_generation():
          "--config.global_batch=64512"),
         (words("--slices=3"), "3 × v3-1024 has 3,072 cores: config.global_batch=65536 is not a multiple"),
         (words(trainer=[*CONFIG, "--config.optimizer.nam=lars"]), "did you mean 'name'?"),
-        (words(trainer=[*CONFIG, "--workdir=x"]), "'--workdir=x' is the launcher's to set"),
+        (words(trainer=[*CONFIG, "--workdir=x"]), "the launcher sets '--workdir' itself; leave '--workdir=x'"),
         (words(trainer=[]), "the trainer's flags follow --, and --config is not among them"),
         (words(project=""), "--project is missing"),
         (words(zone=""), "--zone is missing"),
@@ -164,8 +164,8 @@ def test_what_does_not_fit_is_refused_unless_forced(capsys, submitting):
     code, _, errors = launch(capsys, "submit", *words())
     assert code == 2 and done == ["bucket", "check"]
     assert errors == (
-        "launch: preflight: b5 does not fit v3:16x32; 48 images a replica should; or submit it all the same "
-        "with --force\n"
+        "launch: preflight: b5 does not fit v3:16x32; 48 images a replica should; or submit it anyway with "
+        "--force\n"
     )
     assert launch(capsys, "submit", *words("--force"))[0] == 0 and done[-1] == "submit"
 

@@ -68,19 +68,19 @@ known = {
     "accelerator_args": list(resources["properties"]["accelerator_args"]["properties"]),
     "strategies": list(registry.JOBS_RECOVERY_STRATEGY_REGISTRY.keys()),
 }
-found = []
+parsed = []
 for path in sys.argv[2:]:
     try:
         task = sky.Task.from_yaml(path)
         (wanted,) = task.resources
-        found.append({
+        parsed.append({
             "name": task.name, "nodes": task.num_nodes, "run": task.run, "accelerators": wanted.accelerators,
             "arguments": wanted.accelerator_args, "spot": wanted.use_spot, "region": wanted.region,
             "zone": wanted.zone, "recovery": wanted.job_recovery,
         })
     except Exception as error:
-        found.append({"refused": " ".join(str(error).split())})
-json.dump({"version": sky.__version__, "known": known, "found": found}, open(sys.argv[1], "w"))
+        parsed.append({"refused": " ".join(str(error).split())})
+json.dump({"version": sky.__version__, "known": known, "parsed": parsed}, open(sys.argv[1], "w"))
 """
 
 
@@ -92,18 +92,17 @@ def written(job):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_tasks_hold_what_skypilot_knows(name):
-    job, found = VARIANTS[name], written(VARIANTS[name])
-    resources = found["resources"]
-    assert set(found) <= set(TASK) and set(resources) <= set(RESOURCES)
+    job, document = VARIANTS[name], written(VARIANTS[name])
+    resources = document["resources"]
+    assert set(document) <= set(TASK) and set(resources) <= set(RESOURCES)
     assert set(resources["accelerator_args"]) <= set(ACCELERATOR_ARGS)
     recovery = resources["job_recovery"]
     assert set(recovery) == set(JOB_RECOVERY) and recovery["strategy"] in STRATEGIES
     codes = recovery["recover_on_exit_codes"]
     assert len(set(codes)) == len(codes) and all(type(code) is int and 0 <= code <= 255 for code in codes)
     assert type(recovery["max_restarts_on_errors"]) is int and recovery["max_restarts_on_errors"] >= 0
-    assert (
-        found["num_nodes"] == 1 and type(resources["use_spot"]) is bool
-    )  # SkyPilot counts slices, not hosts
+    # SkyPilot counts slices, not hosts.
+    assert document["num_nodes"] == 1 and type(resources["use_spot"]) is bool
     place = INFRA.fullmatch(resources["infra"])
     assert (
         place
@@ -138,14 +137,14 @@ def asked(sky_python, tasks, folder):
 def test_skypilot_reads_every_task_as_it_is_meant(sky_python, tmp_path):
     tasks = [Sky().render(job)[0].text for job in VARIANTS.values()]
     answer = asked(sky_python, tasks, tmp_path)
-    for (name, job), found in zip(VARIANTS.items(), answer["found"], strict=True):
-        assert "refused" not in found, (name, found)
+    for (name, job), parsed in zip(VARIANTS.items(), answer["parsed"], strict=True):
+        assert "refused" not in parsed, (name, parsed)
         meant = task(job)
-        assert (found["name"], found["nodes"], found["run"]) == (job.name, 1, meant["run"])
-        assert found["accelerators"] == {f"tpu-{job.machine.api_type}": 1}
-        assert found["arguments"] == meant["resources"]["accelerator_args"]
-        assert (found["spot"], found["zone"] or "") == (job.spot, job.zone)
-        assert found["recovery"] == meant["resources"]["job_recovery"]
+        assert (parsed["name"], parsed["nodes"], parsed["run"]) == (job.name, 1, meant["run"])
+        assert parsed["accelerators"] == {f"tpu-{job.machine.api_type}": 1}
+        assert parsed["arguments"] == meant["resources"]["accelerator_args"]
+        assert (parsed["spot"], parsed["zone"] or "") == (job.spot, job.zone)
+        assert parsed["recovery"] == meant["resources"]["job_recovery"]
     known = answer["known"]
     assert set(TASK) <= set(known["task"]) and set(RESOURCES) <= set(known["resources"]), answer["version"]
     assert set(ACCELERATOR_ARGS) == set(known["accelerator_args"])
@@ -157,4 +156,4 @@ def test_skypilot_refuses_what_these_tests_refuse(sky_python, tmp_path):
     for change in ({"numnodes": 1}, {"resources": {"accelerator_arg": {}}}, {"num_nodes": "two"}):
         wrong.append(yaml.safe_dump({"run": "true"} | change))
     answer = asked(sky_python, wrong, tmp_path)
-    assert all("refused" in found for found in answer["found"]), answer["found"]
+    assert all("refused" in read for parsed in answer["parsed"]), answer["parsed"]
