@@ -1,13 +1,13 @@
-"""What happens to images on the device: they arrive as levels of 0..255, are normalised and mixed there."""
+"""Images as a network takes them: normalised on the device from levels of 0..255, and mirrored."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-MEAN_RGB = (0.485, 0.456, 0.406)  # of ImageNet, pixels in 0..1
+# ImageNet's, of pixels in 0..1. `recipe.base_config` repeats them, since a recipe imports nothing.
+MEAN_RGB = (0.485, 0.456, 0.406)
 STDDEV_RGB = (0.229, 0.224, 0.225)
 
 
@@ -18,8 +18,8 @@ def normalise(
 
     Args:
       images: levels of 0..255, (batch, height, width, 3), of any dtype.
-      mean_rgb: of pixels in 0..1; ImageNet's, unless weights were trained with another.
-      stddev_rgb: likewise.
+      mean_rgb: mean of pixels in 0..1; ImageNet's, unless weights were trained with another.
+      stddev_rgb: standard deviation of pixels in 0..1.
     """
     mean, stddev = (255 * np.array(rgb, np.float32).reshape(1, 1, 1, 3) for rgb in (mean_rgb, stddev_rgb))
     return (images.astype(jnp.float32) - mean) / stddev
@@ -28,75 +28,6 @@ def normalise(
 def mean_with_mirror(
     logits_of: Callable[[jax.Array], jax.Array], images: jax.Array, *, flip: bool
 ) -> jax.Array:
-    """Returns the logits of images, or with ``flip`` the mean of those of each and of its mirror image."""
+    """Returns the logits of images; with ``flip``, their mean with the logits of the mirror images."""
     logits = logits_of(images)
     return (logits + logits_of(images[:, :, ::-1])) / 2 if flip else logits
-
-
-class Mixed(NamedTuple):
-    """Images made of two each: ``share`` of one with ``label``, the rest of its ``partner``.
-
-    Shapes: images (batch, height, width, 3), the others (batch,); ``share`` is float32, 0..1.
-    """
-
-    images: jax.Array
-    label: jax.Array
-    partner: jax.Array
-    share: jax.Array
-
-    @property
-    def main_label(self) -> jax.Array:
-        """The label with the greater share."""
-        return jnp.where(self.share >= 0.5, self.label, self.partner)
-
-
-def mix(images: jax.Array, labels: jax.Array, key: jax.Array, *, mixup: float, cutmix: float) -> Mixed:
-    """Returns each image mixed with the one before it in the batch, in a share drawn for it alone.
-
-    Mixup adds the two, λ to 1 − λ. CutMix cuts a rectangle of 1 − λ of the area, with the image's aspect
-    ratio and its centre anywhere, out of the partner; what lies outside the image is lost, and the share
-    counts pixels. λ is Beta(α, α). Where both are asked for, each image draws one of them.
-
-    Args:
-      images: (batch, height, width, 3), float32.
-      labels: (batch,).
-      key: of the draws.
-      mixup: α; 0 for none.
-      cutmix: likewise.
-
-    Source: Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899, appendix A. Both draw one λ for a
-    batch and pair its images by a permutation; the order of the images is random here already.
-    """
-    which_key, mixup_key, cutmix_key, centre_key = jax.random.split(key, 4)
-    batch, height, width, _ = images.shape
-    partner = jnp.roll(labels, 1)
-    both = mixup > 0 and cutmix > 0
-    cuts = jax.random.bernoulli(which_key, 0.5, (batch,)) if both else jnp.full((batch,), cutmix > 0)
-    weights = jnp.ones((batch, height, width), jnp.float32)
-    if mixup > 0:
-        share = jax.random.beta(mixup_key, mixup, mixup, (batch,), jnp.float32)
-        weights = jnp.where(_per_image(cuts), weights, _per_image(share))
-    if cutmix > 0:
-        share = jax.random.beta(cutmix_key, cutmix, cutmix, (batch,), jnp.float32)
-        centres = jax.random.uniform(centre_key, (batch, 2), jnp.float32)
-        outside = 1 - _boxes(share, centres, height, width).astype(jnp.float32)
-        weights = jnp.where(_per_image(cuts), outside, weights)
-    mixed = images * weights[..., None] + jnp.roll(images, 1, axis=0) * (1 - weights)[..., None]
-    return Mixed(mixed, labels, partner, jnp.mean(weights, (1, 2)))
-
-
-def _boxes(share: jax.Array, centres: jax.Array, height: int, width: int) -> jax.Array:
-    """Returns bool (batch, height, width): rectangles of 1 − share of the area around the centres (0..1)."""
-
-    def inside(extent: int, centre: jax.Array) -> jax.Array:  # (batch, extent)
-        middle = jnp.floor(centre * extent)
-        half = jnp.floor(extent * jnp.sqrt(1 - share)) / 2
-        at = jnp.arange(extent, dtype=jnp.float32)[None, :]
-        low, high = jnp.floor(middle - half)[:, None], jnp.floor(middle + half)[:, None]
-        return (at >= low) & (at < high)
-
-    return inside(height, centres[:, 0])[:, :, None] & inside(width, centres[:, 1])[:, None, :]
-
-
-def _per_image(values: jax.Array) -> jax.Array:
-    return values[:, None, None]

@@ -10,56 +10,20 @@ from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.recipe.rectangles import Shapes, eval_batch_of
 from efficientnet_pod.recipe.rules import check_recipe
 
-# The numbers of ``plan.json``, in its order; ``recipe`` comes before them, phases and warnings after them.
-NUMBERS = (
-    "num_train",
-    "num_eval",
-    "num_classes",
-    "num_replicas",
-    "num_hosts",
-    "image_size",
-    "dropout",
-    "compute_dtype",
-    "link_dtype",
-    "host_batch",
-    "per_replica_batch",
-    "bn_batch",
-    "eval_batch",
-    "eval_steps",
-    "eval_shapes",
-    "steps_per_epoch",
-    "total_steps",
-    "warmup_steps",
-    "steps_between_evals",
-    "peak_lr",
+# The names in ``plan.json``, in its order: those between ``recipe`` and ``phases``, and those of a phase.
+_BATCHES = ("host_batch", "per_replica_batch", "bn_batch")
+_NAMES = (
+    *("num_train", "num_eval", "num_classes", "num_replicas", "num_hosts"),
+    *("image_size", "dropout", "compute_dtype", "link_dtype"),
+    *(*_BATCHES, "eval_batch", "eval_steps", "eval_shapes"),
+    *("steps_per_epoch", "total_steps", "warmup_steps", "steps_between_evals", "peak_lr"),
 )
-PHASE_NUMBERS = (
-    "name",
-    "first_step",
-    "last_step",
-    "first_image",
-    "image_size",
-    "dropout",
-    "host_batch",
-    "per_replica_batch",
-    "bn_batch",
-)
-# Entries of ``plan.json`` that may differ between two starts of one run: they follow from the machine. The
-# recipe is compared as a config.
-OF_THE_MACHINE = frozenset(
-    {
-        "recipe",
-        "num_replicas",
-        "num_hosts",
-        "device_kind",
-        "host_batch",
-        "per_replica_batch",
-        "eval_batch",
-        "eval_steps",
-        "eval_shapes",
-        "warnings",
-    }
-)
+_PHASE_NAMES = ("name", "first_step", "last_step", "first_image", "image_size", "dropout", *_BATCHES)
+
+# Names there that may differ between two starts of one run, because they follow from the machine; the recipe
+# is compared as a config.
+_PER_MACHINE = {"num_replicas", "num_hosts", "device_kind", "host_batch", "per_replica_batch", "eval_batch"}
+OF_THE_MACHINE = frozenset(_PER_MACHINE | {"eval_steps", "eval_shapes", "warnings", "recipe"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +129,8 @@ class Plan(PlacedRecipe):
         """Returns ``plan.json`` as plain values."""
         recipe = dataclasses.asdict(self.recipe)
         recipe["optimizer"]["name"] = optimizer_name(self.recipe)
-        phases = [{name: getattr(phase, name) for name in PHASE_NUMBERS} for phase in self.phases]
-        numbers = {name: getattr(self, name) for name in NUMBERS}
+        phases = [{name: getattr(phase, name) for name in _PHASE_NAMES} for phase in self.phases]
+        numbers = {name: getattr(self, name) for name in _NAMES}
         return {"recipe": recipe, **numbers, "phases": phases, "warnings": self.warnings}
 
 

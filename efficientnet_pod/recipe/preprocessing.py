@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from efficientnet_pod.recipe.recipe import AUGMENTATIONS, POLICIES, RESIZES, DataSettings
+from efficientnet_pod.recipe.recipe import CHOICES, DataSettings
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Asserts what the rules of a recipe have checked, for callers without a recipe."""
-        assert self.augment in AUGMENTATIONS and self.resize in RESIZES and self.policy in POLICIES, self
+        for name in ("augment", "resize", "policy"):
+            assert getattr(self, name) in CHOICES[f"data.{name}"], self
         assert 0 <= self.max_shift < self.image_size and self.cutout % 2 == 0, self
 
     @classmethod

@@ -5,15 +5,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from efficientnet_pod.optim import Hyperparameters, Schedule
-from efficientnet_pod.optim.fine_tuning import InitSettings
+from efficientnet_pod.optim.fine_tuning import BN_STATISTICS, InitSettings
 
-DTYPES = ("auto", "bfloat16", "float32")
-LINK_DTYPES = ("auto", "uint8", "bfloat16", "float32")
-RESIZES = ("reference", "fast")
-AUGMENTATIONS = ("inception_crop", "pad_crop_flip", "shift")
-POLICIES = ("none", "autoaugment", "randaugment")
-EVAL_CROPS = ("square", "rectangular")
-NON_FINITE_POLICIES = ("stop", "skip", "rewind")
+CHOICES = {
+    "on_non_finite": ("stop", "skip", "rewind"),
+    "model.dtype": ("auto", "bfloat16", "float32"),
+    "data.link_dtype": ("auto", "uint8", "bfloat16", "float32"),
+    "data.resize": ("reference", "fast"),
+    "data.augment": ("inception_crop", "pad_crop_flip", "shift"),
+    "data.policy": ("none", "autoaugment", "randaugment"),
+    "data.eval_crop": ("square", "rectangular"),
+    "init.bn_statistics": BN_STATISTICS,
+}
 
 # Marks of the fields that may differ between two starts of one run; all others must stay as they are.
 FREE = {"restart": "free"}  # does not change the numbers of a run, or only those of bad images

@@ -6,30 +6,9 @@ from typing import Any
 
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.models.registry import NEUTRAL, network_named
-from efficientnet_pod.optim.fine_tuning import BN_STATISTICS, TRAIN
+from efficientnet_pod.optim.fine_tuning import TRAIN
 from efficientnet_pod.pod.topology import check_bn_group_size, divisors
-from efficientnet_pod.recipe.recipe import (
-    AUGMENTATIONS,
-    DTYPES,
-    EVAL_CROPS,
-    LINK_DTYPES,
-    NON_FINITE_POLICIES,
-    POLICIES,
-    RESIZES,
-    PhaseSettings,
-    Recipe,
-)
-
-CHOICES = {
-    "model.dtype": DTYPES,
-    "data.link_dtype": LINK_DTYPES,
-    "data.augment": AUGMENTATIONS,
-    "data.resize": RESIZES,
-    "data.policy": POLICIES,
-    "data.eval_crop": EVAL_CROPS,
-    "on_non_finite": NON_FINITE_POLICIES,
-    "init.bn_statistics": BN_STATISTICS,
-}
+from efficientnet_pod.recipe.recipe import CHOICES, PhaseSettings, Recipe
 
 Range = tuple[Callable[[Any], bool], str]
 AT_LEAST_0: Range = (lambda value: value >= 0, "at least 0")

@@ -1,4 +1,4 @@
-"""A plan and a network as text for a person: what will run, and of what it is made."""
+"""Tables of a plan, a network and an optimizer, for people."""
 
 import dataclasses
 import math
@@ -15,7 +15,8 @@ from rich.table import Table
 from efficientnet_pod.data.host_cores import describe_input
 from efficientnet_pod.models.registry import network_named
 from efficientnet_pod.optim import Treatment, treatment
-from efficientnet_pod.pod import runtime
+from efficientnet_pod.pod import runtime, terminal
+from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.pod.topology import describe_bn_groups
 from efficientnet_pod.recipe.plan import Plan, optimizer_name, resolve
 from efficientnet_pod.recipe.recipe import Recipe
@@ -34,16 +35,16 @@ def print_plan(
     """Prints the plan, the network and what the optimizer does to each kind of tensor; runs nothing.
 
     Args:
-      recipe: what to plan.
-      replicas: of a machine that need not be here; None plans for the devices that are.
+      recipe: the recipe to plan.
+      replicas: number of replicas of a machine that need not be here; None plans for the devices of this one.
       replica_rate: images/s that one replica trains, for the host cores its input needs; None: not known.
-      replicas_per_host: that one host feeds; None: as here, or 8, of a machine that is not.
-      console: where to print; standard output by default.
+      replicas_per_host: number of replicas that one host feeds; None: as here, or 8 on another machine.
+      console: destination; standard output by default.
 
     Raises:
       UserError: the recipe is impossible there.
     """
-    console = console or Console(highlight=False, soft_wrap=True)
+    console = console or terminal.console()
     if replicas is None:
         run = open_run(recipe)
         plan, model, variables = run.plan, run.model, run.variables
@@ -73,17 +74,17 @@ def print_plan(
 
 def describe_devices(run: Run) -> str:
     """Returns e.g. ``"8 × cpu, 1 host"``."""
-    hosts = run.runtime.host_count
-    return f"{len(run.runtime.devices):,} × {run.runtime.device_kind}, {hosts:,} host{'s' * (hosts > 1)}"
+    hosts = plural(run.runtime.host_count, "host")
+    return f"{len(run.runtime.devices):,} × {run.runtime.device_kind}, {hosts}"
 
 
 def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
     """Returns the resolved numbers, a line for each part of the run.
 
     Args:
-      plan: the numbers.
-      devices: what the replicas are, from :func:`describe_devices`.
-      bn_groups: how the BN groups lie on the devices.
+      plan: the plan.
+      devices: text for the devices, from :func:`describe_devices`.
+      bn_groups: text for the BN groups and their place on the devices.
     """
     recipe, schedule = plan.recipe, plan.recipe.schedule
     model = f"{network_named(recipe.model.name).title}, {plan.num_classes:,} classes"
@@ -94,9 +95,9 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         "constant": "constant",
         "piecewise": "",
     }[schedule.name]
-    changes = any(phase.recipe.global_batch != recipe.global_batch for phase in plan.phases)
-    of_steps = "" if changes else f" of {plan.steps_per_epoch:,.2f}"
-    of_batch = f", at {recipe.global_batch:,} images a step" if changes else ""
+    batch_changes = any(phase.recipe.global_batch != recipe.global_batch for phase in plan.phases)
+    of_steps = "" if batch_changes else f" of {plan.steps_per_epoch:,.2f}"
+    of_batch = f", at {recipe.global_batch:,} images a step" if batch_changes else ""
     table = Table.grid(padding=(0, 2))
     rows = [
         ("model", f"{model}, {plan.image_size} px, {plan.compute_dtype} convolutions"),
@@ -160,8 +161,8 @@ def model_table(model: Any, variables: Any, image_size: int) -> Table:
 
     _, captured = jax.eval_shape(forward, variables, images)
     flops = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(variables, images).cost_analysis()
-    table = Table("layer", "output", "parameters", show_footer=True, box=None, pad_edge=False)
-    table.columns[2].justify = "right"
+    table = terminal.table("layer", "output", "parameters", left=2)
+    table.show_footer = True
     for name, parameters in _in_forward_order(variables["params"]):
         shape = captured["intermediates"][name]["__call__"][0].shape[1:]
         table.add_row(name, " × ".join(map(str, shape)), f"{_size(parameters):,}")
@@ -177,9 +178,9 @@ def treatment_table(treatments: Iterable[Treatment]) -> Table:
     for path, shape, decayed, adapted in treatments:
         kind = re.sub(r"block\d+[a-z]", "block*", path)
         kinds.setdefault((kind, decayed, adapted), []).append(math.prod(shape))
-    table = Table("tensor", "count", "parameters", "decayed", "adapted", box=None, pad_edge=False)
-    for column in (1, 2):
-        table.columns[column].justify = "right"
+    table = terminal.table("tensor", "count", "parameters", "decayed", "adapted")
+    for column in table.columns[3:]:
+        column.justify = "left"
     for (kind, decayed, adapted), sizes in kinds.items():
         flags = ["yes" if flag else "–" for flag in (decayed, adapted)]
         table.add_row(kind, str(len(sizes)), f"{sum(sizes):,}", *flags)
@@ -187,9 +188,13 @@ def treatment_table(treatments: Iterable[Treatment]) -> Table:
 
 
 def _in_forward_order(params: dict[str, Any]) -> list[tuple[str, Any]]:
-    place = {"stem": 0, "block": 1, "head": 2, "classifier": 3}
-    key = lambda name: (next(p for prefix, p in place.items() if name.startswith(prefix)), "bn" in name, name)  # noqa: E731
-    return [(name, params[name]) for name in sorted(params, key=key)]
+    parts = ("stem", "block", "head", "classifier")
+
+    def place(name: str) -> tuple[int, bool, str]:
+        number = next(number for number, part in enumerate(parts) if name.startswith(part))
+        return number, "bn" in name, name
+
+    return [(name, params[name]) for name in sorted(params, key=place)]
 
 
 def _size(tree: Any) -> int:

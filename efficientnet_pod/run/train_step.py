@@ -11,10 +11,11 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from efficientnet_pod.models.inputs import Mixed, mix, normalise
+from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.pod.agreement import ABANDON, GO
 from efficientnet_pod.pod.mesh import BN_GROUP, BY_REPLICA, EVERYWHERE, REPLICAS
 from efficientnet_pod.run.metrics import Counts, count, cross_entropy
+from efficientnet_pod.run.mixing import MixedBatch, mix
 from efficientnet_pod.run.state import PyTree, TrainState, update_ema
 
 Batch = dict[str, jax.Array]
@@ -64,7 +65,7 @@ class TrainStep:
       key: base of all random draws; folded with the step and the replica.
       skip_non_finite: where a step is not finite, count it and go on; else halt.
       trust_ratios: of the optimizer's update, given gradients and parameters.
-      mixup: see :func:`images.mix`; 0 for none.
+      mixup: see :func:`mixing.mix`; 0 for none.
       cutmix: likewise.
       normalise: levels of 0..255 → what the network takes.
       trainable: the parameters, those that are not trained as constants.
@@ -104,7 +105,7 @@ class TrainStep:
             return self._settled(state, new_state, batch["command"][0], halted, finite, counts, ratios)
 
     def _gradients(
-        self, state: TrainState, mixed: Mixed, key: jax.Array
+        self, state: TrainState, mixed: MixedBatch, key: jax.Array
     ) -> tuple[PyTree, tuple[jax.Array, jax.Array, PyTree]]:
         """Returns the global batch's mean gradient; and logits, losses and BN statistics of this replica."""
 
@@ -172,14 +173,14 @@ class TrainStep:
     def _mixes(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
-    def _mixed(self, batch: Batch, key: jax.Array) -> Mixed:
+    def _mixed(self, batch: Batch, key: jax.Array) -> MixedBatch:
         with jax.named_scope("input"):
             images, label = self.normalise(batch["image"]), batch["label"]
             if not self._mixes:
-                return Mixed(images, label, label, jnp.ones_like(label, dtype=jnp.float32))
+                return MixedBatch(images, label, label, jnp.ones_like(label, dtype=jnp.float32))
             return mix(images, label, jax.random.fold_in(key, 1), mixup=self.mixup, cutmix=self.cutmix)
 
-    def _losses(self, logits: jax.Array, mixed: Mixed) -> jax.Array:
+    def _losses(self, logits: jax.Array, mixed: MixedBatch) -> jax.Array:
         """Returns (batch,): the cross-entropy is linear in the target, so the two labels' are mixed alike."""
         loss = partial(cross_entropy, logits, label_smoothing=self.label_smoothing)
         if not self._mixes:

@@ -49,10 +49,19 @@ def test_digits():
 
 
 def test_plan_is_json():
-    assert (
-        json.loads(json.dumps(plan("digits.py", DIGITS, 8).as_dict()))["recipe"]["optimizer"]["name"]
-        == "lars"
+    """A file of a workdir: its names and their order stay."""
+    digits = plan("digits.py", DIGITS, 8)
+    written = json.loads(json.dumps(digits.as_dict()))
+    assert " ".join(written) == (
+        "recipe num_train num_eval num_classes num_replicas num_hosts image_size dropout compute_dtype "
+        "link_dtype host_batch per_replica_batch bn_batch eval_batch eval_steps eval_shapes steps_per_epoch "
+        "total_steps warmup_steps steps_between_evals peak_lr phases warnings"
     )
+    assert " ".join(written["phases"][0]) == (
+        "name first_step last_step first_image image_size dropout host_batch per_replica_batch bn_batch"
+    )
+    assert written["recipe"]["optimizer"]["name"] == "lars" and written["eval_shapes"] == [[32, 32, 3]]
+    assert written["num_train"] == 1437 and written["peak_lr"] == digits.peak_lr
 
 
 def test_evaluation_shorter_than_a_step_is_at_every_step():

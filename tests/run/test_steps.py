@@ -13,20 +13,14 @@ from jax import lax
 from tiny import CLASSES, SIZE, batch, tiny_model
 
 from efficientnet_pod.models.initial import initial_variables
-from efficientnet_pod.models.inputs import mix, normalise
+from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.optim import Lars, create_optimizer
+from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_halted
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.run.metrics import cross_entropy
+from efficientnet_pod.run.mixing import mix
 from efficientnet_pod.run.state import init_state
-from efficientnet_pod.run.train_step import (
-    ABANDON,
-    GO,
-    STOP,
-    TrainStep,
-    commands,
-    compile_train_step,
-    not_halted,
-)
+from efficientnet_pod.run.train_step import TrainStep, compile_train_step
 
 REPLICAS, STEPS, LR, SMOOTHING = 8, 3, 0.03, 0.1
 SGD = optax.sgd(LR, momentum=0.9)
@@ -55,7 +49,7 @@ def train_sharded(group_size: int, batches, dtype=jnp.float32):
 
 
 def given(host_batch, mesh, command=GO):
-    return to_global(host_batch, mesh) | {"command": commands(mesh)[command]}
+    return to_global(host_batch, mesh) | {"command": host_signals(mesh)[command]}
 
 
 def train_one_device(group_size: int, batches):
