@@ -1,4 +1,4 @@
-"""Owns the chips one can plan for: clock, peak rates, memory, links and price, each with a source."""
+"""Chips to plan for: clock, peak rates, memory, links and price, each with a source."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,17 +14,17 @@ _XLA = "OpenXLA, xla/backends/gpu/target_config/specs"
 
 @dataclass(frozen=True)
 class Gpu:
-    """What XLA must know of a GPU to compile for it where there is none.
+    """A GPU as XLA needs it described, to compile for it where there is none.
 
     Attributes:
-      kind: its name as the driver gives it.
+      kind: the driver's name of the GPU.
       capability: CUDA compute capability, (major, minor).
       cores: streaming multiprocessors.
-      fpus_per_core: float32 lanes of each.
-      threads_per_core: at most, of each.
-      shared_memory: bytes of each.
-      shared_memory_optin: bytes a block may ask for.
-      l2_bytes: of the level-2 cache.
+      fpus_per_core: float32 lanes of a multiprocessor.
+      threads_per_core: most threads of a multiprocessor.
+      shared_memory: bytes of shared memory of a multiprocessor.
+      shared_memory_optin: bytes of shared memory that a block may ask for.
+      l2_bytes: bytes of the level-2 cache.
     """
 
     kind: str
@@ -39,29 +39,29 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Chip:
-    """One kind of chip; rates and sizes are of a whole chip, which may show more than one device.
+    """One kind of chip; rates and sizes are those of a whole chip, which may show more than one device.
 
     Attributes:
-      name: as in ``--topology``.
-      title: for people.
+      name: name in ``--topology``.
+      title: name for people.
       platform: ``tpu``, ``gpu`` or ``cpu``.
-      device_kinds: what JAX calls its devices.
-      devices: that JAX shows of a chip: replicas.
-      named_cores: that a name such as ``v3-32`` counts of a chip.
-      chips_per_host: of a host among several.
-      dimensions: of the torus; 0 for none.
-      most_chips: of one slice or, of GPUs, of one host; 0: no limit is known.
-      clock_hz: of the compiler's cycles; None where none is published.
+      device_kinds: JAX's names of its devices.
+      devices: devices that JAX shows for one chip; each is a replica.
+      named_cores: cores that one chip adds to a name such as ``v3-32``.
+      chips_per_host: chips of each host, where there are several hosts.
+      dimensions: dimensions of the torus; 0 for none.
+      most_chips: most chips of a TPU slice; 0 for others.
+      clock_hz: clock of the compiler's cycles; None where none is published.
       flops: peak bfloat16 FLOP/s, dense.
-      hbm_bytes: of memory.
-      hbm_usable: of it a program may use at most.
-      hbm_bandwidth: bytes/s.
-      link_bandwidth: bytes/s, one way: of one link of a torus, or of all links of a GPU together.
-      usd: an hour, on demand; None where no price was found.
-      usd_spot: likewise on spot, cheapest region; it changes from day to day.
-      sources: of the figures, by field.
+      hbm_bytes: bytes of memory.
+      hbm_usable: most bytes of memory that a program may use.
+      hbm_bandwidth: bytes/s of the memory.
+      link_bandwidth: bytes/s, one way, of one link of a torus, or of all links of a GPU together.
+      usd: price of an hour on demand; None where none was found.
+      usd_spot: price of an hour on spot in the cheapest region, which changes from day to day.
+      sources: source of each figure, by field.
       also: figures of another source, where they differ enough to matter.
-      gpu: what a GPU's compiler must know.
+      gpu: description for XLA's compiler, of a GPU.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Chip:
 
     @property
     def replica(self) -> str:
-        """What one replica is: ``core`` of a chip with several, else ``chip``, ``GPU`` or ``device``."""
+        """Word for one replica: ``core`` of a chip with several, else ``chip``, ``GPU`` or ``device``."""
         if self.devices > 1:
             return "core"
         return {"tpu": "chip", "gpu": "GPU", "cpu": "device"}[self.platform]
@@ -104,7 +104,7 @@ def _tpu(
     price: str = _GCP,
     **fields: Any,
 ) -> Chip:
-    """Returns a TPU; ``hbm_gib`` is what it has, and of it what a program may use."""
+    """Returns a TPU; ``hbm_gib`` has the GiB of its memory, and those a program may use."""
     hbm_bytes, hbm_usable = (round(gib * GIB) for gib in hbm_gib)
     sources = {
         "clock_hz": clock,
@@ -117,14 +117,7 @@ def _tpu(
         "usd_spot": f"{price}, the cheapest region",
     }
     return Chip(
-        name,
-        title,
-        "tpu",
-        kinds,
-        hbm_bytes=hbm_bytes,
-        hbm_usable=hbm_usable,
-        sources=sources,
-        **fields,
+        name, title, "tpu", kinds, hbm_bytes=hbm_bytes, hbm_usable=hbm_usable, sources=sources, **fields
     )
 
 
@@ -139,23 +132,13 @@ def _gpu(
         "link_bandwidth": peak,
         "usd": usd_source,
     }
-    return Chip(
-        name,
-        title,
-        "gpu",
-        (gpu.kind,),
-        chips_per_host=8,
-        hbm_bytes=hbm_bytes,
-        hbm_usable=hbm_bytes * 3 // 4,
-        sources=sources,
-        gpu=gpu,
-        **fields,
-    )
+    sizes = {"chips_per_host": 8, "hbm_bytes": hbm_bytes, "hbm_usable": hbm_bytes * 3 // 4}
+    return Chip(name, title, "gpu", (gpu.kind,), sources=sources, gpu=gpu, **sizes, **fields)
 
 
 _FROM_PEAK = "not published; follows from peak = cores × MXUs × 128² × 2 FLOPs × clock"
 
-# Of one source each, so that a share of the peak means the same from column to column.
+# Each column has one source, so that a share of the peak means the same for all chips.
 _ALL = (
     _tpu(
         "v2", "TPU v2", "TPU v2", clock=_TPU_V2, figures=_TPU_V2, link=_TPU_V2, devices=2, named_cores=2,
@@ -226,5 +209,5 @@ CHIPS = {chip.name: chip for chip in _ALL}
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """Returns the chip whose devices JAX calls so; None for one that is not in the table."""
+    """Returns the chip whose devices have that name in JAX; None if it is not in the table."""
     return next((chip for chip in _ALL if device_kind in chip.device_kinds), None)

@@ -8,7 +8,7 @@ from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod.topology import nearest_divisor
 from efficientnet_pod.preflight.estimate import Estimate
 from efficientnet_pod.preflight.targets import Target, parse_target, target_of
-from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
+from efficientnet_pod.recipe.recipe import Recipe
 
 FIELDS = ("per_replica_batch", "topology", "replicas")
 EXAMPLE = "--sweep=per_replica_batch=16,32,64"
@@ -103,13 +103,9 @@ def fastest_and_cheapest(swept: list[Point]) -> tuple[Point | None, Point | None
 
 def _with_batch(recipe: Recipe, global_batch: int, bn_group_size: int) -> Recipe:
     """Returns the recipe with another global batch; phases with their own keep their share of it."""
-
-    def scaled(phase: PhaseSettings) -> PhaseSettings:
-        if phase.global_batch is None:
-            return phase
-        return dataclasses.replace(
-            phase, global_batch=round(phase.global_batch * global_batch / recipe.global_batch)
-        )
-
-    phases = tuple(map(scaled, recipe.phases))
-    return dataclasses.replace(recipe, global_batch=global_batch, bn_group_size=bn_group_size, phases=phases)
+    phases = []
+    for phase in recipe.phases:
+        batch = phase.global_batch and round(phase.global_batch * global_batch / recipe.global_batch)
+        phases.append(dataclasses.replace(phase, global_batch=batch))
+    batches = {"global_batch": global_batch, "bn_group_size": bn_group_size}
+    return dataclasses.replace(recipe, phases=tuple(phases), **batches)

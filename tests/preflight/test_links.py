@@ -15,8 +15,9 @@ def devices(x, y, z=1, cores=1):
     return [SimpleNamespace(coords=at, core_on_chip=core) for at in grid for core in range(cores)]
 
 
-def all_reduce(size, group_size, groups="", op="all-reduce", count=1):
-    return Collective("r", op, size, groups, group_size, 1, count, (("gradients", size),))
+def all_reduce(size, group_size, op="all-reduce", count=1):
+    groups = (tuple(range(group_size)),)
+    return Collective("r", op, size, groups, count, (("gradients", size),))
 
 
 @pytest.mark.parametrize(

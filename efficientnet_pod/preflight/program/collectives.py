@@ -1,8 +1,9 @@
 """Communication between devices: each collective of a program with its bytes, groups and purpose."""
 
+import math
+import re
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 
 from efficientnet_pod.preflight.program.attribution import STEP, Place, place_of
 from efficientnet_pod.preflight.program.execution import Executed
@@ -29,9 +30,7 @@ class Collective:
       name: name of the instruction.
       op: one of `COLLECTIVES`.
       bytes: bytes that one device puts in, without padding; the sum where the compiler has combined arrays.
-      groups_text: the groups as HLO writes them; :attr:`groups` has them as tuples.
-      group_size: devices that communicate with each other.
-      num_groups: groups that do so at the same time.
+      groups: devices that communicate with each other, as places in the program's device assignment.
       count: runs in one call of the program.
       purposes: (purpose, bytes) of the combined arrays, the most bytes first.
       strategy: the TPU compiler's name for its algorithm, such as ``UniDirectionNDRingStrategy``, or "".
@@ -40,9 +39,7 @@ class Collective:
     name: str
     op: str
     bytes: int
-    groups_text: str
-    group_size: int
-    num_groups: int
+    groups: tuple[tuple[int, ...], ...]
     count: int
     purposes: tuple[tuple[str, int], ...]
     strategy: str = ""
@@ -52,12 +49,10 @@ class Collective:
         """The purpose with most bytes, one of `PURPOSES`."""
         return self.purposes[0][0]
 
-    @cached_property
-    def groups(self) -> tuple[tuple[int, ...], ...]:
-        """The groups, as places in the program's device assignment."""
-        if self.op == "collective-permute":
-            return _rings(replica_groups(self.groups_text))
-        return replica_groups(self.groups_text) or (tuple(range(self.group_size)),)
+    @property
+    def group_size(self) -> int:
+        """Number of devices in a group, the largest of groups that differ."""
+        return max(map(len, self.groups))
 
 
 def _rings(pairs: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
@@ -71,7 +66,8 @@ def _rings(pairs: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
 
 def collectives_of(module: Module, executed: list[Executed]) -> tuple[Collective, ...]:
     """Returns the collectives that a call of the program runs, in its order, without groups of one device."""
-    devices = _device_count(module)
+    counts = re.findall(r"(?:replica_count|num_partitions)=(\d+)", module.header)
+    devices = math.prod(map(int, counts))
     steps: dict[str, Executed] = {}
     for step in executed:
         if _op(step.instruction) is None:
@@ -79,16 +75,16 @@ def collectives_of(module: Module, executed: list[Executed]) -> tuple[Collective
         before = steps.get(step.instruction.name)
         times = step.times + (before.times if before else 0)
         steps[step.instruction.name] = Executed(step.instruction, step.computation, times)
-    groups = {name: _groups(step.instruction, devices) for name, step in steps.items()}
-    bn_groups = {groups[name][0] for name, step in steps.items() if _is_bn(step.instruction)}
+    bn_groups = {_groups_text(step.instruction) for step in steps.values() if _is_bn(step.instruction)}
     collectives = []
     for name, step in steps.items():
-        text, size, number = groups[name]
-        if size > 1:
-            purposes = _purposes(step, bn=text in bn_groups)
+        op, text = _op(step.instruction) or "", _groups_text(step.instruction)
+        groups = replica_groups(text)
+        groups = _rings(groups) if op == "collective-permute" else groups or (tuple(range(devices)),)
+        if max(map(len, groups), default=1) > 1:
+            purposes, strategy = _purposes(step, bn=text in bn_groups), _strategy(step.instruction)
             sent = sum(count for _, count in purposes)
-            op, strategy = _op(step.instruction) or "", _strategy(step.instruction)
-            collectives.append(Collective(name, op, sent, text, size, number, step.times, purposes, strategy))
+            collectives.append(Collective(name, op, sent, groups, step.times, purposes, strategy))
     return tuple(collectives)
 
 
@@ -97,27 +93,10 @@ def _op(instruction: Instruction) -> str | None:
     return op if op in COLLECTIVES else None
 
 
-def _device_count(module: Module) -> int:
-    counts = {"replica_count": 1, "num_partitions": 1}
-    for field in module.header.split(", "):
-        name, _, value = field.partition("=")
-        if name in counts and value.isdigit():
-            counts[name] = int(value)
-    return counts["replica_count"] * counts["num_partitions"]
-
-
-def _groups(instruction: Instruction, devices: int) -> tuple[str, int, int]:
-    """Returns the text of the groups, the size of one and their number; empty text means all together."""
-    if _op(instruction) == "collective-permute":
-        text = instruction.attribute("source_target_pairs") or "{}"
-        rings = _rings(replica_groups(text))
-        return text, max((len(ring) for ring in rings), default=1), len(rings)
-    text = instruction.attribute("replica_groups") or "{}"
-    if text.startswith("["):
-        shape = [int(n) for n in text[1 : text.index("]")].split(",")]
-        return text, shape[-1], shape[0] if len(shape) > 1 else 1
-    groups = replica_groups(text)
-    return (text, max(map(len, groups)), len(groups)) if groups else (text, devices, 1)
+def _groups_text(instruction: Instruction) -> str:
+    """Returns HLO's text of the groups; an empty list means all devices together."""
+    pairs = _op(instruction) == "collective-permute"
+    return instruction.attribute("source_target_pairs" if pairs else "replica_groups") or "{}"
 
 
 def _strategy(instruction: Instruction) -> str:

@@ -69,7 +69,7 @@ def _step(step: StepEstimate) -> dict[str, Any]:
                 "group_size": collective.group_size,
                 "purpose": collective.purpose,
                 "purposes": dict(collective.purposes),
-                "num_groups": collective.num_groups,
+                "num_groups": len(collective.groups),
                 "count": collective.count,
                 "strategy": collective.strategy,
                 "estimated_ms": _ms(seconds),

@@ -120,14 +120,14 @@ def communication(estimate: Estimate) -> RenderableType:
     """Returns the collectives of the train step, one row for each purpose, operation and group size."""
     step, chip = estimate.train, estimate.target.chip
     folded: dict[tuple[str, str, int], tuple[int, int, float]] = {}
-    groups: dict[str, tuple[set[str], str]] = {}
+    groups: dict[tuple[tuple[int, ...], ...], tuple[set[str], str]] = {}
     for collective, seconds in zip(step.program.collectives, step.collective_seconds, strict=True):
         key = (collective.purpose, collective.op, collective.group_size)
         calls, moved, spent = folded.get(key, (0, 0, 0.0))
         moved += collective.count * collective.bytes
         folded[key] = (calls + collective.count, moved, spent + (seconds or 0.0))
         lie = describe_groups(collective.groups, step.torus) if step.torus else ""
-        groups.setdefault(collective.groups_text, (set(), lie))[0].add(collective.purpose)
+        groups.setdefault(collective.groups, (set(), lie))[0].add(collective.purpose)
     if not folded:
         return NOT_KNOWN if step.compiled.output.is_too_large else "none"
     rows = table("purpose", "collective", "group", "calls", "operands", "estimate", "of the step", left=2)
