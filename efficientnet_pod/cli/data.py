@@ -6,6 +6,10 @@ from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.models.registry import network_named
+from efficientnet_pod.pod.terminal import plural
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.run.run import open_images
 
 USAGE = """usage: efficientnet-pod data COMMAND [FLAGS]
 
@@ -19,7 +23,7 @@ example: efficientnet-pod data prepare --config=configs/imagenet.py:b0 --resize=
 
 
 def run_data(arguments: Sequence[str]) -> None:
-    """Runs one of the commands that the usage explains; raises `UserError` for a mistake."""
+    """Runs one of the commands of the usage; raises `UserError` for a mistake."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         raise SystemExit(0 if arguments else 2)
@@ -31,26 +35,21 @@ def run_data(arguments: Sequence[str]) -> None:
 
 def _describe(arguments: Sequence[str]) -> None:
     def define(values: flags.FlagValues) -> None:
-        about = "Images of each split to look at and decode: a number, or 'all'."
+        about = "Images of each split to check: a number, or 'all'."
         flags.DEFINE_string("check", "1000", about, flag_values=values)
-        flags.DEFINE_string(
-            "sheet", None, "PNG to write: eight images, evaluated and augmented.", flag_values=values
-        )
+        about = "PNG to write: eight images, evaluated and augmented."
+        flags.DEFINE_string("sheet", None, about, flag_values=values)
 
     values = parse_flags("data describe", arguments, define, config=True)
     check = values.check
     if check != "all" and not (check.isdecimal() and int(check)):
         raise UserError(f"--check={check} is not a number above 0; give the images of each split, or 'all'")
-    from efficientnet_pod.models.registry import network_named
-    from efficientnet_pod.recipe.reading import read_recipe
-    from efficientnet_pod.run.run import open_images
-
     recipe = read_recipe(values.config.to_dict())
     network = network_named(recipe.model.name)
-    source = open_images(recipe)
-    from efficientnet_pod.data.inspect import describe
+    from efficientnet_pod.data.inspect import describe_data  # TensorFlow takes seconds to import
 
-    bad = describe(
+    source = open_images(recipe)
+    bad = describe_data(
         source,
         recipe.data,
         image_size=recipe.data.image_size or network.image_size,
@@ -58,7 +57,7 @@ def _describe(arguments: Sequence[str]) -> None:
         sheet=values.sheet,
     )
     if bad:
-        raise UserError(f"{bad:,} bad image{'s' * (bad > 1)} in '{source.name}'; replace or remove them")
+        raise UserError(f"{plural(bad, 'bad image')} in '{source.name}'; replace or remove them")
 
 
 def _prepare(arguments: Sequence[str]) -> None:
@@ -66,29 +65,25 @@ def _prepare(arguments: Sequence[str]) -> None:
         about = "Pixels of the short side that images keep at most."
         flags.DEFINE_integer("resize", None, about, 1, flag_values=values)
         flags.DEFINE_string("output", None, "Folder of the copy.", flag_values=values)
-        flags.DEFINE_integer("quality", 95, "Of the JPEGs that are written.", 1, 100, flag_values=values)
+        about = "Quality of the JPEGs that are written."
+        flags.DEFINE_integer("quality", 95, about, 1, 100, flag_values=values)
 
     values = parse_flags("data prepare", arguments, define, config=True)
     for name, example in (("resize", "256"), ("output", "/data/small")):
         if values[name].value is None:
             raise UserError(f"data prepare needs --{name}, e.g. --{name}={example}")
-    from efficientnet_pod.data.prepare import prepare
-    from efficientnet_pod.recipe.reading import read_recipe
-
     recipe = read_recipe(values.config.to_dict())
+    from efficientnet_pod.data.prepare import prepare  # TensorFlow takes seconds to import
+
     copy = prepare(recipe.data, resize=values.resize, output=values.output, quality=values.quality)
     for warning in copy.warnings:
         print(f"warning: {warning}")
     before, after = copy.bytes_before / 1e6, copy.bytes_after / 1e6
-    print(
-        f"{copy.images:,} images, {before:,.1f} MB before, {after:,.1f} MB now; "
-        + (
-            f"{copy.written:,} of them written by this start"
-            if copy.written
-            else "complete before this start"
-        )
-        + f"\nto use them: --config.data.name=prepared:{values.output}"
-    )
+    written = "complete before this start"
+    if copy.written:
+        written = f"{copy.written:,} of them written by this start"
+    print(f"{copy.images:,} images, {before:,.1f} MB before, {after:,.1f} MB now; {written}")
+    print(f"to use them: --config.data.name=prepared:{values.output}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"describe": _describe, "prepare": _prepare}

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from efficientnet_pod.data.quiet import reason_of, tf
+from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
+from efficientnet_pod.data.sources.types import Records
 from efficientnet_pod.data.transforms.preprocess import JPEG_END, JPEG_MAGIC, MAX_PIXELS, PNG_MAGIC
 from efficientnet_pod.errors import RunError, UserError
 
@@ -150,7 +152,7 @@ class Batches:
       open: function to the tf.data data set of the batches from batch ``number`` on.
       look: function to the undecoded examples of batch ``number``.
       finish: function to the function that makes a row of batch ``number``.
-      locate: function to the place of the first record that cannot be read, None if all can.
+      records: the host's records; None if examples are fetched by number.
       skips: counter of training images that cannot be decoded; None if each of them stops the stream.
     """
 
@@ -159,7 +161,7 @@ class Batches:
     open: Callable[[int], tf.data.Dataset]
     look: Callable[[int], Iterator[Undecoded]]
     finish: Callable[[int], Callable[..., Any]]
-    locate: Callable[[], str | None]
+    records: Records | None = None
     skips: Skips | None = None
 
     @property
@@ -231,7 +233,7 @@ class Batches:
                     image = f"image number {undecoded.number}"
                 yield undecoded, undecoded.read()
         except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: of a reader written in Python
-            if place := self.locate():
+            if place := self.records and locate_corruption(self.records):
                 raise UserError(
                     f"the {self.split} split is damaged at {place}; what lies behind it in that file cannot "
                     "be read either, so that nothing is skipped; copy the file anew"

@@ -1,11 +1,12 @@
-"""How many host cores the input of a model and a pod needs, from what an image costs one of them."""
+"""Host cores that the input of a model and a pod needs, from the measured cost of an image."""
 
 import math
 
+from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.plan import Plan
 
-# Milliseconds of one core an image: a JPEG of 110 kB and 500 × 375 pixels, measured as records/input.md says.
-# What grows with the output is given for 224 × 224 pixels.
+# Milliseconds of one core for an image, a JPEG of 110 kB and 500 × 375 pixels; records/input.md has the
+# measurements. Costs that grow with the output are given for 224 × 224 pixels.
 _DECODE = 1.5
 _RESIZE = {"reference": 0.35, "fast": 0.26}
 _POLICY = {"none": 0.0, "randaugment": 0.15, "autoaugment": 0.31}  # randaugment: of one layer
@@ -13,10 +14,10 @@ _PIXELS = 224**2
 
 
 def images_per_core_second(plan: Plan) -> float | None:
-    """Returns the training images a host core prepares in a second; None where nothing has been measured.
+    """Returns the training images a host core prepares in a second; None if nothing has been measured.
 
-    That is photographs of ImageNet's size, on the core of the record; those of other hosts differ by half as
-    much again either way.
+    The images are photographs of ImageNet's size, the core is that of the record; other cores are up to 1.5
+    times as fast or as slow.
     """
     data = plan.recipe.data
     if data.augment != "inception_crop":
@@ -27,12 +28,14 @@ def images_per_core_second(plan: Plan) -> float | None:
 
 
 def describe_input(plan: Plan, *, replica_rate: float | None, replicas_per_host: int) -> str | None:
-    """Returns what the input can give and, if the rate of a replica is known, the cores of a host it needs.
+    """Returns the rate of the input and, if the rate of a replica is known, the cores that a host needs.
+
+    None if nothing has been measured for this augmentation.
 
     Args:
-      plan: the recipe.
-      replica_rate: training images/s of one replica.
-      replicas_per_host: that one host feeds.
+      plan: of the run.
+      replica_rate: training images/s of one replica, if known.
+      replicas_per_host: replicas that one host feeds.
     """
     per_core = images_per_core_second(plan)
     if per_core is None:
@@ -48,5 +51,5 @@ def describe_input(plan: Plan, *, replica_rate: float | None, replicas_per_host:
     cores = math.ceil(needed / per_core)
     return (
         f"{text}; {replicas_per_host:,} replicas a host at {replica_rate:,.0f} images/s take {needed:,.0f}: "
-        f"{cores:,} core{'s' * (cores > 1)}"
+        f"{plural(cores, 'core')}"
     )

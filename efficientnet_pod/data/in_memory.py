@@ -65,14 +65,9 @@ class InMemory:
         """Takes the arguments of ``pipeline.train_batches``; nothing is read.
 
         Raises:
-          UserError: the augmentation works on undecoded images, or the images do not fit in memory.
+          UserError: the images do not fit in memory.
         """
-        augment, policy = preprocessing.augment, preprocessing.policy
-        if augment == "inception_crop" or policy != "none":
-            raise UserError(
-                f"config.data.in_memory=True is for shift and pad_crop_flip without a policy, not for "
-                f"config.data.augment={augment} with policy={policy}; use --config.data.in_memory=False"
-            )
+        assert preprocessing.augment != "inception_crop" and preprocessing.policy == "none", preprocessing
         side = preprocessing.image_size + 2 * preprocessing.max_shift
         needed = source.num_train * side * side * 3 * jnp.dtype(preprocessing.dtype).itemsize
         if needed > MOST_BYTES:

@@ -11,7 +11,6 @@ from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.order import in_order, permutation, permuted, shuffled, stored_places
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.reading import map_in_parallel
-from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
 from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
 from efficientnet_pod.data.transforms.preprocess import eval_image, size_of, train_image
 from efficientnet_pod.errors import UserError
@@ -83,7 +82,7 @@ def train_batches(
         open=lambda number: open_at(number) if number else first,
         look=look,
         finish=lambda number: finish_one,
-        locate=_locate(source.train, share),
+        records=_records_of(source.train, share),
         skips=skips or Skips(0),
     )
 
@@ -147,7 +146,7 @@ def eval_batches(
         open=dataset.skip,
         look=look,
         finish=lambda number: finish(shape_of[number]),
-        locate=_locate(source.eval, share),
+        records=_records_of(source.eval, share),
     )
 
 
@@ -174,7 +173,6 @@ def aspect_ratios(source: Source) -> np.ndarray:
         open=map_in_parallel(numbers, lambda i: size_of(fetch(i)["image"])).batch(_HEADERS).skip,
         look=look,
         finish=lambda number: lambda example: size_of(example["image"]),
-        locate=lambda: None,
     )
     sizes: list[Any] = []
     with progress_bar(
@@ -199,11 +197,8 @@ def _read(examples: tf.data.Dataset) -> Iterator[Undecoded]:
         yield Undecoded(None, lambda arguments=arguments: arguments)
 
 
-def _locate(examples: Indexed | Records, share: HostShare) -> Callable[[], str | None]:
-    """Returns a function to the first of the host's records that cannot be read, or None."""
-    if isinstance(examples, Indexed):
-        return lambda: None
-    return lambda: locate_corruption(examples.share(share.host_index, share.host_count))
+def _records_of(examples: Indexed | Records, share: HostShare) -> Records | None:
+    return examples.share(share.host_index, share.host_count) if isinstance(examples, Records) else None
 
 
 def _checked(example: Example, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:

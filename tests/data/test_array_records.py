@@ -165,5 +165,5 @@ def test_calls_fail_once_the_process_ends_and_until_then_are_waited_for():
     thread = threading.Thread(target=stream)
     thread.start()
     time.sleep(0.05)
-    calls._end()
+    calls.end()
     assert not thread.is_alive() and 0 < len(made) < 100

@@ -59,7 +59,7 @@ def test_numbers_of_a_folder_are_those_of_its_files(folder):
         "short side, px 30, 48, 48 48, 48, 48",
         "long side, px 64, 64, 100 64, 64, 64",
         "images a class 5, 7, 9 1, 1, 1",
-        f"warning 1 file in the class folders is not .jpg, .jpeg or .png and is left out, first: {folder}",
+        f"warning left out: 1 file other than .jpg, .jpeg or .png in class folders, first: {folder}",
     ):
         assert line in text, line
     assert (

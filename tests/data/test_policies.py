@@ -10,8 +10,7 @@ from photos import photo
 from scipy import stats
 
 from efficientnet_pod.data.transforms import image_ops, policies
-from efficientnet_pod.data.transforms.policies import OPS, POLICIES, apply_policy, check_policy, cutout
-from efficientnet_pod.errors import UserError
+from efficientnet_pod.data.transforms.policies import OPS, apply_policy, cutout
 
 # operation probability level, twice, for each sub-policy. Source: tensorflow/tpu, autoaugment.py, policy_v0.
 PUBLISHED = """
@@ -263,25 +262,6 @@ def test_cutout_is_a_square_around_any_pixel_and_ends_at_the_border():
 
 
 @pytest.mark.parametrize("size", [0, -2, 5])
-def test_an_impossible_cutout_is_refused(size):
-    with pytest.raises(UserError, match=rf"side of Cutout's square is {size} pixels.*positive even number"):
+def test_an_impossible_cutout_is_an_error(size):
+    with pytest.raises(AssertionError):
         cutout(tf.zeros((8, 8, 3), tf.uint8), tf.constant([1, 2], tf.int64), size=size)
-
-
-@pytest.mark.parametrize(
-    ("name", "layers", "magnitude", "message"),
-    [
-        ("randaug", 2, 10.0, "unknown policy 'randaug'.*randaugment"),
-        ("randaugment", 0, 10.0, "0 layers; it must have 1 or more"),
-        ("randaugment", 2, 31.0, "magnitude is 31.0; it must be 0..30"),
-        ("randaugment", 2, float("nan"), "magnitude is nan; it must be 0..30"),
-    ],
-)
-def test_an_impossible_policy_is_refused(name, layers, magnitude, message):
-    with pytest.raises(UserError, match=message):
-        check_policy(name, layers=layers, magnitude=magnitude)
-
-
-def test_the_policies_pass_their_check():
-    for name in POLICIES:
-        check_policy(name, layers=2, magnitude=10.0)

@@ -1,7 +1,6 @@
 """Streams of batches with bad images: the line that stops them, and what is skipped."""
 
 import dataclasses
-import io
 import itertools
 import re
 from pathlib import Path
@@ -9,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
-from photos import encoded, photo, prepare_numbered_photos, write_folder
+from photos import DamagedPhotos, encoded, photo, prepare_numbered_photos, write_folder
 from recipes import load
 from tiny import build_tiny_networks
 
@@ -235,25 +233,6 @@ def test_a_batch_without_a_good_image_stops():
 
 
 # Record files
-
-
-class DamagedPhotos(tfds.core.GeneratorBasedBuilder):
-    """12 images in each split, of which number 7 is cut."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=12)}
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        return {split: self._generate_examples() for split in ("train", "validation")}
-
-    def _generate_examples(self):
-        for i in range(12):
-            data = encoded(photo(i), "JPEG")
-            yield i, {"image": io.BytesIO(data[:-100] if i == 7 else data), "label": i}
 
 
 def test_an_image_in_a_record_file_is_named_and_skipped(tmp_path):

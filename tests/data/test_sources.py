@@ -131,14 +131,14 @@ def test_what_is_left_out_of_class_folders_is_said(tmp_path):
     assert open_source(f"folder:{root}").warnings == ()
     (root / "train/cat/notes.txt").write_text("not an image")
     (root / "train/cat/.hidden").write_text("of a file manager")
-    one_file = f"1 file in the class folders is not .jpg, .jpeg or .png and is left out, first: {root}"
+    one_file = f"left out: 1 file other than .jpg, .jpeg or .png in class folders, first: {root}"
     assert open_source(f"folder:{root}").warnings == (f"{one_file}/train/cat/notes.txt",)
     (root / "validation/dog/photo.tiff").write_text("")
     (root / "train/dog/more").mkdir()
     assert open_source(f"folder:{root}").warnings == (
-        "2 files in class folders are not .jpg, .jpeg or .png and are left out, "
+        "left out: 2 files other than .jpg, .jpeg or .png in class folders, "
         f"first: {root}/train/cat/notes.txt",
-        f"1 folder inside the class folders is left out, first: {root}/train/dog/more",
+        f"left out: 1 folder inside class folders, first: {root}/train/dog/more",
     )
     assert open_source(f"folder:{root}").num_train == 4
 

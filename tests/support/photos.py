@@ -90,6 +90,25 @@ def prepare_numbered_photos(root: Path, file_format: str = "tfrecord") -> Path:
     return root
 
 
+class DamagedPhotos(tfds.core.GeneratorBasedBuilder):
+    """12 images in each split, of which number 7 is cut."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=12)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {split: self._generate_examples() for split in ("train", "validation")}
+
+    def _generate_examples(self):
+        for i in range(12):
+            data = encoded(photo(i), "JPEG")
+            yield i, {"image": io.BytesIO(data[:-100] if i == 7 else data), "label": i}
+
+
 def imagenet_example(number: int, *, label: int | None = None, synset: str | None = None) -> bytes:
     """Returns record ``number`` in the layout of tensorflow/tpu, labelled ``number`` + 1 if not otherwise."""
 

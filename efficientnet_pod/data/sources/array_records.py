@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def indexed_records(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.T
     for file in files:
         if not os.path.exists(file.path):
             raise UserError(f"file '{file.path}' is missing; a split needs all its files; copy it there")
-    _calls.end_with_the_process()
+    calls = _calls()
     _allow_open_files(len(files) + _OTHER_FILES)
     # Each file is opened at its first record and stays open.
     source = ArrayRecordDataSource([f"{file.path}[{file.start}:{file.stop}]" for file in files])
@@ -52,7 +53,7 @@ def indexed_records(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.T
     paths = np.array([file.path for file in files])
 
     def read(index: np.ndarray) -> bytes:
-        _calls.count()
+        calls.count()
         try:
             return source[int(index)]
         except Exception as error:  # the library does not say which
@@ -81,7 +82,7 @@ class _Calls:
     """
 
     def __init__(self) -> None:
-        self._count, self._is_ending, self._is_registered = 0, False, False
+        self._count, self._is_ending = 0, False
 
     def count(self) -> None:
         """Counts a call; raises RuntimeError while the process ends."""
@@ -89,20 +90,20 @@ class _Calls:
         if self._is_ending:
             raise RuntimeError("the process ends")
 
-    def end_with_the_process(self) -> None:
-        """Makes the calls fail when the process ends."""
-        if not self._is_registered:
-            self._is_registered = True
-            atexit.register(self._end)
-
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Makes the calls fail, and waits until there are none."""
         self._is_ending, deadline, seen = True, time.monotonic() + 5, -1
         while self._count != seen and time.monotonic() < deadline:
             seen = self._count
             time.sleep(0.2)
 
 
-_calls = _Calls()
+@functools.cache
+def _calls() -> _Calls:
+    """Returns the calls of this process, which end with it."""
+    calls = _Calls()
+    atexit.register(calls.end)
+    return calls
 
 
 def _allow_open_files(count: int) -> None:

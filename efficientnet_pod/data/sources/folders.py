@@ -151,19 +151,15 @@ def _require_distinct(class_names: Iterable[str], path: str) -> None:
 
 
 def _warnings(listings: Sequence[_Listing]) -> tuple[str, ...]:
+    """Returns a sentence on the files, and one on the folders, that are left out."""
     files = [file for listing in listings for file in listing.files]
     folders = [folder for listing in listings for folder in listing.folders]
-    warnings = []
-    if files:
-        place, verb = ("in class folders", "are") if len(files) > 1 else ("in the class folders", "is")
-        warnings.append(
-            f"{plural(len(files), 'file')} {place} {verb} not .jpg, .jpeg or .png and {verb} left out, "
-            f"first: {files[0]}"
-        )
-    if folders:
-        rest = "inside class folders are" if len(folders) > 1 else "inside the class folders is"
-        warnings.append(f"{plural(len(folders), 'folder')} {rest} left out, first: {folders[0]}")
-    return tuple(warnings)
+    pairs = ((files, "file", "other than .jpg, .jpeg or .png in"), (folders, "folder", "inside"))
+    return tuple(
+        f"left out: {plural(len(paths), noun)} {place} class folders, first: {paths[0]}"
+        for paths, noun, place in pairs
+        if paths
+    )
 
 
 def _tenth(path: str, label: str, files: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
-"""From an encoded JPEG to a small uint8 crop in the fewest operations: the `fast` variant of decoding.
+"""The ``fast`` variant of decoding: a small uint8 crop of an encoded JPEG in the fewest operations.
 
-Its pixels are nearer to an antialiased resize than those of the released code's bicubic kernel, which skips
-pixels when it shrinks: over random crops of photographs 0.4 levels of 255 from Pillow's antialiased bilinear,
-against 2.5. What each operation costs, and what was tried: records/input.md.
+Over random crops of photographs its pixels are 0.4 levels of 255 from Pillow's antialiased bilinear resize.
+The released code's bicubic kernel, which skips pixels when it shrinks, is at 2.5. records/input.md has the
+cost of each operation and of the alternatives.
 """
 
 from efficientnet_pod.data.quiet import tf
@@ -14,21 +14,21 @@ _RATIOS = (1, 2, 4, 8)
 def fast_crop(image: tf.Tensor, box: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Returns a crop of an encoded JPEG, resized to ``size`` = (height, width), as uint8 (height, width, 3).
 
-    ``image`` is a string scalar, ``box`` (top, left, height, width) in pixels, int32, within the image. Where
-    the crop is four times the output or more, the decoder shrinks it by 2, 4 or 8 on the way, to twice the
-    output at least; the box is then rounded to that many pixels, a quarter of an output pixel at most.
+    ``image`` is a string scalar, ``box`` (top, left, height, width) in pixels, int32, within the image. If
+    the crop is four times the output or more, the decoder shrinks it by 2, 4 or 8, to twice the output or
+    more. The box is then rounded to that many pixels, which is at most a quarter of an output pixel.
     """
     scale = tf.reduce_min(box[2:] // size)
-    which = tf.reduce_sum(tf.cast(scale >= [2 * ratio for ratio in _RATIOS[1:]], tf.int32))
-    pixels = tf.switch_case(which, [lambda ratio=ratio: _decode(image, box, ratio) for ratio in _RATIOS])
+    number = tf.reduce_sum(tf.cast(scale >= [2 * ratio for ratio in _RATIOS[1:]], tf.int32))
+    pixels = tf.switch_case(number, [lambda ratio=ratio: _decode(image, box, ratio) for ratio in _RATIOS])
     return fast_resize(pixels, size)
 
 
 def fast_resize(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     """Returns uint8 pixels (any height, any width, 3) at (*size, 3), also uint8.
 
-    An image that shrinks is averaged over each output pixel's area, one that grows is interpolated linearly:
-    both kernels of TensorFlow are single passes, where its antialiased resize takes four times as long.
+    An image that shrinks is averaged over each output pixel's area; one that grows is interpolated linearly.
+    Both kernels are single passes; TensorFlow's antialiased resize takes four times as long.
     """
     shrinks = tf.reduce_prod(tf.shape(pixels)[:2]) > size[0] * size[1]
     resized = tf.cond(

@@ -11,7 +11,7 @@ from efficientnet_pod.data.quiet import tf
 
 Number = float | tf.Tensor
 
-FILL = 128  # of pixels from outside the image, and of Cutout's square: the released code's grey
+FILL = 128  # grey level of pixels from outside the image and of Cutout's square, as in the released code
 
 
 def autocontrast(image: tf.Tensor) -> tf.Tensor:
@@ -31,7 +31,7 @@ def equalize(image: tf.Tensor) -> tf.Tensor:
     """Returns each channel with a flat histogram. Source: Pillow, ``ImageOps.equalize``."""
     channel = tf.constant([0, 256, 512])
     bins = tf.reshape(tf.cast(image, tf.int32) + channel, [-1])
-    # The raw kernel: tf.math.bincount first searches the bins for their extremes, and takes thrice as long.
+    # The raw kernel: tf.math.bincount first searches the bins for their extremes, and takes 3 times as long.
     no_weights = tf.constant([], tf.int32)
     histogram = tf.reshape(tf.raw_ops.DenseBincount(input=bins, size=768, weights=no_weights), [3, 256])
     levels = tf.range(256)
@@ -50,7 +50,7 @@ def invert(image: tf.Tensor) -> tf.Tensor:
 def posterize(image: tf.Tensor, bits: Number) -> tf.Tensor:
     """Returns the image with all but its ``bits`` highest bits zero; ``bits`` is limited to 1..8.
 
-    TensorFlow's kernels limit shifts likewise, so that the released code, too, keeps one bit where it asks
+    TensorFlow's kernels limit shifts in the same way, so the released code also keeps one bit when it asks
     for none; Pillow would return black.
     """
     low_bits = 8 - tf.clip_by_value(tf.cast(bits, tf.int32), 1, 8)
@@ -139,7 +139,7 @@ def translate_y(image: tf.Tensor, pixels: Number) -> tf.Tensor:
 def cutout_at(image: tf.Tensor, row: tf.Tensor, column: tf.Tensor, size: Number) -> tf.Tensor:
     """Returns the image with a grey square of side 2 * int(size / 2) around (row, column), int32 scalars.
 
-    Its rows are row - side / 2 to row + side / 2 - 1, cut off at the border, and its columns likewise.
+    It covers rows row - side / 2 to row + side / 2 - 1 and the same range of columns, cut off at the border.
     """
     half = tf.cast(tf.cast(size, tf.float32) / 2, tf.int32)
     height, width = _extent(image)
@@ -179,8 +179,8 @@ def _blend(origin: tf.Tensor, image: tf.Tensor, factor: Number) -> tf.Tensor:
 def _affine(image: tf.Tensor, x_row: tuple, y_row: tuple) -> tf.Tensor:
     """Returns the image whose pixel (x, y) is the input's at (a x + b y + c, d x + e y + f), nearest or FILL.
 
-    Coordinates are of pixel centres counted from 0, as in TensorFlow's ImageProjectiveTransform and so in the
-    released code; Pillow counts pixel corners. Only shears differ by it, by half their slope in pixels.
+    Coordinates are those of pixel centres counted from 0, as in TensorFlow's ImageProjectiveTransform, which
+    the released code uses; Pillow counts pixel corners. Only shears differ, by half their slope in pixels.
     """
     height, width = _extent(image)
     x = tf.range(width, dtype=tf.float32)[None, :]

@@ -1,7 +1,7 @@
-"""AutoAugment v0, RandAugment and Cutout: which operations an image gets, and how strongly, from its seed.
+"""AutoAugment v0, RandAugment and Cutout: an image's operations and their strengths, drawn from its seed.
 
 Source of table, arguments and constants: tensorflow/tpu, models/official/efficientnet/autoaugment.py. Its
-faults are mended unless ``reference_bugs`` asks for what was released:
+faults are corrected here; ``reference_bugs`` brings them back:
 
 * Contrast blends with pixels / 256 instead of the mean level (image_ops.contrast).
 * Posterize keeps 0 to 4 bits, so that AutoAugment makes images black and white (``_argument``).
@@ -13,13 +13,13 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.transforms import image_ops
 from efficientnet_pod.data.transforms.xla import compiled
-from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.recipe.recipe import POLICIES
 
-# In the released order, from which RandAugment draws one per layer, all alike.
+# In the released order. RandAugment draws one of them per layer, each with the same probability.
 OPS = (
     *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast"),
     *("Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd"),
@@ -58,35 +58,21 @@ AUTOAUGMENT_V0 = (
 
 
 class _Lengths(NamedTuple):
-    """What level 10 means in pixels, at images of ``image_size`` pixels and more; in proportion below."""
+    """Pixels of level 10, for images of ``image_size`` pixels and more; in proportion for smaller ones."""
 
     translate: float
     cutout: float  # half of the square's side
     image_size: int
 
-    def at(self, image_size: int, reference_bugs: bool) -> "_Lengths":
+    def scaled(self, image_size: int, reference_bugs: bool) -> "_Lengths":
         scale = 1.0 if reference_bugs else min(1.0, image_size / self.image_size)
         return _Lengths(self.translate * scale, self.cutout * scale, image_size)
 
 
-# 331 pixels: what readers take the paper's limit of 150 pixels to refer to (tensorflow/tpu#637); the code has
-# 250 and no size. 224 pixels: the smallest network's, where RandAugment's 100 are those 150 in proportion.
+# 331 pixels: the image size to which readers refer the paper's limit of 150 pixels (tensorflow/tpu#637); the
+# code has 250 and no size. 224 pixels: the smallest network's, at which RandAugment's 100 are in proportion.
 _AUTOAUGMENT_LENGTHS = _Lengths(translate=250, cutout=100, image_size=331)
 _RANDAUGMENT_LENGTHS = _Lengths(translate=100, cutout=40, image_size=224)
-
-
-def check_policy(name: str, *, layers: int, magnitude: float) -> None:
-    """Raises UserError unless the policy exists and, for RandAugment, has possible layers and magnitude."""
-    if name not in POLICIES:
-        raise UserError(f"unknown policy '{name}'{did_you_mean(name, POLICIES)}")
-    if name == "randaugment" and layers < 1:
-        raise UserError(
-            f"RandAugment has {layers} layers; it must have 1 or more; use policy 'none' for none"
-        )
-    if name == "randaugment" and not 0 <= magnitude <= 30:
-        raise UserError(
-            f"RandAugment's magnitude is {magnitude}; it must be 0..30; published runs used 5..28"
-        )
 
 
 def apply_policy(
@@ -101,37 +87,32 @@ def apply_policy(
     * ``autoaugment``: one of the 25 rows of AUTOAUGMENT_V0. ``layers`` and ``magnitude`` mean nothing to it.
     * ``randaugment``: ``layers`` draws out of OPS, each at ``magnitude``, which may be fractional; 10 is the
       strongest that AutoAugment's search knew, and more is extrapolated. Source: arXiv:1909.13719.
-
-    Raises UserError for impossible arguments.
     """
-    check_policy(name, layers=layers, magnitude=magnitude)
     if name == "none":
         return image
     if name == "autoaugment":
         layers, magnitude = 2, 0.0
-    # Drawn outside of the compiled program, so that the draws are TensorFlow's own.
+    # Drawn outside of the compiled program, so that they are TensorFlow's own numbers.
     draws = tf.random.stateless_uniform([layers, _DRAWS], seed)
     program = _program(name, float(magnitude), tuple(image.shape), reference_bugs)
     return tf.ensure_shape(program(image, draws), image.shape)
 
 
 def cutout(image: tf.Tensor, seed: tf.Tensor, *, size: int) -> tf.Tensor:
-    """Returns the image with a grey (128) square of ``size`` pixels a side, which ends at the border.
+    """Returns the image with a grey (128) square of ``size`` pixels a side, cut off at the border.
 
     It reaches from centre - size / 2 to centre + size / 2 - 1; the centre is uniform over the pixels of the
     image, so that on average less than a whole square is covered. The released code asks for half the side.
-    ``image`` is uint8 (height, width, 3) with a static shape. Equal ``seed`` pairs give equal results.
-
-    Raises UserError unless ``size`` is even and positive.
+    ``image`` is uint8 (height, width, 3) with a static shape, ``size`` a positive even number. Equal ``seed``
+    pairs give equal results.
     """
-    if size < 2 or size % 2:
-        raise UserError(f"the side of Cutout's square is {size} pixels; it must be a positive even number")
+    assert size > 0 and size % 2 == 0, size
     return tf.ensure_shape(
         _cutout(image, tf.random.stateless_uniform([2], seed), tf.constant(size)), image.shape
     )
 
 
-# Of each layer: which operation, whether it is applied, and two for what the operation itself draws.
+# Random numbers of a layer: its operation, whether it is applied, and two for the operation itself.
 _DRAWS = 4
 
 
@@ -140,10 +121,10 @@ def _program(name: str, magnitude: float, shape: tuple[int, ...], reference_bugs
     """Returns a compiled function of (image, draws); the same one for the same arguments, to compile once."""
     size = min(shape[:2])
     if name == "autoaugment":
-        lengths = _AUTOAUGMENT_LENGTHS.at(size, reference_bugs)
+        lengths = _AUTOAUGMENT_LENGTHS.scaled(size, reference_bugs)
         choose = _autoaugment_choice(lengths, reference_bugs)
     else:
-        lengths = _RANDAUGMENT_LENGTHS.at(size, reference_bugs)
+        lengths = _RANDAUGMENT_LENGTHS.scaled(size, reference_bugs)
         choose = _randaugment_choice(magnitude, lengths, reference_bugs)
 
     def program(image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -166,31 +147,27 @@ Choice = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def _autoaugment_choice(lengths: _Lengths, reference_bugs: bool) -> Choice:
-    """Returns a function from draws to the operations' numbers in OPS and their arguments, by layer."""
-    numbers, probabilities, arguments = [], [], []
-    for row in AUTOAUGMENT_V0:
-        numbers.append([OPS.index(op) for op, _, _ in row])
-        probabilities.append([probability for _, probability, _ in row])
-        arguments.append(
-            [
-                _argument(op, level, lengths, harder=False, reference_bugs=reference_bugs)
-                for op, _, level in row
-            ]
-        )
+    """Returns a function from draws to the operations' numbers in OPS and their arguments, for each layer."""
+    table = [
+        (OPS.index(op), probability, _argument(op, level, lengths, False, reference_bugs))
+        for row in AUTOAUGMENT_V0
+        for op, probability, level in row
+    ]
+    numbers, probabilities, arguments = np.reshape(table, (-1, 2, 3)).transpose(2, 0, 1)
 
     def choose(draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         # Gathered, not sliced: for a slice at a drawn place the compiler makes a program for each place.
         row = tf.cast(draws[0, 0] * len(AUTOAUGMENT_V0), tf.int32)
         applied = draws[:, 1] < tf.gather(tf.constant(probabilities, tf.float32), row)
-        ops = tf.where(applied, tf.gather(tf.constant(numbers), row), _IDENTITY)
+        ops = tf.where(applied, tf.gather(tf.constant(numbers, tf.int32), row), _IDENTITY)
         return ops, tf.gather(tf.constant(arguments, tf.float32), row)
 
     return choose
 
 
 def _randaugment_choice(magnitude: float, lengths: _Lengths, reference_bugs: bool) -> Choice:
-    """Returns a function from draws to the operations' numbers in OPS and their arguments, by layer."""
-    arguments = [_argument(op, magnitude, lengths, harder=True, reference_bugs=reference_bugs) for op in OPS]
+    """Returns a function from draws to the operations' numbers in OPS and their arguments, for each layer."""
+    arguments = [_argument(op, magnitude, lengths, True, reference_bugs) for op in OPS]
 
     def choose(draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         ops = tf.cast(draws[:, 0] * len(OPS), tf.int32)
@@ -199,10 +176,10 @@ def _randaugment_choice(magnitude: float, lengths: _Lengths, reference_bugs: boo
     return choose
 
 
-def _argument(op: str, level: float, lengths: _Lengths, *, harder: bool, reference_bugs: bool) -> float:
-    """Returns what the level means to the operation: degrees, bits, a threshold, a factor, a slope or pixels.
+def _argument(op: str, level: float, lengths: _Lengths, harder: bool, reference_bugs: bool) -> float:
+    """Returns the operation's argument at a level: degrees, bits, a threshold, a factor, a slope or pixels.
 
-    With ``harder`` every operation grows stronger with the level, or, an enhancement, goes from 0.1 to 1.9.
+    With ``harder`` every operation grows stronger with the level, but an enhancement goes from 0.1 to 1.9.
     """
     strength = level / 10
     if op == "Posterize":
@@ -212,7 +189,7 @@ def _argument(op: str, level: float, lengths: _Lengths, *, harder: bool, referen
         return max(8 - bits, 1) if harder else 4 + bits
     if op == "Solarize":
         threshold = int(strength * 256)
-        # Released as it suits AutoAugment, whose search knew its levels so: RandAugment at 10 does nothing.
+        # The released threshold suits AutoAugment, whose search used it; RandAugment at 10 would do nothing.
         return max(256 - threshold, 0) if harder and not reference_bugs else threshold
     if op == "SolarizeAdd":
         return int(strength * 110)
@@ -228,7 +205,7 @@ def _argument(op: str, level: float, lengths: _Lengths, *, harder: bool, referen
 def _apply_op(
     image: tf.Tensor, op: tf.Tensor, argument: tf.Tensor, draws: tf.Tensor, reference_bugs: bool
 ) -> tf.Tensor:
-    """Returns the image after operation number ``op`` alone; ``draws`` are its own two."""
+    """Returns the image after operation number ``op``; ``draws`` are two random numbers in 0..1."""
     signed = tf.where(draws[0] < 0.5, argument, -argument)
     functions = {
         "AutoContrast": lambda: image_ops.autocontrast(image),

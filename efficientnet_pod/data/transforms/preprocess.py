@@ -1,4 +1,4 @@
-"""From one undecoded image to pixels of the network's size: TensorFlow functions, random by a seed alone."""
+"""One undecoded image to pixels of the network's size, in TensorFlow; random by a seed alone."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from efficientnet_pod.recipe.preprocessing import Preprocessing
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
-# A few kilobytes can claim any size. Pillow warns from here on: a quarter of a gigabyte, three bytes a pixel.
+# A file of a few kilobytes can claim any size. Pillow warns from here on, a quarter of a gigabyte of pixels.
 MAX_PIXELS = 89_478_485
 
 # The released code used TensorFlow's default, the fast transform: up to 4 levels of 255 off, no faster with
@@ -22,7 +22,9 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing)
     """Returns a randomly augmented image (image_size, image_size, 3) of ``preprocessing.dtype``.
 
     ``image`` is an encoded JPEG or PNG (string scalar) or a uint8 array (height, width, 3); equal ``seed``
-    pairs (int64, shape (2,)) give equal results. An image that cannot be used raises InvalidArgumentError.
+    pairs (int64, shape (2,)) give equal results.
+
+    Raises InvalidArgumentError for an image that cannot be used.
     """
     geometry_seed, flip_seed, policy_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
     shape = (preprocessing.image_size, preprocessing.image_size)
@@ -53,8 +55,9 @@ def eval_image(
 ) -> tf.Tensor:
     """Returns the image (height, width, 3) of ``preprocessing.dtype`` that suits the training augmentation.
 
-    That is the centre of the released evaluation for ``inception_crop`` and the whole image, resized, for the
-    other two, which train on whole images. ``shape`` is (height, width); None: ``image_size`` squared.
+    For ``inception_crop`` it is the centre crop of the released evaluation. The other augmentations train on
+    whole images, so it is the whole image, resized. ``shape`` is (height, width); None: ``image_size``
+    squared.
     """
     shape = shape or (preprocessing.image_size, preprocessing.image_size)
     if preprocessing.augment == "inception_crop":
@@ -66,7 +69,7 @@ def eval_image(
 
 
 def eval_padding(image_size: int) -> int:
-    """Returns the pixels that evaluation resizes beyond the crop: 32, 34, 37, 43, 54, 65 for B0 to B5.
+    """Returns the pixels of the resized image around evaluation's crop: 32, 34, 37, 43, 54, 65 for B0 to B5.
 
     Source: tensorflow/tpu, models/official/efficientnet/preprocessing.py (crop fraction 0.875).
     """
@@ -97,10 +100,9 @@ def _random_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing
 
 
 def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int, shape: tuple[int, int]) -> tf.Tensor:
-    """Returns (top, left, height, width), int32: the largest centred box of the shape's proportions, less the
-    padding.
+    """Returns (top, left, height, width), int32: the largest centred box of this shape, less the padding.
 
-    A square is rounded as the released code rounds it.
+    A square is rounded as in the released code.
     """
     fraction = image_size / (image_size + eval_padding(image_size))
     scale = tf.minimum(tf.cast(height, tf.float32) / shape[0], tf.cast(width, tf.float32) / shape[1])
@@ -113,14 +115,10 @@ def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int, shape: tup
     return tf.stack([*begin, *sides])
 
 
-def _is_png(image: tf.Tensor) -> tf.Tensor:
-    return tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC)
-
-
 def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (height, width), int32 scalars, of an encoded image or an array, without decoding it.
 
-    Raises InvalidArgumentError for what is neither JPEG nor PNG, and beyond MAX_PIXELS.
+    Raises InvalidArgumentError unless the image is a JPEG or PNG of at most MAX_PIXELS.
     """
     if image.dtype != tf.string:
         size = tf.shape(image)
@@ -131,7 +129,8 @@ def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             tf.io.decode_raw(tf.strings.substr(image, 16, 8), tf.int32, little_endian=False), [0]
         )
 
-    size = tf.cond(_is_png(image), png_size, lambda: tf.image.extract_jpeg_shape(image)[:2])
+    is_png = tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC)
+    size = tf.cond(is_png, png_size, lambda: tf.image.extract_jpeg_shape(image)[:2])
     height, width = tf.unstack(tf.ensure_shape(size, [2]))
     # The op itself: tf.debugging.Assert wraps it in a conditional, which costs more than the comparison.
     message = f"an image of more than {MAX_PIXELS:,} pixels"
@@ -143,9 +142,10 @@ def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def decode(image: tf.Tensor) -> tf.Tensor:
     """Returns uint8 (height, width, 3) of a whole image: grey and CMYK become RGB, transparency is dropped.
 
-    Of 16 bits a channel the upper 8 are kept. The orientation that a camera notes in EXIF is ignored, as the
-    released code and TFDS ignore it. Arrays are returned as they are; what cannot be decoded, or is huge,
-    raises InvalidArgumentError.
+    16 bits a channel are reduced to the upper 8. The orientation in EXIF is ignored, as by the released code
+    and TFDS. Arrays are returned unchanged.
+
+    Raises InvalidArgumentError for an image that cannot be decoded or has more than MAX_PIXELS.
     """
     if image.dtype != tf.string:
         return image
@@ -158,10 +158,9 @@ def _decode_crop_resize(
 ) -> tf.Tensor:
     """Returns the box (top, left, height, width) of the image, resized, decoding no more of a JPEG.
 
-    The box must come from ``size_of``, which refuses what is no image. A decoder that is asked for a crop
-    does not notice that the rows below are missing. A JPEG whose last bytes are not the end marker is
-    therefore decoded whole: it either has bytes after the marker, or it is truncated, which raises
-    InvalidArgumentError.
+    The box must come from ``size_of``, which refuses other files. A decoder that is asked for a crop does not
+    notice that rows below it are missing. A JPEG that does not end with the end marker is therefore decoded
+    whole: either it has bytes after the marker, or it is truncated, which raises InvalidArgumentError.
     """
 
     def crop(pixels: tf.Tensor) -> tf.Tensor:
@@ -185,11 +184,11 @@ def _decode_crop_resize(
 
 
 def _resize(image: tf.Tensor, size: tuple[int, int], preprocessing: Preprocessing) -> tf.Tensor:
-    """Returns (height, width, 3) of that size: uint8 if ``fast``, else float32 by the released kernel.
+    """Returns the image at this size: uint8 if ``fast``, else float32 by the released kernel.
 
-    That is TensorFlow 1's ``resize_bicubic``: cubic coefficient -0.75, output pixel i sampled at i times the
-    scale (no half-pixel centres), no antialiasing, overshoot not clipped. TensorFlow 2's ``tf.image.resize``
-    has half-pixel centres and -0.5.
+    The released kernel is TensorFlow 1's ``resize_bicubic``: cubic coefficient -0.75, output pixel i sampled
+    at i times the scale (no half-pixel centres), no antialiasing, overshoot not clipped. TensorFlow 2's
+    ``tf.image.resize`` has half-pixel centres and -0.5.
     """
     if preprocessing.resize == "fast":
         return fast_resize(image, size)

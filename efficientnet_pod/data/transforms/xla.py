@@ -1,4 +1,4 @@
-"""TensorFlow functions compiled by XLA on the host, in a process where JAX has an XLA of its own."""
+"""TensorFlow functions compiled by TensorFlow's XLA on the host, beside the XLA of JAX."""
 
 import functools
 import os
@@ -8,9 +8,9 @@ from efficientnet_pod.data.quiet import tf
 
 
 def compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """Returns the function as one compiled program for each set of shapes; for use in tf.data or eagerly.
+    """Returns the function as one compiled program for each set of shapes, for tf.data or eager calls.
 
-    A program is compiled when it first runs, once a process: 0.1 s for one operation, 2 s for a policy.
+    A program is compiled at its first run in a process: 0.1 s for one operation, 2 s for a policy.
     """
     program = tf.function(function, jit_compile=True, autograph=False)
 
@@ -24,10 +24,10 @@ def compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
 
 @functools.cache
 def _start_compiler() -> None:
-    """Starts TensorFlow's XLA without XLA_FLAGS, which are JAX's, and the user's.
+    """Starts TensorFlow's XLA without XLA_FLAGS, which the user has set for JAX.
 
-    TensorFlow reads them once, at its first compilation, and aborts the process at one that it does not know;
-    its XLA is of another age than JAX's.
+    TensorFlow reads the flags once, at its first compilation, and aborts the process at a flag that it does
+    not know. Its XLA is of another version than JAX's.
     """
     flags = os.environ.pop("XLA_FLAGS", None)
     if flags is None:
