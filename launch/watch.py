@@ -174,8 +174,8 @@ def _lost_work(progress: Progress) -> str:
     if not progress.step:
         return "the machines are gone before its first step; no work is lost"
     kept = f"checkpoint at step {progress.checkpoint:,}" if progress.checkpoint else "no checkpoint yet"
-    steps = progress.lost_steps
-    lost = f"{steps:,} steps of work are lost" if steps else "no work is lost"
+    steps = progress.step - progress.checkpoint
+    lost = f"{steps:,} steps of work are lost" if steps > 0 else "no work is lost"
     return f"the machines are gone after step {progress.step_of_total}; {kept}: {lost}"
 
 

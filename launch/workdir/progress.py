@@ -25,11 +25,6 @@ class Progress:
     total: int | None = None
 
     @property
-    def lost_steps(self) -> int:
-        """Recorded steps after the newest checkpoint, which a new start repeats."""
-        return max(0, self.step - self.checkpoint)
-
-    @property
     def step_of_total(self) -> str:
         """Last step in words, e.g. ``"13 of 40"``."""
         return f"{self.step:,} of {self.total:,}" if self.total else f"{self.step:,}"

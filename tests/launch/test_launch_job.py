@@ -86,7 +86,7 @@ def test_the_table_knows_each_size_of_each_generation():
          "--config.global_batch=64512"),
         (words("--slices=3"), "3 × v3-1024 has 3,072 cores: config.global_batch=65536 is not a multiple"),
         (words(trainer=[*CONFIG, "--config.optimizer.nam=lars"]), "did you mean 'name'?"),
-        (words(trainer=[*CONFIG, "--workdir=x"]), "the launcher sets '--workdir' itself; leave '--workdir=x'"),
+        (words(trainer=[*CONFIG, "--workdir=x"]), "the launcher sets '--workdir' itself; leave '--workdir="),
         (words(trainer=[]), "the trainer's flags follow --, and --config is not among them"),
         (words(project=""), "--project is missing"),
         (words(zone=""), "--zone is missing"),

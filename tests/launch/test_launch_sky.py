@@ -156,4 +156,4 @@ def test_skypilot_refuses_what_these_tests_refuse(sky_python, tmp_path):
     for change in ({"numnodes": 1}, {"resources": {"accelerator_arg": {}}}, {"num_nodes": "two"}):
         wrong.append(yaml.safe_dump({"run": "true"} | change))
     answer = asked(sky_python, wrong, tmp_path)
-    assert all("refused" in read for parsed in answer["parsed"]), answer["parsed"]
+    assert all("refused" in parsed for parsed in answer["parsed"]), answer["parsed"]

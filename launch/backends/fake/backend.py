@@ -55,14 +55,14 @@ class FakeBackend(QueuedResources):
 
     def state(self, job: Job) -> State:
         """Returns the state of the resource; never starts the service."""
-        if not daemon.is_running():
+        if daemon.running_port() is None:
             return _ENDED
         try:
             return super().state(_local(job))
         except RunError:
-            if daemon.is_running():
-                raise
-            return _ENDED
+            if daemon.running_port() is None:
+                return _ENDED
+            raise
 
     def cancel(self, job: Job) -> None:
         """Deletes the resource and its processes."""

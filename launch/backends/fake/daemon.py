@@ -27,11 +27,6 @@ IDLE_SECONDS = 15.0  # without a resource
 FORGOTTEN_SECONDS = 3600.0  # with resources, none of which runs, and without a call
 
 
-def is_running() -> bool:
-    """Returns whether the service runs."""
-    return _port() is not None
-
-
 def channel(*, start: bool) -> grpc.Channel | None:
     """Returns a channel to the service; None if it does not run and is not to be started.
 
@@ -42,7 +37,7 @@ def channel(*, start: bool) -> grpc.Channel | None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        port = _port() or (_start(folder) if start else None)
+        port = running_port() or (_start(folder) if start else None)
     return grpc.insecure_channel(f"127.0.0.1:{port}") if port else None
 
 
@@ -59,7 +54,7 @@ def _start(folder: Path) -> int:
             start_new_session=True,
         )
     deadline = time.monotonic() + START_SECONDS
-    while not (port := _port()):
+    while not (port := running_port()):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise RunError(f"the fake service did not start; '{log}' says why")
@@ -68,8 +63,8 @@ def _start(folder: Path) -> int:
     return port
 
 
-def _port() -> int | None:
-    """Returns the port of the running service."""
+def running_port() -> int | None:
+    """Returns the port of the service; None if it does not run."""
     try:
         service = json.loads((jobs_folder() / "fake" / "service.json").read_text())
         os.kill(service["pid"], 0)
