@@ -25,16 +25,11 @@ from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.cifar_resnet import ResNet9
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.inputs import normalise
-from efficientnet_pod.optim import (
-    Hyperparameters,
-    Lars,
-    RmsProp,
-    Schedule,
-    Sgd,
-    create_optimizer,
-    create_schedule,
-    peak_learning_rate,
-)
+from efficientnet_pod.optim.hyperparameters import Hyperparameters
+from efficientnet_pod.optim.lars import Lars
+from efficientnet_pod.optim.rmsprop import RmsProp
+from efficientnet_pod.optim.schedules import Schedule, create_schedule, peak_learning_rate
+from efficientnet_pod.optim.sgd import Sgd
 from efficientnet_pod.pod import runtime
 from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, to_global
@@ -102,7 +97,7 @@ class Trainer:
             total_steps=self.steps,
         )
         variables = initial_variables(self._model, SIZE, seed=0)
-        self._optimizer = create_optimizer(kind(lr_per_256, **options), schedule, variables["params"])
+        self._optimizer = kind(lr_per_256, **options).transformation(schedule, variables["params"])
         self._mesh = create_mesh(jax.devices()[:1], 1)
         step = TrainStep(self._model, self._optimizer, 0.0, 0.0, jax.random.key(0))
         self._step = compile_train_step(step, self._mesh)

@@ -1,18 +1,20 @@
 """EfficientNet-B0 on handwritten digits: a pod in miniature, on any laptop.
 
 Source: the 1,797 digits of scikit-learn (8×8 grey, shown at 32×32), 1,437 to train and 360 to evaluate;
-the recipe of arXiv 2011.00071 at a small scale.
+the recipe of arXiv 2011.00071 at a small scale. ``:raw`` evaluates the weights themselves, not their average.
 Command: efficientnet-pod train --config=configs/digits.py --workdir=runs/digits
 """
 
 from ml_collections import ConfigDict
 
-from efficientnet_pod.recipe.base_config import base_config
+from efficientnet_pod.recipe.base_config import base_config, require_row
 
 
-def get_config() -> ConfigDict:
-    """Returns the recipe."""
+def get_config(weights: str = "averaged") -> ConfigDict:
+    """Returns the recipe, which evaluates the ``:averaged`` or the ``:raw`` weights."""
+    require_row(weights, ("averaged", "raw"))
     config = base_config()
+    config.eval_raw = weights == "raw"
     config.platform = "cpu"
     config.cpu_replicas = 8
     config.global_batch = 128

@@ -1,9 +1,10 @@
 """EfficientNet as published: RMSProp, exponential decay, 350 epochs at 4,096 images a step.
 
 Source: arXiv 1905.11946 and tensorflow/tpu models/official/efficientnet (batch 4,096 by its maintainers,
-tensorflow/tpu#509); accuracies from its README. AutoAugment: arXiv 1805.09501. Machine: TPU v3-32 or larger;
-B0 takes three hours there and 100 dollars on demand, by `preflight`'s estimate of its step (100 ms). Not yet
-reproduced with this code: no figure of ours stands here.
+tensorflow/tpu#509); accuracies from its README. AutoAugment: arXiv 1805.09501; ``released`` repeats the
+faults of the code it was published with. RandAugment: arXiv 1909.13719; magnitudes, and B5's accuracy, are
+recalled. Machine: TPU v3-32 or larger; B0 takes three hours there and 100 dollars on demand, by `preflight`'s
+estimate of its step (100 ms). Not yet reproduced with this code: no figure of ours stands here.
 Command: efficientnet-pod train --config=configs/imagenet.py:b0 --workdir=runs/imagenet-b0
 With AutoAugment: --config=configs/imagenet.py:b0,autoaugment
 """
@@ -12,26 +13,33 @@ from ml_collections import ConfigDict
 
 from efficientnet_pod.recipe.base_config import base_config, require_row
 
-# Published top-1 in percent: with the preprocessing of ResNet ("none"), and with AutoAugment.
+# Published top-1 in percent: with the preprocessing of ResNet ("none"), with AutoAugment, with RandAugment.
 TOP1 = {
     "b0": {"none": 76.7, "autoaugment": 77.1},
     "b1": {"none": 78.7, "autoaugment": 79.1},
     "b2": {"none": 79.8, "autoaugment": 80.1},
     "b3": {"none": 81.1, "autoaugment": 81.6},
     "b4": {"none": 82.5, "autoaugment": 82.9},
-    "b5": {"none": 83.1, "autoaugment": 83.6},
+    "b5": {"none": 83.1, "autoaugment": 83.6, "randaugment": 83.9},
     "b6": {"autoaugment": 84.0},
-    "b7": {"autoaugment": 84.3},
+    "b7": {"autoaugment": 84.3, "randaugment": 85.0},
 }
+MAGNITUDES = {"b5": 17.0, "b7": 28.0}  # of RandAugment
+README, PAPER = "tensorflow/tpu, EfficientNet's README", "arXiv 1909.13719; magnitude recalled"
 
 
 def get_config(model_and_policy: str = "b0") -> ConfigDict:
-    """Returns the recipe of ``:MODEL[,autoaugment]``; B6 and B7 were published with AutoAugment alone."""
+    """Returns the recipe of ``:MODEL[,POLICY]``; B6 and B7 were published with a policy alone.
+
+    POLICY is ``autoaugment``, ``released`` (AutoAugment with the faults of its code) or ``randaugment``.
+    """
     model, _, policy = model_and_policy.partition(",")
     policy = policy or ("none" if "none" in TOP1.get(model, ("none",)) else "autoaugment")
     row = f"{model},{policy}".removesuffix(",none")
     rows = {
-        f"{name},{kind}".removesuffix(",none"): top1 for name in TOP1 for kind, top1 in TOP1[name].items()
+        f"{name},{kind}".removesuffix(",none"): top1
+        for name, published in TOP1.items()
+        for kind, top1 in (published | {"released": published["autoaugment"]}).items()
     }
     require_row(row, rows)
 
@@ -44,9 +52,13 @@ def get_config(model_and_policy: str = "b0") -> ConfigDict:
     config.model.name = model
     config.model.survival_probability = 0.8
     config.model.bn_momentum = 0.99
-    config.data.policy = policy
+    config.data.policy = "autoaugment" if policy == "released" else policy
+    config.data.policy_bugs = policy == "released"
+    if policy == "randaugment":
+        config.data.policy_layers = 2
+        config.data.policy_magnitude = MAGNITUDES[model]
     config.optimizer.name = "rmsprop"
     config.schedule.name = "exponential"
     config.schedule.warmup_epochs = 5.0
-    config.notes = (f"published: {rows[row]} % top-1 (tensorflow/tpu, EfficientNet's README)",)
+    config.notes = (f"published: {rows[row]} % top-1 ({PAPER if policy == 'randaugment' else README})",)
     return config

@@ -1,6 +1,6 @@
 """Batch normalisation over one mesh axis: per replica, grouped and fully synchronised are one code path.
 
-Ghosts, which are fewer images than a replica has, are the other one.
+The other path normalises parts of a replica's images, called ghosts.
 """
 
 from functools import partial
@@ -23,16 +23,16 @@ class BatchNorm(nn.Module):
 
     Attributes:
       axis_name: mesh axis of the replicas that normalise together, or None for a program without a mesh.
-      momentum: share of the old running statistics that a step keeps (PyTorch calls 1 − momentum this).
-      epsilon: added to the variance.
+      momentum: share of the old running statistics that a step keeps; PyTorch's momentum is 1 minus this.
+      epsilon: number added to the variance.
       dtype: dtype of the result.
       pack: images side by side in the channels, see :mod:`packing`; not with ghosts.
       scale_init: Flax initialiser of the scale.
       fixed_scale: a scale for all channels that is no parameter and stays as it is; None: one to be trained.
-      fixed: layers, by the beginnings of their paths, whose batch norms use their running statistics in
-        training too, and leave them as they are.
       ghost_batch: consecutive images of a replica that normalise together, whatever the axis; 0: all of them.
         The running statistics are the ghosts' mean. Source: arXiv 1705.08741.
+      fixed: layers, by the beginnings of their paths, whose batch norms use their running statistics in
+        training too, and do not change them.
     """
 
     axis_name: str | None
@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
             ghosts = x.reshape(-1, self.ghost_batch, *x.shape[1:])
             moments = jax.vmap(partial(group_moments, axis_name=None))(ghosts)
             y = jax.vmap(normalised)(ghosts, *moments).reshape(x.shape)
-            mean, variance = self._over_axis([jnp.mean(each, axis=0) for each in moments])
+            mean, variance = self._over_axis([jnp.mean(moment, axis=0) for moment in moments])
         else:
             mean, variance = group_moments(x, self.axis_name, pack=self.pack)
             y = normalised(x, mean, variance)

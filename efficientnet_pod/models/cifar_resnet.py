@@ -34,9 +34,9 @@ TorchConv = partial(Conv, symmetric=True, kernel_init=torch_init)
 
 
 class PreActivation(nn.Module):
-    """Batch norm and ReLU, then two 3×3 convolutions with the same between; added to what follows the ReLU.
+    """Batch norm and ReLU, then a residual branch: 3×3 convolution, batch norm, ReLU, 3×3 convolution.
 
-    The shortcut starts behind the first ReLU also where it is the identity, unlike in arXiv 1603.05027.
+    The shortcut starts behind the first ReLU even if it is the identity, unlike in arXiv 1603.05027.
     """
 
     filters: int
@@ -103,7 +103,7 @@ class CifarResNet18(nn.Module):
         return nn.Dense(self.num_classes, kernel_init=drawn, bias_init=drawn, name="classifier")(x)
 
     def initial(self, names: list[str], shape: tuple[int, ...]) -> Distribution | None:
-        """Returns what the tensor is drawn from; None for 0 of batch norm's biases and its statistics."""
+        """Returns the distribution of a tensor; None for batch norm's biases of 0 and its statistics."""
         match names[-2:]:
             case [_, "kernel"]:
                 return torch_kernel(shape)
@@ -121,12 +121,13 @@ class ConvBlock(nn.Module):
     """A convolution, batch norm and an activation, with a 2×2 max-pool in one of two places, or none.
 
     Attributes:
-      filters: of the convolution.
+      filters: channels of the convolution.
       norm: partial of :class:`BatchNorm`.
-      activation: elementwise.
-      dtype: of convolutions and activations.
-      pool: ``""``, ``early``, before batch norm, or ``late``, after the activation.
-      kernel_size: of the convolution.
+      activation: elementwise function.
+      dtype: dtype of convolutions and activations.
+      pool: place of the max-pool: ``""`` for none, ``early``, before batch norm, or ``late``, after the
+        activation.
+      kernel_size: height and width of the kernel.
     """
 
     filters: int
@@ -194,7 +195,7 @@ class ResNet9(nn.Module):
         return classifier(x) * self.logit_scale
 
     def initial(self, names: list[str], shape: tuple[int, ...]) -> Distribution | None:
-        """Returns what the tensor is drawn from; None for 1 and 0 of batch norm and its statistics."""
+        """Returns the distribution of a tensor; None for batch norm's 1 and 0 and its statistics."""
         if names[-1] == "fixed_kernel":
             return Patches()
         return torch_kernel(shape) if names[-1] == "kernel" else None

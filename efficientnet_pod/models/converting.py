@@ -1,4 +1,7 @@
-"""Whether a network is traced for a converter to another format, which knows fewer operations than XLA."""
+"""A mode of tracing: for a converter to another format, which knows fewer operations than XLA.
+
+It is a context variable because the layers that ask are called deep inside Flax modules.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +12,7 @@ _CONVERTING: ContextVar[bool] = ContextVar("converting", default=False)
 
 @contextmanager
 def for_converter() -> Iterator[None]:
-    """Inside, layers choose no formulation by platform and pad apart from pooling; the numbers are equal."""
+    """Inside, layers do not choose by platform, and pad before they pool; the numbers are equal."""
     token = _CONVERTING.set(True)
     try:
         yield

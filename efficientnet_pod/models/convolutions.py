@@ -1,7 +1,7 @@
-"""Owns the two convolutions of the networks, each as the fast program of the platform that compiles it.
+"""The two convolutions of the networks, each as the fast program of the platform that compiles it.
 
-Layout is NHWC for images and HWIO for kernels; padding is TensorFlow's "SAME", which at stride 2 pads after
-more than before, or PyTorch's, alike on both sides. TPU and GPU get `lax.conv_general_dilated` and nothing
+Layout is NHWC for images and HWIO for kernels. Padding is TensorFlow's "SAME", which at stride 2 pads more
+after than before, or PyTorch's, alike on both sides. TPU and GPU get `lax.conv_general_dilated` and nothing
 else. The CPU compiler turns a depthwise convolution and every kernel gradient into scalar loops, so there the
 same sums are written as matrix products and shifted multiply-adds.
 """
@@ -56,8 +56,8 @@ def _xla(x: Array, kernel: Array, *, strides: int, groups: int, symmetric: bool 
     )
 
 
-def _xla_gradients(x: Array, kernel: Array, dy: Array, **how: int) -> tuple[Array, Array]:
-    return jax.vjp(partial(_xla, **how), x, kernel)[1](dy)
+def _xla_gradients(x: Array, kernel: Array, dy: Array, **options: int) -> tuple[Array, Array]:
+    return jax.vjp(partial(_xla, **options), x, kernel)[1](dy)
 
 
 # --- dense -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Owns the convolutions as XLA's CPU compiler runs them fast: matrix products and shifted multiply-adds.
+"""The convolutions in a form that XLA's CPU compiler makes fast: matrix products and shifted multiply-adds.
 
 XLA lowers a depthwise convolution for the CPU, and every gradient with respect to a kernel, to loops that are
 neither vectorised nor blocked for the caches. The sums here are the same ones in another order. They run in
@@ -66,7 +66,7 @@ class _Window(NamedTuple):
 def _windows(
     x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: int, *, symmetric: bool = False
 ) -> tuple[_Window, _Window]:
-    """Those of height and width; padded alike on both sides, or as "SAME" does."""
+    """Returns the windows of height and width; padded alike on both sides, or as "SAME" does."""
     height, width = (
         _Window.of(*sizes, strides, symmetric) for sizes in zip(x_shape[1:3], kernel_shape, strict=False)
     )

@@ -28,10 +28,10 @@ class Variant:
     Attributes:
       width: factor of the filters.
       depth: factor of the blocks of a stage.
-      image_size: pixels.
-      dropout: before the classifier.
-      lite: ReLU6 instead of swish, no squeeze-excite; filters of stem and head and blocks of the first and
-        the last stage are not scaled.
+      image_size: height and width of the images, in pixels.
+      dropout: rate before the classifier.
+      lite: whether it has ReLU6 instead of swish and no squeeze-excite, and does not scale the filters of
+        stem and head and the blocks of the first and the last stage.
 
     Source: arXiv 1905.11946; tensorflow/tpu, ``efficientnet_params``; of the lite ones
     ``efficientnet_lite_params`` with ``fix_head_stem`` (timm has Lite3 at 300 and Lite4 at 380 pixels).
@@ -45,7 +45,7 @@ class Variant:
 
     @property
     def activation(self) -> Callable[[jax.Array], jax.Array]:
-        """What follows every batch norm but those of the projections."""
+        """The function after every batch norm but those of the projections."""
         return nn.relu6 if self.lite else nn.swish
 
     def end_filters(self, filters: int) -> int:
@@ -149,11 +149,11 @@ class MBConv(nn.Module):
     """Inverted bottleneck: expand, depthwise, squeeze-excite, project; a shortcut where shapes agree.
 
     Attributes:
-      spec: what it is.
+      spec: row of the scaled network.
       norm: partial of :class:`BatchNorm`.
-      dtype: of convolutions and activations.
+      dtype: dtype of convolutions and activations.
       pack: images side by side in the channels, see :mod:`packing`.
-      activation: elementwise.
+      activation: elementwise function.
       squeezes: whether it has squeeze-excite.
     """
 

@@ -1,4 +1,4 @@
-"""The layers of the networks: convolutions, squeeze-excite, stochastic depth; TensorFlow's initialisers."""
+"""The layers of the networks: convolutions, max-pooling, squeeze-excite and stochastic depth."""
 
 from typing import Any
 
@@ -26,11 +26,11 @@ class Conv(nn.Module):
 
     Attributes:
       features: output channels of an image.
-      kernel_size: pixels.
-      strides: likewise.
-      dtype: of the arithmetic.
-      pack: images side by side in the channels, see :mod:`packing`; here and in what follows.
-      symmetric: pad alike on both sides, as PyTorch does, instead of TensorFlow's "SAME".
+      kernel_size: height and width of the kernel, in pixels.
+      strides: step between outputs, in pixels.
+      dtype: type of the arithmetic.
+      pack: images side by side in the channels, see :mod:`packing`.
+      symmetric: whether to pad alike on both sides, as PyTorch does, instead of TensorFlow's "SAME".
       kernel_init: Flax initialiser.
     """
 
@@ -91,7 +91,7 @@ def max_pool(x: jax.Array, size: int, *, padding: int = 0) -> jax.Array:
 
     Args:
       x: images, (batch, height, width, channels).
-      size: of a window.
+      size: height and width of a window.
       padding: pixels added on each side, which are never the largest.
     """
     if is_converting():

@@ -28,7 +28,7 @@ def images_side_by_side(batch: int, stage: int) -> int:
     two side by side make it keep to channels, which is faster. Estimated cycles are in records/tpu_step.md.
 
     Args:
-      batch: images of a replica.
+      batch: number of images of a replica.
       stage: 1 to 7, or 0 for the stem.
     """
     if stage <= 3:
@@ -45,15 +45,15 @@ def repack(x: jax.Array, old: int, new: int) -> jax.Array:
       new: a multiple or divisor of ``old`` that divides the batch.
     """
     rows, height, width, channels = x.shape
-    each = channels // old
+    per_image = channels // old
     if new > old:
         times = new // old
-        x = x.reshape(times, rows // times, height, width, old, each).transpose(1, 2, 3, 4, 0, 5)
+        x = x.reshape(times, rows // times, height, width, old, per_image).transpose(1, 2, 3, 4, 0, 5)
         return x.reshape(rows // times, height, width, times * channels)
     if new < old:
         times = old // new
-        x = x.reshape(rows, height, width, new, times, each).transpose(4, 0, 1, 2, 3, 5)
-        return x.reshape(rows * times, height, width, new * each)
+        x = x.reshape(rows, height, width, new, times, per_image).transpose(4, 0, 1, 2, 3, 5)
+        return x.reshape(rows * times, height, width, new * per_image)
     return x
 
 
@@ -89,7 +89,7 @@ def rows_in_pairs(x: jax.Array, pack: int) -> jax.Array:
 
 
 def conv_of_row_pairs(x: jax.Array, kernel: jax.Array, pack: int) -> jax.Array:
-    """Returns what ``kernel`` makes of images with stride 2 and "SAME" padding.
+    """Returns the convolution of images with ``kernel``, at stride 2 with "SAME" padding.
 
     Output row i needs input rows 2i, 2i + 1 and 2i + 2: pair i, and of the next one the first row.
 

@@ -20,11 +20,11 @@ class Bottleneck(nn.Module):
     """Reduce, 3×3 with the strides, expand; added to the input, which is projected where shapes differ.
 
     Attributes:
-      filters: of the 3×3 convolution; the block returns four times as many.
-      strides: of the 3×3 convolution. The first version (arXiv 1512.03385) has them in the 1×1 before it.
+      filters: channels of the 3×3 convolution; the block returns four times as many.
+      strides: strides of the 3×3 convolution. The first version (arXiv 1512.03385) has them in the 1×1 one.
       norm: partial of :class:`BatchNorm`.
       last_scale: initial scale of the last batch norm.
-      dtype: of convolutions and activations.
+      dtype: dtype of convolutions and activations.
     """
 
     filters: int
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
         return Constant(0.0 if self.zero_init_residual else 1.0)
 
     def initial(self, names: list[str], shape: tuple[int, ...]) -> Distribution | None:
-        """Returns what the tensor is drawn from; None for the usual: kernels from N(0, 2 / fan-out)."""
+        """Returns the distribution of a tensor; None for the usual: kernels from N(0, 2 / fan-out)."""
         match names[-2:]:
             case ["expand_bn", "scale"]:
                 return self.last_scale

@@ -12,7 +12,7 @@ from efficientnet_pod.models.initial import Patches
 
 PATCH = 3  # pixels of a side
 IMAGES = 10_000  # of the training images, the first ones, as the source has it
-EPSILON = 1e-2  # likewise
+EPSILON = 1e-2  # the source's
 _AT_ONCE = 256  # images whose patches are in memory together
 
 
@@ -25,7 +25,7 @@ def whitening_kernel(images: np.ndarray, epsilon: float = EPSILON) -> np.ndarray
 
     Args:
       images: normalised, (number, height, width, channels); patches are those without padding.
-      epsilon: keeps what is hardly there from being blown up; on images of unit variance.
+      epsilon: limit to the gain of directions with hardly any variance, for images of unit variance.
 
     Source: davidcpage/cifar10-fast, ``eigens`` and ``whitening_filter``.
     """

@@ -1,4 +1,4 @@
-"""What training from existing weights leaves alone: frozen layers, slower ones, statistics of batch norm."""
+"""Training from existing weights: frozen layers, slower layers, and the statistics of batch norm."""
 
 import dataclasses
 from typing import Any
@@ -21,13 +21,13 @@ class InitSettings:
     or ``""`` for all.
 
     Attributes:
-      weights: a workdir, a folder of weights, or a file of another library; empty for random ones.
-      frozen: layers that stay as they are, their batch norm's statistics too.
-      lr_factors: (layer, factor of the learning rate) pairs; of those that name a tensor the last counts.
-      bn_statistics: ``train``: batches normalise by themselves, and the running averages go on from those
-        loaded; ``keep``: the loaded ones normalise, in training too, and do not change; ``reestimate``: the
-        averages begin anew, from ``bn_images`` training images as the loaded weights see them, then go on.
-      bn_images: see ``bn_statistics``.
+      weights: a workdir, a folder of weights, or a file of another library; empty for random weights.
+      frozen: layers that do not change, the statistics of their batch norms included.
+      lr_factors: (layer, factor of the learning rate) pairs; the last one that names a tensor counts.
+      bn_statistics: treatment of the loaded statistics. ``train``: batches normalise by themselves, and the
+        running averages start from the loaded ones. ``keep``: the loaded ones normalise, in training too,
+        and do not change. ``reestimate``: the averages start from those of ``bn_images`` training images.
+      bn_images: number of training images for ``reestimate``.
     """
 
     weights: str
@@ -42,18 +42,18 @@ class InitSettings:
         return ("",) if self.bn_statistics == KEEP else self.frozen
 
     def is_frozen(self, path: str) -> bool:
-        """Whether the parameter at a path, such as ``block1a/expand_conv/kernel``, is not to be trained."""
+        """Returns whether the parameter at a path, e.g. ``block1a/expand_conv/kernel``, is not trained."""
         return path.startswith(self.frozen)
 
     def lr_factor(self, path: str) -> float:
-        """Returns what the learning rate of a parameter is multiplied by; 0 if it is frozen."""
+        """Returns the factor of a parameter's learning rate; 0 if it is frozen."""
         if self.is_frozen(path):
             return 0.0
         of_path = [factor for layer, factor in self.lr_factors if path.startswith(layer)]
         return of_path[-1] if of_path else 1.0
 
     def __str__(self) -> str:
-        """Returns it in a line, for people."""
+        """Returns the settings in a line, for people."""
         parts = [self.weights]
         if self.frozen:
             parts.append(f"frozen: {', '.join(layer or 'all' for layer in self.frozen)}")

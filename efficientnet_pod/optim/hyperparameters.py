@@ -1,4 +1,4 @@
-"""What each optimizer's hyper-parameters promise: valid ranges, which tensors they treat, the optimizer."""
+"""The base of all optimizers: hyper-parameters in their ranges, the tensors they treat, the update."""
 
 import abc
 import dataclasses
@@ -46,4 +46,9 @@ class Hyperparameters(abc.ABC):
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params
     ) -> optax.GradientTransformation:
-        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added."""
+        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added.
+
+        The count is part of the optimizer's state, so a restored state goes on exactly where it stopped. Only
+        the tree of ``params`` and its names are read (``jax.ShapeDtypeStruct`` will do). There are no
+        collectives: inside ``shard_map`` gradients and parameters are whole and equal on all replicas.
+        """

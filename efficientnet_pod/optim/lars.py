@@ -43,8 +43,8 @@ class Lars(Hyperparameters):
     def trust_ratios(self, gradients: optax.Updates, params: optax.Params) -> jax.Array:
         """Returns the trust ratios of the update with these gradients, float32 (adapted tensors,).
 
-        In tree order, as :func:`optim.treatment` lists them. Both trees are whole, as for the update; where
-        both are compiled together, the compiler finds the norms there already.
+        They are in tree order, as :func:`optimizers.treatment` lists them. Both trees are whole, as for the
+        update; where both are compiled together, the compiler finds the norms there already.
         """
         leaves = zip(*map(jax.tree.leaves, (gradients, params, self.adapted(params))), strict=True)
         return jnp.stack([self._trust_ratio(g, w) for g, w, is_adapted in leaves if is_adapted])
@@ -52,10 +52,7 @@ class Lars(Hyperparameters):
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params
     ) -> optax.GradientTransformation:
-        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added.
-
-        The update needs the full, replicated tensors: it holds no collectives.
-        """
+        """Returns the optimizer, see :meth:`Hyperparameters.transformation`."""
         # The authors' one skip list rules both decay and adaptation, so decay happens inside the adaptation.
         return optax.chain(
             optax.masked(optax.stateless_with_tree_map(self._decay_and_adapt), self.adapted(params)),

@@ -35,7 +35,7 @@ class RmsProp(Hyperparameters):
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params
     ) -> optax.GradientTransformation:
-        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added."""
+        """Returns the optimizer, see :meth:`Hyperparameters.transformation`."""
         return optax.chain(
             optax.add_decayed_weights(self.l2, mask=self.decayed(params)),
             optax.scale_by_rms(self.decay, self.epsilon, initial_scale=1.0, eps_in_sqrt=True),

@@ -133,9 +133,9 @@ class Stretch(NamedTuple):
     """Steps of one batch.
 
     Attributes:
-      first_step: steps done before it.
-      clock: images seen before it, in units of the batch that the schedule was made for.
-      batch_ratio: its batch, in the same units.
+      first_step: steps done before the stretch.
+      clock: images seen before the stretch, in units of the batch that the schedule was made for.
+      batch_ratio: batch of the stretch, in the same units.
     """
 
     first_step: int
@@ -166,7 +166,7 @@ def in_phases(learning_rate: LearningRate, stretches: Sequence[Stretch]) -> Lear
     def phased(step: jax.typing.ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
         place = jnp.searchsorted(jnp.asarray(first_steps), step, side="right") - 1
-        begun, clock, ratio = (jnp.asarray(each)[place] for each in (first_steps, clocks, ratios))
+        begun, clock, ratio = (jnp.asarray(values)[place] for values in (first_steps, clocks, ratios))
         return learning_rate(clock + (step - begun).astype(jnp.float32) * ratio) * ratio
 
     return phased
@@ -198,12 +198,12 @@ def _progress(step: jax.Array, steps: float) -> jax.Array:
 
 def _between(knots: Knots, total_steps: float, step: jax.Array) -> jax.Array:
     """Returns the height at ``step`` of the lines between the knots, float32; beyond the last, its height."""
-    shares, heights = (np.array(each, np.float64) for each in zip(*knots, strict=True))
+    shares, heights = (np.array(values, np.float64) for values in zip(*knots, strict=True))
     steps = np.round(shares * total_steps, 6)  # .07 of 100 steps are 7.000000000000001
     runs = np.diff(steps)
     slopes = np.append(np.divide(np.diff(heights), runs, out=np.zeros_like(runs), where=runs > 0), 0.0)
     place = jnp.searchsorted(jnp.asarray(steps, jnp.float32), step.astype(jnp.float32), side="right") - 1
-    begun, height, slope = (jnp.asarray(each, jnp.float32)[place] for each in (steps, heights, slopes))
+    begun, height, slope = (jnp.asarray(values, jnp.float32)[place] for values in (steps, heights, slopes))
     return height + (step.astype(jnp.float32) - begun) * slope
 
 

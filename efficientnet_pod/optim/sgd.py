@@ -28,7 +28,7 @@ class Sgd(Hyperparameters):
     l2_everywhere: bool = False
 
     def decayed(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, True at what is decayed."""
+        """Returns a tree of bool, True at the tensors that are decayed."""
         if not self.l2:
             return masks.nothing(params)
         return masks.everything(params) if self.l2_everywhere else masks.kernels_and_biases(params)
@@ -36,7 +36,7 @@ class Sgd(Hyperparameters):
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params
     ) -> optax.GradientTransformation:
-        """Returns the optimizer; its update ``k``, from 0, uses ``learning_rate(k)`` and is to be added."""
+        """Returns the optimizer, see :meth:`Hyperparameters.transformation`."""
         return optax.chain(
             optax.add_decayed_weights(self.l2, mask=self.decayed(params)),
             optax.trace(self.momentum, nesterov=self.nesterov),

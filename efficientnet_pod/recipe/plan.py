@@ -4,7 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
-from efficientnet_pod.optim import OPTIMIZERS, peak_learning_rate, schedule_warnings
+from efficientnet_pod.optim.optimizers import OPTIMIZERS
+from efficientnet_pod.optim.schedules import peak_learning_rate, schedule_warnings
 from efficientnet_pod.recipe.phases import Phase, PlacedRecipe, resolve_phases
 from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.recipe.rectangles import Shapes, eval_batch_of

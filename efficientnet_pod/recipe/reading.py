@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any
 
 from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.optim import OPTIMIZERS, Hyperparameters, Schedule
 from efficientnet_pod.optim.fine_tuning import InitSettings
+from efficientnet_pod.optim.hyperparameters import Hyperparameters
+from efficientnet_pod.optim.optimizers import OPTIMIZERS
+from efficientnet_pod.optim.schedules import Schedule
 from efficientnet_pod.recipe.recipe import DataSettings, ModelSettings, PhaseSettings, Recipe
 
 

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from efficientnet_pod.optim import Hyperparameters, Schedule
 from efficientnet_pod.optim.fine_tuning import BN_STATISTICS, InitSettings
+from efficientnet_pod.optim.hyperparameters import Hyperparameters
+from efficientnet_pod.optim.schedules import Schedule
 
 CHOICES = {
     "on_non_finite": ("stop", "skip", "rewind"),
@@ -112,22 +113,15 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSettings:
-    """A part of the training that differs from the rest; fields that are None keep the recipe's value.
+    """A part of the training that differs from the rest.
+
+    The fields after ``from_epoch`` have the meaning of the same names in :class:`Recipe`,
+    :class:`ModelSettings` and :class:`DataSettings`; None keeps the value there. The learning rate follows
+    ``global_batch`` linearly. Evaluation keeps the recipe's ``image_size``.
 
     Attributes:
-      name: its name in the config and in the records.
-      from_epoch: its beginning, in passes over the training images; it lasts until the next one begins.
-      global_batch: images per optimizer step; the learning rate follows it linearly.
-      label_smoothing: smoothing of the training loss.
-      dropout: rate before the classifier.
-      survival_probability: stochastic depth at the end of its linear schedule.
-      image_size: height and width of training images; evaluation stays at the recipe's.
-      min_crop_area: smallest crop, as a share of the image.
-      policy_layers: operations in a row of ``randaugment``.
-      policy_magnitude: strength of these operations.
-      cutout: side of the grey square.
-      mixup: α of mixup's shares.
-      cutmix: α of CutMix's shares.
+      name: name of the phase in the config and in the records.
+      from_epoch: beginning, in passes over the training images; the phase lasts until the next one begins.
     """
 
     name: str

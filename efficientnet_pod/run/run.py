@@ -16,8 +16,8 @@ from efficientnet_pod.models.initial import abstract_variables, initial_variable
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.models.registry import Model, create_network, network_named, with_settings
 from efficientnet_pod.models.whitening import IMAGES, whitened
-from efficientnet_pod.optim import LearningRate, Stretch, create_optimizer, create_schedule, in_phases
 from efficientnet_pod.optim.fine_tuning import scaled, with_fixed_statistics, without_gradient
+from efficientnet_pod.optim.schedules import LearningRate, Stretch, create_schedule, in_phases
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated
 from efficientnet_pod.pod.runtime import Runtime
@@ -271,7 +271,7 @@ def build(
     )
     variables = abstract_variables(model, plan.image_size)
     recipe.init.check(variables["params"])
-    optimizer = create_optimizer(recipe.optimizer, learning_rate, variables["params"])
+    optimizer = recipe.optimizer.transformation(learning_rate, variables["params"])
     optimizer = scaled(optimizer, recipe.init)
     return model, variables, optimizer, learning_rate
 

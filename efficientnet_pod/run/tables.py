@@ -14,7 +14,7 @@ from rich.table import Table
 
 from efficientnet_pod.data.host_cores import describe_input
 from efficientnet_pod.models.registry import network_named
-from efficientnet_pod.optim import Treatment, treatment
+from efficientnet_pod.optim.optimizers import Treatment, treatment
 from efficientnet_pod.pod import runtime, terminal
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.pod.topology import describe_bn_groups

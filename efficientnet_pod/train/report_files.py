@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 
 from efficientnet_pod.evaluate.confusions import Findings, predictions_of
-from efficientnet_pod.optim import treatment
+from efficientnet_pod.optim.optimizers import treatment
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.run.metrics import Rates
 from efficientnet_pod.run.run import Run

@@ -17,7 +17,10 @@ from efficientnet_pod.models.cifar_resnet import ResNet9
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
 from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.models.whitening import Whitening, whitened, whitening_kernel
-from efficientnet_pod.optim import Lars, RmsProp, Sgd, create_optimizer, treatment
+from efficientnet_pod.optim.lars import Lars
+from efficientnet_pod.optim.optimizers import treatment
+from efficientnet_pod.optim.rmsprop import RmsProp
+from efficientnet_pod.optim.sgd import Sgd
 from efficientnet_pod.pod.mesh import BN_MEMBER, REPLICAS, create_mesh
 
 
@@ -199,7 +202,7 @@ def first_gradient():
 )
 def test_no_optimizer_changes_the_whitening_kernel(hyper, first_gradient):
     params, gradient = first_gradient
-    optimizer = create_optimizer(hyper, lambda step: jnp.float32(0.1), params)
+    optimizer = hyper.transformation(lambda step: jnp.float32(0.1), params)
 
     def step(params, state):
         updates, state = optimizer.update(gradient, state, params)

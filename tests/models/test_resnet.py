@@ -14,7 +14,10 @@ from networks import images, quickly, weights_of
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
 from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.models.resnet import STAGES, ResNet
-from efficientnet_pod.optim import Lars, RmsProp, Sgd, treatment
+from efficientnet_pod.optim.lars import Lars
+from efficientnet_pod.optim.optimizers import treatment
+from efficientnet_pod.optim.rmsprop import RmsProp
+from efficientnet_pod.optim.sgd import Sgd
 
 SHORT = ((2, 8, 2),)  # a block with strides and a projection, and one with neither
 

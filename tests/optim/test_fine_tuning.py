@@ -18,8 +18,10 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.inputs import normalise
-from efficientnet_pod.optim import Lars, RmsProp, Sgd, create_optimizer
 from efficientnet_pod.optim.fine_tuning import InitSettings, scaled
+from efficientnet_pod.optim.lars import Lars
+from efficientnet_pod.optim.rmsprop import RmsProp
+from efficientnet_pod.optim.sgd import Sgd
 from efficientnet_pod.pod.mesh import put_replicated
 from efficientnet_pod.recipe.reading import read_init, read_recipe
 from efficientnet_pod.run.run import open_run
@@ -28,7 +30,7 @@ from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.weights import convert, trained
 from efficientnet_pod.weights.folder import write_folder
 from efficientnet_pod.weights.open import open_weights
-from efficientnet_pod.weights.paths import flatten
+from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 INIT = InitSettings("somewhere", (), (), "train", 64)
 
@@ -64,8 +66,8 @@ def test_a_run_begins_with_the_weights_and_says_so(source, tmp_path, capsys):
     run = open_run(read_recipe(config(source)))
     averaged = open_weights(str(source), which="best")
     state = initial_state(run, open_initial(run))
-    assert same(flatten(state.variables), averaged.tensors)
-    assert same(flatten(state.ema), averaged.tensors)
+    assert same(leaves_of(state.variables), averaged.tensors)
+    assert same(leaves_of(state.ema), averaged.tensors)
 
 
 @pytest.mark.parametrize("frozen", [("stem", "block1"), ("stem", "block", "head")])
@@ -132,11 +134,11 @@ def test_a_factor_is_another_learning_rate(hyper):
         for _ in range(4):
             gradients = jax.tree.map(lambda p: jnp.asarray(rng.normal(0, 1, p.shape), jnp.float32), params)
             updates, state = optimizer.update(gradients, state, params)
-            found.append(flatten(updates))
+            found.append(leaves_of(updates))
         return found
 
-    mine = updates_of(scaled(create_optimizer(hyper, schedule(1.0), params), init))
-    of_factor = {f: updates_of(create_optimizer(hyper, schedule(f), params)) for f in (0.25, 0.5, 1.0)}
+    mine = updates_of(scaled(hyper.transformation(schedule(1.0), params), init))
+    of_factor = {f: updates_of(hyper.transformation(schedule(f), params)) for f in (0.25, 0.5, 1.0)}
     for step, updates in enumerate(mine):
         for path, update in updates.items():
             if path.startswith("stem_bn"):
@@ -169,13 +171,13 @@ def test_statistics_are_those_of_the_images_as_the_weights_see_them(source, monk
             _, updated = model.apply(
                 host.variables, normalise(jnp.asarray(images)), train=True, mutable=["batch_stats"]
             )
-            found.append(flatten(updated["batch_stats"]))
-    for path, value in flatten(state.batch_stats).items():
+            found.append(leaves_of(updated["batch_stats"]))
+    for path, value in leaves_of(state.batch_stats).items():
         np.testing.assert_allclose(
             value, np.mean([each[path] for each in found], axis=0), rtol=2e-4, atol=1e-5
         )
-        assert np.array_equal(value, flatten(state.ema["batch_stats"])[path])
-    assert same(flatten(jax.device_get(state.params)), flatten(host.params))
+        assert np.array_equal(value, leaves_of(state.ema["batch_stats"])[path])
+    assert same(leaves_of(jax.device_get(state.params)), leaves_of(host.params))
 
 
 def test_a_resumed_run_needs_the_weights_no_more_and_ends_the_same(source, tmp_path, with_fault):
@@ -204,7 +206,7 @@ def test_another_number_of_classes_gets_a_new_classifier(source, tmp_path):
     run = open_run(read_recipe(config(tmp_path / "w")))
     initial = open_initial(run)
     assert initial.origin["new_classifier"] and f"a new one for {CLASSES} classes" in initial.said
-    found, shapes = flatten(initial.variables), flatten(run.variables)
+    found, shapes = leaves_of(initial.variables), leaves_of(run.variables)
     for path, tensor in found.items():
         assert tensor.shape == shapes[path].shape
         assert np.array_equal(tensor, 0 * tensor if "classifier" in path else given.tensors[path]), path

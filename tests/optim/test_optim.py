@@ -11,7 +11,11 @@ import tensorflow as tf
 from jax.sharding import PartitionSpec as P
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.optim import OPTIMIZERS, Lars, RmsProp, Sgd, create_optimizer, masks, treatment
+from efficientnet_pod.optim import masks
+from efficientnet_pod.optim.lars import Lars
+from efficientnet_pod.optim.optimizers import OPTIMIZERS, treatment
+from efficientnet_pod.optim.rmsprop import RmsProp
+from efficientnet_pod.optim.sgd import Sgd
 
 SHAPES = {
     ("stem_conv", "kernel"): (3, 3, 3, 8),
@@ -118,7 +122,7 @@ def lars_in_numpy(hyper):
     ],
 )
 def test_lars_follows_its_formula(hyper):
-    ours = follow(create_optimizer(hyper, table, tree(initial_weights())))
+    ours = follow(hyper.transformation(table, tree(initial_weights())))
     assert_same_trajectory(ours, lars_in_numpy(hyper))
 
 
@@ -147,7 +151,7 @@ def test_optax_lars_is_another_optimizer():
 
 def test_lars_divides_by_no_zero_norm():
     zeros = tree({path: np.zeros(shape, np.float32) for path, shape in SHAPES.items()})
-    optimizer = create_optimizer(Lars(0.236), lambda _: jnp.float32(10.0), zeros)
+    optimizer = Lars(0.236).transformation(lambda _: jnp.float32(10.0), zeros)
     params = jax.tree.map(jnp.asarray, zeros)
     with jax.debug_nans(True):
         updates, _ = optimizer.update(
@@ -179,7 +183,7 @@ def test_other_optimizers_have_no_trust_ratios(hyper):
 
 def test_lars_refuses_to_work_without_parameters():
     params = tree(initial_weights())
-    optimizer = create_optimizer(Lars(0.236), table, params)
+    optimizer = Lars(0.236).transformation(table, params)
     with pytest.raises(ValueError, match="LARS needs the parameters"):
         optimizer.update(params, optimizer.init(params))
 
@@ -205,7 +209,7 @@ def tensorflow(make_optimizer, l2, undecayed=NORMS):
 
 @pytest.mark.parametrize("hyper", [RmsProp(), RmsProp(0.1, decay=0.8, momentum=0.95, epsilon=1e-6, l2=0.05)])
 def test_rmsprop_follows_tensorflow(hyper):
-    ours = follow(create_optimizer(hyper, table, tree(initial_weights())))
+    ours = follow(hyper.transformation(table, tree(initial_weights())))
     theirs = tensorflow(
         lambda rate: tf.compat.v1.train.RMSPropOptimizer(rate, hyper.decay, hyper.momentum, hyper.epsilon),
         hyper.l2,
@@ -217,7 +221,7 @@ def test_rmsprop_follows_tensorflow(hyper):
     "hyper", [Sgd(), Sgd(nesterov=True), Sgd(momentum=0.5, l2=0.05), Sgd(l2=0.05, l2_everywhere=True)]
 )
 def test_sgd_follows_tensorflow(hyper):
-    ours = follow(create_optimizer(hyper, table, tree(initial_weights())))
+    ours = follow(hyper.transformation(table, tree(initial_weights())))
     theirs = tensorflow(
         lambda rate: tf.compat.v1.train.MomentumOptimizer(rate, hyper.momentum, use_nesterov=hyper.nesterov),
         hyper.l2,
@@ -233,7 +237,7 @@ EVERY = [Lars(0.236), RmsProp(), Sgd()]
 def test_a_restored_state_goes_on_bit_for_bit(hyper):
     def train(params, state, steps):
         # Built anew, as after a restart: all that an optimizer remembers is in its state.
-        optimizer = create_optimizer(hyper, table, params)
+        optimizer = hyper.transformation(table, params)
         update = jax.jit(optimizer.update)
         state = jax.jit(optimizer.init)(params) if state is None else state
         for step in steps:
@@ -249,7 +253,7 @@ def test_a_restored_state_goes_on_bit_for_bit(hyper):
 @pytest.mark.parametrize("hyper", EVERY)
 def test_an_update_on_eight_replicas_is_that_of_one(hyper):
     params = jax.tree.map(jnp.asarray, tree(initial_weights()))
-    optimizer = create_optimizer(hyper, lambda step: table(step + 5), params)
+    optimizer = hyper.transformation(lambda step: table(step + 5), params)
     arguments = (tree(gradients(0)), optimizer.init(params), params)
     on_replicas = functools.partial(
         jax.shard_map, mesh=jax.make_mesh((8,), ("replica",)), in_specs=P(), out_specs=P()
@@ -265,7 +269,7 @@ def test_treatment_is_what_the_update_does(hyper):
     """Without a gradient only decay moves a tensor; the trust ratio makes the gradient's scale cancel."""
     rng = np.random.default_rng(3)
     params = tree({path: np.float32(1 + rng.random(shape)) for path, shape in SHAPES.items()})
-    optimizer = create_optimizer(hyper, lambda _: jnp.float32(1.0), params)
+    optimizer = hyper.transformation(lambda _: jnp.float32(1.0), params)
 
     @jax.jit
     @jax.vmap

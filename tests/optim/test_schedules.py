@@ -10,7 +10,7 @@ import tensorflow as tf
 from jax.sharding import PartitionSpec as P
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.optim import (
+from efficientnet_pod.optim.schedules import (
     SCHEDULES,
     Schedule,
     Stretch,

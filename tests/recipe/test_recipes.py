@@ -10,6 +10,7 @@ from recipes import CONFIGS, load
 from efficientnet_pod.recipe.plan import resolve
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import PUBLISHED_NUMBERS, build
+from efficientnet_pod.workdir.values import flatten
 
 # Recipe: replicas it was published on, images a step, steps, peak learning rate, BN batch.
 # Steps are epochs · images / batch, rounded: 350 · 1,281,167 / 65,536 = 6,842.2.
@@ -25,8 +26,11 @@ PUBLISHED = {
     "imagenet.py:b0": (32, 4096, 109_475, 0.256, 128),
     "imagenet.py:b2,autoaugment": (32, 4096, 109_475, 0.256, 128),
     "imagenet.py:b7": (128, 4096, 109_475, 0.256, 32),
+    "imagenet.py:b0,released": (32, 4096, 109_475, 0.256, 128),
+    "imagenet.py:b5,randaugment": (128, 4096, 109_475, 0.256, 32),
     "progressive.py": (32, 4096, 109_475, 0.256, 128),
     "b0_gpu.py": (1, 256, 1_751_596, 0.016, 256),
+    "b0_gpu.py:fast": (1, 256, 1_751_596, 0.016, 256),
     "imagenet18.py:1": (8, 4096, None, 1.0, 512),
     "imagenet18.py:4": (32, 8192, None, 2.0, 256),
     "imagenet18.py:8": (64, 8192, None, 1.92, 128),
@@ -34,15 +38,19 @@ PUBLISHED = {
     "resnet50.py:goyal": (256, 8192, 14_075, 3.2, 32),
     "resnet50.py:lars,32768": (2048, 32768, 2_502, 29.0, 64),
     "resnet50.py:lars,65536": (2048, 65536, 1_799, 23.081, 64),
+    "resnet50.py:cutmix": (4, 256, 1_501_368, 0.1, 64),
+    "resnet50.py:mixup": (4, 256, 1_501_368, 0.1, 64),
     "cifar10.py:resnet18": (1, 128, 13_672, 0.1, 128),
     "cifar10.py:resnet9": (1, 512, 2_344, 0.4, 512),
     "cifar10.py:tricks": (1, 512, 977, 1.0, None),
     "digits.py": (8, 128, 314, 0.1, 64),
+    "digits.py:raw": (8, 128, 314, 0.1, 64),
     "finetune.py:lite0": (1, 64, 84, 0.025, 64),
     "finetune.py:b3": (1, 64, 84, 0.025, 64),
 }
 
 
+RECALLED = ("imagenet.py:b5,randaugment", "resnet50.py:cutmix", "resnet50.py:mixup")
 OURS = ("digits", "b0_gpu", "finetune")  # reproduce nothing that was published
 
 
@@ -85,7 +93,23 @@ def test_a_plan_has_the_published_numbers(recipe):
 def test_a_recipe_says_what_was_published(recipe):
     notes = " ".join(plan_of(recipe).recipe.notes)
     assert "published" in notes or recipe == "progressive.py"
-    assert ("recalled" in notes) == recipe.startswith("supercomputer")
+    assert ("recalled" in notes) == (recipe in RECALLED or recipe.startswith("supercomputer"))
+
+
+def test_every_feature_has_a_row():
+    """Each row sets what it is named after, and differs in nothing else from the row beside it."""
+    for row, beside, changed in (
+        ("imagenet.py:b0,released", "imagenet.py:b0,autoaugment", {"data.policy_bugs": True}),
+        ("b0_gpu.py:fast", "b0_gpu.py", {"data.resize": "fast"}),
+        ("digits.py:raw", "digits.py", {"eval_raw": True}),
+    ):
+        fields, others = dict(flatten(load(row))), dict(flatten(load(beside)))
+        assert {name: value for name, value in fields.items() if value != others[name]} == changed
+    b5 = plan_of("imagenet.py:b5,randaugment").recipe.data
+    assert (b5.policy, b5.policy_layers, b5.policy_magnitude) == ("randaugment", 2, 17)
+    for row, alphas in (("cutmix", (0, 1)), ("mixup", (1, 0))):
+        recipe = plan_of(f"resnet50.py:{row}").recipe
+        assert (recipe.data.mixup, recipe.data.cutmix) == alphas and recipe.optimizer.l2_everywhere
 
 
 # (epoch, rate, images a step, pixels) of cybertronai/imagenet18_old, train.py, written out by hand.
@@ -147,7 +171,7 @@ def test_cifar_has_one_cycle(row, points):
         ("imagenet.py:b8", "known: b0  b0,autoaugment"),
         ("imagenet.py:b0,autoaugmnt", "did you mean 'b0,autoaugment'?"),
         ("imagenet18.py:2", "known: 1  4  8  16"),
-        ("resnet50.py:adam", "known: goyal  lars,32768  lars,65536"),
+        ("resnet50.py:adam", "known: goyal  lars,32768  lars,65536  cutmix  mixup"),
         ("cifar10.py:resnet8", "known: resnet18  resnet9  tricks"),
     ],
 )

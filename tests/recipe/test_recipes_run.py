@@ -25,6 +25,7 @@ RECIPES = [
     "imagenet18.py:4",
     "resnet50.py:goyal",
     "resnet50.py:lars,65536",
+    "resnet50.py:cutmix",
     "cifar10.py:resnet18",
     "cifar10.py:resnet9",
     "cifar10.py:tricks",

@@ -4,7 +4,7 @@ import pytest
 from report_runs import config, eventful_journal, metrics, plan, summary, write_run
 
 from efficientnet_pod.models.registry import NETWORKS, network_named
-from efficientnet_pod.optim import OPTIMIZERS
+from efficientnet_pod.optim.optimizers import OPTIMIZERS
 from efficientnet_pod.report.figures import (
     Level,
     cost_of,

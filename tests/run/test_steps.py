@@ -14,7 +14,7 @@ from tiny import CLASSES, SIZE, batch, tiny_model
 
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.inputs import normalise
-from efficientnet_pod.optim import Lars, create_optimizer
+from efficientnet_pod.optim.lars import Lars
 from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_halted
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.run.metrics import cross_entropy
@@ -171,7 +171,7 @@ def test_the_trust_ratios_returned_are_those_of_the_update():
     """Recovered from the momentum buffer after the first step, which is rate · trust · (g + decay · w)."""
     hyper, mesh = Lars(0.1, weight_decay=1e-2), create_mesh(jax.devices()[:4], 2)
     variables = initial_variables(tiny_model(), SIZE, seed=0)
-    optimizer = create_optimizer(hyper, lambda _: jnp.float32(0.5), variables["params"])
+    optimizer = hyper.transformation(lambda _: jnp.float32(0.5), variables["params"])
     start = jax.device_get(init_state(variables, optimizer, ema=False))
     compiled = {}
     for ratios in (hyper.trust_ratios, lambda gradients, params: None):
