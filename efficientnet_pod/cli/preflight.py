@@ -33,12 +33,8 @@ def run_preflight(arguments: Sequence[str]) -> None:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "topology",
-        None,
-        "Machine: v3:16x32 (chips of a TPU), v3-1024 (by its number of cores), cuda:h100x8, cpu:8.",
-        flag_values=values,
-    )
+    about = "Machine: v3:16x32 (chips of a TPU), v3-1024 (by its number of cores), cuda:h100x8, cpu:8."
+    flags.DEFINE_string("topology", None, about, flag_values=values)
     flags.DEFINE_string("json", None, "File for the numbers, as JSON.", flag_values=values)
     about = "File for the train step's optimised HLO; other programs get files next to it, with their names."
     flags.DEFINE_string("hlo", None, about, flag_values=values)

@@ -210,8 +210,10 @@ def hbm_limit(target: Target) -> int | None:
     """Returns the bytes a replica may use; virtual devices share the memory of this machine."""
     chip = target.chip
     if chip.platform == "cpu":
-        memory = _machine_bytes()
-        return memory // target.replicas if memory else None
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // target.replicas
+        except (AttributeError, OSError, ValueError):  # not on every system
+            return None
     return chip.hbm_usable // chip.devices
 
 
@@ -244,10 +246,3 @@ def _estimate_step(
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _machine_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not on every system
-        return None

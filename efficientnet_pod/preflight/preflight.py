@@ -29,11 +29,11 @@ from efficientnet_pod.run.run import image_numbers, run_on
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
-    """The request for a preflight; the fields are the flags of the command.
+    """A preflight; its fields are the flags of the command.
 
     Attributes:
       topology: name of the machine; None for this one.
-      sweep: field and values to compare, or None.
+      sweep: field and values to compare, such as ``replicas=8,32``, or None.
       measure: whether to run the programs on the devices here.
       json: file for the numbers, or None.
       hlo: file for the programs' optimised text, or None.
@@ -62,17 +62,17 @@ class Preflight:
             console.width = max(100, console.width)  # a file or a pipe has no width of its own
         target = None if self.topology is None else parse_target(self.topology)
         if sweep and target:
-            estimate, document = self._sweep(recipe, target, *sweep, console=console)
+            estimate, rows = self._sweep(recipe, target, *sweep, console=console)
         else:
-            estimate = self._estimate_one(recipe, target)
-            print_report(estimate, console)
-            document = estimate_as_json(estimate)
-        self._write(document, estimate)
+            estimate, rows = self._estimate_one(recipe, target), {}
+        print_report(estimate, console)
+        self._write(estimate_as_json(estimate) | rows, estimate)
         if not estimate.fits:
             model = estimate.run.plan.recipe.model.name
             raise UserError(f"{model} does not fit {estimate.target.name}; {remedy(estimate)}")
 
     def _estimate_one(self, recipe: Recipe, target: Target | None) -> Estimate:
+        """Returns the estimate on the target or, to measure, on this machine, which must be the target."""
         if target and (target.chip.platform == "cpu" or not self.measure):
             return self._estimate(recipe, target, runtime_for(target))
         runtime = pod_runtime.start(target.chip.platform if target else recipe.platform, recipe.cpu_replicas)
@@ -87,7 +87,7 @@ class Preflight:
     def _sweep(
         self, recipe: Recipe, target: Target, field: str, values: tuple[str, ...], *, console: Console
     ) -> tuple[Estimate, dict[str, Any]]:
-        """Prints the table of a sweep and the report of its best point; returns both as estimate and JSON."""
+        """Prints the table of a sweep; returns the estimate of its best point, and all points as JSON."""
         points = sweep_points(recipe, target, field, values)
         most = max(point.target.replicas for point in points)
 
@@ -101,14 +101,12 @@ class Preflight:
         if best is None or best.estimate is None:
             raise UserError(f"no {field} of the sweep is possible; the first: {swept[0].reason}")
         console.print(f"\n{field} {best.value}:")
-        print_report(best.estimate, console)
-        document = estimate_as_json(best.estimate)
-        document["sweep"] = [
+        rows = [
             {field: point.value, "fastest": point is fastest, "cheapest": point is cheapest}
             | (estimate_as_json(point.estimate) if point.estimate else {"fits": False, "why": point.reason})
             for point in swept
         ]
-        return best.estimate, document
+        return best.estimate, {"sweep": rows}
 
     def _estimate(self, recipe: Recipe, target: Target, runtime: Runtime) -> Estimate:
         run = run_on(runtime, recipe, SimpleNamespace(**image_numbers(recipe)))
@@ -123,11 +121,12 @@ class Preflight:
     def _write(self, document: dict[str, Any], estimate: Estimate) -> None:
         if self.json:
             Path(self.json).write_text(json.dumps(document, indent=1) + "\n")
-        for step in estimate.steps if self.hlo else ():
-            path = Path(self.hlo or "")
-            if step is not estimate.train:
-                path = path.with_name(f"{path.stem}.{step.name.replace(' ', '.')}{path.suffix}")
-            path.write_text(step.compiled.output.text)
+        if self.hlo:
+            for step in estimate.steps:
+                path = Path(self.hlo)
+                if step is not estimate.train:
+                    path = path.with_name(f"{path.stem}.{step.name.replace(' ', '.')}{path.suffix}")
+                path.write_text(step.compiled.output.text)
 
 
 def _require_folder(path: str) -> None:

@@ -113,20 +113,18 @@ _Value = int | _Carried | None
 
 def _comparison(condition: Computation, module: Module) -> tuple[str, _Value, _Value] | None:
     """Returns the direction of the comparison in a loop's condition, and its two sides."""
-    fusion, root = None, condition.root
+    fusion, where, root = None, condition, condition.root
     if root.opcode == "fusion":
-        fusion, fused = root, module.computations[root.called[0]]
-        root = fused.root
+        fusion, where = root, module.computations[root.called[0]]
+        root = where.root
     if root.opcode != "compare":
         return None
 
     def side(name: str) -> _Value:
-        if fusion is None:
-            return _value(name, condition)
-        inner = fused.instructions[name]
-        if inner.opcode != "parameter":
-            return _value(name, fused)
-        return _value(fusion.operands[int(inner.operands[0])], condition)
+        inner = where.instructions[name]
+        if fusion is not None and inner.opcode == "parameter":
+            return _value(fusion.operands[int(inner.operands[0])], condition)
+        return _value(name, where)
 
     left, right = map(side, root.operands)
     return root.attribute("direction") or "", left, right

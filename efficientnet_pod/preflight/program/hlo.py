@@ -139,8 +139,8 @@ def parse(text: str) -> Module:
     for line in lines:
         if computation is None:
             if line.endswith("{") and not line.startswith("HloModule"):
-                computation = _open(line)
-                computations[computation.name] = computation
+                name = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
+                computation = computations[name] = Computation(name, line.startswith("ENTRY "))
         elif line.startswith("}"):
             computation = None
         elif instruction := _instruction(line):
@@ -149,12 +149,6 @@ def parse(text: str) -> Module:
     if not any(c.is_entry for c in computations.values()):
         raise ValueError(f"{header[:60]!r} does not begin an HLO module with an ENTRY computation")
     return module
-
-
-def _open(line: str) -> Computation:
-    is_entry = line.startswith("ENTRY ")
-    name = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
-    return Computation(name, is_entry)
 
 
 def _instruction(line: str) -> Instruction | None:
