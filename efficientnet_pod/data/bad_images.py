@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ _SCAN_MAGIC = b"\xff\xda"  # begins the pixel data of a JPEG
 _BASELINE = (b"\xff\xc0", b"\xff\xc1")  # frame headers of a JPEG that is not progressive
 
 
-def find_fault(example: Any, num_classes: int) -> str | None:
+def find_fault(example: Mapping[str, Any], num_classes: int) -> str | None:
     """Returns why one undecoded example (eager tensors or numpy) cannot be used, on one line; None if it can.
 
     The image is decoded whole. This also finds a JPEG that was cut and given an end marker: its lower part is
@@ -30,7 +30,7 @@ def find_fault(example: Any, num_classes: int) -> str | None:
     return _label_fault(example, num_classes) or _image_fault(example["image"])
 
 
-def _label_fault(example: Any, num_classes: int) -> str | None:
+def _label_fault(example: Mapping[str, Any], num_classes: int) -> str | None:
     label = int(example["label"])
     return None if 0 <= label < num_classes else f"its label {label} is outside 0..{num_classes - 1}"
 

@@ -15,11 +15,11 @@ _FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # has more
 
 
 def thumbnail(levels: np.ndarray, *, longest_side: int) -> bytes:
-    """Returns the PNG of an image, made smaller where a side is longer than so many pixels.
+    """Returns the PNG of an image, made smaller if a side is longer than ``longest_side``.
 
     Args:
       levels: 0 to 255, of any real dtype, (height, width, 3); rounded, not scaled.
-      longest_side: pixels.
+      longest_side: limit in pixels.
     """
     image = _picture(levels)
     scale = min(1.0, longest_side / max(image.size))

@@ -68,7 +68,7 @@ def describe_data(
       image_size: of the network, in pixels.
       check: examples of each split to check, chosen at random; None checks all.
       sheet: PNG file for a contact sheet; None writes none.
-      console: where to print; standard output by default.
+      console: console to print on; standard output by default.
 
     Raises:
       UserError: the sheet cannot be written, or no image of the sample can be shown on it.
@@ -95,7 +95,7 @@ def describe_data(
 def _check(
     splits: dict[str, Indexed | Records], check: int | None, num_classes: int
 ) -> dict[str, list[CheckedExample]]:
-    """Returns the examples checked of each split; those for the sheet alone keep their images."""
+    """Returns the checked examples of each split; only those for the sheet keep their images."""
     counts = {
         name: split.num_examples if check is None else min(check, split.num_examples)
         for name, split in splits.items()

@@ -25,15 +25,7 @@ _OF_THE_COPY = ("source", "resize", "quality", "images")  # fields in which a re
 
 @dataclasses.dataclass(frozen=True)
 class CopySummary:
-    """The contents of a copy.
-
-    Attributes:
-      images: in all splits.
-      bytes_before: of the original images.
-      bytes_after: of the copied images.
-      written: images that this call has written.
-      warnings: of the source.
-    """
+    """Images of a copy, their bytes before and after, those written by this call, the source's warnings."""
 
     images: int
     bytes_before: int
@@ -44,7 +36,7 @@ class CopySummary:
 
 @dataclasses.dataclass
 class _Manifest:
-    """``prepare.json`` of a copy: what it is made from, and the shards that are written."""
+    """``prepare.json`` of a copy: its source and settings, and the shards that are written."""
 
     source: str
     resize: int
@@ -131,7 +123,7 @@ def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], Source]:
 
 
 def _claim(output: str, wanted: _Manifest) -> tuple[Path, _Manifest]:
-    """Returns the folder, made if need be, and its manifest, the one wanted where there is none yet.
+    """Returns the folder, which is made if need be, and its manifest: the one wanted if there is none yet.
 
     Raises UserError for a folder that holds anything else.
     """

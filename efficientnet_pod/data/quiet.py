@@ -24,9 +24,10 @@ def reason_of(error: Exception) -> str:
 
     If TensorFlow called a Python function that failed, the message is that of the function's RuntimeError.
     """
+    text = " ".join(str(getattr(error, "message", error)).split())
     if not isinstance(error, tf.errors.OpError):
-        return " ".join(str(error).split()).strip("'\"")
-    text = " ".join(error.message.split()).partition("Traceback (most recent call last)")[0]
+        return text.strip("'\"")
+    text = text.partition("Traceback (most recent call last)")[0]
     prefix = r"Error in user-defined function passed to \S+ transformation with iterator: \S+: "
     text = re.sub(rf"\{{\{{[^}}]*\}}\}}|\[Op:.*|\[\[.*|{prefix}", "", text)
     return text.rpartition("RuntimeError: ")[2].strip()

@@ -17,7 +17,7 @@ from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
 from efficientnet_pod.data.sources.types import Example, Indexed, Records
 from efficientnet_pod.errors import UserError
 
-SHARD_IMAGES = 1000  # at most; a shard is written whole, so an interrupted run loses no more than these
+SHARD_IMAGES = 1000  # at most; a shard is written whole, so an interruption loses no more than these
 _NAME = "prepared"  # of the data set in its metadata
 
 
@@ -83,7 +83,7 @@ def write_shard(
     scratch = path.with_name(f".{path.name}.partial")
     images = before = after = 0
     try:
-        # One image a group is what makes it addressable; JPEGs do not compress any further.
+        # With one image a group each is addressable; JPEGs do not compress any further.
         writer = ArrayRecordWriter(str(scratch), "group_size:1,uncompressed")
         try:
             for example in iterator:
@@ -142,7 +142,7 @@ def write_metadata(
     Args:
       folder: of the shards.
       images: number of images of each split.
-      written: what ``write_shard`` has returned, by file.
+      written: result of ``write_shard`` for each file.
       features: of the examples.
       description: of the data set, for readers of the metadata.
     """

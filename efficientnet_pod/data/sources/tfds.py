@@ -169,9 +169,9 @@ def _require_classes(name: str, builder: tfds.core.DatasetBuilder) -> None:
 def _require_prepared(name: str, data_dir: str | None, builder: tfds.core.DatasetBuilder) -> None:
     if not builder.info.splits:
         base = name.partition(":")[0].partition("/")[0]
-        where = f" --data_dir={data_dir}" if data_dir else ""
+        flag = f" --data_dir={data_dir}" if data_dir else ""
         manual = " after placing its archives in <data_dir>/downloads/manual"
         raise UserError(
             f"data set '{name}' is not prepared in '{builder.data_dir}'; training does not download; "
-            f"run `tfds build {base}{where}` once{manual if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ''}"
+            f"run `tfds build {base}{flag}` once{manual if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ''}"
         )

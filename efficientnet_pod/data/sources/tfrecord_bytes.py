@@ -9,7 +9,6 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -162,7 +161,7 @@ def _index_files(folder: str) -> list[epath.Path]:
     ]
 
 
-def _read_index(folder: str) -> dict[str, Any]:
+def _read_index(folder: str) -> dict[str, dict[str, int]]:
     """Returns {file name: {"bytes": size, "records": count}}, empty if there is no readable index."""
     for file in _index_files(folder):
         try:
@@ -172,7 +171,7 @@ def _read_index(folder: str) -> dict[str, Any]:
     return {}
 
 
-def _write_index(folder: str, index: dict[str, Any]) -> None:
+def _write_index(folder: str, index: dict[str, dict[str, int]]) -> None:
     """Writes the index to the first place that allows it; without any, the next start counts again."""
     text = json.dumps({"files": dict(sorted(index.items()))}, indent=1) + "\n"
     for file in _index_files(folder):

@@ -2,7 +2,7 @@
 
 Each function takes an image (height, width, 3), uint8 with a static shape, and returns one like it. Arguments
 may be Python numbers or scalar tensors. The functions are plain TensorFlow; policies.py has XLA compile them,
-which makes one loop of what would be up to ten passes over the image, and gives the same pixels.
+which turns up to ten passes over the image into one loop and gives the same pixels.
 """
 
 import math
@@ -93,8 +93,8 @@ def brightness(image: tf.Tensor, factor: Number) -> tf.Tensor:
 def sharpness(image: tf.Tensor, factor: Number) -> tf.Tensor:
     """Returns the image blended with a smoothed one; factor 0 is smooth. Source: ``ImageEnhance.Sharpness``.
 
-    The filter has weights of 1 and 5 at its centre, over 13; the outermost pixels stay. Pillow rounds what it
-    returns, the released code truncated it.
+    The filter has weights of 1 and, at its centre, 5, over 13; the outermost pixels stay. Pillow rounds the
+    filtered levels; the released code truncated them.
     """
     height, width = _extent(image)
     rows = tf.reshape(image, [height, 3 * width])  # neighbours are three columns apart
