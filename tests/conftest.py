@@ -1,6 +1,7 @@
 """A hostile environment: eight CPU devices, strict promotion, warnings are errors (pyproject.toml)."""
 
 import os
+from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -25,10 +26,4 @@ assert len(jax.devices()) == 8  # starts the backend, so that no test sets its o
 def with_fault(monkeypatch):
     """Returns a function that asks for faults in what follows, as the environment of a process does."""
 
-    def ask(value):
-        monkeypatch.setenv(inject.VARIABLE, value)
-        inject._pending.cache_clear()
-
-    yield ask
-    monkeypatch.delenv(inject.VARIABLE, raising=False)
-    inject._pending.cache_clear()
+    return partial(monkeypatch.setenv, inject.VARIABLE)

@@ -1,18 +1,20 @@
-"""Faults on purpose, for tests: what the variable EFFICIENTNET_POD_FAULT asks for, and else nothing.
+"""Faults on purpose, for tests: those that the variable EFFICIENTNET_POD_FAULT names.
 
-It names a kind, a point and, if need be, a step and a host: ``kill@step:13,host=1``; several are
-separated by ``;``. Each happens once in a process: at the given step, or the first time the point is reached.
+A fault has a kind and a point, and may have a step and a host: ``kill@step:13,host=1``. Several are separated
+by ``;``. Each happens once in a process: at the given step, or the first time the point is reached. Then it is
+taken out of the variable.
 """
 
 import dataclasses
 import errno
-import functools
 import os
 import re
 import signal
+import threading
 import time
 
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.pod import hosts
 
 VARIABLE = "EFFICIENTNET_POD_FAULT"
 KINDS = ("kill", "term", "stop", "hang", "raise", "nospace", "nan")
@@ -20,9 +22,7 @@ KINDS = ("kill", "term", "stop", "hang", "raise", "nospace", "nan")
 # evaluation; saving: arrays written, the commit not.
 POINTS = ("starting", "compiling", "restoring", "input", "step", "evaluating", "saving", "committed")
 
-# The number of this host, for the points that do not know it; the training loop sets it.
-host: int | None = None
-
+_LOCK = threading.Lock()  # the input has a thread of its own
 _SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 
 
@@ -36,26 +36,25 @@ class Fault:
     host: int | None
 
 
-def at(point: str, step: int | None = None, host: int | None = None) -> None:
-    """Says that the run has come to a point; a fault that was asked for here happens.
+def at(point: str, step: int | None = None) -> None:
+    """Lets the faults of a point happen; the run calls it when it comes there.
 
     Args:
       point: one of ``POINTS``.
       step: steps done, or the number of the step about to be dispatched.
-      host: of this process; by default the module's ``host``.
 
     Raises:
       UserError: the variable cannot be read.
       RuntimeError: of the kind ``raise``.
       OSError: of the kind ``nospace``.
     """
-    for fault in _taken(point, step, host):
+    for fault in _take(point, step):
         _happen(fault)
 
 
 def poisons(step: int) -> bool:
     """Returns whether the images of this step shall be spoilt, so that its loss is not a number."""
-    return any(fault.kind == "nan" for fault in _taken("data", step, None))
+    return any(fault.kind == "nan" for fault in _take("data", step))
 
 
 def parse(value: str) -> list[Fault]:
@@ -85,25 +84,19 @@ def _parse_one(word: str) -> Fault:
     return Fault(kind, point, int(step) if step else None, int(host) if host else None)
 
 
-@functools.cache
-def _pending() -> list[Fault]:
-    """The faults still to come; read once, so that a test can hand a program its environment and no more."""
-    value = os.environ.get(VARIABLE)
-    return parse(value) if value else []
-
-
-def _taken(point: str, step: int | None, here: int | None) -> list[Fault]:
-    """Returns the faults of this point, step and host, which are no longer to come."""
-    pending = _pending()
-    here = host if here is None else here
-    taken = [
-        fault
-        for fault in pending
-        if fault.point == point and fault.step in (None, step) and fault.host in (None, here)
-    ]
-    for fault in taken:
-        pending.remove(fault)
-    return taken
+def _take(point: str, step: int | None) -> list[Fault]:
+    """Returns the faults of this point, step and host, and takes them out of the variable."""
+    with _LOCK:
+        if not (value := os.environ.get(VARIABLE)):
+            return []
+        taken, left = [], []
+        for word, fault in zip(value.split(";"), parse(value), strict=True):
+            is_here = fault.point == point and fault.step in (None, step)
+            is_here = is_here and fault.host in (None, hosts.index())
+            (taken if is_here else left).append((word, fault))
+        if taken:
+            os.environ[VARIABLE] = ";".join(word for word, _ in left)
+        return [fault for _, fault in taken]
 
 
 def _happen(fault: Fault) -> None:

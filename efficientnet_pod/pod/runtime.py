@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache as jax_compilation_cache
 
-import efficientnet_pod
+from efficientnet_pod import __version__
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod.allocator import keep_freed_memory
 from efficientnet_pod.pod.topology import Device
@@ -144,7 +144,7 @@ def versions() -> dict[str, str | None]:
     """
     return {
         "python": host_platform.python_version(),
-        "efficientnet_pod": efficientnet_pod.__version__,
+        "efficientnet_pod": __version__,
         "jax": version_of("jax"),
         "jaxlib": version_of("jaxlib"),
         "flax": version_of("flax"),

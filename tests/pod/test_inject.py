@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.pod import inject
+from efficientnet_pod.pod import hosts, inject
 
 
 def reach_every_point():
@@ -20,25 +20,24 @@ def reach_every_point():
 
 def test_inert_unless_asked(monkeypatch):
     monkeypatch.delenv(inject.VARIABLE, raising=False)
-    inject._pending.cache_clear()
     reach_every_point()
     assert not inject.poisons(1)
 
 
-def test_happens_once_at_its_step_on_its_host(with_fault):
-    with_fault("raise@step:13,host=1")
-    inject.at("step", 12, 1)
-    inject.at("step", 13, 0)
-    inject.at("evaluating", 13, 1)
-    inject.at("step", 13)  # of an unknown host
+def test_happens_once_at_its_step_on_its_host(with_fault, monkeypatch):
+    with_fault("raise@step:13,host=1;kill@step:99")
+    inject.at("step", 13)  # on host 0
+    monkeypatch.setattr(hosts, "index", lambda: 1)
+    inject.at("step", 12)
+    inject.at("evaluating", 13)
     with pytest.raises(RuntimeError, match="on purpose"):
-        inject.at("step", 13, 1)
-    inject.at("step", 13, 1)
+        inject.at("step", 13)
+    inject.at("step", 13)
+    assert os.environ[inject.VARIABLE] == "kill@step:99"
 
 
-def test_without_a_step_the_first_time(with_fault, monkeypatch):
+def test_without_a_step_the_first_time(with_fault):
     with_fault("nospace@saving,host=0; raise@committed")
-    monkeypatch.setattr(inject, "host", 0)
     with pytest.raises(OSError) as error:
         inject.at("saving", 7)
     assert error.value.errno == errno.ENOSPC

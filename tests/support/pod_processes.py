@@ -24,6 +24,7 @@ from efficientnet_pod.cli import main as cli
 from efficientnet_pod.pod import rehearsal
 
 ROOT = Path(__file__).parents[2]
+REVERSED = "REVERSED_PLACES"  # tells a process of the tests
 LIMIT_SECONDS = 300.0  # of any wait: the machine may be busy
 
 # 24 steps an epoch; with its evaluation each sixth step leaves a checkpoint.
@@ -53,6 +54,7 @@ class Training:
         step_seconds: float = 0.0,
         save_seconds: float = 0.0,
         workdir_of_others: Path | None = None,
+        reversed_places: bool = False,
         forked: bool = True,
         **fields: Any,
     ):
@@ -66,6 +68,7 @@ class Training:
           step_seconds: by which every step is slowed down, for signals to come in the middle of the run.
           save_seconds: likewise for every save, before its commit.
           workdir_of_others: what the other hosts are told; None: what the first one is.
+          reversed_places: let the devices number the processes the other way round, as a TPU's runtime may.
           forked: False for processes as a user starts them, which take seconds to import all they need.
           fields: of the config, beside ``FIELDS``; ``__`` stands for a dot.
         """
@@ -87,7 +90,7 @@ class Training:
                 Path(__file__),
                 words,
                 out=self._output(host),
-                environment={"EFFICIENTNET_POD_FAULT": fault},
+                environment={"EFFICIENTNET_POD_FAULT": fault, REVERSED: str(int(reversed_places))},
                 forked=forked,
             )
             self.processes.append(process)
@@ -267,15 +270,34 @@ def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[s
     at = inject.at
     file = os.open(points, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def note(point: str, step: int | None = None, host: int | None = None) -> None:
+    def note(point: str, step: int | None = None) -> None:
         os.write(file, f"{point} {step}\n".encode())
         time.sleep(slow.get(point, 0))
-        at(point, step, host)
+        at(point, step)
 
     inject.at = note
     build_tiny_networks(pytest.MonkeyPatch(), STAGES[:1])
+    if int(os.environ.get(REVERSED, "0")):
+        _reverse_places()
     _keep_programs_of_other_hosts(arguments, programs)
     return cli.main(arguments)
+
+
+def _reverse_places() -> None:
+    """Lets the devices of the last process come first: only ``jax.process_index`` changes, no process id."""
+    from jax._src.distributed import global_state
+
+    from efficientnet_pod.pod import runtime
+
+    start_backend = runtime._start_backend
+
+    def start_reversed(platform: str) -> str:
+        with mock.patch.object(
+            global_state, "process_id", global_state.num_processes - 1 - global_state.process_id
+        ):
+            return start_backend(platform)
+
+    runtime._start_backend = start_reversed
 
 
 def _keep_programs_of_other_hosts(arguments: list[str], folder: Path) -> None:

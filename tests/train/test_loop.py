@@ -58,8 +58,8 @@ def stop_at(monkeypatch):
             create(self, **options)
             interrupts.append(self)
 
-        def at(where, number=None, host=None):
-            passed(where, number, host)
+        def at(where, number=None):
+            passed(where, number)
             if where == point and number == step:
                 interrupts[-1].request(reason)
 

@@ -35,7 +35,7 @@ def test_images_that_are_skipped_are_told_once_and_not_the_one_too_many(tmp_path
     with Display(total_steps=1, silent=True) as display:
         log = TrainingLog(run, workdir, display, Journal(workdir, warn=pytest.fail), resumed_step=0)
         for _ in range(2):  # the second time after a rewind
-            log.skips = Skips(2, report=lambda line: None)
+            log.skips = Skips(2, warn=lambda line: None)
             for name in "ab":
                 log.skips.add(name, name, "it is empty")
                 log.flush()

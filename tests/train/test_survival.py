@@ -71,6 +71,19 @@ def test_killed_and_failed_anywhere(workdir, uninterrupted):
     assert differences(workdir, uninterrupted) == []
 
 
+def test_hosts_whose_devices_are_numbered_the_other_way_round(workdir, uninterrupted):
+    """Rows, checkpoints, summary and report come from process 0, wherever its devices are."""
+    options = {"steps": STEPS, "hosts": 2, "reversed_places": True}
+    codes, output = run(workdir, fault="kill@step:15,host=0", **options)
+    assert codes[0] == KILLED, output
+    assert "process → place among the devices: 0 → 1, 1 → 0" in output
+    codes, output = run(workdir, **options)
+    assert codes == [0, 0] and "resumed from step 12" in output, output
+    assert differences(workdir, uninterrupted) == []
+    assert summary(workdir)["best"] and "<svg" in (workdir / "report.html").read_text()
+    assert [row["kind"] for row in journal(workdir)][-1] == "end"
+
+
 def test_told_to_stop_anywhere(workdir, uninterrupted):
     codes, output = run(workdir, steps=STEPS, fault="term@compiling")
     assert codes == [42] and "nothing to save yet" in output

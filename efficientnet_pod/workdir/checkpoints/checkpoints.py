@@ -11,6 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import flags
 from etils import epath
 
 from efficientnet_pod.errors import RunError, UserError
@@ -330,6 +331,10 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 def _checkpointer() -> ocp.Checkpointer:
+    # Orbax writes arrays on process 0 alone. By default it numbers processes as their devices do. Where a
+    # TPU's runtime has another order, host 0 would not be process 0, and its checkpoints would hold no arrays.
+    by_process_id = flags.FLAGS["experimental_orbax_use_distributed_process_id"]
+    by_process_id.value, by_process_id.present = True, 1
     # The other hosts are not here: no barrier may wait for them.
     alone = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="host0"
