@@ -123,7 +123,7 @@ def _lay_tiles(devices: Sequence[Device], bn_group_size: int) -> _Tiling | str:
 def _tile(grid: Coords, chips: int) -> Coords:
     """Returns the most compact tile of so many chips whose sides divide the grid's.
 
-    There always is one if `chips` divides the grid: take as much of each side as divides what is left.
+    There always is one if `chips` divides the grid: each side takes a factor of it.
     """
     width, height, depth = grid
     tiles = [

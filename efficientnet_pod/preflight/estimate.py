@@ -34,7 +34,7 @@ class StepEstimate:
       replicas: replicas that share them.
       hbm_bytes: arguments, outputs that are not aliased, temporaries and code; for a program that is too
         large, the bytes that the compiler counted before it gave up, or None.
-      waiting_bytes: bytes besides the program: the next batches, and the rest of the state in an evaluation.
+      waiting_bytes: bytes outside the program: the next batches and, in an evaluation, the rest of the state.
       program: layers, collectives and buffers of the compiled text.
       torus: torus of the replicas, in the program's order; None for other machines.
       compiled: the compiled program.
@@ -116,7 +116,7 @@ class Estimate:
 
     @property
     def tightest(self) -> StepEstimate:
-        """The program that needs the most memory, with the bytes that wait besides it."""
+        """The program that needs the most memory, together with the waiting bytes."""
         return max(
             self.steps, key=lambda s: math.inf if s.hbm_bytes is None else s.hbm_bytes + s.waiting_bytes
         )
@@ -127,7 +127,7 @@ class Estimate:
         return all(self.has_room(step) for step in self.steps)
 
     def has_room(self, step: StepEstimate) -> bool:
-        """Returns whether a program, with the bytes that wait besides it, is below the limit."""
+        """Returns whether a program, together with the waiting bytes, is below the limit."""
         if step.compiled.output.is_too_large or step.hbm_bytes is None:
             return False
         return self.hbm_limit is None or step.hbm_bytes + step.waiting_bytes <= self.hbm_limit
@@ -193,7 +193,7 @@ def estimate_run(run: Run, target: Target, compilation: Compilation) -> Estimate
     state = jax.eval_shape(run.init, run.variables)
     evals = [rows for *_, rows in plan.eval_shapes]
     assert len(compilation.programs) == len(plan.phases) + len(evals)
-    beside = _bytes(state) - _bytes(run.variables)  # an evaluation is given weights and statistics alone
+    unused = _bytes(state) - _bytes(run.variables)  # an evaluation takes weights and statistics alone
     steps = []
     for compiled in compilation.programs:
         phase = compiled.phase
@@ -201,7 +201,7 @@ def estimate_run(run: Run, target: Target, compilation: Compilation) -> Estimate
         images = phase.recipe.global_batch if phase else plan.eval_batch
         per_replica = images // plan.num_replicas
         batch = per_replica * size * size * 3 * jax.numpy.dtype(plan.link_dtype).itemsize
-        waiting = _BATCHES_AHEAD * batch + (0 if phase else beside)
+        waiting = _BATCHES_AHEAD * batch + (0 if phase else unused)
         steps.append(_estimate_step(compiled, run, target.chip, images=images, waiting=waiting))
     return Estimate(target, run, compilation, tuple(steps), hbm_limit(target), plan.evaluations())
 

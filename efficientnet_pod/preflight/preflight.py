@@ -51,7 +51,7 @@ class Preflight:
         """Compiles a recipe for a machine, prints the report and writes the files.
 
         Raises:
-          UserError: the recipe does not fit, or what is asked for is not possible.
+          UserError: the recipe does not fit, or it or the machine is not possible.
         """
         sweep = parse_sweep(self.sweep) if self.sweep else None
         recipe = read_recipe(config)

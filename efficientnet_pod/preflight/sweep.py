@@ -50,7 +50,7 @@ def parse_sweep(sweep: str) -> tuple[str, tuple[str, ...]]:
 def sweep_points(recipe: Recipe, target: Target, field: str, values: tuple[str, ...]) -> list[Point]:
     """Returns the points of a sweep, not yet compiled.
 
-    The BN batch stays that of the recipe on ``target``, as far as whole groups allow. With
+    The BN batch stays as it is on ``target``, as far as whole groups allow. With
     ``per_replica_batch`` the global batch follows, and the learning rate with it; with ``topology`` and
     ``replicas`` the global batch stays.
 

@@ -105,7 +105,7 @@ def test_groups_of_every_size_partition_the_slice_into_connected_rectangles(name
             assert all(
                 len({d.coords for d in group[i : i + cores]}) == 1 for i in range(0, len(group), cores)
             )
-        if size // cores <= flat_exists:  # a row of chips divides the grid, hence so does some rectangle
+        if size // cores <= flat_exists:  # a row of chips divides the grid, so some rectangle does
             assert 1 in (depth, rows, columns), size
 
 

@@ -64,16 +64,16 @@ def test_each_convolution_counts_for_the_part_whose_name_it_bears(tiny):
     module = parse(read_hlo("tiny_v3"))
     expected = Counter()
     for instruction in module.entry.instructions.values():
-        found = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
+        cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.attributes)
         inside = [i for name in instruction.called for i in module.computations[name].instructions.values()]
-        paths = {i.op_name for i in inside if i.opcode == "convolution"} if found else set()
+        paths = {i.op_name for i in inside if i.opcode == "convolution"} if cycles else set()
         named = (
             re.search(r"(block\w+|stem|head)(?:_|/)(\w*conv)\b", "".join(paths)) if len(paths) == 1 else None
         )
         if named:
             direction = "backward" if "transpose(" in paths.pop() else "forward"
             part = parts.get(named.group(2), named.group(1))
-            expected[named.group(1), part, direction] += int(found.group(1))
+            expected[named.group(1), part, direction] += int(cycles.group(1))
     counted = {(place.layer, place.part, place.direction): count for place, count in tiny.cycles.items()}
     assert len(expected) >= 2 * (2 + 2 * 3) and set(expected) <= set(counted)
     for key, cycles in expected.items():
@@ -140,11 +140,11 @@ def test_no_estimate_is_none_not_zero():
 
 
 def bytes_by_purpose(program: Program) -> dict[tuple[str, int], int]:
-    found = Counter()
+    sent_of = Counter()
     for collective in program.collectives:
         for purpose, sent in collective.purposes:
-            found[purpose, collective.group_size] += sent * collective.count
-    return dict(found)
+            sent_of[purpose, collective.group_size] += sent * collective.count
+    return dict(sent_of)
 
 
 def test_what_is_sent_is_what_the_network_needs(tiny):
@@ -188,9 +188,9 @@ def test_gradients_of_batch_norm_are_told_from_its_statistics_by_the_groups():
 
 
 def test_a_collective_in_a_loop_counts_with_it():
-    (found,) = read_program(read_hlo("scan_v3")).collectives
-    assert (found.op, found.count, found.bytes) == ("all-reduce", 7, 4 * 256 * 256)
-    assert found.strategy == "UniDirectionNDRingStrategy"
+    (collective,) = read_program(read_hlo("scan_v3")).collectives
+    assert (collective.op, collective.count, collective.bytes) == ("all-reduce", 7, 4 * 256 * 256)
+    assert collective.strategy == "UniDirectionNDRingStrategy"
 
 
 def test_gpu_collectives_come_once_with_their_groups_in_short():

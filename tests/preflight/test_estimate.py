@@ -25,7 +25,7 @@ def test_memory_is_what_the_compiler_counts(v3):
         assert step.hbm_bytes == by_hand > 0
     # Sixteen gigabytes a core, less what the runtime keeps.
     assert estimate.hbm_limit == pytest.approx(15.48 * GIB, abs=1) and estimate.fits
-    # Beside the step two batches of 4 images of 32 × 32 × 3 in bfloat16; beside an evaluation of 16 at a time
+    # During the step two batches of 4 images of 32 × 32 × 3 in bfloat16; in an evaluation of 16 at a time
     # the rest of the state as well: of weights (p) and statistics (s) it is given one set, and there are two
     # and the momentum, and two counters.
     train, evaluation = estimate.steps

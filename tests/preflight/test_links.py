@@ -12,7 +12,7 @@ from efficientnet_pod.preflight.torus import describe_groups
 
 def devices(x, y, z=1, cores=1):
     grid = [(i, j, k) for k in range(z) for j in range(y) for i in range(x)]
-    return [SimpleNamespace(coords=at, core_on_chip=core) for at in grid for core in range(cores)]
+    return [SimpleNamespace(coords=chip, core_on_chip=core) for chip in grid for core in range(cores)]
 
 
 def all_reduce(size, group_size, op="all-reduce", count=1):

@@ -1,1 +1,1 @@
-"""What the text of a compiled program says: memory, cycles, collectives."""
+"""The text of compiled programs: cycles by layer, collectives, memory."""

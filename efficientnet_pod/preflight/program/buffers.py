@@ -72,7 +72,7 @@ def buffers_of(module: Module, places: Places) -> tuple[Buffer, ...]:
     """Returns the arrays that are alive when the program holds most, the largest first.
 
     Results that take the place of a donated argument are not listed. Nothing is known, and nothing returned,
-    where the module is not scheduled: then the order of its text is not that of execution.
+    where the module is not scheduled: then its text is not in the order of execution.
     """
     if "is_scheduled=true" not in module.header:
         return ()
@@ -114,7 +114,7 @@ def _peak(held: list[_Held], computation: Computation, module: Module) -> _Alive
 
 
 def _peak_inside(instruction: Instruction, module: Module) -> _Alive:
-    """Returns the temporaries of a loop, branch or call at its peak, without what it is given."""
+    """Returns the temporaries of a loop, branch or call at its peak, without its arguments."""
     peaks = [_Alive()]
     if instruction.opcode in ("while", "conditional", "call"):
         for name in instruction.called:

@@ -33,7 +33,7 @@ def read_program(text: str) -> Program:
     """Returns the cost of a compiled program from its text, ``compiled.as_text()``.
 
     Raises:
-      ValueError: the text is not that of an HLO module with an entry computation.
+      ValueError: the text is no HLO module with an entry computation.
     """
     module = parse(text)
     steps = executed(module)

@@ -103,7 +103,7 @@ def trip_count(loop: Instruction, computation: Computation, module: Module) -> i
 
 @dataclass(frozen=True)
 class _Carried:
-    """An element, by its number, of what a loop hands from one run of its body to the next."""
+    """An element of the tuple that a loop hands from one run of its body to the next, by its number."""
 
     index: int
 

@@ -43,7 +43,7 @@ class Instruction:
 
     @property
     def results(self) -> tuple[Array, ...]:
-        """The arrays of the result, those of nested tuples in order."""
+        """The arrays of the result in order, nested tuples flattened."""
         return arrays(self.shape)
 
     @property
@@ -130,7 +130,7 @@ def parse(text: str) -> Module:
     """Returns the program whose text ``compiled.as_text()`` gave, on any platform.
 
     Raises:
-      ValueError: the text is not that of an HLO module with an entry computation.
+      ValueError: the text is no HLO module with an entry computation.
     """
     lines = text.splitlines()
     header = next((line for line in lines if line.strip()), "")

@@ -68,7 +68,7 @@ def _tiled(sizes: list[int], tile: tuple[int, ...]) -> list[int]:
 
 
 def arrays(text: str) -> tuple[Array, ...]:
-    """Returns the arrays of a shape's text in order, those of nested tuples too."""
+    """Returns the arrays of a shape's text in order, nested tuples flattened."""
     return tuple(_array(*groups) for groups in _ARRAY.findall(text))
 
 

@@ -18,7 +18,7 @@ _MOST_LAYERS, _MOST_BUFFERS = 10, 8
 def memory(estimate: Estimate) -> RenderableType:
     """Returns the memory that each program needs, the largest buffers, and a remedy if it is too much."""
     chip = estimate.target.chip
-    rows = table("program", "needs", "temporaries", "arguments", "outputs", "code", "beside it")
+    rows = table("program", "needs", "temporaries", "arguments", "outputs", "code", "waiting")
     for step in estimate.steps:
         totals = step.compiled.output.memory
         cells = [NOT_KNOWN] * 4
@@ -35,8 +35,8 @@ def memory(estimate: Estimate) -> RenderableType:
         if chip.hbm_bytes:
             limit += f" of {chip.hbm_bytes / chip.devices / GIB:,.2f}: {chip.sources['hbm_usable']}"
         parts.append(
-            f"limit {limit}; outputs are those that take no argument's place; beside a step wait the next "
-            "batches, beside an evaluation the rest of the state too"
+            f"limit {limit}; outputs are those that take no argument's place; during a step the next "
+            "batches wait on the device, during an evaluation the rest of the state too"
         )
     if estimate.train.program.buffers:
         parts += ["", _buffers(estimate.train.program.buffers)]
@@ -81,7 +81,7 @@ def _with_share(part: float | None, whole: float | None) -> str:
 def _basis(step: StepEstimate, chip: Chip) -> str:
     """Returns one line on where the times come from, or why there are none."""
     if step.compiled.output.is_too_large:
-        return "no estimate of what the compiler refuses"
+        return "no estimate of a program that the compiler refuses"
     cycles = step.program.estimated_cycles
     images = step.flops and f"; {step.flops * step.replicas / step.images / 1e9:,.2f} GFLOPs an image"
     bandwidth, rate = three_digits((chip.hbm_bandwidth or 0) / 1e9), three_digits((chip.flops or 0) / 1e12)
