@@ -95,8 +95,8 @@ def create_network(
     bn_axis: str | None = None,
     packed: bool = False,
     settings: Mapping[str, Any] | None = None,
-) -> Any:
-    """Returns the network, a :data:`Model`.
+) -> Model:
+    """Returns the network.
 
     Args:
       name: name of the network.
@@ -112,7 +112,7 @@ def create_network(
     """
     network = network_named(name)
     published = {"dropout": network.dropout, "bn_momentum": 0.9, "bn_epsilon": network.bn_epsilon}
-    values = NEUTRAL | published | dict(settings or {})
+    values: dict[str, Any] = {**NEUTRAL, **published, **(settings or {})}
     own = {field: values[field] for field in network.settings}
     norm = partial(
         BatchNorm,

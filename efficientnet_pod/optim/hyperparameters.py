@@ -29,13 +29,23 @@ class Hyperparameters(abc.ABC):
                 table = f"config.optimizer.{type(self).__name__.lower()}"
                 raise UserError(f"{table}.{field.name} is {value}; it must be {rule}")
 
+    @property
     @abc.abstractmethod
+    def decayed_kinds(self) -> masks.Kinds:
+        """The kinds of tensors whose weights are pulled towards zero."""
+
+    @property
+    def adapted_kinds(self) -> masks.Kinds:
+        """The kinds of tensors whose step is scaled by a trust ratio; none here."""
+        return masks.NOTHING
+
     def decayed(self, params: optax.Params) -> optax.Params:
         """Returns a tree of bool, True at the tensors whose weights are pulled towards zero."""
+        return masks.where(self.decayed_kinds, params)
 
     def adapted(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, True at the tensors whose step is scaled by the trust ratio; none here."""
-        return masks.nothing(params)
+        """Returns a tree of bool, True at the tensors whose step is scaled by the trust ratio."""
+        return masks.where(self.adapted_kinds, params)
 
     def trust_ratios(self, gradients: optax.Updates, params: optax.Params) -> jax.Array | None:
         """Returns the trust ratios of the update with these gradients; None here, where there are none."""

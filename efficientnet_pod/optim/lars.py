@@ -32,13 +32,15 @@ class Lars(Hyperparameters):
     trust_coefficient: float = 1e-3
     epsilon: float = 0.0
 
-    def decayed(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, True at the kernels, unless there is no decay."""
-        return masks.kernels(params) if self.weight_decay else masks.nothing(params)
+    @property
+    def decayed_kinds(self) -> masks.Kinds:
+        """Kernels, unless there is no decay."""
+        return masks.KERNELS if self.weight_decay else masks.NOTHING
 
-    def adapted(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, True at the kernels."""
-        return masks.kernels(params)
+    @property
+    def adapted_kinds(self) -> masks.Kinds:
+        """Kernels."""
+        return masks.KERNELS
 
     def trust_ratios(self, gradients: optax.Updates, params: optax.Params) -> jax.Array:
         """Returns the trust ratios of the update with these gradients, float32 (adapted tensors,).

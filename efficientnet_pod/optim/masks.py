@@ -1,58 +1,36 @@
 """Which tensors weight decay and the trust ratio apply to, decided by each tensor's path."""
 
-from collections.abc import Collection
 from typing import Literal
 
 import jax
 import optax
 
 Kind = Literal["kernel", "bias", "norm", "fixed"]
+Kinds = frozenset[Kind]
+
+NOTHING: Kinds = frozenset()
+# Those of convolutions and the classifier. Source: the skip list of the authors' LARS (batch_normalization,
+# bias, beta, gamma), tensorflow/tpu models/official/efficientnet/utils.py.
+KERNELS: Kinds = frozenset({"kernel"})
+# The biases are those of squeeze-and-excitation and of the classifier. Source: the L2 term of tensorflow/tpu
+# models/official/efficientnet/main.py leaves out only the names that contain "batch_normalization".
+KERNELS_AND_BIASES: Kinds = frozenset({"kernel", "bias"})
+# All that is trained: scale and bias of batch norm too.
+EVERYTHING: Kinds = frozenset({"kernel", "bias", "norm"})
 
 
-def kernels(params: optax.Params) -> optax.Params:
-    """Returns a tree of bool shaped like ``params``, True at the convolutions' and the classifier's kernels.
+def where(kinds: Kinds, params: optax.Params) -> optax.Params:
+    """Returns a tree of bool shaped like ``params``, True at the tensors of these kinds.
 
-    Biases and both parameters of batch norm are False. Only the paths are read, so ``params`` may hold
-    ``jax.ShapeDtypeStruct``. Raises ValueError on a tensor of unknown kind.
-
-    Source: the skip list of the authors' LARS (batch_normalization, bias, beta, gamma),
-    tensorflow/tpu models/official/efficientnet/utils.py.
+    Only the paths are read, so ``params`` may hold ``jax.ShapeDtypeStruct``. Raises ValueError on a tensor of
+    unknown kind.
     """
-    return _where_kind({"kernel"}, params)
-
-
-def kernels_and_biases(params: optax.Params) -> optax.Params:
-    """Returns a tree of bool shaped like ``params``, True everywhere but at batch norm's scale and bias.
-
-    The biases of squeeze-and-excitation and of the classifier are True. Only the paths are read. Raises
-    ValueError on a tensor of unknown kind.
-
-    Source: the L2 term of tensorflow/tpu models/official/efficientnet/main.py leaves out only the names that
-    contain "batch_normalization".
-    """
-    return _where_kind({"kernel", "bias"}, params)
-
-
-def everything(params: optax.Params) -> optax.Params:
-    """Returns a tree of bool shaped like ``params``, True at all that is trained, batch norm's too.
-
-    Only the paths are read. Raises ValueError on a tensor of unknown kind.
-    """
-    return _where_kind({"kernel", "bias", "norm"}, params)
-
-
-def nothing(params: optax.Params) -> optax.Params:
-    """Returns a tree of bool shaped like ``params``, False everywhere."""
-    return _where_kind((), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: _kind(path_name(path)) in kinds, params)
 
 
 def path_name(path: jax.tree_util.KeyPath) -> str:
     """Returns a tensor's path as it is printed: ``"head_bn/scale"``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _where_kind(kinds: Collection[Kind], params: optax.Params) -> optax.Params:
-    return jax.tree_util.tree_map_with_path(lambda path, _: _kind(path_name(path)) in kinds, params)
 
 
 def _kind(name: str) -> Kind:

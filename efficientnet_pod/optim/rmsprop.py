@@ -28,9 +28,10 @@ class RmsProp(Hyperparameters):
     epsilon: float = 1e-3
     l2: float = 1e-5
 
-    def decayed(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, True everywhere but at batch norm, unless there is no decay."""
-        return masks.kernels_and_biases(params) if self.l2 else masks.nothing(params)
+    @property
+    def decayed_kinds(self) -> masks.Kinds:
+        """Kernels and biases, unless there is no decay."""
+        return masks.KERNELS_AND_BIASES if self.l2 else masks.NOTHING
 
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params

@@ -27,11 +27,12 @@ class Sgd(Hyperparameters):
     l2: float = 1e-4
     l2_everywhere: bool = False
 
-    def decayed(self, params: optax.Params) -> optax.Params:
-        """Returns a tree of bool, True at the tensors that are decayed."""
+    @property
+    def decayed_kinds(self) -> masks.Kinds:
+        """Kernels and biases, or everything, unless there is no decay."""
         if not self.l2:
-            return masks.nothing(params)
-        return masks.everything(params) if self.l2_everywhere else masks.kernels_and_biases(params)
+            return masks.NOTHING
+        return masks.EVERYTHING if self.l2_everywhere else masks.KERNELS_AND_BIASES
 
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params

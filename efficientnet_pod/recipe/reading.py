@@ -70,13 +70,13 @@ def _read_rgb(value: Any, name: str) -> tuple[float, ...]:
 
 def _read_schedule(table: dict[str, Any]) -> Schedule:
     fields = _checked(table, Schedule, "config.schedule")
-    knots = _read_pairs(fields["knots"], float)
-    if knots is None:
+    fields["knots"] = _read_pairs(table["knots"], float)
+    if fields["knots"] is None:
         raise UserError(
-            f"config.schedule.knots is {fields['knots']!r}; it must be pairs (share of the run, share of the "
+            f"config.schedule.knots is {table['knots']!r}; it must be pairs (share of the run, share of the "
             "peak), e.g. ((0.0, 0.0), (0.2, 1.0), (1.0, 0.0))"
         )
-    return Schedule(**fields | {"knots": knots})
+    return Schedule(**fields)
 
 
 def _read_pairs(value: Any, first: type) -> tuple[tuple[Any, float], ...] | None:

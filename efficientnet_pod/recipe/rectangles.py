@@ -47,7 +47,7 @@ def eval_batch_of(largest: int, *, num_eval: int, num_replicas: int) -> int:
     return min(largest, num_replicas * max(1, num_eval // (CHUNKS * num_replicas)))
 
 
-def describe(shapes: Sequence[tuple[int, int, int]]) -> str:
+def describe_shapes(shapes: Sequence[tuple[int, int, int]]) -> str:
     """Returns e.g. ``"7 shapes from 352 × 224 to 224 × 352 px"``, height by width; of () that they vary."""
     if not shapes:
         return "shapes by the aspect ratios of the images"

@@ -20,7 +20,7 @@ from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.pod.topology import describe_bn_groups
 from efficientnet_pod.recipe.plan import Plan, optimizer_name, resolve
 from efficientnet_pod.recipe.recipe import Recipe
-from efficientnet_pod.recipe.rectangles import describe as describe_shapes
+from efficientnet_pod.recipe.rectangles import describe_shapes
 from efficientnet_pod.run.run import Run, build, image_numbers, open_run
 
 
@@ -53,7 +53,7 @@ def print_plan(
         runtime.start("cpu", None)  # only to count FLOPs
         plan = resolve(
             recipe,
-            **image_numbers(recipe),
+            **dataclasses.asdict(image_numbers(recipe)),
             num_replicas=replicas,
             num_hosts=1,
             default_dtype=runtime.default_compute_dtype(recipe.platform),

@@ -54,25 +54,25 @@ def chosen(mask):
 
 
 @pytest.mark.parametrize(
-    ("mask", "expected"),
+    ("kinds", "expected"),
     [
-        (masks.kernels, KERNELS),
-        (masks.kernels_and_biases, KERNELS | BIASES),
-        (masks.everything, KERNELS | BIASES | NORMS),
-        (masks.nothing, set()),
+        (masks.KERNELS, KERNELS),
+        (masks.KERNELS_AND_BIASES, KERNELS | BIASES),
+        (masks.EVERYTHING, KERNELS | BIASES | NORMS),
+        (masks.NOTHING, set()),
     ],
 )
-def test_mask_chooses_by_path(mask, expected):
-    tree = mask(PARAMS)
+def test_mask_chooses_by_path(kinds, expected):
+    tree = masks.where(kinds, PARAMS)
     assert jax.tree.structure(tree) == jax.tree.structure(PARAMS)
     assert chosen(tree) == expected
 
 
 @pytest.mark.parametrize("name", ["embedding/table", "layer_norm/scale", "head_bn/kernel", "scale"])
-@pytest.mark.parametrize("mask", [masks.kernels, masks.kernels_and_biases, masks.everything, masks.nothing])
-def test_a_tensor_of_unknown_kind_is_refused(mask, name):
+@pytest.mark.parametrize("kinds", [masks.KERNELS, masks.EVERYTHING, masks.NOTHING])
+def test_a_tensor_of_unknown_kind_is_refused(kinds, name):
     params = jax.ShapeDtypeStruct((3,), jnp.float32)
     for key in reversed(name.split("/")):
         params = {key: params}
     with pytest.raises(ValueError, match=f"parameter '{name}' is no kernel"):
-        mask(params)
+        masks.where(kinds, params)

@@ -128,7 +128,7 @@ def test_lars_follows_its_formula(hyper):
 
 def test_optax_lars_is_another_optimizer():
     def optax_lars(weight_decay):
-        kernels = masks.kernels(tree(initial_weights()))
+        kernels = masks.where(masks.KERNELS, tree(initial_weights()))
         optimizer = optax.lars(
             table,
             weight_decay,
