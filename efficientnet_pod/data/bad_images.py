@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from efficientnet_pod.data.quiet import reason_of, tf
+from efficientnet_pod.data.skips import SKIP_FLAG, Skips
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
 from efficientnet_pod.data.sources.types import Records
 from efficientnet_pod.data.transforms.preprocess import JPEG_END, JPEG_MAGIC, MAX_PIXELS, PNG_MAGIC
 from efficientnet_pod.errors import RunError, UserError
 
-_SKIP = "--config.data.skip_corrupt"
 _SCAN_MAGIC = b"\xff\xda"  # begins the pixel data of a JPEG
 _BASELINE = (b"\xff\xc0", b"\xff\xc1")  # frame headers of a JPEG that is not progressive
 
@@ -100,33 +100,6 @@ def _size_fault(width: int, height: int) -> str | None:
     if int(width) * int(height) <= MAX_PIXELS:
         return None
     return f"{width:,} by {height:,} pixels, more than the {MAX_PIXELS:,} that are allowed"
-
-
-@dataclass
-class Skips:
-    """The images that one process has skipped since it started, over all epochs, each counted once.
-
-    Attributes:
-      allowed: number of images that may be skipped; 0 for none.
-      warn: function that takes one line about each image when it is first met.
-      names: names of the images skipped.
-    """
-
-    allowed: int
-    warn: Callable[[str], None] = print
-    names: set[str] = field(default_factory=set)
-
-    def add(self, name: str, image: str, reason: str) -> None:
-        """Counts one image, which the words ``image`` describe; raises UserError if it is one too many."""
-        if name in self.names:
-            return
-        self.names.add(name)
-        if len(self.names) > self.allowed:
-            raise UserError(
-                f"{image} cannot be used: {reason}; it is number {len(self.names)} of the images that this "
-                f"host cannot use, and {_SKIP}={self.allowed}; replace or remove them, or let more be skipped"
-            )
-        self.warn(f"skipped {image}: {reason} ({len(self.names)} of {self.allowed} that may be skipped)")
 
 
 @dataclass(frozen=True)
@@ -253,7 +226,7 @@ class Batches:
         if self.skips and self.skips.allowed:
             return self.skips.add(name, image, reason)
         remedy = (
-            f"replace or remove it, or let each host skip up to N such images: {_SKIP}=N"
+            f"replace or remove it, or let each host skip up to N such images: {SKIP_FLAG}=N"
             if self.skips
             else "replace or remove it; evaluation skips none: the accuracy on fewer images is another number"
         )

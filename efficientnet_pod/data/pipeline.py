@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from efficientnet_pod.data.bad_images import Batches, Skips, Undecoded
+from efficientnet_pod.data.bad_images import Batches, Undecoded
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.order import in_order, permutation, permuted, shuffled, stored_places
 from efficientnet_pod.data.quiet import tf
+from efficientnet_pod.data.skips import Skips
 from efficientnet_pod.data.sources.reading import map_in_parallel
 from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
 from efficientnet_pod.data.transforms.preprocess import eval_image, size_of, train_image

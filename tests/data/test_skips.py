@@ -14,8 +14,8 @@ from tiny import build_tiny_networks
 
 from efficientnet_pod.cli import main as cli
 from efficientnet_pod.data import pipeline
-from efficientnet_pod.data.bad_images import Skips
 from efficientnet_pod.data.host_share import HostShare
+from efficientnet_pod.data.skips import Skips
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.types import Indexed, Source
 from efficientnet_pod.errors import RunError, UserError
