@@ -11,7 +11,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from benchmarks.resumable import Result, Results, made_of
@@ -21,7 +20,6 @@ from efficientnet_pod.preflight.program.cost import read_program
 from efficientnet_pod.preflight.targets import Target, parse_target, runtime_for
 
 CONTENDERS = ("ours", "plain", "plain-bf16")  # plain-bf16: batch norm returns bfloat16
-IMAGENET = SimpleNamespace(num_train=1_281_167, num_eval=50_000, num_classes=1000)
 
 
 class Row(NamedTuple):
@@ -49,13 +47,13 @@ def supercomputer_run(row: Row, target: Target, *, bn_group_size: int) -> Any:
     """Returns the run of `configs/supercomputer.py` with this network and batch on that machine."""
     from configs.supercomputer import get_config
     from efficientnet_pod.recipe.reading import read_recipe
-    from efficientnet_pod.run.run import run_on
+    from efficientnet_pod.run.run import PUBLISHED_NUMBERS, run_on
 
     config = get_config()
     config.model.name = row.model
     config.global_batch = row.per_replica_batch * target.replicas
     config.bn_group_size = bn_group_size
-    return run_on(runtime_for(target), read_recipe(config.to_dict()), IMAGENET)
+    return run_on(runtime_for(target), read_recipe(config.to_dict()), PUBLISHED_NUMBERS["imagenet2012"])
 
 
 def lower(contender: str, row: Row, target: Target) -> Any:

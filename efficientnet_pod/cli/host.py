@@ -25,6 +25,8 @@ def define_hosts(values: flags.FlagValues) -> None:
     flags.DEFINE_string("coordinator", None, about, flag_values=values)
     flags.DEFINE_integer("processes", None, "Number of hosts.", 1, flag_values=values)
     flags.DEFINE_integer("process", None, "Index of this host, from 0.", 0, flag_values=values)
+    about = "How long a host may be silent before all hosts end; the same on all hosts; by default 100."
+    flags.DEFINE_integer("silent_seconds", None, about, 4, flag_values=values)
 
 
 class Host(NamedTuple):
@@ -61,7 +63,12 @@ def joined(values: flags.FlagValues) -> Iterator[Host]:
     with peers.subscribed(on_stop=interrupt.request):
         try:
             with interrupt.nothing_to_lose():
-                peers.join(values.coordinator, values.processes, values.process)
+                peers.join(
+                    values.coordinator,
+                    values.processes,
+                    values.process,
+                    silent_seconds=values.silent_seconds,
+                )
             try:
                 yield Host(interrupt, peers)
             except Preempted as error:

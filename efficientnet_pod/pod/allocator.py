@@ -1,4 +1,4 @@
-"""Owns how this process gets memory from the operating system, where that decides the speed of a CPU step."""
+"""Memory from the operating system, where it decides the speed of a CPU step."""
 
 import ctypes
 import sys
@@ -10,8 +10,8 @@ def keep_freed_memory() -> bool:
     """Makes the C library keep what the process frees; returns whether it does, False where it cannot.
 
     XLA's CPU backend asks for all of a step's scratch memory at its start, gigabytes for B0 at 224 pixels,
-    and frees it at its end. By default the GNU C library hands such a block back to the system, so that
-    every step pays anew for each of its pages: a fifth of its time or more.
+    and frees it at its end. By default the GNU C library hands such a block back to the system. Every step
+    then pays again for each of its pages: a fifth of its time or more.
 
     Call it before the backend starts, since a thread keeps the arena it began with. The process then stays
     as large as its largest step.

@@ -1,4 +1,4 @@
-"""Owns how this process finds the hosts of its run and connects to them."""
+"""Finds the hosts of a run and connects this process to them."""
 
 import os
 import socket
@@ -18,13 +18,16 @@ from efficientnet_pod.errors import UserError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 JOIN_SECONDS = 300
-# JAX ends a host (SIGABRT) that has not heard of another one for so long.
-HEARTBEAT_SECONDS = 20
+# JAX ends all hosts (SIGABRT) when one was silent for so long. A host may stand still for a minute where its
+# machine is overloaded or moved, and such a pause must not cost the run; a dead host costs this time once.
+SILENT_SECONDS = 100
 SHUTDOWN_SECONDS = 60
 
 
-def connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Connects this process to the others as ``pod.hosts.join`` says; does nothing where it is alone."""
+def connect(
+    coordinator: str | None, processes: int | None, process: int | None, *, silent_seconds: int | None = None
+) -> None:
+    """Connects this process to the others as :meth:`.peers.Peers.join` says; alone it does nothing."""
     local_devices = None
     if coordinator is None and processes is None and process is None:
         coordinator, processes, process, local_devices = _detect()
@@ -32,11 +35,12 @@ def connect(coordinator: str | None, processes: int | None, process: int | None)
             return
     if processes == 1 and not process:
         return
-    _connect(*_checked(coordinator, processes, process), local_devices)
+    address, processes, process = _checked(coordinator, processes, process)
+    _connect(address, processes, process, local_devices, silent_seconds or SILENT_SECONDS)
 
 
 def wait_until(is_so: Callable[[], bool], seconds: float) -> bool:
-    """Returns whether it came to be so in time; asks at growing intervals, up to half a second."""
+    """Asks at growing intervals, up to half a second; returns False if the time is over first."""
     deadline, interval = time.monotonic() + seconds, 0.02
     while not is_so():
         if time.monotonic() > deadline:
@@ -47,7 +51,7 @@ def wait_until(is_so: Callable[[], bool], seconds: float) -> bool:
 
 
 def _detect() -> tuple[str | None, int | None, int | None, Any]:
-    """Returns what JAX knows of the cluster around: coordinator, number of hosts, index, local devices."""
+    """Returns coordinator, number of hosts, index and local devices, as JAX detects them; None if unknown."""
     named = os.environ.get("JAX_COORDINATOR_ADDRESS")
     devices = os.environ.get("JAX_LOCAL_DEVICE_IDS")
     try:
@@ -80,7 +84,7 @@ def _checked(coordinator: str | None, processes: int | None, process: int | None
     return coordinator, processes, process
 
 
-def _connect(coordinator: str, processes: int, process: int, local_devices: Any) -> None:
+def _connect(coordinator: str, processes: int, process: int, local_devices: Any, silent_seconds: int) -> None:
     """Returns when all hosts are connected; raises `UserError` if that cannot be."""
     host, _, port = coordinator.rpartition(":")
     host = host.strip("[]")
@@ -109,7 +113,7 @@ def _connect(coordinator: str, processes: int, process: int, local_devices: Any)
                 coordinator_bind_address=coordinator if is_local else None,
                 # Beyond our own patience: at its end JAX aborts.
                 initialization_timeout=2 * JOIN_SECONDS,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                heartbeat_timeout_seconds=silent_seconds,
                 shutdown_timeout_seconds=SHUTDOWN_SECONDS,
             )
         except BaseException as error:
@@ -135,9 +139,9 @@ def _refuse_taken_port(coordinator: str, host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
-        said = os.strerror(error.errno or 0)
         raise UserError(
-            f"process 0 cannot open the coordinator's port of {coordinator} ({said}); choose another"
+            f"process 0 cannot open the coordinator's port of {coordinator} "
+            f"({os.strerror(error.errno or 0)}); choose another"
         ) from error
 
 

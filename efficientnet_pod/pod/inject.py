@@ -1,8 +1,8 @@
 """Faults on purpose, for tests: those that the variable EFFICIENTNET_POD_FAULT names.
 
 A fault has a kind and a point, and may have a step and a host: ``kill@step:13,host=1``. Several are separated
-by ``;``. Each happens once in a process: at the given step, or the first time the point is reached. Then it is
-taken out of the variable.
+by ``;``. Each happens once in a process: at the given step, or the first time the point is reached. It then
+leaves the variable.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Owns the mesh: the named grid of replicas, and how batches and states lie on it."""
+"""The mesh: the named grid of replicas, and the layout of batches and states on it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,7 +87,7 @@ def share_from_first_host(state: Any | None, abstract_state: Any, mesh: Mesh) ->
     Raises:
       ValueError: host 0's arrays are not those of ``abstract_state``.
     """
-    # Not by `jax.process_index()`: a TPU's runtime may number the processes otherwise than we did.
+    # Not by `jax.process_index()`, which may number the processes in another order.
     is_first = state is not None
     if is_first:
         _require_alike(state, abstract_state)
@@ -111,13 +111,13 @@ def share_from_first_host(state: Any | None, abstract_state: Any, mesh: Mesh) ->
 
 
 def _require_alike(state: Any, abstract_state: Any) -> None:
-    found, wanted = (
+    given, wanted = (
         {
             jax.tree_util.keystr(path): (tuple(leaf.shape), str(leaf.dtype))
             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
         }
         for tree in (state, abstract_state)
     )
-    if found != wanted:
-        name = min(name for name in found | wanted if found.get(name) != wanted.get(name))
-        raise ValueError(f"state{name} is {found.get(name)}, not {wanted.get(name)} as on the other hosts")
+    if given != wanted:
+        name = min(name for name in given | wanted if given.get(name) != wanted.get(name))
+        raise ValueError(f"state{name} is {given.get(name)}, not {wanted.get(name)} as on the other hosts")

@@ -50,6 +50,8 @@ class Peers:
         coordinator: str | None = None,
         processes: int | None = None,
         process: int | None = None,
+        *,
+        silent_seconds: int | None = None,
     ) -> None:
         """Makes this process one of the hosts of a run, or leaves it the only one.
 
@@ -62,13 +64,14 @@ class Peers:
           coordinator: ``host:port`` of process 0, the same on all hosts.
           processes: number of hosts; 1 alone, without the other two, means not to look for others.
           process: index of this one, from 0.
+          silent_seconds: how long a host may be silent before all are ended; None for 100.
 
         Raises:
           UserError: some arguments are missing or wrong, detection failed, the coordinator cannot be reached
             or its port is taken, or not all hosts came in time.
         """
         if not jax.distributed.is_initialized():
-            connect(coordinator, processes, process)
+            connect(coordinator, processes, process, silent_seconds=silent_seconds)
         if hosts.count() > 1:
             self._is_connected = True
             self.listen()

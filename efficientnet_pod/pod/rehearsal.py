@@ -1,4 +1,4 @@
-"""Owns the rehearsal of a pod on one machine: real processes of one command, their output and their end."""
+"""The rehearsal of a pod on one machine: real processes of one command, their output and their end."""
 
 import os
 import re
@@ -15,14 +15,14 @@ from typing import IO
 
 from efficientnet_pod.errors import CHECKPOINTED
 
-# After one rank failed the others go down by themselves, as on a pod. Whoever has not by then is told to, and
-# at last killed.
+# After one rank failed the others go down by themselves, as on a pod. A rank that still runs after this time
+# is told to stop, and at last killed.
 GRACE_SECONDS = 5
 KILL_SECONDS = 10
 
-# What Gloo, the CPU's collectives, says of every group, in halves of lines; no setting of JAX silences it.
+# Gloo, the CPU's collectives, prints this for every group; no setting of JAX silences it.
 _GLOO = "peer ranks. Expected number of connected peer ranks"
-# What a rank prints that goes down because another one failed: it may be gone before that one.
+# A rank that goes down because another one failed prints this. It may be gone before the other one.
 _FOLLOWS = re.compile(r"efficientnet-pod: host (\d+) failed: ")
 
 # The kernel kills a rank when this process dies, however that happens (prctl's PR_SET_PDEATHSIG). Asked for
@@ -89,7 +89,7 @@ def bound(command: Sequence[str]) -> list[str]:
 
 @dataclass
 class _Output:
-    """What the ranks print, line by line, and which rank they say failed first."""
+    """Copies the lines of the ranks, and notes which rank they name as the first that failed."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     failed: int | None = None
@@ -151,8 +151,8 @@ class _Rank:
 
 
 def _wait(ranks: list[_Rank], asked: list[int]) -> None:
-    """Returns when all ranks are down, which it brings about once one of them failed."""
-    failed_at, told = None, 0
+    """Returns when all ranks are down; once one has failed, tells the others to stop."""
+    failed_at, signals_sent = None, 0
     while None in [rank.poll() for rank in ranks]:
         if failed_at is None and any(rank.has_failed for rank in ranks):
             failed_at = time.monotonic()
@@ -160,8 +160,8 @@ def _wait(ranks: list[_Rank], asked: list[int]) -> None:
         if len(asked) > 1 or since > GRACE_SECONDS + KILL_SECONDS:
             return  # what still runs is killed
         reasons = (len(asked) > 0) + (since > GRACE_SECONDS)
-        if reasons > told:
-            told = reasons
+        if reasons > signals_sent:
+            signals_sent = reasons
             for rank in ranks:
                 rank.process.send_signal(signal.SIGTERM)
         time.sleep(0.02)
@@ -175,10 +175,10 @@ def _conclude(ranks: list[_Rank], output: _Output) -> int:
     first = min(failed, key=lambda rank: (rank.index != output.failed, rank.ended))
     code = codes[first.index]
     killer = -(first.process.returncode or 0)
-    how = f"was killed by {signal.Signals(killer).name}" if killer > 0 else f"failed with exit code {code}"
+    end = f"was killed by {signal.Signals(killer).name}" if killer > 0 else f"failed with exit code {code}"
     others = max(rank.ended for rank in ranks) - min(rank.ended for rank in failed)
     print(
-        f"efficientnet-pod: rank {first.index} {how}; all {len(ranks)} were down within {others:.1f} s",
+        f"efficientnet-pod: rank {first.index} {end}; all {len(ranks)} were down within {others:.1f} s",
         file=sys.stderr,
     )
     return code

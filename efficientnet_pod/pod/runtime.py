@@ -1,4 +1,4 @@
-"""Owns the start of a process: which backend JAX uses, and what this host should record about itself."""
+"""The start of JAX in a process, its compilation cache, and the versions a run depends on."""
 
 import os
 import platform as host_platform
@@ -25,8 +25,8 @@ from efficientnet_pod.pod.topology import Device
 PLATFORMS = ("any", "cpu", "gpu", "tpu")
 
 _REMEDY = {
-    "any": "mend that backend",
-    "cpu": "mend that backend",
+    "any": "repair that backend",
+    "cpu": "repair that backend",
     "gpu": "check the driver with nvidia-smi and install the extra 'efficientnet-pod[cuda]'",
     "tpu": "check that no other process holds the TPU and install the extra 'efficientnet-pod[tpu]'",
 }
@@ -194,9 +194,9 @@ def _start_backend(platform: str) -> str:
         return jax.default_backend()
     # JAX asserts, without a message, when JAX_PLATFORMS names cuda alone and no GPU can be seen.
     except (RuntimeError, AssertionError) as error:
-        said = str(error).partition("\n")[0] or "no device found"
+        reason = str(error).partition("\n")[0] or "no device found"
         raise UserError(
-            f"platform '{platform}' cannot start{_with_jax_platforms()}, JAX says: {said}; "
+            f"platform '{platform}' cannot start{_with_jax_platforms()}, JAX says: {reason}; "
             f"{_REMEDY[platform]}, or choose the CPU: --config.platform=cpu"
         ) from error
 

@@ -1,4 +1,4 @@
-"""What people read on a terminal: consoles, tables, a progress bar, and numbers in words."""
+"""Text for terminals: consoles, tables, a progress bar, and numbers in words."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,24 +20,23 @@ _GIB, _MIB = 1 << 30, 1 << 20
 
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """Returns a console that prints text as it is: no colours for numbers, no line breaks of its own.
+    """Returns a console that prints text unchanged: it adds no colours for numbers and no line breaks.
 
     Args:
       stderr: print to standard error.
-      quiet: print nothing, as on all hosts but the first.
+      quiet: print nothing; for all hosts but the first.
     """
     return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
 
 
-def table(*names: str, left: int = 1, **options: bool) -> Table:
+def table(*names: str, left: int = 1) -> Table:
     """Returns an empty table without lines.
 
     Args:
-      names: of the columns; without any, rows may have any number of cells and there is no header.
+      names: names of the columns; without any there is no header, and rows may have any number of cells.
       left: number of columns of words at the left; the others hold numbers and are aligned to the right.
-      options: see :class:`rich.table.Table`.
     """
-    empty = Table(*names, box=None, pad_edge=False, header_style="dim", show_header=bool(names), **options)
+    empty = Table(*names, box=None, pad_edge=False, header_style="dim", show_header=bool(names))
     for column in empty.columns[left:]:
         column.justify, column.no_wrap = "right", True
     return empty
@@ -57,20 +56,20 @@ def bar_columns() -> tuple[ProgressColumn, ...]:
 
 @contextmanager
 def progress_bar(
-    what: str, *, total: int, unit: str, done: int = 0, on: Console | None = None
+    title: str, *, total: int, unit: str, done: int = 0, on: Console | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Shows a bar with rate and time left, on a terminal only; yields a function that moves it on.
+    """Shows a bar with rate and time left, on a terminal only; yields a function that adds units.
 
     Args:
-      what: text in front of the bar.
-      total: units of the whole work.
-      unit: name of what is counted, in the plural.
-      done: units done before this start.
-      on: where to print; standard error by default.
+      title: text in front of the bar.
+      total: number of units of the whole work.
+      unit: name of the units, in the plural.
+      done: number of units done before this start.
+      on: console of the bar; standard error by default.
     """
     on = on or console(stderr=True)
     with Progress(*bar_columns(), console=on, disable=not on.is_terminal, transient=True) as bar:
-        task, start, moved = bar.add_task(what, total=total, completed=done, rate=""), time.monotonic(), 0
+        task, start, moved = bar.add_task(title, total=total, completed=done, rate=""), time.monotonic(), 0
 
         def advance(units: int) -> None:
             nonlocal moved
@@ -101,7 +100,7 @@ def three_digits(value: float | None) -> str:
 
 
 def significant(value: float | None, digits: int = 4) -> str:
-    """Returns a number with so many significant digits, e.g. ``"0.01234"``, ``"1,024"``."""
+    """Returns a number to ``digits`` significant digits, e.g. ``"0.01234"``, ``"1,024"``."""
     if value is None:
         return NOT_KNOWN
     return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:,.{digits}g}"
@@ -117,7 +116,7 @@ def byte_size(number_of_bytes: float | None) -> str:
 
 
 def percent(rate: float | None, digits: int = 2) -> str:
-    """Returns e.g. ``"98.61 %"`` of 0.9861."""
+    """Returns e.g. ``"98.61 %"`` for 0.9861."""
     return NOT_KNOWN if rate is None else f"{rate * 100:.{digits}f} %"
 
 
@@ -132,7 +131,7 @@ def share(part: float | None, whole: float | None) -> str:
 
 
 def short_duration(seconds: float | None) -> str:
-    """Returns a time of three digits in s, ms or µs, e.g. ``"55.8 ms"``."""
+    """Returns a time to three digits in s, ms or µs, e.g. ``"55.8 ms"``."""
     if seconds is None:
         return NOT_KNOWN
     for unit, size in (("s", 1.0), ("ms", 1e-3)):

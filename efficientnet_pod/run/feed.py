@@ -1,4 +1,4 @@
-"""The batches of a run on their way to the devices, made before they are needed, phase after phase."""
+"""The batches of a run on their way to the devices, made ahead of the steps."""
 
 import math
 import queue
@@ -14,6 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from efficientnet_pod.data.host_share import HostShare
+from efficientnet_pod.data.skips import Skips
+from efficientnet_pod.data.sources.types import Records
 from efficientnet_pod.pod import inject
 from efficientnet_pod.pod.mesh import to_global
 from efficientnet_pod.recipe.phases import Phase
@@ -25,20 +27,20 @@ _CLOSE_SECONDS = 5.0
 
 
 class Feed:
-    """Global batches, made and sent by a thread of its own, so that the wait for one can be given up.
+    """Global batches, made and sent by a thread, so that the wait for a batch can be given up.
 
-    Two are ahead: one on the devices, one on its way. Transfers overlap with the steps.
+    Two batches are ahead: one on the devices, one on its way. Transfers overlap with the steps.
     """
 
     def __init__(
         self, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, *, first_step: int | None = None
     ):
-        """Begins at once to make batches out of this host's.
+        """Begins at once to make batches.
 
         Args:
-          batches: this host's share of each.
-          mesh: they go to.
-          first_step: of training, whose batch the first is; None for an evaluation.
+          batches: this host's share of each global batch.
+          mesh: devices that get the batches.
+          first_step: training step of the first batch; None for an evaluation.
         """
         self._mesh = mesh
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=1)
@@ -49,11 +51,11 @@ class Feed:
         self._thread.start()
 
     def next(self, give_up: Callable[[], bool] = lambda: False) -> Batch | None:
-        """Returns the next batch, None if ``give_up`` says so before there is one.
+        """Returns the next batch; None if ``give_up`` says so before there is one.
 
         Raises:
-          StopIteration: there are no more.
-          Exception: what the making of the batch has raised.
+          StopIteration: there is no other batch.
+          Exception: the error with which the batches ended.
         """
         while True:
             try:
@@ -68,7 +70,7 @@ class Feed:
             return batch
 
     def close(self) -> None:
-        """Ends the thread; does not wait for one that waits for input in vain."""
+        """Ends the thread; waits some seconds at most, because it may wait for input in vain."""
         self._closed.set()
         while self._thread.is_alive():
             try:
@@ -88,7 +90,7 @@ class Feed:
 
 
 def _with_faults(batches: Iterator[dict[str, np.ndarray]], step: int) -> Iterator[dict[str, np.ndarray]]:
-    """Returns what is left of the batches, the next one as a test may have asked for it."""
+    """Returns the batches from here on, with the faults that a test asks for at this step."""
     inject.at("input", step)
     if not inject.poisons(step):
         return batches
@@ -97,7 +99,7 @@ def _with_faults(batches: Iterator[dict[str, np.ndarray]], step: int) -> Iterato
 
 
 def nothing(global_shape: tuple[int, ...], run: Run, *, mask: bool) -> Batch:
-    """Returns a batch to abandon, of this host's share of a shape (batch, height, width, 3), all zeros."""
+    """Returns a batch of zeros, to be abandoned, of the global shape (batch, height, width, 3)."""
     host_batch = global_shape[0] // run.runtime.host_count
     arrays = {
         "image": np.zeros((host_batch, *global_shape[1:]), jnp.dtype(run.plan.link_dtype)),
@@ -110,12 +112,19 @@ def nothing(global_shape: tuple[int, ...], run: Run, *, mask: bool) -> Batch:
 STEPS_AHEAD = 16
 
 
-def train_batches(run: Run, *, start_step: int, image_offset: int = 0, skips: Any = None) -> Iterator[Any]:
-    """Yields this host's training batches as numpy arrays, of step ``start_step`` + 1 to the last.
+def train_batches(
+    run: Run, *, start_step: int, image_offset: int = 0, skips: Skips | None = None
+) -> Iterator[Any]:
+    """Yields this host's training batches as numpy arrays, from step ``start_step`` + 1 to the last.
 
-    Every phase goes on at the image where the one before ends; ``image_offset`` images of all hosts were left
-    out on the way there. Its input is opened some steps earlier, and
-    three of its batches wait in memory. ``skips`` (``data.faults.Skips``) are bad images it may leave out.
+    Every phase begins at the image after the phase before. Its input is opened `STEPS_AHEAD` steps before it
+    begins, so that its first three batches are ready.
+
+    Args:
+      run: recipe and devices.
+      start_step: number of steps done.
+      image_offset: images of all hosts that were left out on the way there.
+      skips: bad images that may be left out, from :func:`allowed_skips`.
     """
     plan = run.plan
     phases = plan.phases_after(start_step)
@@ -136,26 +145,22 @@ def train_batches(run: Run, *, start_step: int, image_offset: int = 0, skips: An
 
 
 def enters_by_reading(run: Run) -> bool:
-    """Returns whether training begins by reading past the examples before, up to an epoch of record files."""
-    from efficientnet_pod.data.sources.types import Records  # TensorFlow takes seconds to import
-
-    return isinstance(run.source.train, Records)
+    """Returns whether a start reads the examples before its first one, up to an epoch of record files."""
+    return isinstance(run.images.train, Records)
 
 
-def allowed_skips(run: Run, report: Callable[[str], None]) -> Any:
-    """Returns the bad images a process may skip, a ``data.faults.Skips``; ``report`` gets a line on each."""
-    from efficientnet_pod.data.bad_images import Skips
-
-    return Skips(run.plan.recipe.data.skip_corrupt, report)
+def allowed_skips(run: Run, warn: Callable[[str], None]) -> Skips:
+    """Returns the ``Skips`` of this process: bad images it may leave out; ``warn`` gets a line on each."""
+    return Skips(run.plan.recipe.data.skip_corrupt, warn)
 
 
-def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Any) -> Any:
-    """Returns the endless batches of a phase, from where the run enters it; they have an iterator."""
+def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Skips | None) -> Any:
+    """Returns the endless batches of a phase from this step on."""
     from efficientnet_pod.data import in_memory, pipeline
 
     first_image = phase.images_seen(step) + image_offset
     share = HostShare(phase.recipe.global_batch, first_image, run.runtime.place, run.runtime.host_count)
     preprocessing, seed = run.preprocessing(phase), phase.recipe.seed
     if phase.recipe.data.in_memory:
-        return in_memory.InMemory(run.source, preprocessing, share, seed=seed)
-    return pipeline.train_batches(run.source, preprocessing, share, seed=seed, skips=skips)
+        return in_memory.InMemory(run.images, preprocessing, share, seed=seed)
+    return pipeline.train_batches(run.images, preprocessing, share, seed=seed, skips=skips)

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from efficientnet_pod.pod import runtime as pod_runtime
-from efficientnet_pod.run.run import IMAGE_NUMBERS, Run
+from efficientnet_pod.run.run import Run
 
 
 def data_of(run: Run) -> dict[str, Any]:
     """Returns name, numbers, classes and fingerprint of a run's images: the contents of ``data.json``."""
-    source = run.source
+    source = run.images
     names = ("name", "num_train", "num_eval", "class_names", "fingerprint")
     return {name: getattr(source, name) for name in names}
 
@@ -25,7 +25,7 @@ def identity_of(run: Run) -> dict[str, Any]:
 
     They cover recipe, devices, versions and images. The folder of a host's own copy of a data set may differ.
     """
-    source, plan, runtime = run.source, run.plan, run.runtime
+    source, plan, runtime = run.images, run.plan, run.runtime
     recipe = {**dataclasses.asdict(plan.recipe), "optimizer": plan.as_dict()["recipe"]["optimizer"]}
     fields = {name: value for name, value in _flat(recipe, "config") if name != "config.data.data_dir"}
     versions = pod_runtime.versions()
@@ -37,7 +37,7 @@ def identity_of(run: Run) -> dict[str, Any]:
         "mesh": _digest([d.id for d in run.mesh.devices.flat]),
     }
     images = {
-        **{name: getattr(plan, name) for name in IMAGE_NUMBERS},
+        **{name: getattr(plan, name) for name in ("num_train", "num_eval", "num_classes")},
         "classes": _digest(source.class_names),
         "files": source.fingerprint[:16],
         "training_images": type(source.train).__name__,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.metrics import Counts, TopClasses
-from efficientnet_pod.run.run import IMAGE_NUMBERS, Run, open_run
+from efficientnet_pod.run.run import ImageNumbers, Run, open_run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.workdir.workdir import Workdir
@@ -156,7 +155,7 @@ def _complete(workdir: Workdir) -> epath.Path:
 
 def _compile_for(workdir: Workdir) -> None:
     plan = workdir.read("plan.json")
-    numbers = SimpleNamespace(**{name: plan[name] for name in IMAGE_NUMBERS})
+    numbers = ImageNumbers(plan["num_train"], plan["num_eval"], plan["num_classes"])
     run = open_run(read_recipe(workdir.read("config.json")), numbers)
     shapes = tuple(tuple(shape) for shape in plan["eval_shapes"])  # of the images, which are not read here
     run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, eval_shapes=shapes))

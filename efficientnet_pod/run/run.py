@@ -1,4 +1,4 @@
-"""What a recipe becomes on the machine at hand: backend, images, plan, mesh, network and optimizer."""
+"""A recipe on a machine: devices, images, plan, mesh, network and optimizer, ready to compile."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from efficientnet_pod.data.sources.types import Source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
 from efficientnet_pod.models.inputs import normalise
@@ -23,6 +24,7 @@ from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, re
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.recipe.plan import Plan, resolve
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.recipe.rectangles import order_of, shapes_of
 from efficientnet_pod.run.eval_step import compile_eval_step, compile_statistics_step
@@ -31,23 +33,39 @@ from efficientnet_pod.run.train_step import TrainStep, compile_train_step
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageNumbers:
+    """The numbers of images that a plan needs; they stand in for images that are not on this machine."""
+
+    num_train: int
+    num_eval: int
+    num_classes: int
+
+
+# Published numbers, to plan for data that is not on this machine.
+PUBLISHED_NUMBERS = {
+    "imagenet2012": ImageNumbers(1_281_167, 50_000, 1000),
+    "cifar10": ImageNumbers(50_000, 10_000, 10),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A recipe, ready to compile.
 
     Attributes:
       runtime: backend and devices.
-      source: the images (``data.sources.Source``).
+      source: images, or their numbers alone where nothing is trained.
       plan: every derived number.
       mesh: BN groups × members.
-      model: the network.
-      variables: shapes and dtypes of its parameters and BN statistics.
-      optimizer: with its learning rate inside.
-      learning_rate: function of the step, all phases together, for the records.
-      eval_order: places of the evaluation images in the order they are evaluated; None: as stored.
+      model: network.
+      variables: shapes and dtypes of the network's parameters and BN statistics.
+      optimizer: optimizer with its learning rate inside.
+      learning_rate: function of the step, all phases together, for the log.
+      eval_order: places of the evaluation images in the order of evaluation; None for the stored order.
     """
 
     runtime: Runtime
-    source: Any
+    source: Source | ImageNumbers
     plan: Plan
     mesh: Mesh
     model: Model
@@ -56,23 +74,24 @@ class Run:
     learning_rate: LearningRate
     eval_order: np.ndarray | None = None
 
+    @property
+    def images(self) -> Source:
+        """The images; only of a run that was opened with them."""
+        assert isinstance(self.source, Source), "opened with the numbers of its images alone"
+        return self.source
+
     def initial_variables(self) -> dict[str, Any]:
-        """Returns the weights of the recipe's seed, a whitening layer of the images', and BN statistics."""
+        """Returns random weights by the recipe's seed, a whitening layer by the images, and BN statistics."""
         variables = initial_variables(self.model, self.plan.image_size, seed=self.plan.recipe.seed)
-        if network_named(self.plan.recipe.model.name).whitens and hasattr(self.source, "train"):
-            from efficientnet_pod.data.stored import first_images
+        if network_named(self.plan.recipe.model.name).whitens and isinstance(self.source, Source):
+            from efficientnet_pod.data.stored import first_images  # imports TensorFlow
 
             images = first_images(self.source, self.preprocessing(), IMAGES, self.normalise)
             variables = whitened(variables, images)
         return variables
 
-    def preprocessing(self, phase: Phase | None = None) -> Any:
-        """Returns what happens on the host to images of a phase of training, or else to those of evaluation.
-
-        It is a ``data.preprocess.Preprocessing``.
-        """
-        from efficientnet_pod.recipe.preprocessing import Preprocessing  # TensorFlow takes seconds to import
-
+    def preprocessing(self, phase: Phase | None = None) -> Preprocessing:
+        """Returns the host's preprocessing of a phase's training images; without a phase, of evaluation."""
         part = phase or self.plan
         return Preprocessing.of(part.recipe.data, image_size=part.image_size, dtype=self.plan.link_dtype)
 
@@ -127,7 +146,7 @@ class Run:
 
     @property
     def normalise(self) -> Callable[[jax.Array], jax.Array]:
-        """What happens to images on the device: levels of 0..255 → what the network takes."""
+        """Function on the device from levels of 0..255 to the network's input."""
         data = self.plan.recipe.data
         return partial(normalise, mean_rgb=data.mean_rgb, stddev_rgb=data.stddev_rgb)
 
@@ -158,12 +177,12 @@ class Run:
         ]
 
 
-def open_run(recipe: Recipe, source: Any = None) -> Run:
-    """Returns the run on the devices that are there; nothing is compiled.
+def open_run(recipe: Recipe, source: Source | ImageNumbers | None = None) -> Run:
+    """Returns the run of a recipe on the devices of all its hosts; nothing is compiled.
 
     Args:
-      recipe: what to run.
-      source: stands in for the recipe's images; only their numbers are read here.
+      recipe: recipe to run.
+      source: stands in for the recipe's images.
 
     Raises:
       UserError: the devices, the images or the numbers of the recipe are not possible.
@@ -171,13 +190,13 @@ def open_run(recipe: Recipe, source: Any = None) -> Run:
     return run_on(pod_runtime.start(recipe.platform, recipe.cpu_replicas), recipe, source)
 
 
-def run_on(runtime: Runtime, recipe: Recipe, source: Any = None) -> Run:
-    """Returns the run on the devices of ``runtime``, which need not be on this machine; nothing is compiled.
+def run_on(runtime: Runtime, recipe: Recipe, source: Source | ImageNumbers | None = None) -> Run:
+    """Returns the run of a recipe on given devices, which need not be on this machine; nothing is compiled.
 
     Args:
-      runtime: devices and hosts; the recipe's platform is not asked.
-      recipe: what to run.
-      source: stands in for the recipe's images; only their numbers are read here.
+      runtime: devices and hosts; the recipe's platform does not count.
+      recipe: recipe to run.
+      source: stands in for the recipe's images.
 
     Raises:
       UserError: the images or the numbers of the recipe are not possible there.
@@ -192,27 +211,28 @@ def run_on(runtime: Runtime, recipe: Recipe, source: Any = None) -> Run:
         num_hosts=runtime.host_count,
         default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
     )
-    plan = dataclasses.replace(plan, warnings=plan.warnings + getattr(source, "warnings", ()))
+    if isinstance(source, Source):
+        plan = dataclasses.replace(plan, warnings=plan.warnings + source.warnings)
     plan, eval_order = _in_rectangles(plan, source)
     model, variables, optimizer, learning_rate = build(plan, packed=runtime.platform == "tpu")
     mesh = create_mesh(runtime.devices, recipe.bn_group_size)
     return Run(runtime, source, plan, mesh, model, variables, optimizer, learning_rate, eval_order)
 
 
-def _in_rectangles(plan: Plan, source: Any) -> tuple[Plan, np.ndarray | None]:
-    """Returns the plan with the shapes of the images, if it is to be rectangles, and their order."""
-    if plan.recipe.data.eval_crop != "rectangular" or not hasattr(source, "eval"):
+def _in_rectangles(plan: Plan, source: Source | ImageNumbers) -> tuple[Plan, np.ndarray | None]:
+    """Returns the plan with the shapes of evaluation images, and their order, if they are rectangles."""
+    if plan.recipe.data.eval_crop != "rectangular" or not isinstance(source, Source):
         return plan, None
-    from efficientnet_pod.data.pipeline import aspect_ratios
+    from efficientnet_pod.data.pipeline import aspect_ratios  # imports TensorFlow
 
     ratios = aspect_ratios(source)
     shapes = shapes_of(ratios, image_size=plan.image_size, eval_batch=plan.eval_batch)
     return dataclasses.replace(plan, eval_shapes=shapes), order_of(ratios)
 
 
-def open_images(recipe: Recipe) -> Any:
-    """Returns the recipe's images as a ``data.sources.Source``."""
-    from efficientnet_pod.data.sources.opening import open_source  # TensorFlow takes seconds to import
+def open_images(recipe: Recipe) -> Source:
+    """Returns the recipe's images; raises UserError where they are not."""
+    from efficientnet_pod.data.sources.opening import open_source  # imports TensorFlow
 
     data = recipe.data
     return open_source(
@@ -220,13 +240,8 @@ def open_images(recipe: Recipe) -> Any:
     )
 
 
-IMAGE_NUMBERS = ("num_train", "num_eval", "num_classes")
-# The same as published: to plan for data that is not on this machine.
-PUBLISHED_NUMBERS = {"imagenet2012": (1_281_167, 50_000, 1000), "cifar10": (50_000, 10_000, 10)}
-
-
-def image_numbers(recipe: Recipe) -> dict[str, int]:
-    """Returns ``num_train``, ``num_eval`` and ``num_classes``; published ones where the data is elsewhere.
+def image_numbers(recipe: Recipe) -> ImageNumbers:
+    """Returns the numbers of a recipe's images; published ones where the images are elsewhere.
 
     Raises:
       UserError: the data is not here and nothing is known of it.
@@ -236,8 +251,8 @@ def image_numbers(recipe: Recipe) -> dict[str, int]:
     except UserError:
         if recipe.data.name not in PUBLISHED_NUMBERS:
             raise
-        return dict(zip(IMAGE_NUMBERS, PUBLISHED_NUMBERS[recipe.data.name], strict=True))
-    return {name: getattr(source, name) for name in IMAGE_NUMBERS}
+        return PUBLISHED_NUMBERS[recipe.data.name]
+    return ImageNumbers(source.num_train, source.num_eval, source.num_classes)
 
 
 def build(
@@ -245,7 +260,7 @@ def build(
 ) -> tuple[Model, dict[str, Any], optax.GradientTransformation, LearningRate]:
     """Returns the network, its variables as shapes and dtypes, the optimizer and its learning rate.
 
-    ``packed`` says whether the network puts images side by side, as is good for a TPU.
+    ``packed`` networks put images side by side, which is faster on a TPU.
     """
     recipe = plan.recipe
     model = create_network(

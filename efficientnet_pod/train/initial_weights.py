@@ -20,8 +20,9 @@ from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.weights.classes import may_be_same
 from efficientnet_pod.weights.convert import new_classifier
 from efficientnet_pod.weights.open import open_weights, settings_of
-from efficientnet_pod.weights.paths import flatten, is_head, unflatten
+from efficientnet_pod.weights.paths import is_head, unflatten
 from efficientnet_pod.weights.trained import Trained
+from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,9 @@ def open_initial(run: Run) -> Initial:
     recipe = run.plan.recipe
     trained = open_weights(recipe.init.weights)
     _require_alike(trained, recipe)
-    shapes = {path: leaf.shape for path, leaf in flatten(run.variables).items()}
+    shapes = {path: leaf.shape for path, leaf in leaves_of(run.variables).items()}
     keeps_classifier = trained.num_classes == run.plan.num_classes and may_be_same(
-        trained.class_names, run.source.class_names
+        trained.class_names, run.images.class_names
     )
     tensors = trained.tensors
     taken = {path: tensors[path] for path in shapes if keeps_classifier or not is_head(path)}

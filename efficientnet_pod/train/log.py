@@ -7,7 +7,7 @@ from typing import Any
 from clu import parameter_overview
 
 from efficientnet_pod.errors import RunError
-from efficientnet_pod.evaluate.confusions import Findings
+from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.recipe.phases import Phase
@@ -177,12 +177,12 @@ class TrainingLog:
             self._metrics.close()
 
     def evaluation(
-        self, step: int, result: Rates, *, seconds: float, findings: Findings | None = None
+        self, step: int, result: Rates, *, seconds: float, confusions: Confusions | None = None
     ) -> None:
         """Writes the row of an evaluation and its predictions; all hosts come here together."""
         self._require_finite(result.loss, "evaluation loss", step)
-        if findings:  # first: an evaluation with a row is not made again
-            self._files.predictions(step, findings, result)
+        if confusions:  # first: an evaluation with a row is not made again
+            self._files.predictions(step, confusions, result)
         self._files.flush()
         self._drop_evaluation(step)
         row = self._row(step, "eval", result, images_per_second=result.images / seconds)

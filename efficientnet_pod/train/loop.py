@@ -9,7 +9,7 @@ from typing import NoReturn
 import jax
 
 from efficientnet_pod.errors import Preempted, RunError
-from efficientnet_pod.evaluate.confusions import Findings
+from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.evaluate.evaluate import evaluate
 from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_halted
@@ -206,7 +206,7 @@ class Training:
         self._log.flush()
         state, step = self._state, self._position.step
         variables = state.variables if self._plan.recipe.eval_raw else state.eval_variables
-        findings = Findings(self._plan.num_classes) if step == self._plan.total_steps else None
+        confusions = Confusions(self._plan.num_classes) if step == self._plan.total_steps else None
         began = time.monotonic()
         with (
             self._log.display.phase("evaluating"),
@@ -219,14 +219,14 @@ class Training:
                 variables,
                 stop=self._is_stopping,
                 progress=self._watchdog.alive,
-                collect=findings.add if findings else None,
+                collect=confusions.add if confusions else None,
             )
         if rates is None:
             self._stop()
         self._saves.require_workdir()
         seconds = time.monotonic() - began
         with self._log.journal.spent.on("evaluating"):
-            self._log.evaluation(step, rates, seconds=seconds, findings=findings)
+            self._log.evaluation(step, rates, seconds=seconds, confusions=confusions)
         self._position = dataclasses.replace(self._position, rewinds=0)
         self._saves.save(state, self._position, metrics={"top1": rates.top1, "loss": rates.loss})
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from efficientnet_pod.evaluate.confusions import Findings, predictions_of
+from efficientnet_pod.evaluate.confusions import Confusions, predictions_of
 from efficientnet_pod.optim.optimizers import treatment
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.run.metrics import Rates
@@ -38,12 +38,12 @@ class ReportFiles:
         if self._ratios:
             self._ratios.drop_after(step)
 
-    def predictions(self, step: int, findings: Findings, rates: Rates) -> None:
+    def predictions(self, step: int, confusions: Confusions, rates: Rates) -> None:
         """Writes the predictions of an evaluation on all hosts; every host calls it."""
-        pairs = findings.merged(rates.images)
+        pairs = confusions.merged(rates.images)
         if pairs is not None:
             predictions = predictions_of(
-                pairs, findings.samples(), step=step, class_names=self._run.source.class_names
+                pairs, confusions.samples(), step=step, class_names=self._run.images.class_names
             )
             write_predictions(self._workdir, predictions, warn=self._warn)
 

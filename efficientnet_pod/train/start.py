@@ -66,7 +66,7 @@ def take_workdir(
     plan = run.plan.as_dict() | {"device_kind": run.runtime.device_kind}
     for warning in claim.accept(plan, data_of(run)):
         display.warn(f"warning: {warning}")
-    checkpoints = Checkpoints(workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints, report=display.warn)
+    checkpoints = Checkpoints(workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints, warn=display.warn)
     return owner, ending.hold(checkpoints)
 
 

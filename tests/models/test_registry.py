@@ -171,13 +171,10 @@ def test_the_kernel_is_of_images_as_this_run_normalises_them(source, monkeypatch
 
 
 def test_a_stand_in_for_images_leaves_the_patches_as_they_are(monkeypatch):
-    class Numbers:
-        num_train, num_eval, num_classes = 1437, 360, 10
-
     monkeypatch.setattr(
         runs, "create_network", lambda name, **options: create_network(name, **options).clone(width=4)
     )
-    run = runs.open_run(recipe("resnet9_whitened"), Numbers())
+    run = runs.open_run(recipe("resnet9_whitened"), runs.ImageNumbers(1437, 360, 10))
     kernel = run.initial_variables()["params"]["stem_0_whitening"]["fixed_kernel"]
     np.testing.assert_array_equal(kernel.reshape(27, 27), np.eye(27))
 

@@ -52,7 +52,7 @@ def signs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_cpu_with_the_replicas_that_run_already():
     started = runtime.start("cpu", 8)
-    assert started == runtime.Runtime("cpu", tuple(jax.devices()), "cpu", host_index=0, host_count=1)
+    assert started == runtime.Runtime("cpu", tuple(jax.devices()), "cpu", place=0, host_count=1)
     assert runtime.start("cpu", None) == started
 
 

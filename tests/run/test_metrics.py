@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnet_pod.run.metrics import Counts, count, cross_entropy, predict, rates
+from efficientnet_pod.run.metrics import Counts, count, cross_entropy, rates, top_classes
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(64, 10)).astype(np.float32) * 3
@@ -28,17 +28,17 @@ def test_counts_equal_tensorflow_and_ignore_padding():
 
 
 def test_predictions_are_the_most_probable_classes_the_first_of_equals():
-    found = predict(LOGITS)
+    found = top_classes(LOGITS)
     probabilities = tf.nn.softmax(LOGITS.astype(np.float64)).numpy()
     best = np.argsort(-probabilities, axis=1)[:, :3]
     np.testing.assert_array_equal(found.classes, best)
     np.testing.assert_allclose(found.probabilities, np.take_along_axis(probabilities, best, 1), rtol=1e-5)
     assert (found.classes.dtype, found.probabilities.dtype) == ("int32", "float32")
-    equal = predict(np.zeros((1, 4), np.float32))
+    equal = top_classes(np.zeros((1, 4), np.float32))
     assert equal.classes.tolist() == [[0, 1, 2]] and equal.probabilities.tolist() == [[0.25] * 3]
-    assert predict(np.zeros((1, 2), np.float32)).classes.shape == (1, 2)
+    assert top_classes(np.zeros((1, 2), np.float32)).classes.shape == (1, 2)
     # Where probabilities are equal in float32, the logits decide, as they do for the counts.
-    far = predict(np.float32([[0.0, 60.0, 60.000004]]))
+    far = top_classes(np.float32([[0.0, 60.0, 60.000004]]))
     assert far.classes[0, 0] == 2
 
 

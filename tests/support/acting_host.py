@@ -30,9 +30,9 @@ RATES = {"top1": 0.5, "top5": 0.5, "images": 2, "step": 1}
 SUMMARY = {"final": RATES, "best": RATES, "images_per_second": 0, "total_seconds": 0, "compile_seconds": 0}
 
 
-def act(config, workdir, *, interrupt, **_):
+def act(config, workdir, *, interrupt, peers, **_):
     print("joined", hosts.index(), hosts.count(), flush=True)
-    exec(os.environ.get("ACT", ""), NAMES | {"config": config, "interrupt": interrupt})
+    exec(os.environ.get("ACT", ""), NAMES | {"config": config, "interrupt": interrupt, "peers": peers})
     return SUMMARY
 
 
