@@ -31,23 +31,22 @@ class Initial:
 
     Attributes:
       variables: ``params`` and ``batch_stats`` of the run's network, numpy.
-      said: where they are from, in a line for people.
-      origin: likewise, for JSON.
+      line: their origin as a line for people.
+      origin: their origin as a table for JSON.
     """
 
     variables: dict[str, Any]
-    said: str
+    line: str
     origin: dict[str, Any]
 
 
 def open_initial(run: Run) -> Initial:
     """Returns the weights that ``config.init.weights`` names; their classifier only if it suits the images.
 
-    One of another number of classes, or of other names where both have names, is left out, and a new one
-    begins at zero.
+    A classifier for another number of classes, or for other names, is left out; a new one begins at zero.
 
     Raises:
-      UserError: there are none, or they are of another network, or were trained to see other pixels.
+      UserError: there are no weights, or they belong to another network, or to other pixels.
     """
     recipe = run.plan.recipe
     trained = open_weights(recipe.init.weights)
@@ -64,13 +63,13 @@ def open_initial(run: Run) -> Initial:
     number = sum(array.size for array in taken.values())
     return Initial(
         variables=unflatten(taken | new),
-        said=f"starts from {recipe.init.weights}{step}: {number:,} numbers, {classifier}",
+        line=f"starts from {recipe.init.weights}{step}: {number:,} numbers, {classifier}",
         origin={**trained.origin, "weights": recipe.init.weights, "new_classifier": not keeps_classifier},
     )
 
 
 def _require_alike(trained: Trained, recipe: Recipe) -> None:
-    """Raises UserError where the recipe would use the weights otherwise than they were trained."""
+    """Raises UserError if the recipe would use the weights in another way than they were trained."""
     path, data = recipe.init.weights, recipe.data
     if trained.network != recipe.model.name:
         raise UserError(
@@ -82,10 +81,11 @@ def _require_alike(trained: Trained, recipe: Recipe) -> None:
         ("stddev_rgb", trained.stddev_rgb, data.stddev_rgb),
     ):
         if not np.allclose(theirs, ours, atol=1e-4):
-            said = "(" + ", ".join(f"{value:.6g}" for value in theirs) + ")"
+            shown = "(" + ", ".join(f"{value:.6g}" for value in theirs) + ")"
             raise UserError(
-                f"'{path}' was trained on pixels with {field}={said}, and config.data.{field}={tuple(ours)}; "
-                f"set --config.data.{field}='{said}'"
+                f"'{path}' was trained on pixels with {field}={shown}, "
+                f"and config.data.{field}={tuple(ours)}; "
+                f"set --config.data.{field}='{shown}'"
             )
     ours = settings_of(recipe)
     for name, value in trained.settings.items():
@@ -102,10 +102,10 @@ def initial_state(run: Run, initial: Initial) -> TrainState:
 
 
 def with_statistics_of_images(run: Run, state: TrainState) -> TrainState:
-    """Returns the state with BN statistics as its weights see ``config.init.bn_images`` training images.
+    """Returns the state with BN statistics measured on ``config.init.bn_images`` training images.
 
-    They are the mean of those of whole global batches, the first ones of the training. All hosts call it.
-    Where the recipe does not ask for it, and for layers whose statistics are fixed, nothing changes.
+    They are means over whole global batches, the first ones of the training. All hosts call it. Nothing
+    changes if the recipe does not ask for it, and for layers whose statistics are fixed.
     """
     init, recipe = run.plan.recipe.init, run.plan.phases[0].recipe
     if init.bn_statistics != REESTIMATE:
@@ -116,9 +116,9 @@ def with_statistics_of_images(run: Run, state: TrainState) -> TrainState:
         for _ in range(batches):
             batch = feed.next()
             assert batch is not None  # nobody gives up
-            found = jax.device_get(step(state.variables, batch | {"command": command}))
-            found = jax.tree.map(lambda leaf: leaf.astype(np.float64) / batches, found)
-            total = found if total is None else jax.tree.map(np.add, total, found)
+            statistics = jax.device_get(step(state.variables, batch | {"command": command}))
+            statistics = jax.tree.map(lambda leaf: leaf.astype(np.float64) / batches, statistics)
+            total = statistics if total is None else jax.tree.map(np.add, total, statistics)
     statistics = put_replicated(jax.tree.map(lambda leaf: leaf.astype(np.float32), total), run.mesh)
     ema = state.ema and {**state.ema, "batch_stats": jax.tree.map(jax.numpy.copy, statistics)}
     return dataclasses.replace(state, batch_stats=statistics, ema=ema)

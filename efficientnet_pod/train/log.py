@@ -6,6 +6,7 @@ from typing import Any
 
 from clu import parameter_overview
 
+from efficientnet_pod.data.skips import Skips
 from efficientnet_pod.errors import RunError
 from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.pod import hosts
@@ -72,7 +73,7 @@ class TrainingLog:
         self._window = _Window(time.monotonic())
         self._trained_images, self._trained_seconds = 0, 0.0
         self.input_wait, self._waited_before = journal.spent.input_wait, 0.0
-        self.skips: Any = None
+        self.skips: Skips | None = None
         self._skips_in_journal: set[str] = set()
         self.skipped_steps = skipped_steps
 

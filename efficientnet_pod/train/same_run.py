@@ -1,10 +1,11 @@
-"""What must stay the same between two starts of one run: its config, its plan and its images."""
+"""Whether a start may go on in a workdir: its config, plan and images must be those of the earlier starts."""
 
 import json
-from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.plan import OF_THE_MACHINE
 from efficientnet_pod.recipe.recipe import FREE, RESOLVED, restart_fields
 from efficientnet_pod.workdir.files import make_writable
@@ -91,20 +92,20 @@ def _require_no_checkpoints(workdir: Workdir, name: str) -> None:
 
 
 def config_differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Returns (dotted field, old value, new value) where two configs differ in what decides the numbers.
+    """Returns (dotted field, old value, new value) for each difference that changes the numbers of a run.
 
-    Both are as JSON has them. 1 and 1.0 are the same number; True is not 1. A field that one of them does
-    not have is ``absent`` there.
+    Both configs are as JSON has them. 1 and 1.0 are the same number; True is not 1. A missing field is
+    ``absent``.
     """
     return [
-        each
-        for each in _differences(old, new)
-        if each[0] not in FREE_FIELDS and each[0] not in RESOLVED_FIELDS
+        difference
+        for difference in _differences(old, new)
+        if difference[0] not in FREE_FIELDS and difference[0] not in RESOLVED_FIELDS
     ]
 
 
 def require_same_config(old: dict[str, Any], new: dict[str, Any], workdir: object) -> None:
-    """Raises UserError, which shows the first fields that differ, where two configs are not of one run."""
+    """Raises UserError, with the first fields that differ, if two configs do not belong to one run."""
     differing = config_differences(old, new)
     # The phases of a config are named by its user; all other fields it must have.
     unknown = [name for name, was, _ in differing if was == "absent" and not name.startswith("phases.")]
@@ -123,23 +124,22 @@ def require_same_config(old: dict[str, Any], new: dict[str, Any], workdir: objec
 
 
 def require_same_images(old: dict[str, Any], new: dict[str, Any], workdir: object) -> None:
-    """Raises UserError where the images are not those that the run has begun with.
+    """Raises UserError if the images are not those that the run began with.
 
-    Both hold ``name``, ``num_train``, ``num_eval``, ``class_names`` and ``fingerprint``. The name may change
-    where both have a fingerprint, and it is the same: the data has been moved.
+    Both tables hold ``name``, ``num_train``, ``num_eval``, ``class_names`` and ``fingerprint``. The name may
+    change if both have the same fingerprint: the data was moved.
     """
 
-    def refuse(what: str) -> UserError:
+    def refuse(difference: str) -> UserError:
         return UserError(
-            f"the images are not those of the run in '{workdir}': {what}; give it the data it began with "
-            f"(--config.data.name={old['name']}) or choose another --workdir"
+            f"the images are not those of the run in '{workdir}': {difference}; "
+            f"give it the data it began with (--config.data.name={old['name']}) or choose another --workdir"
         )
 
-    classes = [(list(each["class_names"]), len(each["class_names"])) for each in (old, new)]
-    (was, was_many), (now, now_many) = classes
+    was, now = list(old["class_names"]), list(new["class_names"])
     if was != now:
         label = next((i for i, pair in enumerate(zip(was, now, strict=False)) if pair[0] != pair[1]), None)
-        counts = f"{was_many:,} classes, now {now_many:,}" if was_many != now_many else ""
+        counts = f"{len(was):,} classes, now {len(now):,}" if len(was) != len(now) else ""
         first = f"class {label} was '{was[label]}', is '{now[label]}'" if label is not None else ""
         raise refuse(" and ".join(filter(None, (counts, first))))
     for name, images in (("num_train", "training"), ("num_eval", "evaluation")):
@@ -153,9 +153,9 @@ def require_same_images(old: dict[str, Any], new: dict[str, Any], workdir: objec
 
 
 def require_same_plan(old: dict[str, Any], new: dict[str, Any], workdir: object) -> None:
-    """Raises UserError where what a run does differs from how it has begun; the machine alone may.
+    """Raises UserError if two plans differ in more than the machine.
 
-    Both are ``Plan.as_dict()`` as JSON has it. What fields of the config come to is named by these fields.
+    Both are ``Plan.as_dict()`` as JSON has it. The message names the field of the config behind a number.
     """
     for name, was, now in _differences(_of_the_run(old), _of_the_run(new)):
         last = name.rpartition(".")[2]
@@ -174,26 +174,30 @@ def require_same_plan(old: dict[str, Any], new: dict[str, Any], workdir: object)
 
 
 def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns what is not bit for bit the same on another machine, a sentence for each difference of it.
+    """Returns a sentence for each change of machine since the last start: what is then not bit for bit equal.
 
-    ``old`` is the plan of the start before, which need not be that of the first one.
+    ``old`` is the plan of the last start, which need not be the first one.
     """
 
     def differ(name: str) -> bool:
         return name in old and name in new and old[name] != new[name]
 
+    def counts(name: str, noun: str) -> str:
+        before, now = plural(old[name], noun), plural(new[name], noun)
+        return f"the start before was on {before}, this one is on {now}"
+
     warnings = []
     if differ("num_replicas"):
         warnings.append(
-            f"the start before was on {_many(old, 'replica')}, this one is on {_many(new, 'replica')}: its "
-            "dropout and stochastic-depth masks, drawn per replica, are others, and sums run in another "
-            "order; it will not be bit for bit what it would have been"
+            f"{counts('num_replicas', 'replica')}: its dropout and stochastic-depth masks, drawn per "
+            "replica, are others, and sums run in another order; it will not be bit for bit what it would "
+            "have been"
         )
     if differ("num_hosts"):
         warnings.append(
-            f"the start before was on {_many(old, 'host')}, this one is on {_many(new, 'host')}: sums run in "
-            "another order; and of record files, which are shared out by host, the order of the images "
-            "changes, and the epoch under way may repeat or miss some"
+            f"{counts('num_hosts', 'host')}: sums run in another order; and of record files, which are "
+            "shared out by host, the order of the images changes, and the epoch under way may repeat or "
+            "miss some"
         )
     if differ("device_kind"):
         warnings.append(
@@ -209,7 +213,7 @@ def as_json(value: Any) -> Any:
 
 
 def _of_the_run(plan: dict[str, Any]) -> dict[str, Any]:
-    """Returns the plan without what follows from the machine; phases under their names."""
+    """Returns the plan without the numbers that follow from the machine; phases under their names."""
     kept = {name: value for name, value in plan.items() if name not in OF_THE_MACHINE and name != "phases"}
     return kept | {"phases": {phase["name"]: _of_the_run(phase) for phase in plan.get("phases", ())}}
 
@@ -219,36 +223,29 @@ def _other_bn_batch(old: dict[str, Any], new: dict[str, Any], workdir: object) -
         return plan["bn_batch"] // plan["per_replica_batch"]
 
     def shown(plan: dict[str, Any]) -> str:
-        return f"{_many({'num_replicas': group_size(plan)}, 'replica')} of {plan['per_replica_batch']:,}"
+        return f"{plural(group_size(plan), 'replica')} of {plan['per_replica_batch']:,}"
 
     groups = old["num_replicas"] // group_size(old)
     wanted, rest = divmod(new["num_replicas"], groups)
     remedy = (
-        f"start on {_many(old, 'replica')} as before, or another multiple of {groups:,}"
+        f"start on {plural(old['num_replicas'], 'replica')} as before, or another multiple of {groups:,}"
         if rest
         else f"set --config.bn_group_size={wanted}"
     )
     return (
         f"BN batch of the run in '{workdir}' was {old['bn_batch']:,} images ({shown(old)}), would be "
-        f"{new['bn_batch']:,} ({shown(new)}) on {_many(new, 'replica')}; {remedy}"
+        f"{new['bn_batch']:,} ({shown(new)}) on {plural(new['num_replicas'], 'replica')}; {remedy}"
     )
-
-
-def _many(plan: dict[str, Any], what: str) -> str:
-    number = plan[f"num_{what}s"]
-    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:
     a, b = dict(flatten(old)), dict(flatten(new))
     pairs = [(name, a.get(name, _ABSENT), b.get(name, _ABSENT)) for name in [*a, *(b.keys() - a.keys())]]
     return [
-        (name, _shown(was), _shown(now)) for name, was, now in sorted(pairs, key=_name) if not _same(was, now)
+        (name, _shown(was), _shown(now))
+        for name, was, now in sorted(pairs, key=itemgetter(0))
+        if not _same(was, now)
     ]
-
-
-def _name(pair: Sequence[Any]) -> str:
-    return pair[0]
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -22,6 +22,7 @@ from efficientnet_pod.train.initial_weights import (
 from efficientnet_pod.train.same_run import Claim
 from efficientnet_pod.train.saves import Position
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
+from efficientnet_pod.workdir.checkpoints.commit import Commit
 from efficientnet_pod.workdir.journal import Journal
 from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.owner import Owner
@@ -84,7 +85,7 @@ def find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None, init
     return Start(Position(**position), skipped_steps, evaluated, summary, start.restored)
 
 
-def _resumed(run: Run, workdir: Workdir, step: int, state: TrainState, commit: dict[str, Any]) -> Start:
+def _resumed(run: Run, workdir: Workdir, step: int, state: TrainState, commit: Commit) -> Start:
     # An evaluation counts if both its row and its commit exist. Else it is made again, with the same numbers.
     evaluated = not run.plan.is_eval_due(step) or (
         "top1" in commit["metrics"]
@@ -104,7 +105,7 @@ def print_plan(run: Run, display: Display, initial: Initial | None) -> None:
         pairs = ", ".join(f"{process} → {place}" for process, place in enumerate(places))
         display.print(f"process → place among the devices: {pairs}")
     if initial:
-        display.print(initial.said)
+        display.print(initial.line)
 
 
 def open_journal(run: Run, workdir: Workdir, start: Start, display: Display, ending: Ending) -> Journal:

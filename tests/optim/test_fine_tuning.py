@@ -205,7 +205,7 @@ def test_another_number_of_classes_gets_a_new_classifier(source, tmp_path):
     write_folder(given, tmp_path / "w")
     run = open_run(read_recipe(config(tmp_path / "w")))
     initial = open_initial(run)
-    assert initial.origin["new_classifier"] and f"a new one for {CLASSES} classes" in initial.said
+    assert initial.origin["new_classifier"] and f"a new one for {CLASSES} classes" in initial.line
     found, shapes = leaves_of(initial.variables), leaves_of(run.variables)
     for path, tensor in found.items():
         assert tensor.shape == shapes[path].shape
