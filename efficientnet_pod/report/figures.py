@@ -15,7 +15,7 @@ Accuracy = Literal["top1", "top5"]
 # Round accuracies; a table has the ten highest that are reached.
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 _SHOWN_LEVELS = 10
-SHARES = ("training", "waiting for input", "evaluating", "compiling", "saving", "other")
+SHARES: tuple[str, ...] = ("training", "waiting for input", "evaluating", "compiling", "saving", "other")
 
 
 @dataclass(frozen=True)

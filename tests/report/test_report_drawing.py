@@ -61,7 +61,7 @@ def test_bn_groups_lie_on_the_torus_or_in_a_row():
     assert (
         layout and layout.on_torus and (layout.width, layout.height) == (16, 8)
     )  # the longer side is across
-    assert len(layout.members) == 16 and len(layout.cells) == 128  # two cores of a group are one square
+    assert layout.num_groups == 16 and len(layout.cells) == 128  # two cores of a group are one square
     chip = {"coords": [0, 0, 0]}
     split = lay_out(read_mesh({"groups": [[chip | {"core": 0}], [chip | {"core": 1}]]}))
     assert split and [(cell.x, cell.width) for cell in split.cells] == [(0, 0.5), (0.5, 0.5)]

@@ -37,22 +37,18 @@ def heat_map(
     low, high = float(positive.min()), float(positive.max())
     bounds = np.geomspace(low, high if high > low else low * 2, len(HEAT) + 1)
     kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), _MOST_COLUMNS)).round().astype(int))
+    levels = np.where(np.isfinite(values[:, kept]), np.digitize(values[:, kept], bounds[1:-1]), -1)
     edges = _edges([steps[column] for column in kept])
+    x_scale = Scale((edges[0], edges[-1]), (_LEFT, _RIGHT))
+    places = [x_scale(edge) for edge in edges]
     bottom = _TOP + len(names) * _ROW_HEIGHT
     drawing = Drawing(_WIDTH, bottom + 42)
-    x_scale = Scale((edges[0], edges[-1]), (_LEFT, _RIGHT))
     for level, shade in enumerate(HEAT):
         # Each shade also lies below all darker ones, so that no paper shows between them.
-        shaded = np.isfinite(values[:, kept]) & (np.digitize(values[:, kept], bounds[1:-1]) >= level)
         boxes = [
-            (
-                x_scale(edges[first]),
-                _TOP + row * _ROW_HEIGHT,
-                x_scale(edges[end]) - x_scale(edges[first]),
-                _ROW_HEIGHT,
-            )
+            (places[first], _TOP + row * _ROW_HEIGHT, places[end] - places[first], _ROW_HEIGHT)
             for row in range(len(names))
-            for first, end in _stretches(shaded[row])
+            for first, end in _stretches(levels[row] >= level)
         ]
         if boxes:
             drawing.path(rectangles(boxes), fill=colour(shade), shape_rendering="crispEdges")
@@ -91,7 +87,7 @@ class MeshLayout:
     Attributes:
       cells: rectangles of all chips.
       width, height: size of the map in chips.
-      members: names of the devices of each group, in the order of the file.
+      num_groups: number of groups.
       on_torus: whether the devices have coordinates.
       depths: number of layers of a 3-D torus, which are drawn side by side.
     """
@@ -99,7 +95,7 @@ class MeshLayout:
     cells: tuple[Cell, ...]
     width: float
     height: float
-    members: tuple[tuple[str, ...], ...]
+    num_groups: int
     on_torus: bool
     depths: int
 
@@ -108,48 +104,47 @@ def lay_out(mesh: BNGroups) -> MeshLayout:
     """Returns where the devices of a mesh are drawn: on the torus, in rows if one has no coordinates."""
     devices = [(number, device) for number, group in enumerate(mesh.groups) for device in group]
     places = [device.coords for _, device in devices]
-    members = tuple(tuple(device.name for device in group) for group in mesh.groups)
     known = [place for place in places if place is not None]
     if len(known) < len(places):
         cells = [
-            Cell(group, at % _REPLICAS_IN_A_ROW, at // _REPLICAS_IN_A_ROW, 1)
-            for at, (group, _) in enumerate(devices)
+            Cell(group, index % _REPLICAS_IN_A_ROW, index // _REPLICAS_IN_A_ROW, 1)
+            for index, (group, _) in enumerate(devices)
         ]
         rows = -(-len(cells) // _REPLICAS_IN_A_ROW)
-        return MeshLayout(tuple(cells), min(len(cells), _REPLICAS_IN_A_ROW), rows, members, False, 1)
+        width = min(len(cells), _REPLICAS_IN_A_ROW)
+        return MeshLayout(tuple(cells), width, rows, len(mesh.groups), False, 1)
     lowest = [min(place[axis] for place in known) for axis in range(3)]
     size = [max(place[axis] for place in known) - lowest[axis] + 1 for axis in range(3)]
     wide, high = (0, 1) if size[0] >= size[1] or size[2] > 1 else (1, 0)
-    chips: dict[tuple[int, int, int], list[int]] = {}  # groups of the cores of each
+    chips: dict[tuple[int, int, int], list[int]] = {}  # groups of its cores by chip
     for (group, _), place in zip(devices, known, strict=True):
         chips.setdefault(place, []).append(group)
     cells = []
-    for place, cores in chips.items():
+    for place, groups in chips.items():
         x, y, z = place[wide] - lowest[wide], place[high] - lowest[high], place[2] - lowest[2]
-        parts = sorted(set(cores))
+        parts = sorted(set(groups))
         cells += [
-            Cell(group, x + z * (size[wide] + 0.6) + at / len(parts), y, 1 / len(parts))
-            for at, group in enumerate(parts)
+            Cell(group, x + z * (size[wide] + 0.6) + index / len(parts), y, 1 / len(parts))
+            for index, group in enumerate(parts)
         ]
     width = size[wide] * size[2] + 0.6 * (size[2] - 1)
-    return MeshLayout(tuple(cells), width, size[high], members, True, size[2])
+    return MeshLayout(tuple(cells), width, size[high], len(mesh.groups), True, size[2])
 
 
 def group_map(layout: MeshLayout, *, title: str) -> Markup:
     """Returns the devices as squares, in colours that tell a group from its neighbours, with its number."""
     side, edge = min(30.0, 936 / layout.width), 2
     drawing = Drawing(layout.width * side + 2 * edge, layout.height * side + 2 * edge)
-    by_colour: dict[int, list[tuple[float, float, float, float]]] = {}
     colours = group_colours(layout)
+    by_colour: dict[int, list[tuple[float, float, float, float]]] = {}
+    by_group: dict[int, list[Cell]] = {}
     for cell in layout.cells:
         box = (edge + cell.x * side, edge + cell.y * side, cell.width * side, side)
         by_colour.setdefault(colours[cell.group], []).append(box)
+        by_group.setdefault(cell.group, []).append(cell)
     for index, boxes in sorted(by_colour.items()):
         drawing.path(rectangles(boxes), fill=colour(GROUPS[index]), stroke=colour("paper"))
-    for group in range(len(layout.members)):
-        cells = [cell for cell in layout.cells if cell.group == group]
-        if not cells:
-            continue
+    for group, cells in by_group.items():
         left, right = min(cell.x for cell in cells), max(cell.x + cell.width for cell in cells)
         top, bottom = min(cell.y for cell in cells), max(cell.y + 1 for cell in cells)
         number = str(group)
@@ -164,7 +159,7 @@ def group_map(layout: MeshLayout, *, title: str) -> Markup:
 def group_colours(layout: MeshLayout) -> list[int]:
     """Returns a colour for each group, by number; as long as six suffice, neighbours have different ones."""
     cell_at = {(cell.x, cell.y): cell for cell in layout.cells}
-    neighbours: list[set[int]] = [set() for _ in layout.members]
+    neighbours: list[set[int]] = [set() for _ in range(layout.num_groups)]
     for cell in layout.cells:
         for dx, dy in ((cell.width, 0), (0, 1)):
             other = cell_at.get((cell.x + dx, cell.y + dy))

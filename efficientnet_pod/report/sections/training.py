@@ -19,14 +19,22 @@ _NOTHING = Text("No step of training is recorded yet.")
 def training(runs: Sequence[ReportRun]) -> Section:
     """Returns loss, learning rate, images a second and waits for input over epochs."""
     charts = []
-    for title, field, options in (
-        ("Loss", "loss", {"log_if_wide": True}),
-        ("Learning rate", "learning_rate", {"from_zero": True}),
-        ("Images a second", "images_per_second", {"from_zero": True}),
-        ("Time without input, %", "input_wait", {"percent": True}),
+    for title, field in (
+        ("Loss", "loss"),
+        ("Learning rate", "learning_rate"),
+        ("Images a second", "images_per_second"),
+        ("Time without input, %", "input_wait"),
     ):
         drawn, keys = _loss_curves(runs) if field == "loss" else (_train_curves(runs, field), [])
-        if svg := curves(drawn, title=f"{title} by epoch", x_label="epoch", **options):
+        svg = curves(
+            drawn,
+            title=f"{title} by epoch",
+            x_label="epoch",
+            log_if_wide=field == "loss",
+            percent=field == "input_wait",
+            from_zero=field in ("learning_rate", "images_per_second"),
+        )
+        if svg:
             charts.append(Chart(title, svg, keys=[*run_keys(runs), *keys]))
     if not charts:
         return Section("training", "Training", [_NOTHING])
