@@ -100,8 +100,8 @@ def _normalised(
 def group_moments(x: jax.Array, axis_name: str | None, *, pack: int = 1) -> tuple[jax.Array, jax.Array]:
     """Returns float32 mean and biased variance of each channel over all replicas along ``axis_name``.
 
-    The two travel in one all-reduce: at 1,024 cores its latency, not its 4 KiB, is the cost. Of ``pack``
-    images side by side the channels count as the same.
+    The two travel in one all-reduce: at 1,024 cores its latency, not its 4 KiB, is the cost. The channels of
+    ``pack`` images side by side are averaged too.
     """
     x = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))

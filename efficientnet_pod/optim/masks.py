@@ -1,4 +1,4 @@
-"""Which tensors weight decay and the trust ratio apply to, decided by each tensor's path."""
+"""The kinds of tensors that weight decay and the trust ratio apply to, known by the path of a tensor."""
 
 from typing import Literal
 
@@ -34,7 +34,7 @@ def path_name(path: jax.tree_util.KeyPath) -> str:
 
 
 def _kind(name: str) -> Kind:
-    """Returns what a tensor is, from the last two names of its path."""
+    """Returns the kind of a tensor, from the last two names of its path."""
     module, _, leaf = name.rpartition("/")
     match leaf, module.endswith("bn"):
         case (("scale" | "bias"), True):

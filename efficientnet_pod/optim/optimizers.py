@@ -1,4 +1,4 @@
-"""The optimizers by the names that configs have for them, and what each does to every tensor."""
+"""The optimizers by the names that configs have for them, and their treatment of each tensor."""
 
 from typing import NamedTuple
 

@@ -19,14 +19,14 @@ Knots = tuple[tuple[float, float], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How the learning rate warms up and falls; raises UserError on an unknown name or a number out of range.
+    """The course of the learning rate; raises UserError on an unknown name or a number out of range.
 
     ``end_lr`` is absolute, not a fraction of the peak, and is approached by ``polynomial`` and ``cosine``;
     ``power`` belongs to ``polynomial``, ``decay_rate`` and ``decay_epochs`` to ``exponential``. Epochs are
     passes over the training set and may be fractions.
 
     ``knots`` belong to ``piecewise``: pairs (share of the run, share of the peak), straight lines between
-    them, a jump where two are at one place. Shares of the run, so that a shorter run has the same shape.
+    them, a jump where two have the same share. A shorter run has the same shape.
     """
 
     name: str

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 
 def require_row(row: str, known: Iterable[str]) -> None:
-    """Raises ValueError, with the nearest row and all there are, for what is no row of a recipe."""
+    """Raises ValueError for an unknown row of a recipe; the message has the nearest row and all rows."""
     rows = list(known)
     if row not in rows:
         near = difflib.get_close_matches(row, rows, n=1)

@@ -1,4 +1,4 @@
-"""Rectangular evaluation: which shape each evaluation image is cropped to, by its aspect ratio."""
+"""Rectangular evaluation: the shape of each evaluation image, by its aspect ratio."""
 
 import itertools
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def eval_batch_of(largest: int, *, num_eval: int, num_replicas: int) -> int:
 
 
 def describe_shapes(shapes: Sequence[tuple[int, int, int]]) -> str:
-    """Returns e.g. ``"7 shapes from 352 × 224 to 224 × 352 px"``, height by width; of () that they vary."""
+    """Returns e.g. ``"7 shapes from 352 × 224 to 224 × 352 px"``, height by width; for () that they vary."""
     if not shapes:
         return "shapes by the aspect ratios of the images"
     (h0, w0, _), (h1, w1, _) = shapes[0], shapes[-1]
