@@ -4,14 +4,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from efficientnet_pod.errors import UserError
 
 _GAP, _LETTERS, _LINE = 4, 10, 12  # pixels between tiles, of a title's letters, and of a line of it
-_FONT = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")  # has more scripts than Pillow's own
 
 
 def thumbnail(levels: np.ndarray, *, longest_side: int) -> bytes:
@@ -50,11 +48,14 @@ def write_contact_sheet(
     Raises:
       UserError: the file cannot be written.
     """
+    import matplotlib  # a tenth of a second to import; its font has more scripts than Pillow's own
+
+    font = ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _LETTERS)
     lines = len(titles[0].splitlines()) if titles else 0
     height = side + _GAP + lines * _LINE
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (side + _GAP) + _GAP, rows * height + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(_FONT, _LETTERS)
+    draw = ImageDraw.Draw(sheet)
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
         left, top = _GAP + column * (side + _GAP), _GAP + row * height

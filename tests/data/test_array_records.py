@@ -153,17 +153,17 @@ print(len(next(stream)["image"]))
 def test_calls_fail_once_the_process_ends_and_until_then_are_waited_for():
     calls = _Calls()
     calls.count()
-    made = []
+    counted = []
 
     def stream():
         with pytest.raises(RuntimeError, match="the process ends"):
             for _ in range(1000):
                 time.sleep(0.01)
                 calls.count()
-                made.append(1)
+                counted.append(1)
 
     thread = threading.Thread(target=stream)
     thread.start()
     time.sleep(0.05)
     calls.end()
-    assert not thread.is_alive() and 0 < len(made) < 100
+    assert not thread.is_alive() and 0 < len(counted) < 100

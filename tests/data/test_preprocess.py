@@ -26,9 +26,9 @@ def resize_matrix(source, target):
     """Returns (target, source): output i samples at i * source / target, the border pixels repeated."""
     matrix = np.zeros((target, source))
     for i in range(target):
-        at = i * source / target
-        for tap in range(int(at) - 1, int(at) + 3):
-            matrix[i, np.clip(tap, 0, source - 1)] += cubic(at - tap)
+        place = i * source / target
+        for tap in range(int(place) - 1, int(place) + 3):
+            matrix[i, np.clip(tap, 0, source - 1)] += cubic(place - tap)
     return matrix
 
 
