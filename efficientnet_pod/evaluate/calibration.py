@@ -1,4 +1,4 @@
-"""How far the probabilities of an evaluation can be believed: confidence and accuracy in bins, the ECE."""
+"""The calibration of an evaluation: confidence and accuracy in bins, and the expected error."""
 
 import dataclasses
 import itertools
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from efficientnet_pod.pod.gather import to_first
+from efficientnet_pod.pod.hosts import to_first
 from efficientnet_pod.pod.mesh import of_this_host
-from efficientnet_pod.run.metrics import Predictions
+from efficientnet_pod.run.metrics import TopClasses
 
 BINS = 15
 
@@ -18,11 +18,11 @@ class Bin:
     """The images whose first prediction has a probability above ``low`` and up to ``high``.
 
     Attributes:
-      low: left out; 0 belongs to the first bin all the same.
-      high: still within.
-      images: how many.
-      confidence: mean probability of their first prediction; None without images.
-      accuracy: share of them whose first prediction is right; None without images.
+      low: lower edge, outside the bin; but 0 belongs to the first bin.
+      high: upper edge, inside the bin.
+      images: number of images.
+      confidence: mean probability of their first predictions; None without images.
+      accuracy: share of images whose first prediction is right; None without images.
     """
 
     low: float
@@ -38,16 +38,16 @@ class Calibration:
     def __init__(self) -> None:
         """Begins with no image."""
         self._images, self._hits = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
-        # Float64 sums of float32 probabilities: in practice exact, so that the number of hosts says nothing.
+        # Float64 sums of float32 probabilities are in practice exact, whatever the number of hosts.
         self._confidence = np.zeros(BINS)
         self._not_finite = 0
 
-    def add(self, batch: Mapping[str, np.ndarray], predictions: Predictions) -> None:
+    def add(self, batch: Mapping[str, np.ndarray], predictions: TopClasses) -> None:
         """Adds a batch.
 
         Args:
           batch: this host's ``label`` and ``mask``.
-          predictions: of the global batch, on the devices.
+          predictions: most probable classes of the global batch, on the devices.
         """
         classes, probabilities = map(of_this_host, (predictions.classes, predictions.probabilities))
         confidence = probabilities[:, 0].astype(np.float64)
@@ -56,19 +56,22 @@ class Calibration:
         self._not_finite += int(np.sum(real & ~finite))
         real &= finite
         confidence, hits = confidence[real], (classes[:, 0] == batch["label"])[real]
-        at = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-        self._images += np.bincount(at, minlength=BINS)
-        self._hits += np.bincount(at[hits], minlength=BINS)
-        self._confidence += np.bincount(at, weights=confidence, minlength=BINS)
+        bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        self._images += np.bincount(bins, minlength=BINS)
+        self._hits += np.bincount(bins[hits], minlength=BINS)
+        self._confidence += np.bincount(bins, weights=confidence, minlength=BINS)
 
     def merged(self, images: int) -> tuple[Bin, ...] | None:
         """Returns on host 0 the bins of all hosts' images, in order; None on the others.
 
         Every host calls it.
 
+        Args:
+          images: number of images in the set.
+
         Raises:
           ValueError: an image has no finite probability.
-          RuntimeError: they are not so many images.
+          RuntimeError: another number of images was added.
         """
         mine = [self._images.tolist(), self._hits.tolist(), self._confidence.tolist(), self._not_finite]
         all_hosts = to_first("calibration", mine)
@@ -91,6 +94,9 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
 
     Source: Guo et al., arXiv 1706.04599, equation 3; they use 15 bins of equal width.
     """
-    filled = [(each.images, each.confidence, each.accuracy) for each in bins if each.images]
-    gaps = [n * abs(c - a) for n, c, a in filled if c is not None and a is not None]
-    return sum(gaps) / sum(each.images for each in bins)
+    gaps = [
+        bin_.images * abs(bin_.confidence - bin_.accuracy)
+        for bin_ in bins
+        if bin_.confidence is not None and bin_.accuracy is not None
+    ]
+    return sum(gaps) / sum(bin_.images for bin_ in bins)

@@ -1,4 +1,4 @@
-"""The recipe that evaluates given weights on given images, and whether their classes are the same."""
+"""The recipe that evaluates given weights on given images, and a comparison of their classes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.trained import Trained
 
-PER_REPLICA = 32  # images, where nobody says how many: B7's activations of them still fit 16 GB
-CPU_REPLICAS = 1  # of weights that come without a recipe; more would share the same cores
+PER_REPLICA = 32  # images by default: B7's activations of them still fit 16 GB
+CPU_REPLICAS = 1  # for weights without a recipe; more would share the same cores
 SPLIT = "validation"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """What of an evaluation is not as the weights or their recipe have it; None: as they do.
+class Overrides:
+    """Overrides of an evaluation. None keeps the value of the weights, or of their recipe.
 
     Attributes:
       data: name of the images.
-      data_dir: where TFDS keeps them.
-      split: evaluated.
+      data_dir: folder of TFDS's data.
+      split: split that is evaluated.
       batch: images a step, all replicas together.
-      image_size: pixels.
-      flip: evaluate mirror images too.
+      image_size: height and width in pixels.
+      flip: whether mirror images are evaluated too.
     """
 
     data: str | None = None
@@ -37,10 +37,10 @@ class Asked:
     @property
     def only_flips(self) -> bool:
         """Whether images and batches stay as they are."""
-        return dataclasses.replace(self, flip=None) == Asked()
+        return dataclasses.replace(self, flip=None) == Overrides()
 
     def applied(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Returns a config that evaluates so.
+        """Returns the config with these values.
 
         Raises:
           UserError: the images have no such split, or none is named where one is needed.
@@ -61,14 +61,14 @@ class Asked:
         if self.data or self.split:  # one name for both: the other split need not be there
             data |= dict.fromkeys(("train_split", "eval_split"), self.split or SPLIT)
         data |= {"image_size": self.image_size or data["image_size"], "max_shift": 0}
-        # What is of training alone, and might not suit these images or devices.
+        # These fields only matter for training, and might not suit these images or devices.
         config = config | {"phases": {}, "bn_group_size": 1, "data": data}
         config["model"] = config["model"] | {"ghost_batch": 0}
         return config | {"global_batch": self.batch or config["global_batch"]}
 
 
-def config_of(trained: Trained) -> dict[str, Any]:
-    """Returns a config whose network, and whose images' size and view, are those of weights; for any data."""
+def config_for(trained: Trained) -> dict[str, Any]:
+    """Returns a config with the network, image size and view of weights; the images are not named."""
     config = base_config().to_dict()
     config["cpu_replicas"] = CPU_REPLICAS
     settings = {name: value for name, value in trained.settings.items() if name in config["model"]}
@@ -84,34 +84,35 @@ def config_of(trained: Trained) -> dict[str, Any]:
 
 
 def compare_classes(
-    num_classes: int, names: Sequence[str], found: Sequence[str], *, weights: str, data: str
+    num_classes: int, names: Sequence[str], image_names: Sequence[str], *, weights: str, data: str
 ) -> str | None:
-    """Returns a warning if the classes of weights and images are called differently, None if alike.
+    """Returns a warning if weights and images have different names for a class, else None.
 
     Args:
-      num_classes: of the weights.
-      names: by label, words or WordNet's numbers; empty where nobody said them.
-      found: those of the images.
-      weights: where they are, for messages.
-      data: likewise the images.
+      num_classes: number of the weights' classes.
+      names: names of the weights' classes by label, words or WordNet's numbers; empty if they are not known.
+      image_names: names of the images' classes by label.
+      weights: path of the weights, for messages.
+      data: name of the images, for messages.
 
     Raises:
-      UserError: they are not as many, or the same in another order.
+      UserError: the numbers of classes differ, or the same names are in another order.
     """
-    if len(found) != num_classes:
+    if len(image_names) != num_classes:
         raise UserError(
-            f"'{weights}' tells {num_classes:,} classes apart and '{data}' has {len(found):,}; "
+            f"'{weights}' tells {num_classes:,} classes apart and '{data}' has {len(image_names):,}; "
             "name images of the same classes with --data, or other weights"
         )
-    names, found = readable(names), readable(found)
-    differ = [label for label, pair in enumerate(zip(names, found, strict=False)) if pair[0] != pair[1]]
+    names, image_names = readable(names), readable(image_names)
+    pairs = list(zip(names, image_names, strict=False))
+    differ = [label for label, (name, image_name) in enumerate(pairs) if name != image_name]
     if not differ:
         return None
     first = differ[0]
-    said = f"class {first} is '{names[first]}' in '{weights}' and '{found[first]}' in '{data}'"
-    if set(names) == set(found):
+    difference = f"class {first} is '{names[first]}' in '{weights}' and '{image_names[first]}' in '{data}'"
+    if set(names) == set(image_names):
         raise UserError(
-            f"{said}: the same classes in another order, each would be taken for another; "
+            f"{difference}: the same classes in another order, each would be taken for another; "
             "name images whose labels are in the order of the weights"
         )
-    return f"{said}; {len(differ):,} of {num_classes:,} names differ; labels are compared by number"
+    return f"{difference}; {len(differ):,} of {num_classes:,} names differ; labels are compared by number"

@@ -1,4 +1,4 @@
-"""What a trained network takes images for: arrays or files in, probabilities of all classes out."""
+"""A predictor of a few images: arrays or files in, probabilities of all classes out."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -10,21 +10,22 @@ import numpy as np
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.inputs import mean_with_mirror
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.weights.trained import Trained
 
 
 class Predictor:
     """A trained network, ready to look at images: float32, on one device.
 
-    To evaluate a large set on all devices there is :func:`efficientnet_pod.evaluate.evaluate.evaluate`.
+    :func:`efficientnet_pod.evaluate.weights.evaluate_path` evaluates a large set on all devices.
     """
 
     def __init__(self, trained: Trained, *, batch: int = 32, flip: bool = False) -> None:
         """Takes the weights; compiles at the first image.
 
         Args:
-          trained: the weights, and what they were trained to see.
-          batch: images at a time; fewer are padded, so that one program is compiled.
+          trained: the weights, with the size and view of their images.
+          batch: images at a time; a smaller number is padded, so that one program is compiled.
           flip: average the logits of each image and its mirror image.
 
         Raises:
@@ -54,28 +55,28 @@ class Predictor:
                 f"images of shape {images.shape} cannot be predicted; it must be (images, height, width, 3), "
                 "levels of 0..255: of one image take image[None]"
             )
-        found = [np.zeros((0, self._trained.num_classes), np.float32)]
+        batches = [np.zeros((0, self._trained.num_classes), np.float32)]
         for first in range(0, len(images), self._batch):
             part = images[first : first + self._batch]
             padding = np.zeros((self._batch - len(part), *part.shape[1:]), part.dtype)
             with jax.default_matmul_precision("float32"):  # a TPU's own choice is bfloat16
                 result = self._predict(self._variables, np.concatenate([part, padding]))
-            found.append(np.asarray(result)[: len(part)])
-        return np.concatenate(found)
+            batches.append(np.asarray(result)[: len(part)])
+        return np.concatenate(batches)
 
     def of_files(self, paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray | str]]:
-        """Yields each path, in order, with the probabilities (classes,), or why there are none, in one line.
+        """Yields each path, in order, with its probabilities (classes,), or with the reason, in one line.
 
-        Files are decoded, cropped and resized as evaluation does it, the next ones while these are computed.
+        Files are decoded, cropped and resized as evaluation does it, some ahead of the network.
 
         Args:
           paths: JPEG or PNG files.
         """
-        from efficientnet_pod.data.image_files import decoded  # TensorFlow takes seconds to import
+        from efficientnet_pod.data.image_files import decode_files  # TensorFlow takes seconds to import
 
-        kept: list[tuple[str, np.ndarray | str]] = []
+        kept: list[tuple[str, str]] = []  # paths and faults
         images: list[np.ndarray] = []
-        for path, image in decoded(paths, self.preprocessing):
+        for path, image in decode_files(paths, self.preprocessing):
             kept.append((path, image if isinstance(image, str) else ""))
             if not isinstance(image, str):
                 images.append(image)
@@ -84,24 +85,19 @@ class Predictor:
                 kept, images = [], []
         yield from self._with_probabilities(kept, images)
 
-    @cached_property
-    def preprocessing(self) -> Any:
-        """What happens to a file: a ``data.preprocess.Preprocessing``, that of evaluation."""
-        from efficientnet_pod.data.transforms.preprocess import Preprocessing
-
-        return Preprocessing(
-            image_size=self._trained.image_size,
-            augment=self._trained.augment,
-            resize=self._trained.resize,
-        )
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Decoding, crop and size of a file, as in evaluation."""
+        trained = self._trained
+        return Preprocessing(image_size=trained.image_size, augment=trained.augment, resize=trained.resize)
 
     def _with_probabilities(
-        self, kept: Sequence[tuple[str, np.ndarray | str]], images: Sequence[np.ndarray]
+        self, kept: Sequence[tuple[str, str]], images: Sequence[np.ndarray]
     ) -> Iterator[tuple[str, np.ndarray | str]]:
-        """Yields what was kept, in order: faults as they are, and the images' probabilities."""
-        found = iter(self.probabilities(np.stack(images)) if images else ())
+        """Yields the paths in order, with their faults or their images' probabilities."""
+        rows = iter(self.probabilities(np.stack(images)) if images else ())
         for path, fault in kept:
-            yield path, fault if len(fault) else next(found)
+            yield path, fault or next(rows)
 
     @cached_property
     def _predict(self) -> Any:

@@ -1,4 +1,4 @@
-"""What an evaluation has found, as tables for people and as JSON for programs."""
+"""The results of an evaluation, as tables for people and as JSON for programs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from efficientnet_pod.evaluate.calibration import Bin, expected_calibration_error
-from efficientnet_pod.evaluate.confusions import Pairs, confusions, images_by_class
+from efficientnet_pod.evaluate.confusions import Pairs, images_by_class, most_confused
+from efficientnet_pod.pod.terminal import table
 from efficientnet_pod.run.metrics import Rates
 
 SHOWN = 10  # classes and confusions in the tables
@@ -17,13 +18,13 @@ MOST_CONFUSIONS = 10_000  # in the JSON; the others are counted
 
 
 @dataclasses.dataclass(frozen=True)
-class OfClass:
+class ClassRate:
     """The images of one class.
 
     Attributes:
-      label: the class.
-      images: how many.
-      hits: that were taken for it.
+      label: number of the class.
+      images: number of images.
+      hits: number of images whose first prediction is right.
     """
 
     label: int
@@ -32,21 +33,22 @@ class OfClass:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the images; None without any."""
+        """Share of hits among the images; None without images."""
         return self.hits / self.images if self.images else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """All that is known of weights on images.
+    """The results of weights on images.
 
     Attributes:
-      weights: path, network, and where the weights are from.
-      settings: of the evaluation.
-      class_names: by label.
-      rates: over all images.
-      pairs: images by label and predicted class.
-      bins: of the probabilities of the first prediction.
+      weights: ``path``, ``title``, ``network`` and ``origin`` of the weights.
+      settings: settings of the evaluation.
+      class_names: names by label.
+      rates: averages over all images.
+      pairs: number of images by label and predicted class.
+      bins: calibration of the first predictions.
+      step: step of a run's checkpoint; None for other weights.
     """
 
     weights: dict[str, Any]
@@ -55,25 +57,24 @@ class Evaluation:
     rates: Rates
     pairs: Pairs
     bins: Sequence[Bin]
+    step: int | None = None
 
     @property
-    def per_class(self) -> list[OfClass]:
-        """Every class, also those without images."""
-        images = images_by_class(self.pairs)
-        return [
-            OfClass(label, images[label], self.pairs[label, label]) for label in range(len(self.class_names))
-        ]
+    def per_class(self) -> list[ClassRate]:
+        """Rates of all classes by label, also of those without images."""
+        images, labels = images_by_class(self.pairs), range(len(self.class_names))
+        return [ClassRate(label, images[label], self.pairs[label, label]) for label in labels]
 
     @property
-    def worst(self) -> list[OfClass]:
-        """The classes with images, least accurate first; of equal ones that with more images."""
-        seen = [each for each in self.per_class if each.images]
-        return sorted(seen, key=lambda each: (each.hits / each.images, -each.images, each.label))
+    def worst(self) -> list[ClassRate]:
+        """Classes with images, the least accurate first; among equals those with more images."""
+        seen = [row for row in self.per_class if row.images]
+        return sorted(seen, key=lambda row: (row.hits / row.images, -row.images, row.label))
 
     @property
     def confusions(self) -> list[tuple[int, int, int]]:
-        """Label, predicted class and images, most frequent first."""
-        return confusions(self.pairs)
+        """Label, predicted class and number of images, most frequent first."""
+        return most_confused(self.pairs)
 
     @property
     def ece(self) -> float:
@@ -89,10 +90,10 @@ class Evaluation:
             "settings": self.settings,
             **dataclasses.asdict(self.rates),
             "ece": self.ece,
-            "calibration": [dataclasses.asdict(each) for each in self.bins],
+            "calibration": [dataclasses.asdict(bin_) for bin_ in self.bins],
             "per_class": [
-                {**dataclasses.asdict(each), "name": names[each.label], "accuracy": each.accuracy}
-                for each in self.per_class
+                {**dataclasses.asdict(row), "name": names[row.label], "accuracy": row.accuracy}
+                for row in self.per_class
             ],
             "confusions": [
                 {
@@ -109,13 +110,18 @@ class Evaluation:
 
     def print(self, console: Console) -> None:
         """Prints the rates, the least accurate classes and the most frequent confusions."""
+        rates = self.rates
+        step = "" if self.step is None else f"step {self.step:,}: "
+        console.print(
+            f"{step}top-1 {rates.top1:.2%}, top-5 {rates.top5:.2%}, loss {rates.loss:.4f} "
+            f"of {rates.images:,} images\n"
+        )
         console.print(self._summary())
         console.print("", self._worst(), sep="\n")
         if self.confusions:
-            console.print("", self._confused(), sep="\n")
+            console.print("", self._most_confused(), sep="\n")
 
     def _summary(self) -> Table:
-        table = Table(box=None, pad_edge=False, show_header=False)
         rows = {
             "weights": f"{self.weights['title']}, {self.weights['path']}",
             "images": f"{self.rates.images:,} of {self.settings['data']}, {self.settings['seen']}",
@@ -124,28 +130,23 @@ class Evaluation:
             "loss": f"{self.rates.loss:.4f}",
             "calibration": f"expected error {self.ece:.2%} in {len(self.bins)} bins of the top-1 probability",
         }
+        summary = table()
         for name, value in rows.items():
-            table.add_row(name, escape(value))
-        return table
+            summary.add_row(name, escape(value))
+        return summary
 
     def _worst(self) -> Table:
-        table = _table("least accurate classes", "accuracy", "right", "images")
-        for each in self.worst[:SHOWN]:
-            name, accuracy = self.class_names[each.label], each.hits / each.images
-            table.add_row(escape(name), f"{accuracy:.1%}", f"{each.hits:,}", f"{each.images:,}")
-        return table
+        worst = table("least accurate classes", "accuracy", "right", "images")
+        for row in self.worst[:SHOWN]:
+            accuracy = row.hits / row.images
+            name = escape(self.class_names[row.label])
+            worst.add_row(name, f"{accuracy:.1%}", f"{row.hits:,}", f"{row.images:,}")
+        return worst
 
-    def _confused(self) -> Table:
-        table = _table("most confused", "taken for", "images")
+    def _most_confused(self) -> Table:
+        confused = table("most confused", "taken for", "images", left=2)
         of_class = images_by_class(self.pairs)
         for label, predicted, images in self.confusions[:SHOWN]:
-            names = (escape(self.class_names[each]) for each in (label, predicted))
-            table.add_row(*names, f"{images:,} of {of_class[label]:,}")
-        return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=None, pad_edge=False)
-    for name in others:
-        table.add_column(name, justify="left" if name == "taken for" else "right")
-    return table
+            names = (escape(self.class_names[number]) for number in (label, predicted))
+            confused.add_row(*names, f"{images:,} of {of_class[label]:,}")
+        return confused

@@ -11,8 +11,8 @@ from photos import write_folder
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.evaluate import overrides as evaluation_recipe
-from efficientnet_pod.evaluate.overrides import Asked, compare_classes, config_of
+from efficientnet_pod.evaluate import overrides
+from efficientnet_pod.evaluate.overrides import Overrides, compare_classes, config_for
 from efficientnet_pod.evaluate.predictor import Predictor
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.weights.classes import imagenet_names
@@ -37,7 +37,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _as_many_replicas_as_the_tests_have(monkeypatch):
-    monkeypatch.setattr(evaluation_recipe, "CPU_REPLICAS", 8)
+    monkeypatch.setattr(overrides, "CPU_REPLICAS", 8)
 
 
 def test_a_folder_without_splits_is_evaluated_whole_and_as_predict_sees_it(weights, photos, tmp_path, capsys):
@@ -107,7 +107,9 @@ def test_mistakes_are_one_line(weights, photos, capsys, arguments, words):
 
 
 def test_classes_must_be_the_same_ones_in_the_same_order():
-    compare = lambda names, found: compare_classes(3, names, found, weights="w", data="d")  # noqa: E731
+    def compare(names, image_names):
+        return compare_classes(3, names, image_names, weights="w", data="d")
+
     assert compare(NAMES, NAMES) is None and compare((), NAMES) is None
     with pytest.raises(
         UserError, match="class 1 is 'cow' in 'w' and 'dog' in 'd': the same classes in another"
@@ -129,12 +131,12 @@ def test_a_recipe_of_weights_has_their_network_size_view_and_constants():
     trained = random_weights(
         view=CENTRE, resize="fast", settings={"bn_epsilon": 1e-5}, mean_rgb=(0.1, 0.2, 0.3)
     )
-    asked = Asked(data="folder:/x", split="test", batch=64, flip=True)
-    recipe = read_recipe(asked.applied(config_of(trained)))
+    chosen = Overrides(data="folder:/x", split="test", batch=64, flip=True)
+    recipe = read_recipe(chosen.applied(config_for(trained)))
     assert (recipe.model.name, recipe.model.bn_epsilon, recipe.eval_flip) == ("resnet9", 1e-5, True)
     data = recipe.data
     assert (data.augment, data.resize, data.image_size) == ("inception_crop", "fast", 32)
     assert (data.mean_rgb, data.train_split, data.eval_split) == ((0.1, 0.2, 0.3), "test", "test")
     assert recipe.global_batch == 64
-    whole = read_recipe(Asked(image_size=48).applied(config_of(random_weights(view=WHOLE))))
+    whole = read_recipe(Overrides(image_size=48).applied(config_for(random_weights(view=WHOLE))))
     assert (whole.data.augment, whole.data.image_size) == ("pad_crop_flip", 48)

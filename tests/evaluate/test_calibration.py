@@ -8,14 +8,16 @@ import pytest
 from recipes import load
 from tiny import CLASSES, build_tiny_networks
 
-from efficientnet_pod.data.sources.opening import Source, _in_memory
+from efficientnet_pod.data.sources.digits import indexed_arrays
+from efficientnet_pod.data.sources.types import Source
 from efficientnet_pod.evaluate.calibration import BINS, Bin, Calibration, expected_calibration_error
-from efficientnet_pod.evaluate.confusions import Findings
-from efficientnet_pod.evaluate.evaluate import eval_batches, evaluate_weights
+from efficientnet_pod.evaluate.confusions import Confusions
+from efficientnet_pod.evaluate.evaluate import eval_batches
 from efficientnet_pod.evaluate.summary import Evaluation
+from efficientnet_pod.evaluate.weights import evaluate_weights
 from efficientnet_pod.models.inputs import normalise
-from efficientnet_pod.recipe.recipe import read_recipe
-from efficientnet_pod.run.metrics import Predictions, predict
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.run.metrics import TopClasses, top_classes
 from efficientnet_pod.run.run import open_run
 
 IMAGES = 1003
@@ -42,7 +44,7 @@ def test_the_error_is_numpys_on_random_logits_and_padding_is_left_out():
     mask = (np.arange(len(logits)) < IMAGES).astype(np.float32)
     found = Calibration()
     for part in np.split(np.arange(len(logits)), 8):
-        found.add({"label": labels[part], "mask": mask[part]}, predict(jax.numpy.asarray(logits[part])))
+        found.add({"label": labels[part], "mask": mask[part]}, top_classes(jax.numpy.asarray(logits[part])))
     bins = found.merged(IMAGES)
     assert sum(each.images for each in bins) == IMAGES and len(bins) == 15
     assert [each.images > 0 for each in bins][-3:] == [True] * 3
@@ -55,7 +57,7 @@ def test_bins_hold_their_upper_edge_and_a_bin_without_images_says_nothing():
     classes = np.zeros((4, 1), np.int32)
     found = Calibration()
     batch = {"label": np.array([0, 0, 0, 1]), "mask": np.ones(4)}
-    found.add(batch, Predictions(jax.numpy.asarray(classes), jax.numpy.asarray(confidence)))
+    found.add(batch, TopClasses(jax.numpy.asarray(classes), jax.numpy.asarray(confidence)))
     bins = found.merged(4)
     assert [n for n, each in enumerate(bins) if each.images] == [0, 5, 7, 14]  # float32's third is above 1/3
     assert bins[1].confidence is None and bins[1].accuracy is None
@@ -68,7 +70,7 @@ def test_bins_hold_their_upper_edge_and_a_bin_without_images_says_nothing():
 def test_probabilities_that_are_not_finite_are_an_error():
     found = Calibration()
     logits = jax.numpy.asarray(np.array([[np.nan, 1.0], [0.0, 1.0], [np.nan, 1.0]], np.float32))
-    found.add({"label": np.zeros(3, np.int32), "mask": np.array([1, 1, 0])}, predict(logits))
+    found.add({"label": np.zeros(3, np.int32), "mask": np.array([1, 1, 0])}, top_classes(logits))
     with pytest.raises(ValueError, match="the probabilities of 1 of 2 images are not finite"):
         found.merged(2)
 
@@ -79,7 +81,7 @@ def evaluated():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8)
     labels = rng.integers(0, CLASSES, IMAGES).astype(np.int32)
-    images = _in_memory(pixels, labels)
+    images = indexed_arrays(pixels, labels)
     names = tuple(f"digit {label}" for label in range(CLASSES))
     with pytest.MonkeyPatch.context() as patch:
         build_tiny_networks(patch)
@@ -96,10 +98,10 @@ def evaluated():
 
         variables["params"]["classifier"]["kernel"] *= 300  # confident enough for several bins
         variables["params"]["classifier"]["bias"] = -logits().mean(0)
-        findings, calibration = Findings(CLASSES), Calibration()
+        confusions, calibration = Confusions(CLASSES), Calibration()
 
         def collect(*batch):
-            findings.add(*batch)
+            confusions.add(*batch)
             calibration.add(*batch)
 
         rates = evaluate_weights(run, variables, collect=collect)
@@ -108,7 +110,7 @@ def evaluated():
         settings={"data": "random", "seen": "whole"},
         class_names=names,
         rates=rates,
-        pairs=findings.merged(IMAGES),
+        pairs=confusions.merged(IMAGES),
         bins=calibration.merged(IMAGES),
     )
     return evaluation, logits(), labels

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from efficientnet_pod.evaluate.confusions import MOST_CONFUSIONS, SAMPLES, Findings, Pairs, predictions_of
+from efficientnet_pod.evaluate.confusions import MOST_CONFUSIONS, SAMPLES, Confusions, Pairs, predictions_of
 from efficientnet_pod.pod.mesh import create_mesh, to_global
 from efficientnet_pod.run.metrics import TopClasses, top_classes
 
@@ -13,7 +13,7 @@ CLASSES = 30
 
 
 def found(images=150, *, padded=160, seed=0, size=16):
-    """Returns batches of a host, the last one padded, their logits, and findings that have taken them."""
+    """Returns batches of a host, the last one padded, their logits, and confusions that have taken them."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, padded).astype(np.int32)
     logits = rng.normal(size=(padded, CLASSES)).astype(np.float32)
@@ -23,21 +23,21 @@ def found(images=150, *, padded=160, seed=0, size=16):
         "label": labels,
         "mask": np.float32(np.arange(padded) < images),
     }
-    mesh, findings = create_mesh(jax.devices(), 2), Findings(CLASSES)
+    mesh, confusions = create_mesh(jax.devices(), 2), Confusions(CLASSES)
     on_devices = jax.jit(top_classes)
     for half in (slice(None, padded // 2), slice(padded // 2, None)):
         part = {name: array[half] for name, array in batch.items()}
         placed = on_devices(to_global({"": logits[half]}, mesh)[""])
-        findings.add(part, placed)
-    return batch, logits, findings
+        confusions.add(part, placed)
+    return batch, logits, confusions
 
 
 def test_confusions_and_hits_are_numpys_without_padding():
-    batch, logits, findings = found()
+    batch, logits, confusions = found()
     labels, predicted = batch["label"][:150], np.argmax(logits[:150], axis=1)
     table = np.zeros((CLASSES, CLASSES), int)
     np.add.at(table, (labels, predicted), 1)
-    pairs = findings.merged(150)
+    pairs = confusions.merged(150)
     predictions = predictions_of(pairs, (), step=9, class_names=())
     assert (predictions.step, predictions.classes) == (9, ())
     per_class = [(label, int(row.sum()), int(row[label])) for label, row in enumerate(table) if row.any()]
@@ -47,7 +47,7 @@ def test_confusions_and_hits_are_numpys_without_padding():
     counts = [count for *_, count in predictions.confusions]
     assert counts == sorted(counts, reverse=True)
     with pytest.raises(RuntimeError, match="predictions of 150 images in an evaluation of 151"):
-        findings.merged(151)
+        confusions.merged(151)
 
 
 def test_the_most_frequent_confusions_are_kept():
@@ -58,8 +58,8 @@ def test_the_most_frequent_confusions_are_kept():
 
 
 def test_samples_are_the_first_images_half_of_them_mistaken_as_the_network_saw_them():
-    batch, logits, findings = found()
-    samples = predictions_of(Pairs(), findings.samples(), step=9, class_names=()).samples
+    batch, logits, confusions = found()
+    samples = predictions_of(Pairs(), confusions.samples(), step=9, class_names=()).samples
     wrong, right, seen = [], [], set()
     for i in range(150):  # one of each class: there are more than there are samples
         label, is_right = int(batch["label"][i]), np.argmax(logits[i]) == batch["label"][i]
@@ -83,8 +83,8 @@ def test_where_few_are_right_more_of_the_wrong_are_shown():
     classes = np.where(labels == 3, 3, 4)[:, None].astype(np.int32)  # the network knows 3 and says 4
     batch = {"image": np.zeros((40, 2, 2, 3)), "label": labels, "mask": np.ones(40, np.float32)}
     placed = to_global({"c": classes, "p": np.ones((40, 1), np.float32)}, create_mesh(jax.devices(), 1))
-    findings = Findings(20)
-    findings.add(batch, TopClasses(placed["c"], placed["p"]))
-    samples = findings.samples()
+    confusions = Confusions(20)
+    confusions.add(batch, TopClasses(placed["c"], placed["p"]))
+    samples = confusions.samples()
     assert len(samples) == SAMPLES
-    assert sum(sample.is_right for sample in samples) == 4  # two of each class, of 3 and 4
+    assert sum(sample.predicted[0][0] == sample.label for sample in samples) == 4  # two of each class, of 3 and 4

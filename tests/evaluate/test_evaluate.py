@@ -9,11 +9,12 @@ from recipes import load
 from runs import compiled_eval_step as compiled
 from tiny import CLASSES, SIZE, build_tiny_networks
 
-from efficientnet_pod.data.sources.opening import Source, _in_memory
-from efficientnet_pod.evaluate.confusions import Findings
+from efficientnet_pod.data.sources.digits import indexed_arrays
+from efficientnet_pod.data.sources.types import Source
+from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.evaluate.evaluate import eval_batches, evaluate
 from efficientnet_pod.models.inputs import normalise
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import open_run
 
 IMAGES = 1003
@@ -25,7 +26,7 @@ def open_with(monkeypatch):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (IMAGES, 8, 8, 3), dtype=np.uint8)
     labels = rng.integers(0, CLASSES, IMAGES).astype(np.int32)
-    images = _in_memory(pixels, labels)
+    images = indexed_arrays(pixels, labels)
     source = Source("random", tuple(map(str, range(CLASSES))), train=images, eval=images)
     build_tiny_networks(monkeypatch)
 
@@ -46,9 +47,9 @@ def test_each_image_is_counted_once_and_top1_is_numpys(open_with, global_batch):
     variables["params"]["classifier"]["bias"] = -np.mean(np.concatenate(logits), axis=0)
     predicted = [np.argmax(apply(variables, batch["image"]), 1)[batch["mask"] > 0] for batch in batches]
     expected = np.mean(np.concatenate(predicted) == labels)
-    findings = Findings(CLASSES)
-    result = evaluate(run, compiled(run), variables, collect=findings.add)
-    assert findings.merged(IMAGES) == Counter(
+    confusions = Confusions(CLASSES)
+    result = evaluate(run, compiled(run), variables, collect=confusions.add)
+    assert confusions.merged(IMAGES) == Counter(
         zip(labels.tolist(), np.concatenate(predicted).tolist(), strict=True)
     )
     assert len(np.unique(np.concatenate(predicted))) > 3

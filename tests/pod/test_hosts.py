@@ -232,10 +232,9 @@ def test_a_stop_while_the_hosts_join_loses_nothing():
 def test_evaluating_hosts_must_see_the_same(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(load("digits.py")))
     before = """
-from efficientnet_pod.evaluate import evaluate
-from efficientnet_pod.run import identity
-identity_of, evaluate.evaluate_checkpoint = identity.identity_of, lambda *_, **__: time.sleep(60)
-identity.identity_of = lambda run: identity_of(run) | {'files': sys.argv[-1]}"""
+from efficientnet_pod.evaluate import weights
+identity_of, weights.evaluate_checkpoint = weights.identity_of, lambda *_, **__: time.sleep(60)
+weights.identity_of = lambda run: identity_of(run) | {'files': sys.argv[-1]}"""
     ended = run("", before=before, command=["evaluate", f"--workdir={tmp_path}"])
     assert [host.code for host in ended] == [2, 2], ended
     assert "host 1 sees files=--process=1, host 0 --process=0; give all hosts the same" in ended[0].err

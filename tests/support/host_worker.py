@@ -22,11 +22,12 @@ from recipes import load
 from tiny import CLASSES, STAGES, batch, build_tiny_networks
 
 from efficientnet_pod.evaluate.calibration import Calibration
-from efficientnet_pod.evaluate.confusions import Findings
-from efficientnet_pod.evaluate.evaluate import eval_batches, eval_step_of, evaluate
+from efficientnet_pod.evaluate.confusions import Confusions
+from efficientnet_pod.evaluate.evaluate import eval_batches, evaluate
 from efficientnet_pod.models.batch_norm import group_moments
 from efficientnet_pod.models.layers import stochastic_depth
 from efficientnet_pod.pod import mesh as mesh_module
+from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.mesh import (
     BN_MEMBER,
     REPLICAS,
@@ -36,12 +37,12 @@ from efficientnet_pod.pod.mesh import (
     share_from_first_host,
     to_global,
 )
-from efficientnet_pod.recipe.recipe import read_recipe
+from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.feed import Feed, train_batches
-from efficientnet_pod.run.programs import _compile
+from efficientnet_pod.run.programs import _compile, eval_step_of
 from efficientnet_pod.run.run import Run, open_run
 from efficientnet_pod.run.state import TrainState, init_state
-from efficientnet_pod.run.train_step import GO, TrainStep, commands, compile_train_step, not_halted
+from efficientnet_pod.run.train_step import TrainStep, compile_train_step
 from efficientnet_pod.workdir.workdir import Workdir
 
 Found = dict[str, Any]
@@ -100,7 +101,7 @@ def train_digits(folder: Path) -> Found:
     del folder
     run = opened(digits())
     step = run.lower_train_step(run.plan.phases[0]).compile(QUICKLY)
-    state, halted, go = initial_state(run), not_halted(run.mesh), {"command": commands(run.mesh)[GO]}
+    state, halted, go = initial_state(run), not_halted(run.mesh), {"command": host_signals(run.mesh)[GO]}
     losses = []
     with closing(Feed(train_batches(run, start_step=0), run.mesh)) as feed:
         for _ in range(STEPS):
@@ -156,7 +157,7 @@ def masks(folder: Path) -> Found:
     sgd = optax.sgd(0.0)
     step = compile_train_step(TrainStep(Drawn(mesh.size), sgd, 0.0, 0.0, jax.random.key(0)), mesh)
     state = put_replicated(jax.device_get(init_state(variables, sgd, ema=False)), mesh)
-    images = to_global(batch(4 * len(mesh.local_devices), size=SIZE), mesh) | {"command": commands(mesh)[GO]}
+    images = to_global(batch(4 * len(mesh.local_devices), size=SIZE), mesh) | {"command": host_signals(mesh)[GO]}
     found = []
     for _ in range(2):
         state, _ = step(state, images, not_halted(mesh))
@@ -211,7 +212,8 @@ EVALUATIONS = (1, 63, 65)  # images, where a batch is 64 or fewer
 def evaluations(folder: Path) -> Found:
     """Evaluations of one image, and of one less and one more than a batch."""
     del folder
-    from efficientnet_pod.data.sources.opening import Indexed, Source, open_source
+    from efficientnet_pod.data.sources.opening import open_source
+    from efficientnet_pod.data.sources.types import Indexed, Source
 
     all_digits = open_source("digits")
     found: Found = {}
@@ -227,7 +229,7 @@ def evaluations(folder: Path) -> Found:
 def confusions(folder: Path) -> Found:
     """What the images of all hosts are taken for, on host 0: label, prediction and number, (pairs, 3)."""
     del folder
-    run, findings = opened(digits()), Findings(CLASSES)
+    run, findings = opened(digits()), Confusions(CLASSES)
     step = eval_step_of(run, [lowered.compile(QUICKLY) for lowered in run.lower_eval_steps()])
     variables = put_replicated(run.initial_variables(), run.mesh)
     calibration = Calibration()

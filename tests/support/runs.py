@@ -3,8 +3,8 @@
 import jax
 from recipes import load
 
-from efficientnet_pod.evaluate.evaluate import eval_step_of
 from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.run.programs import eval_step_of
 from efficientnet_pod.run.run import open_run
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
 from efficientnet_pod.workdir.workdir import Workdir

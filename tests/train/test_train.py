@@ -15,7 +15,7 @@ from tiny import build_tiny_networks
 
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.evaluate.evaluate import evaluate_checkpoint
+from efficientnet_pod.evaluate.weights import evaluate_checkpoint
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.metrics import Rates

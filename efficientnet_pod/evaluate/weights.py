@@ -1,0 +1,255 @@
+"""Any weights on any images: a run's checkpoint or a file of weights, on all devices of all hosts."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from etils import epath
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.evaluate.calibration import Calibration
+from efficientnet_pod.evaluate.confusions import Confusions
+from efficientnet_pod.evaluate.evaluate import Collect, evaluate
+from efficientnet_pod.evaluate.overrides import PER_REPLICA, Overrides, compare_classes, config_for
+from efficientnet_pod.evaluate.summary import Evaluation
+from efficientnet_pod.models.registry import network_named
+from efficientnet_pod.pod import hosts, runtime
+from efficientnet_pod.pod.mesh import share_from_first_host
+from efficientnet_pod.pod.runtime import compilation_cache
+from efficientnet_pod.pod.terminal import console, progress_bar
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.run.identity import identity_of
+from efficientnet_pod.run.metrics import Rates
+from efficientnet_pod.run.programs import eval_step_of
+from efficientnet_pod.run.run import Run, run_on
+from efficientnet_pod.weights.classes import readable
+from efficientnet_pod.weights.open import checkpoint_at, open_weights
+from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
+from efficientnet_pod.workdir.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The facts about evaluated weights that every host must know.
+
+    Attributes:
+      title: name of the network, for people.
+      num_classes: number of classes; None if it is not known.
+      class_names: names by label; empty if they are not known.
+      origin: history of the weights, for people; empty for a checkpoint.
+      workdir: folder of the run; None for weights that are not a run's.
+      checkpoint: ``"best"``, ``"latest"`` or a step of the run.
+    """
+
+    title: str
+    num_classes: int | None
+    class_names: Sequence[str]
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+    workdir: str | None = None
+    checkpoint: str = ""
+
+
+def evaluate_path(
+    path: str,
+    overrides: Overrides,
+    *,
+    is_workdir: bool = False,
+    checkpoint: str | None = None,
+    raw: bool = False,
+    warn: Callable[[str], None],
+) -> Evaluation | None:
+    """Returns the evaluation of the weights at a path, on host 0; None on the others. Every host calls it.
+
+    Args:
+      path: a workdir or any path that :func:`.open_weights` takes.
+      overrides: settings of the evaluation that differ from the weights' own.
+      is_workdir: whether the path must be a workdir.
+      checkpoint: of a run: ``"best"``, ``"latest"`` or a step; None: the latest if ``is_workdir``, else the
+        best.
+      raw: take the raw weights, not the averaged ones.
+      warn: gets warnings of one line, on host 0.
+
+    Raises:
+      UserError: there are no such weights or images, or they do not fit each other or the devices.
+    """
+    which = checkpoint or ("latest" if is_workdir else "best")
+    variables, config, subject = None, {}, None
+    if hosts.index() == 0:
+        found = (Workdir(path), which) if is_workdir else checkpoint_at(path, which)
+        if found:
+            config, subject = _checkpoint(*found, overrides)
+        else:
+            variables, config, subject = _other_weights(path, overrides, raw=raw)
+    config, facts = hosts.from_first("config", [config, subject and dataclasses.asdict(subject)])
+    subject = Subject(**facts)
+    run = _run_of(config, overrides, subject)
+    for warning in _warnings(run, subject, path):
+        if hosts.index() == 0:
+            warn(warning)
+    hosts.agree("the run", identity_of(run))
+    confusions, calibration = Confusions(run.plan.num_classes), Calibration()
+
+    def collect(*batch: Any) -> None:
+        confusions.add(*batch)
+        calibration.add(*batch)
+
+    step, origin = None, subject.origin
+    if subject.workdir:
+        workdir = Workdir(subject.workdir)
+        step, rates = evaluate_checkpoint(run, workdir, subject.checkpoint, raw=raw, collect=collect)
+        origin = {"source": subject.workdir, "step": step, "raw": raw}
+    else:
+        rates = evaluate_weights(run, variables, collect=collect)
+    pairs = confusions.merged(rates.images)
+    try:
+        bins = calibration.merged(rates.images)
+    except ValueError as error:
+        raise UserError(f"{error}: '{path}' is damaged, or made for images of another size") from error
+    if pairs is None or bins is None:
+        return None
+    network = run.plan.recipe.model.name
+    return Evaluation(
+        weights={"path": path, "title": subject.title, "network": network, "origin": origin},
+        settings=_settings(run),
+        class_names=readable(run.images.class_names),
+        rates=rates,
+        pairs=pairs,
+        bins=bins,
+        step=step,
+    )
+
+
+def _checkpoint(workdir: Workdir, which: str, overrides: Overrides) -> tuple[dict[str, Any], Subject]:
+    """Returns the config that evaluates a checkpoint, and the facts about it."""
+    config = overrides.applied(workdir.read("config.json"))
+    names = workdir.read("data.json")["class_names"] if (workdir.path / "data.json").exists() else None
+    subject = Subject(
+        title=network_named(config["model"]["name"]).title,
+        num_classes=len(names) if names else None,
+        class_names=names or (),
+        workdir=str(workdir.path),
+        checkpoint=which,
+    )
+    return config, subject
+
+
+def _other_weights(
+    path: str, overrides: Overrides, *, raw: bool
+) -> tuple[dict[str, Any], dict[str, Any], Subject]:
+    """Returns the variables of weights that are no run's, their config, and the facts about them."""
+    trained = open_weights(path, raw=raw)
+    if not overrides.data:
+        raise UserError(
+            f"'{path}' comes without a recipe that names images; add --data, e.g. --data=folder:/photos"
+        )
+    subject = Subject(trained.title, trained.num_classes, trained.class_names, dict(trained.origin))
+    return dict(trained.variables), overrides.applied(config_for(trained)), subject
+
+
+def _run_of(config: dict[str, Any], overrides: Overrides, subject: Subject) -> Run:
+    here = runtime.start(config["platform"], config["cpu_replicas"])
+    replicas = len(here.devices)
+    if overrides.batch and overrides.batch % replicas:
+        raise UserError(
+            f"--batch={overrides.batch} is not a multiple of the {replicas} replicas; make it one"
+        )
+    if not overrides.batch and not subject.workdir:
+        config = config | {"global_batch": PER_REPLICA * replicas}
+    return run_on(here, read_recipe(config))
+
+
+def _warnings(run: Run, subject: Subject, path: str) -> Iterator[str]:
+    """Yields warnings about the images; raises UserError if they have other classes than the weights."""
+    images, data = run.images, run.plan.recipe.data
+    yield from images.warnings
+    if subject.num_classes:
+        warning = compare_classes(
+            subject.num_classes, subject.class_names, images.class_names, weights=path, data=images.name
+        )
+        if warning:
+            yield warning
+    is_flat = data.train_split == data.eval_split and images.num_train != images.num_eval
+    if data.name.startswith("folder:") and is_flat:
+        yield (
+            f"'{images.name}' has no split folders: a fixed tenth of each class is evaluated, "
+            f"{images.num_eval:,} images; --split=all takes all of them"
+        )
+
+
+def evaluate_weights(
+    run: Run,
+    variables: dict[str, Any] | None,
+    *,
+    programs: epath.Path | None = None,
+    collect: Collect | None = None,
+) -> Rates:
+    """Returns the rates of weights on the images of a run, with a bar on host 0's terminal.
+
+    Args:
+      run: run with the images and the network.
+      variables: parameters and BN statistics as numpy arrays on host 0; None on all others.
+      programs: folder for host 0's compiled programs; None: they are not kept.
+      collect: see :func:`.evaluate.evaluate`.
+
+    Raises:
+      UserError: an image cannot be used.
+    """
+    shared = share_from_first_host(variables, run.abstract_state().variables, run.mesh)
+    is_first = hosts.index() == 0
+    with compilation_cache(programs) if programs and is_first else nullcontext():
+        eval_step = eval_step_of(run, [lowered.compile() for lowered in run.lower_eval_steps()])
+    terminal = console(stderr=True, quiet=not is_first)
+    with progress_bar("evaluating", total=run.plan.eval_steps, unit="batches", on=terminal) as advance:
+        rates = evaluate(run, eval_step, shared, progress=lambda: advance(1), collect=collect)
+    assert rates is not None  # nobody stops it
+    return rates
+
+
+def evaluate_checkpoint(
+    run: Run, workdir: Workdir, which: str, *, raw: bool, collect: Collect | None = None
+) -> tuple[int, Rates]:
+    """Returns the step of a checkpoint and its rates.
+
+    Args:
+      run: run of the recipe that made the checkpoint.
+      workdir: workdir of that run.
+      which: ``"best"``, ``"latest"`` or a step.
+      raw: take the raw weights, not the averaged ones.
+      collect: see :func:`.evaluate.evaluate`.
+
+    Raises:
+      UserError: no such checkpoint.
+    """
+    step, variables = 0, None
+    if hosts.index() == 0:
+        if not workdir.checkpoints.exists():
+            raise UserError(f"no checkpoints in '{workdir.path}'; --workdir must name the folder of a run")
+        checkpoints = Checkpoints(workdir.checkpoints)
+        step = checkpoints.named(which)
+        variables = checkpoints.variables(step, run.variables, averaged=not raw)
+    step = hosts.from_first("step", step)
+    return step, evaluate_weights(run, variables, programs=workdir.programs, collect=collect)
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    plan, data = run.plan, run.plan.recipe.data
+    crop = "central crops" if data.augment == "inception_crop" else "whole images"
+    crop = "crops in rectangles" if data.eval_crop == "rectangular" else crop
+    mirrored = ", each and its mirror image" if plan.recipe.eval_flip else ""
+    return {
+        "data": run.images.name,
+        "seen": f"{crop} of {plan.image_size} px{mirrored}",
+        "split": data.eval_split,
+        "classes": plan.num_classes,
+        "image_size": plan.image_size,
+        "augment": data.augment,
+        "resize": data.resize,
+        "eval_crop": data.eval_crop,
+        "flip": plan.recipe.eval_flip,
+        "batch": plan.eval_batch,
+        "replicas": plan.num_replicas,
+        "hosts": plan.num_hosts,
+        "compute_dtype": plan.compute_dtype,
+        "link_dtype": plan.link_dtype,
+    }
