@@ -102,17 +102,9 @@ def _size_fault(width: int, height: int) -> str | None:
     return f"{width:,} by {height:,} pixels, more than the {MAX_PIXELS:,} that are allowed"
 
 
-@dataclass(frozen=True)
-class Undecoded:
-    """One example of a batch before it is read.
-
-    Attributes:
-      number: of the example in its split; None for an example of record files.
-      read: function that returns the arguments of ``Batches.finish``, the undecoded example first.
-    """
-
-    number: int | None
-    read: Callable[[], tuple[Any, ...]]
+# One example before it is read: its number in the split, None in record files, and a function that returns
+# the arguments of ``Batches.finish``, the undecoded example first.
+Undecoded = tuple[int | None, Callable[[], tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
@@ -173,13 +165,13 @@ class Batches:
     def _with_bad_images_replaced(self, number: int, error: tf.errors.OpError) -> dict[str, np.ndarray]:
         """Returns the batch that failed, made one by one."""
         rows: list[Any] = []
-        for undecoded, arguments in self._read(number):
+        for place, arguments in self._read(number):
             try:
                 rows.append(self.finish(number)(*arguments))
             except tf.errors.OpError as row_error:
                 rows.append(None)
                 reason = find_fault(arguments[0], self.num_classes) or reason_of(row_error)
-                self._skip(undecoded.number, arguments[0], reason)
+                self._skip(place, arguments[0], reason)
         good = [row for row in rows if row is not None]
         if len(good) == len(rows):
             raise RunError(
@@ -197,18 +189,21 @@ class Batches:
             replaced.append(replacement)
         return tf.nest.map_structure(lambda *leaves: np.stack([leaf.numpy() for leaf in leaves]), *replaced)
 
-    def _read(self, number: int) -> Iterator[tuple[Undecoded, tuple[Any, ...]]]:
-        """Yields the examples of one batch; raises UserError at one that cannot be read."""
+    def _read(self, number: int) -> Iterator[tuple[int | None, tuple[Any, ...]]]:
+        """Yields (number in the split, arguments) of the examples of a batch.
+
+        Raises UserError at an example that cannot be read.
+        """
         image = "an image"
         try:
-            for undecoded in self.look(number):
-                if undecoded.number is not None:
-                    image = f"image number {undecoded.number}"
-                yield undecoded, undecoded.read()
+            for place, read in self.look(number):
+                if place is not None:
+                    image = f"image number {place}"
+                yield place, read()
         except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: of a reader written in Python
-            if place := self.records and locate_corruption(self.records):
+            if damage := self.records and locate_corruption(self.records):
                 raise UserError(
-                    f"the {self.split} split is damaged at {place}; what lies behind it in that file cannot "
+                    f"the {self.split} split is damaged at {damage}; what lies behind it in that file cannot "
                     "be read either, so that nothing is skipped; copy the file anew"
                 ) from None
             raise UserError(

@@ -139,8 +139,11 @@ def _examine(split: Indexed | Records, count: int, num_classes: int) -> Iterator
             yield from pool.map(lambda read: _checked(read, num_classes), chunk)
 
 
-def _reads(split: Indexed | Records, count: int) -> Iterator[Callable[[], Example]]:
-    """Yields functions that return an example: by number, chosen at random, or from files in random order."""
+def _reads(split: Indexed | Records, count: int) -> Iterator[Callable[[], Example] | str]:
+    """Yields functions that return an example: by number, chosen at random, or from files in random order.
+
+    The last element is a sentence if the files cannot be read any further.
+    """
     is_sample = count < split.num_examples
     if isinstance(split, Indexed):
         chosen = np.random.default_rng(0).permutation(split.num_examples)[:count]
@@ -155,19 +158,17 @@ def _reads(split: Indexed | Records, count: int) -> Iterator[Callable[[], Exampl
             return
         except tf.errors.OpError as error:  # nothing behind it can be read
             place = locate_corruption(split) or reason_of(error)
-            yield lambda place=place: _unreadable(place)
+            yield f"{place}; what follows is not checked"
             return
         yield lambda example=example: example
 
 
-def _unreadable(place: str) -> Example:
-    raise OSError(f"{place}; what follows is not checked")
-
-
-def _checked(read: Callable[[], Example], num_classes: int) -> CheckedExample:
+def _checked(read: Callable[[], Example] | str, num_classes: int) -> CheckedExample:
+    if isinstance(read, str):
+        return CheckedExample("", -1, 0, 0, 0, read)
     try:
         example = read()
-    except (tf.errors.OpError, OSError, RuntimeError) as error:  # RuntimeError: of a reader in Python
+    except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: of a reader in Python
         return CheckedExample("", -1, 0, 0, 0, reason_of(error))
     image, label = example["image"], int(example["label"])
     name = bytes(example["name"].numpy()).decode(errors="replace")

@@ -189,13 +189,13 @@ def aspect_ratios(source: Source) -> np.ndarray:
 def _fetched(fetch: Callable[[tf.Tensor], Example], order: tf.data.Dataset) -> Iterator[Undecoded]:
     """Yields the examples with the numbers in ``order``, each with the other arguments of ``finish``."""
     for index, *rest in order:
-        yield Undecoded(int(index), lambda index=index, rest=rest: (fetch(index), *rest))
+        yield int(index), lambda index=index, rest=rest: (fetch(index), *rest)
 
 
 def _read(examples: tf.data.Dataset) -> Iterator[Undecoded]:
     """Yields examples that are read from the front, so that only their names say where they are."""
     for arguments in examples:
-        yield Undecoded(None, lambda arguments=arguments: arguments)
+        yield None, lambda arguments=arguments: arguments
 
 
 def _records_of(examples: Indexed | Records, share: HostShare) -> Records | None:

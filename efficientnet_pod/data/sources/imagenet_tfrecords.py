@@ -44,19 +44,16 @@ def open_tfrecords(name: str, path: str, train_split: str, eval_split: str) -> S
     """
     files = _list_shards(path, [*split_names(train_split), *split_names(eval_split)])
     counts = count_records([file for shards in files.values() for file in shards])
-    infos = []
-    for split, shards in files.items():
-        infos.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[counts[file] for file in shards],
-                num_bytes=0,
-                filename_template=tfds.core.ShardedFileTemplate(
-                    data_dir=epath.Path(path), template="{SPLIT}-{SHARD_X_OF_Y}", split=split
-                ),
-            )
+    template = tfds.core.ShardedFileTemplate(data_dir=epath.Path(path), template="{SPLIT}-{SHARD_X_OF_Y}")
+    table = SplitDict(
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[counts[file] for file in shards],
+            num_bytes=0,
+            filename_template=template.replace(split=split),
         )
-    table = SplitDict(infos)
+        for split, shards in files.items()
+    )
     train, held_out = (
         Records(file_ranges(name, table, split), _parse) for split in (train_split, eval_split)
     )
