@@ -1,1 +1,1 @@
-"""The pod: which devices there are, where they sit on the torus, and how arrays lie on them."""
+"""Machines: devices, hosts, the terminal, and the life of a process."""

@@ -110,7 +110,7 @@ def _write_report(workdir: Workdir, display: Display) -> None:
     """Writes ``report.html``; a failure is a warning, because the run has ended well."""
     page = workdir.path / "report.html"
     try:
-        from efficientnet_pod.report.page import write_report  # imports matplotlib, for which no start waits
+        from efficientnet_pod.report.page import write_report  # no start waits for what a page needs
 
         write_report([workdir.path], page)
         display.print(f"the report is {page}")
