@@ -1,5 +1,6 @@
 """Every recipe at its own scale, against the published numbers; the rates of learning, epoch by epoch."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from recipes import CONFIGS, load
 
 from efficientnet_pod.recipe.plan import resolve
 from efficientnet_pod.recipe.reading import read_recipe
-from efficientnet_pod.run.run import PUBLISHED_NUMBERS, build
+from efficientnet_pod.run.run import PUBLISHED_NUMBERS, ImageNumbers, build
 from efficientnet_pod.workdir.values import flatten
 
 # Recipe: replicas it was published on, images a step, steps, peak learning rate, BN batch.
@@ -58,13 +59,11 @@ def plan_of(recipe):
     config = load(recipe)
     if config["init"]["lr_factors"]:
         config["init"]["weights"] = "weights"  # for the command to name
-    numbers = PUBLISHED_NUMBERS | {"digits": (1437, 360, 10), "folder:/photos": (540, 360, 18)}
-    num_train, num_eval, num_classes = numbers[config["data"]["name"]]
+    ours = {"digits": ImageNumbers(1437, 360, 10), "folder:/photos": ImageNumbers(540, 360, 18)}
+    numbers = (PUBLISHED_NUMBERS | ours)[config["data"]["name"]]
     return resolve(
         read_recipe(config),
-        num_train=num_train,
-        num_eval=num_eval,
-        num_classes=num_classes,
+        **dataclasses.asdict(numbers),
         num_replicas=PUBLISHED[recipe][0],
         num_hosts=math.ceil(PUBLISHED[recipe][0] / 8),
         default_dtype="bfloat16",
