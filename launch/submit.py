@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ def require_plan(job: Job) -> None:
     try:
         resolve(
             recipe,
-            **image_numbers(recipe),
+            **asdict(image_numbers(recipe)),
             num_replicas=replicas,
             num_hosts=job.hosts,
             default_dtype="float32",
