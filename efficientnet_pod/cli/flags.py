@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -110,7 +111,8 @@ def _unknown_field(values: flags.FlagValues, arguments: Sequence[str]) -> str | 
     """Returns the message for the first ``--config.FIELD`` that the recipe lacks; None if it has them all."""
     paths = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
     try:
-        recipe = values["config"].parser.parse(paths[-1]).to_dict()
+        parser: Any = values["config"].parser  # of config_flags
+        recipe = parser.parse(paths[-1]).to_dict()
     except Exception:  # there is no recipe, or it cannot be loaded: the first error says so
         return None
     for word in arguments:

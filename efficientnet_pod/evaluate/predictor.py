@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -74,30 +75,18 @@ class Predictor:
         """
         from efficientnet_pod.data.image_files import decode_files  # TensorFlow takes seconds to import
 
-        kept: list[tuple[str, str]] = []  # paths and faults
-        images: list[np.ndarray] = []
-        for path, image in decode_files(paths, self.preprocessing):
-            kept.append((path, image if isinstance(image, str) else ""))
-            if not isinstance(image, str):
-                images.append(image)
-            if len(images) == self._batch:
-                yield from self._with_probabilities(kept, images)
-                kept, images = [], []
-        yield from self._with_probabilities(kept, images)
+        images = decode_files(paths, self.preprocessing)
+        while batch := list(islice(images, self._batch)):
+            usable = [image for _, image in batch if not isinstance(image, str)]
+            rows = iter(self.probabilities(np.stack(usable)) if usable else ())
+            for path, image in batch:
+                yield path, image if isinstance(image, str) else next(rows)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """Decoding, crop and size of a file, as in evaluation."""
         trained = self._trained
         return Preprocessing(image_size=trained.image_size, augment=trained.augment, resize=trained.resize)
-
-    def _with_probabilities(
-        self, kept: Sequence[tuple[str, str]], images: Sequence[np.ndarray]
-    ) -> Iterator[tuple[str, np.ndarray | str]]:
-        """Yields the paths in order, with their faults or their images' probabilities."""
-        rows = iter(self.probabilities(np.stack(images)) if images else ())
-        for path, fault in kept:
-            yield path, fault or next(rows)
 
     @cached_property
     def _predict(self) -> Any:

@@ -76,9 +76,8 @@ def evaluate_path(
     which = checkpoint or ("latest" if is_workdir else "best")
     variables, config, subject = None, {}, None
     if hosts.index() == 0:
-        found = (Workdir(path), which) if is_workdir else checkpoint_at(path, which)
-        if found:
-            config, subject = _checkpoint(*found, overrides)
+        if place := (Workdir(path), which) if is_workdir else checkpoint_at(path, which):
+            config, subject = _checkpoint(*place, overrides)
         else:
             variables, config, subject = _other_weights(path, overrides, raw=raw)
     config, facts = hosts.from_first("config", [config, subject and dataclasses.asdict(subject)])
