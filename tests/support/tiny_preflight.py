@@ -1,7 +1,6 @@
 """A preflight of the tiny network: its recipe, its flags, its programs as compiled and its report."""
 
 import io
-from types import SimpleNamespace
 
 import pytest
 from recipes import load
@@ -14,9 +13,9 @@ from efficientnet_pod.preflight.estimate import estimate_run
 from efficientnet_pod.preflight.show.report import print_report
 from efficientnet_pod.preflight.targets import parse_target, runtime_for
 from efficientnet_pod.recipe.reading import read_recipe
-from efficientnet_pod.run.run import IMAGE_NUMBERS, PUBLISHED_NUMBERS, run_on
+from efficientnet_pod.run.run import PUBLISHED_NUMBERS, run_on
 
-IMAGENET = SimpleNamespace(**dict(zip(IMAGE_NUMBERS, PUBLISHED_NUMBERS["imagenet2012"], strict=True)))
+IMAGENET = PUBLISHED_NUMBERS["imagenet2012"]
 KEYS = {
     "topology", "num_replicas", "per_replica_batch", "estimated_cycles", "estimated_step_ms", "optimal_ms",
     "hbm_bytes", "hbm_limit_bytes", "fits", "collectives", "images_per_second", "hours", "usd",
