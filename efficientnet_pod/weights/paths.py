@@ -1,7 +1,7 @@
 """Paths of a network's variables, such as ``"params/block1a/project_conv/kernel"``."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +10,21 @@ Tensors = dict[str, np.ndarray]
 
 
 class Block(NamedTuple):
-    """A block: its stage, from 1; its place in the stage, from 0; its place in the network, from 0."""
+    """A block of a network.
 
+    Attributes:
+      name: e.g. ``"block3b"``.
+      stage: number of its stage, from 1.
+      place: place in the stage, from 0.
+      number: place in the network, from 0.
+      is_expanded: whether it begins with an expansion.
+    """
+
+    name: str
     stage: int
     place: int
     number: int
+    is_expanded: bool
 
 
 def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,18 +39,17 @@ def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return variables
 
 
-def blocks_of(paths: Iterable[str]) -> dict[str, Block]:
-    """Returns the blocks by name, ``"block3b"``, in the order of the network."""
-    names = {part for path in paths for part in path.split("/") if re.fullmatch(r"block\d+[a-z]", part)}
-    ordered = sorted(names, key=lambda name: (int(name[5:-1]), name[-1]))
-    return {
-        name: Block(int(name[5:-1]), ord(name[-1]) - ord("a"), number) for number, name in enumerate(ordered)
+def located(paths: Iterable[str]) -> Iterator[tuple[str, Block | None, str, str]]:
+    """Yields each path with its block, layer and leaf; the block is None outside the blocks."""
+    places = {path: split(path) for path in paths}
+    expanded = {block for block, layer, _ in places.values() if layer == "expand_conv"}
+    names = {block for block, *_ in places.values() if re.fullmatch(r"block\d[a-z]", block)}
+    blocks = {
+        name: Block(name, int(name[5]), ord(name[-1]) - ord("a"), number, name in expanded)
+        for number, name in enumerate(sorted(names))
     }
-
-
-def is_efficientnet(paths: Iterable[str]) -> bool:
-    """Returns whether the variables are those of an EfficientNet."""
-    return any(split(path)[1] == "depthwise_conv" for path in paths)
+    for path, (block, layer, leaf) in places.items():
+        yield path, blocks.get(block), layer, leaf
 
 
 def split(path: str) -> tuple[str, str, str]:

@@ -1,11 +1,13 @@
 """Names of ``keras.applications.EfficientNetB0`` … ``B7``, by layer or, in some files, by number alone."""
 
+import math
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 
-from efficientnet_pod.weights.layouts.layout import Layout
-from efficientnet_pod.weights.paths import blocks_of, is_efficientnet, split
+from efficientnet_pod.weights.layouts.layout import Layout, names_for
+from efficientnet_pod.weights.paths import Block, located, split
 
 _OUTER = {
     "stem_conv": "stem_conv",
@@ -29,39 +31,30 @@ BN_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "mo
 _ORDER = ("stem_conv", "stem_bn", *_IN_BLOCK, "head_conv", "head_bn", "classifier")
 
 
-def _names(paths: Iterable[str]) -> dict[str, str]:
-    paths = list(paths)
-    if not is_efficientnet(paths):
-        return {}
-    names = {}
-    for path in paths:
-        block, layer, leaf = split(path)
-        keras = f"{block}_{_IN_BLOCK[layer]}" if block else _OUTER[layer]
-        names[path] = f"{keras}/{BN_LEAVES[leaf] if layer.endswith('_bn') else leaf}"
-    return names
+def _name(block: Block | None, layer: str, leaf: str) -> str:
+    prefix = f"{block.name}_{_IN_BLOCK[layer]}" if block else _OUTER[layer]
+    return f"{prefix}/{BN_LEAVES[leaf] if layer.endswith('_bn') else leaf}"
 
 
 def _numbered(paths: Iterable[str]) -> dict[str, str]:
     """Returns names such as ``conv2d_3/kernel``: the class of the layer, and its number among these."""
-    by_name = _names(paths)
-    blocks = blocks_of(by_name)
 
-    def place(path: str) -> tuple[int, int]:
-        block, layer, _ = split(path)
-        number = blocks[block].number if block else -1 if layer.startswith("stem") else len(blocks)
+    def order(place: tuple[str, Block | None, str, str]) -> tuple[float, int]:
+        _, block, layer, _ = place
+        number = block.number if block else -1 if layer.startswith("stem") else math.inf
         return number, _ORDER.index(layer)
 
-    numbers: dict[tuple[str, str], str] = {}
-    counts: dict[str, int] = {}
+    by_name = _names(paths)
+    numbered: dict[str, str] = {}  # by the layer's own name
+    counts: Counter[str] = Counter()
     names = {}
-    for path in sorted(by_name, key=place):
-        block, layer, _ = split(path)
-        kind = _class_of(layer)
-        if (block, layer) not in numbers:
-            count = counts.setdefault(kind, 0)
-            numbers[block, layer] = f"{kind}_{count}" if count else kind
+    for path, _, layer, _ in sorted(located(by_name), key=order):
+        keras_layer, _, leaf = by_name[path].partition("/")
+        if keras_layer not in numbered:
+            kind = _class_of(layer)
+            numbered[keras_layer] = f"{kind}_{counts[kind]}" if counts[kind] else kind
             counts[kind] += 1
-        names[path] = f"{numbers[block, layer]}/{by_name[path].rpartition('/')[2]}"
+        names[path] = f"{numbered[keras_layer]}/{leaf}"
     return names
 
 
@@ -98,5 +91,6 @@ def _is_ignored(name: str) -> bool:
     return layer.startswith(("normalization", "rescaling", "optimizer", "seed_generator", "dropout"))
 
 
+_names = names_for("depthwise_conv", _name)
 KERAS = Layout("Keras", _names, from_keras, to_keras, _is_ignored)
 KERAS_NUMBERED = Layout("Keras (by number)", _numbered, from_keras, to_keras, _is_ignored)

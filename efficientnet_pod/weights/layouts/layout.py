@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from efficientnet_pod.weights.paths import Block, located
+
+Names = Callable[[Iterable[str]], dict[str, str]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -21,10 +25,27 @@ class Layout:
     """
 
     title: str
-    names: Callable[[Iterable[str]], dict[str, str]]
+    names: Names
     to_ours: Callable[[str, np.ndarray], np.ndarray]
     from_ours: Callable[[str, np.ndarray], np.ndarray]
     is_ignored: Callable[[str], bool]
+
+
+def names_for(network_layer: str, name: Callable[[Block | None, str, str], str]) -> Names:
+    """Returns a function from our paths to a library's names; it gives none for other networks.
+
+    Args:
+      network_layer: a layer that only such networks have.
+      name: function from block, layer and leaf to the library's name.
+    """
+
+    def names(paths: Iterable[str]) -> dict[str, str]:
+        places = list(located(paths))
+        if all(layer != network_layer for _, _, layer, _ in places):
+            return {}
+        return {path: name(block, layer, leaf) for path, block, layer, leaf in places}
+
+    return names
 
 
 # Our own paths, for networks that no other library has.

@@ -3,11 +3,9 @@
 Both pad as TensorFlow does. Source: efficientnet_pytorch 0.7.1 and efficientnet_lite_pytorch 0.1.0, model.py.
 """
 
-from collections.abc import Iterable
-
-from efficientnet_pod.weights.layouts.layout import Layout, is_counter_of_torch
+from efficientnet_pod.weights.layouts.layout import Layout, is_counter_of_torch, names_for
 from efficientnet_pod.weights.layouts.torch_axes import from_torch, to_torch, torch_leaf
-from efficientnet_pod.weights.paths import blocks_of, is_efficientnet, split
+from efficientnet_pod.weights.paths import Block
 
 # A block numbers its batch norms from 0, that of the expansion, even where it has no expansion.
 _IN_BLOCK = {
@@ -29,16 +27,11 @@ _OUTER = {
 }
 
 
-def _names(paths: Iterable[str]) -> dict[str, str]:
-    paths = list(paths)
-    if not is_efficientnet(paths):
-        return {}
-    blocks, names = blocks_of(paths), {}
-    for path in paths:
-        block, layer, leaf = split(path)
-        prefix = f"_blocks.{blocks[block].number}.{_IN_BLOCK[layer]}" if block else _OUTER[layer]
-        names[path] = f"{prefix}.{torch_leaf(layer, leaf)}"
-    return names
+def _name(block: Block | None, layer: str, leaf: str) -> str:
+    prefix = f"_blocks.{block.number}.{_IN_BLOCK[layer]}" if block else _OUTER[layer]
+    return f"{prefix}.{torch_leaf(layer, leaf)}"
 
 
-LUKEMELAS = Layout("EfficientNet-PyTorch", _names, from_torch, to_torch, is_counter_of_torch)
+LUKEMELAS = Layout(
+    "EfficientNet-PyTorch", names_for("depthwise_conv", _name), from_torch, to_torch, is_counter_of_torch
+)

@@ -3,11 +3,9 @@
 Source: tensorflow/tpu, models/official/efficientnet: the variables' scopes.
 """
 
-from collections.abc import Iterable
-
 from efficientnet_pod.weights.layouts.keras import BN_LEAVES, from_keras, to_keras
-from efficientnet_pod.weights.layouts.layout import Layout
-from efficientnet_pod.weights.paths import blocks_of, is_efficientnet, split
+from efficientnet_pod.weights.layouts.layout import Layout, names_for
+from efficientnet_pod.weights.paths import Block
 
 _BN = "tpu_batch_normalization"
 _OUTER = {
@@ -29,28 +27,21 @@ _NOT_EXPANDED = _SQUEEZE | {"depthwise_bn": _BN, "project_conv": "conv2d", "proj
 _SLOTS = ("RMSProp", "RMSProp_1", "Momentum", "ExponentialMovingAverage")
 
 
-def _names(paths: Iterable[str]) -> dict[str, str]:
-    paths = list(paths)
-    if not is_efficientnet(paths):
-        return {}
-    layers = {split(path)[:2] for path in paths}
-    blocks, names = blocks_of(paths), {}
-    for path in paths:
-        block, layer, leaf = split(path)
-        if layer.endswith("_bn"):
-            leaf = BN_LEAVES[leaf]
-        elif layer == "depthwise_conv":
-            leaf = "depthwise_kernel"
-        if block:
-            in_block = _EXPANDED if (block, "expand_conv") in layers else _NOT_EXPANDED
-            names[path] = f"blocks_{blocks[block].number}/{in_block[layer]}/{leaf}"
-        else:
-            names[path] = f"{_OUTER[layer]}/{leaf}"
-    return names
+def _name(block: Block | None, layer: str, leaf: str) -> str:
+    if layer.endswith("_bn"):
+        leaf = BN_LEAVES[leaf]
+    elif layer == "depthwise_conv":
+        leaf = "depthwise_kernel"
+    if not block:
+        return f"{_OUTER[layer]}/{leaf}"
+    in_block = _EXPANDED if block.is_expanded else _NOT_EXPANDED
+    return f"blocks_{block.number}/{in_block[layer]}/{leaf}"
 
 
 def _is_ignored(name: str) -> bool:
     return "/" not in name or name.rpartition("/")[2] in _SLOTS
 
 
-TENSORFLOW = Layout("TensorFlow's checkpoints", _names, from_keras, to_keras, _is_ignored)
+TENSORFLOW = Layout(
+    "TensorFlow's checkpoints", names_for("depthwise_conv", _name), from_keras, to_keras, _is_ignored
+)

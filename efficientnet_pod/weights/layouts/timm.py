@@ -5,9 +5,9 @@ Source: timm 1.0.31, ``tf_efficientnet_b0`` … ``b7``, ``tf_efficientnet_lite0`
 
 from collections.abc import Iterable
 
-from efficientnet_pod.weights.layouts.layout import Layout, is_counter_of_torch
+from efficientnet_pod.weights.layouts.layout import Layout, is_counter_of_torch, names_for
 from efficientnet_pod.weights.layouts.torch_axes import from_torch, to_torch, torch_leaf
-from efficientnet_pod.weights.paths import blocks_of, is_efficientnet, split
+from efficientnet_pod.weights.paths import Block
 
 _OUTER = {
     "stem_conv": "conv_stem",
@@ -44,27 +44,25 @@ _RESNET_BLOCK = {
 }
 
 
+def _name(block: Block | None, layer: str, leaf: str) -> str:
+    if not block:
+        return f"{_OUTER[layer]}.{torch_leaf(layer, leaf)}"
+    in_block = _EXPANDED if block.is_expanded else _NOT_EXPANDED
+    prefix = f"blocks.{block.stage - 1}.{block.place}.{in_block[layer]}"
+    return f"{prefix}.{torch_leaf(layer, leaf)}"
+
+
+def _resnet_name(block: Block | None, layer: str, leaf: str) -> str:
+    prefix = f"layer{block.stage}.{block.place}.{_RESNET_BLOCK[layer]}" if block else _RESNET_OUTER[layer]
+    return f"{prefix}.{torch_leaf(layer, leaf)}"
+
+
 def _names(paths: Iterable[str]) -> dict[str, str]:
     paths = list(paths)
-    blocks, layers = blocks_of(paths), {split(path)[:2] for path in paths}
-    is_resnet = ("block1a", "spatial_conv") in layers
-    if not is_resnet and not is_efficientnet(paths):
-        return {}
-    outer = _RESNET_OUTER if is_resnet else _OUTER
-    names = {}
-    for path in paths:
-        block, layer, leaf = split(path)
-        if not block:
-            names[path] = f"{outer[layer]}.{torch_leaf(layer, leaf)}"
-            continue
-        stage, place, _ = blocks[block]
-        if is_resnet:
-            prefix = f"layer{stage}.{place}.{_RESNET_BLOCK[layer]}"
-        else:
-            in_block = _EXPANDED if (block, "expand_conv") in layers else _NOT_EXPANDED
-            prefix = f"blocks.{stage - 1}.{place}.{in_block[layer]}"
-        names[path] = f"{prefix}.{torch_leaf(layer, leaf)}"
-    return names
+    return _efficientnet_names(paths) or _resnet_names(paths)
 
+
+_efficientnet_names = names_for("depthwise_conv", _name)
+_resnet_names = names_for("spatial_conv", _resnet_name)
 
 TIMM = Layout("timm", _names, from_torch, to_torch, is_counter_of_torch)
