@@ -1,9 +1,8 @@
-"""Secrets in texts: what they look like, blanked before a text is printed or written."""
+"""Secrets in texts, which are blanked before a text is printed or written."""
 
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 BLANK = "[redacted]"
 
@@ -17,67 +16,96 @@ _NAME = (
 _QUOTE = r"\\?[\"']"  # JSON inside a JSON string has its quotes escaped
 _OPEN = rf"(?:[bru]?{_QUOTE})?+(?!{re.escape(BLANK)})"
 _VALUE = r"(?:(?<=\")[^\"\n]+?(?=\\?\"|\n|\Z)|(?<=')[^'\n]+?(?=\\?'|\n|\Z)|(?<![\"'])[^\s\"']+)"
-
-_PATTERNS = (
-    (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", BLANK),
-    # A URL's user and password; the whole query of one that is signed.
-    (r"(?P<keep>[a-zA-Z][\w+.-]{0,20}://)[^\s/@:\"']{0,200}:[^\s@\"']{1,500}(?=@)", rf"\g<keep>{BLANK}"),
-    (
-        r"\?[^\s\"'<>?]*?(?i:signature|credential|token|accesskey|googleaccessid|\bsig|\bkey)[\w-]{0,60}=[^\s\"'<>]*",
-        f"?{BLANK}",
-    ),
-    (
-        rf"(?P<keep>(?i:authorization)(?:{_QUOTE})?\s*[:=]\s*(?:{_QUOTE})?)(?!{re.escape(BLANK)})"
-        r"(?:[A-Za-z]+ )?[^\s\"',}]+",
-        rf"\g<keep>{BLANK}",
-    ),
-    (r"(?P<keep>\b(?i:bearer) )[A-Za-z0-9._~+/=-]{8,}", rf"\g<keep>{BLANK}"),
-    # What Google, AWS, Hugging Face and GitHub hand out, and JSON web tokens.
-    (
-        r"\b(?:AIza[\w-]{16,}|ya29\.[\w.-]+|A[KS]IA[0-9A-Z]{12,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}"
-        r"|github_pat_\w{16,}|eyJ[\w-]{4,}\.eyJ[\w-]{4,}\.[\w-]*)",
-        BLANK,
-    ),
-    (rf"(?P<keep>(?<![\w-]){_NAME}(?:{_QUOTE})?\]?\s*[:=]\s*{_OPEN}){_VALUE}", rf"\g<keep>{BLANK}"),
-    (rf"(?P<keep>(?<![\w-])--{_NAME} {_OPEN}){_VALUE}", rf"\g<keep>{BLANK}"),
-)
-_COMPILED = tuple((re.compile(pattern, re.DOTALL), blank) for pattern, blank in _PATTERNS)
 _SECRET_NAME = re.compile(_NAME)
 _SHORTEST = 8  # characters of an environment variable that is looked for wherever it stands
+
+
+class Secret(NamedTuple):
+    """One form of secrets.
+
+    Attributes:
+      name: the form in words.
+      pattern: regular expression; its group ``keep``, if any, is not blanked.
+      example: a text with such a secret, in which ``hunter2`` or ``HUNTER2`` is a part of the secret.
+    """
+
+    name: str
+    pattern: str
+    example: str
+
+
+SECRETS = (
+    Secret(
+        "private key",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+        "-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----",
+    ),
+    Secret(
+        "user and password in a URL",
+        r"(?P<keep>[a-zA-Z][\w+.-]{0,20}://)[^\s/@:\"']{0,200}:[^\s@\"']{1,500}(?=@)",
+        "https://me:hunter2@host/path",
+    ),
+    Secret(
+        "query of a signed URL",
+        r"(?P<keep>\?)[^\s\"'<>?]*?"
+        r"(?i:signature|credential|token|accesskey|googleaccessid|\bsig|\bkey)[\w-]{0,60}=[^\s\"'<>]*",
+        "https://host/o.jpg?X-Goog-Date=1&X-Goog-Signature=hunter2",
+    ),
+    Secret(
+        "authorization header",
+        rf"(?P<keep>(?i:authorization)(?:{_QUOTE})?\s*[:=]\s*(?:{_QUOTE})?)(?!{re.escape(BLANK)})"
+        r"(?:[A-Za-z]+ )?[^\s\"',}]+",
+        "{'Authorization': 'Basic hunter2=='}",
+    ),
+    Secret("bearer token", r"(?P<keep>\b(?i:bearer) )[A-Za-z0-9._~+/=-]{8,}", "with bearer hunter2hunter2"),
+    Secret("key of Google", r"\b(?:AIza[\w-]{16,}|ya29\.[\w.-]+)", "AIzaSyhunter2abcdefghij"),
+    Secret("key of AWS", r"\bA[KS]IA[0-9A-Z]{12,}", "AKIAHUNTER2HUNTER2"),
+    Secret("token of Hugging Face", r"\bhf_[A-Za-z0-9]{16,}", "hf_hunter2abcdefghij"),
+    Secret(
+        "token of GitHub", r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,})", "ghp_hunter2abcdefghij"
+    ),
+    Secret("JSON web token", r"\beyJ[\w-]{4,}\.eyJ[\w-]{4,}\.[\w-]*", "eyJhbGciOiJ.eyJzdWIiOi.hunter2"),
+    Secret(
+        "value after a name and = or :",
+        rf"(?P<keep>(?<![\w-]){_NAME}(?:{_QUOTE})?\]?\s*[:=]\s*{_OPEN}){_VALUE}",
+        "MY_TOKEN=hunter2",
+    ),
+    Secret("value of a flag", rf"(?P<keep>(?<![\w-])--{_NAME} {_OPEN}){_VALUE}", "train --api-key hunter2"),
+)
+_PATTERNS = tuple(re.compile(secret.pattern, re.DOTALL) for secret in SECRETS)
 
 
 def redact(text: str) -> str:
     """Returns the text with its secrets blanked.
 
-    These are values beside a name with ``token``, ``secret``, ``password``, ``key`` and the like, bearer
-    tokens, the forms in which Google, AWS, Hugging Face and GitHub hand out theirs, passwords and signatures
-    in URLs, private keys, and the values of environment variables with such a name, wherever they stand.
+    Secrets are all forms of :data:`SECRETS`, and wherever they stand, the values of environment variables
+    with such a name (``token``, ``secret``, ``password``, ``key`` and the like).
     """
-    for value in _secrets_of_the_environment():
+    values = {value for name, value in os.environ.items() if _SECRET_NAME.fullmatch(name)}
+    # The longest first: one may be a part of another.
+    for value in sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(value, BLANK)
-    for pattern, blank in _COMPILED:
-        text = pattern.sub(blank, text)
+    for pattern in _PATTERNS:
+        text = pattern.sub(_blank, text)
     return text
 
 
 def redact_strings(value: Any) -> Any:
     """Returns plain nested tables and lists with :func:`redact` applied to their strings.
 
-    A string under a name that names a secret is blanked whole.
+    A string whose name in a table names a secret is blanked whole.
     """
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
         return {
             name: BLANK
-            if each and isinstance(each, str) and _SECRET_NAME.fullmatch(str(name))
-            else redact_strings(each)
-            for name, each in value.items()
+            if item and isinstance(item, str) and _SECRET_NAME.fullmatch(str(name))
+            else redact_strings(item)
+            for name, item in value.items()
         }
-    return [redact_strings(each) for each in value] if isinstance(value, list | tuple) else value
+    return [redact_strings(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _secrets_of_the_environment() -> Iterator[str]:
-    """Yields them longest first: one may be a part of another."""
-    found = {value for name, value in os.environ.items() if _SECRET_NAME.fullmatch(name)}
-    yield from sorted((value for value in found if len(value) >= _SHORTEST), key=len, reverse=True)
+def _blank(match: re.Match[str]) -> str:
+    return match.groupdict().get("keep", "") + BLANK

@@ -1,16 +1,18 @@
-"""What is blanked and what is not; and every file of a crashed run with secrets all about it."""
+"""Secrets are blanked in texts, in tables, and in every file of a crashed run; other words are left."""
 
 import json
+import re
+import time
 
 import pytest
 from pod_processes import STEPS_PER_EPOCH, run
 
-from efficientnet_pod.workdir.redact import redact, redact_strings
+from efficientnet_pod.workdir.redact import SECRETS, redact, redact_strings
 
 CANARY = "c4n4ryQ7"
 
 # Each with a canary, and what must be left of it.
-SECRETS = [
+TEXTS = [
     (f"HF_TOKEN={CANARY}", "HF_TOKEN="),
     (f"MY_TOKENS: {CANARY}", "MY_TOKENS: "),
     (f"{{'AWS_SECRET_ACCESS_KEY': 'a {CANARY} b'}}", "AWS_SECRET_ACCESS_KEY"),
@@ -46,7 +48,14 @@ SECRETS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "left"), SECRETS)
+@pytest.mark.parametrize("secret", SECRETS, ids=lambda secret: secret.name)
+def test_the_example_of_each_form_is_found_by_its_pattern_and_blanked(secret):
+    assert re.search(secret.pattern, secret.example, re.DOTALL)
+    assert "[redacted]" in redact(secret.example) and "hunter2" in secret.example.lower()
+    assert "hunter2" not in redact(secret.example).lower()
+
+
+@pytest.mark.parametrize(("text", "left"), TEXTS)
 def test_secrets_are_blanked(text, left):
     blanked = redact(text)
     assert CANARY.lower() not in blanked.lower()
@@ -94,8 +103,6 @@ def test_tables_are_blanked_by_their_strings_and_names():
 
 
 def test_a_long_text_takes_no_time():
-    import time
-
     began = time.monotonic()
     redact("a" * 200_000 + "token" * 20_000 + "ab_cd-" * 50_000 + "key=" * 20_000 + "?x" * 50_000)
     assert time.monotonic() - began < 5
