@@ -24,7 +24,7 @@ def tiny_run(tmp_path, monkeypatch):
     build_tiny_networks(monkeypatch)
     config = phased_digits()
     run, workdir = open_run(read_recipe(config)), Workdir(tmp_path)
-    workdir.claim(config)
+    workdir.write("config.json", config)
     workdir.write("plan.json", run.plan.as_dict())
     seconds = "jax_persistent_cache_min_compile_time_secs"
     kept = getattr(jax.config, seconds)
