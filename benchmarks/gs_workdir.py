@@ -86,7 +86,7 @@ def client() -> None:
     print("metrics.jsonl has each step once")
     assert len(list((workdir.path / "tensorboard").iterdir())) == 2
     with Checkpoints(workdir.checkpoints) as checkpoints:
-        assert checkpoints.latest_step == 4
+        assert checkpoints.named("latest") == 4
         restored: Any = checkpoints.restore(4, jax.eval_shape(lambda: state))
     np.testing.assert_array_equal(restored["kernel"], state["kernel"])
     print("the newest checkpoint is restored; done")

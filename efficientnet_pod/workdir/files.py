@@ -1,4 +1,4 @@
-"""Files, local or remote: written whole or not at all, measured, removed, and what their errors mean."""
+"""Files, local or remote: written whole or not at all, measured, removed, with errors in plain words."""
 
 import errno
 import json
@@ -17,37 +17,26 @@ from etils import epath
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.workdir.redact import redact_strings
 
-# What reading a damaged file may end with; any other system error says nothing about the file.
+# Errors of reading a damaged file; any other system error says nothing about the file.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL}
-# The same of a remote file: TensorStore's ValueErrors say so, the classes of other libraries are named so.
-# A service that is busy, throttles or fails says nothing about the file either.
-_NO_DAMAGE = (
-    "permissiondenied",
-    "unauthenticated",
-    "unavailable",
-    "serviceunavailable",
-    "deadlineexceeded",
-    "timeout",
-    "connection",
-    "aborted",
-    "cancelled",
-    "resourceexhausted",
-    "toomanyrequests",
-    "internal",
-    "unknown",
+# Errors of a service that is busy, throttles or fails, which say nothing about a remote file either. They
+# stand in TensorStore's ValueErrors, and in the names of other libraries' classes.
+_NO_DAMAGE = re.compile(
+    "permissiondenied|unauthenticated|(service)?unavailable|deadlineexceeded|timeout|connection|aborted"
+    "|cancelled|resourceexhausted|toomanyrequests|internal|unknown"
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def make_writable(folder: epath.Path) -> None:
-    """Makes the folder of a run, where it is not there, and checks that files can be written in it.
+    """Makes the folder of a run, unless it exists, and checks that files can be written in it.
 
     Raises:
-      UserError: they cannot, or Orbax could not.
+      UserError: they cannot, or Orbax lacks a package for it.
     """
     if str(folder).startswith("gs://"):
         try:
-            import_module("google.cloud.storage")  # which Orbax asks about the bucket
+            import_module("google.cloud.storage")  # Orbax asks it about the bucket
         except ImportError:
             raise UserError(
                 f"workdir '{folder}' is in Google Cloud Storage, whose package is not installed; "
@@ -59,7 +48,7 @@ def make_writable(folder: epath.Path) -> None:
         probe.write_text("x")
         probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
     except Exception as error:  # an OSError, or what the library of an object store raises
-        nearest = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+        nearest = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
         why, remedy = reason(error), "choose another"
         if _system_error(error) in _FULL:
             why, remedy = why + _room(nearest), "make room there or choose another"
@@ -67,7 +56,7 @@ def make_writable(folder: epath.Path) -> None:
 
 
 def write_whole(file: epath.Path | Path, contents: bytes) -> None:
-    """Writes a file so that, whatever happens, it has the old contents or the new; they are on disk then.
+    """Writes a file to the disk; whatever happens, it has either its old contents or the new ones.
 
     Raises:
       OSError: the file cannot be written.
@@ -77,10 +66,10 @@ def write_whole(file: epath.Path | Path, contents: bytes) -> None:
         return
     scratch = file.parent / f".{file.name}.partial"
     try:
-        with open(scratch, "wb") as opened:
-            opened.write(contents)
-            opened.flush()
-            os.fsync(opened.fileno())
+        with open(scratch, "wb") as stream:
+            stream.write(contents)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(scratch, file)
     except OSError:
         with suppress(OSError):
@@ -116,28 +105,28 @@ def warn_if_not_written(file: epath.Path, warn: Callable[[str], None]) -> Iterat
 
 
 def _sync_folder(folder: epath.Path | Path) -> None:
-    """Makes the names in a folder outlive a loss of power."""
+    """Writes the names in a folder to the disk."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
-        opened = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(opened)
+            os.fsync(descriptor)
         finally:
-            os.close(opened)
+            os.close(descriptor)
 
 
 def cannot_write(file: epath.Path, error: Exception) -> str:
-    """Returns the message for a file that could not be written, with the room that is left on its disk."""
+    """Returns the message for a file that could not be written, with the free bytes of its disk."""
     remedy = "make room there" if _system_error(error) in _FULL else "correct that"
     return f"'{file}' cannot be written: {reason(error)}{_room(file.parent)}; {remedy} and start again"
 
 
 def sizes_of_files(folder: epath.Path) -> dict[str, int]:
-    """Returns the bytes of each file below a folder, by relative path; of none if there is no folder."""
+    """Returns the bytes of each file below a folder by relative path, nothing if there is no folder."""
     return dict(_sizes(folder, "")) if folder.exists() else {}
 
 
 def remove(path: epath.Path) -> None:
-    """Removes a file or a folder, into which threads of a failed write may still write for a moment.
+    """Removes a file or a folder, even while threads of a failed write still write into it for a moment.
 
     Raises:
       OSError: it stays.
@@ -160,23 +149,23 @@ def free_bytes(folder: epath.Path) -> int | None:
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Returns whether a path is of an object store, where files are written whole and cannot be locked."""
+    """Returns whether a path is in an object store, where files are written whole and cannot be locked."""
     return "://" in str(path)
 
 
 def is_damage(error: BaseException) -> bool:
-    """Returns whether an error of reading speaks against the file, and not against the way to it."""
+    """Returns whether an error of reading means that the file is damaged; else only the way to it failed."""
     number = _system_error(error)
     if number is not None:
         return number in _DAMAGE
     words = [type(error).__name__, *re.findall(r"\b[A-Z][A-Z_]+(?=:)", str(error))]
     return not isinstance(error, MemoryError) and not any(
-        word.replace("_", "").lower().startswith(_NO_DAMAGE) for word in words
+        _NO_DAMAGE.match(word.replace("_", "").lower()) for word in words
     )
 
 
 def reason(error: BaseException) -> str:
-    """Returns why a file could not be read or written, a few words on one line."""
+    """Returns the reason why a file could not be read or written, a few words on one line."""
     number = _system_error(error)
     if number is not None:
         return os.strerror(number)

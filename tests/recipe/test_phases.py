@@ -36,7 +36,7 @@ def tiny():
 def final_state(config, workdir):
     run = open_run(read_recipe(config))
     with Checkpoints(Workdir(workdir).checkpoints) as checkpoints:
-        step = checkpoints.latest_step
+        step = checkpoints.named("latest")
         return step, jax.device_get(checkpoints.restore(step, run.abstract_state()))
 
 

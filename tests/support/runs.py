@@ -27,7 +27,7 @@ def fine_tuning_config(weights="", **init):
 def final_state(cfg, workdir):
     run = open_run(read_recipe(cfg))
     with Checkpoints(Workdir(workdir).checkpoints) as checkpoints:
-        step = checkpoints.latest_step
+        step = checkpoints.named("latest")
         state = checkpoints.restore(step, run.abstract_state())
     return step, jax.device_get(state)
 

@@ -73,14 +73,16 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     top1 = {1: 0.3, 2: 0.9, 3: 0.4, 4: 0.9, 5: 0.5, 6: None, 7: 0.6}
     kept = []
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        assert (checkpoints.latest_step, checkpoints.best_step) == (None, None)
+        for which in ("latest", "best"):
+            with pytest.raises(UserError, match="no checkpoint in .* yet; train first"):
+                checkpoints.named(which)
         for step, value in top1.items():
             metrics = {} if value is None else {"top1": value}
             checkpoints.save(step, make_state(step), metrics=metrics)
             checkpoints.wait()
             kept.append(checkpoints.steps)
         assert kept == [[1], [1, 2], [2, 3], [3, 4], [4, 5], [4, 5, 6], [4, 5, 6, 7]]
-        assert (checkpoints.latest_step, checkpoints.best_step) == (7, 4)
+        assert [checkpoints.named(which) for which in ("latest", "best", "12")] == [7, 4, 12]
         checkpoints.save(5, make_state(5), metrics={"top1": 0.1})  # after going back to an older one
         checkpoints.wait()
         assert checkpoints.steps == [4, 5, 6, 7]

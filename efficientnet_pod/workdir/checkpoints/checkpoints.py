@@ -74,23 +74,13 @@ class Checkpoints:
         return self._folder.steps
 
     @property
-    def latest_step(self) -> int | None:
-        """The newest committed step, None if there is none."""
-        return max(self.steps, default=None)
-
-    @property
-    def best_step(self) -> int | None:
-        """The step with the highest top-1, the latest of equals; None if there is none."""
-        return best_step(self._folder.commits())
-
-    @property
     def evaluated_steps(self) -> list[int]:
         """The committed steps with a top-1, ascending, without damaged ones. Waits for a save under way."""
         self._join()
         return evaluated_steps(self._folder.commits())
 
     def named(self, which: str) -> int:
-        """Returns the step that ``best``, ``latest`` or a number asks for.
+        """Returns the step of ``best`` (highest top-1, the latest of equals), ``latest`` or a number.
 
         Raises:
           UserError: it is none of these, or there is no checkpoint.
@@ -99,7 +89,7 @@ class Checkpoints:
             return int(which)
         if which not in ("best", "latest"):
             raise UserError(f"--checkpoint={which} must be 'best', 'latest' or a step")
-        step = self.best_step if which == "best" else self.latest_step
+        step = best_step(self._folder.commits()) if which == "best" else max(self.steps, default=None)
         if step is None:
             raise UserError(f"no checkpoint in '{self._folder.path}' yet; train first")
         return step
@@ -332,7 +322,7 @@ def _is_not_of_orbax(record: logging.LogRecord) -> bool:
 
 def _checkpointer() -> ocp.Checkpointer:
     # Orbax writes arrays on process 0 alone. By default it numbers processes as their devices do. Where a
-    # TPU's runtime has another order, host 0 would not be process 0, and its checkpoints would hold no arrays.
+    # TPU's runtime has another order, host 0 would not be process 0, and its checkpoints would be empty.
     by_process_id = flags.FLAGS["experimental_orbax_use_distributed_process_id"]
     by_process_id.value, by_process_id.present = True, 1
     # The other hosts are not here: no barrier may wait for them.

@@ -18,31 +18,18 @@ COMMIT = "commit.json"
 
 
 class Commit(TypedDict):
-    """The fields of ``commit.json``.
+    """The fields of ``commit.json``."""
 
-    Attributes:
-      format: version of this file.
-      step: updates done.
-      created: time in UTC, ISO 8601.
-      metrics: rates of an evaluation; ``top1`` decides which checkpoint is the best; may be empty.
-      record: facts that the run needs when it resumes.
-      digest: SHA-256 over ``tensors``.
-      state: name of the folder with the arrays.
-      files: bytes of each file below that folder.
-      tensors: shape, dtype and SHA-256 of each leaf, by path.
-      sha256: digest of this file with an empty ``sha256``.
-    """
-
-    format: int
-    step: int
-    created: str
-    metrics: dict[str, float]
-    record: dict[str, Any]
-    digest: str
-    state: str
-    files: dict[str, int]
-    tensors: dict[str, dict[str, Any]]
-    sha256: str
+    format: int  # version of this file
+    step: int  # updates done
+    created: str  # time in UTC, ISO 8601
+    metrics: dict[str, float]  # rates of an evaluation; may be empty
+    record: dict[str, Any]  # facts that the run needs when it resumes
+    digest: str  # SHA-256 over `tensors`
+    state: str  # name of the folder with the arrays
+    files: dict[str, int]  # bytes of each file below that folder
+    tensors: dict[str, dict[str, Any]]  # shape, dtype and SHA-256 of each leaf, by path
+    sha256: str  # SHA-256 of this file with an empty `sha256`
 
 
 class Damaged(Exception):
