@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
@@ -109,7 +108,7 @@ class Preflight:
         return best.estimate, {"sweep": rows}
 
     def _estimate(self, recipe: Recipe, target: Target, runtime: Runtime) -> Estimate:
-        run = run_on(runtime, recipe, SimpleNamespace(**image_numbers(recipe)))
+        run = run_on(runtime, recipe, image_numbers(recipe))
         cache, console = Path(self.cache or default_cache()), terminal.console(stderr=True)
         compilation = compile_run(run, cache=cache, machine=target.name, console=console, to_run=self.measure)
         estimate = estimate_run(run, target, compilation)
