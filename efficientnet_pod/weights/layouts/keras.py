@@ -6,26 +6,17 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from efficientnet_pod.weights.layouts.layout import Layout, names_for
+from efficientnet_pod.weights.layouts.layout import Layout, conv_and_bn, names_for
 from efficientnet_pod.weights.paths import Block, located, split
 
-_OUTER = {
-    "stem_conv": "stem_conv",
-    "stem_bn": "stem_bn",
-    "head_conv": "top_conv",
-    "head_bn": "top_bn",
-    "classifier": "predictions",
-}
-_IN_BLOCK = {
-    "expand_conv": "expand_conv",
-    "expand_bn": "expand_bn",
-    "depthwise_conv": "dwconv",
-    "depthwise_bn": "bn",
-    "se_reduce": "se_reduce",
-    "se_expand": "se_expand",
-    "project_conv": "project_conv",
-    "project_bn": "project_bn",
-}
+_OUTER = {"classifier": "predictions"} | conv_and_bn(
+    stem=("stem_conv", "stem_bn"), head=("top_conv", "top_bn")
+)
+_IN_BLOCK = (
+    conv_and_bn(expand=("expand_conv", "expand_bn"), depthwise=("dwconv", "bn"))
+    | {"se_reduce": "se_reduce", "se_expand": "se_expand"}
+    | conv_and_bn(project=("project_conv", "project_bn"))
+)
 BN_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 # In the order in which they are built: files without names number the layers of each class so.
 _ORDER = ("stem_conv", "stem_bn", *_IN_BLOCK, "head_conv", "head_bn", "classifier")

@@ -48,6 +48,15 @@ def names_for(network_layer: str, name: Callable[[Block | None, str, str], str])
     return names
 
 
+def conv_and_bn(**names: tuple[str, str]) -> dict[str, str]:
+    """Returns a library's names by our layers, from the names of each convolution and of its batch norm."""
+    return {
+        f"{layer}_{kind}": name
+        for layer, pair in names.items()
+        for kind, name in zip(("conv", "bn"), pair, strict=True)
+    }
+
+
 # Our own paths, for networks that no other library has.
 OWN = Layout(
     "efficientnet-pod",

@@ -4,26 +4,18 @@ Source: tensorflow/tpu, models/official/efficientnet: the variables' scopes.
 """
 
 from efficientnet_pod.weights.layouts.keras import BN_LEAVES, from_keras, to_keras
-from efficientnet_pod.weights.layouts.layout import Layout, names_for
+from efficientnet_pod.weights.layouts.layout import Layout, conv_and_bn, names_for
 from efficientnet_pod.weights.paths import Block
 
 _BN = "tpu_batch_normalization"
-_OUTER = {
-    "stem_conv": "stem/conv2d",
-    "stem_bn": f"stem/{_BN}",
-    "head_conv": "head/conv2d",
-    "head_bn": f"head/{_BN}",
-    "classifier": "head/dense",
-}
-_SQUEEZE = {"se_reduce": "se/conv2d", "se_expand": "se/conv2d_1", "depthwise_conv": "depthwise_conv2d"}
-_EXPANDED = _SQUEEZE | {
-    "expand_conv": "conv2d",
-    "expand_bn": _BN,
-    "depthwise_bn": f"{_BN}_1",
-    "project_conv": "conv2d_1",
-    "project_bn": f"{_BN}_2",
-}
-_NOT_EXPANDED = _SQUEEZE | {"depthwise_bn": _BN, "project_conv": "conv2d", "project_bn": f"{_BN}_1"}
+_OUTER = {"classifier": "head/dense"} | conv_and_bn(
+    stem=("stem/conv2d", f"stem/{_BN}"), head=("head/conv2d", f"head/{_BN}")
+)
+_SQUEEZE = {"se_reduce": "se/conv2d", "se_expand": "se/conv2d_1"}
+_EXPANDED = _SQUEEZE | conv_and_bn(
+    expand=("conv2d", _BN), depthwise=("depthwise_conv2d", f"{_BN}_1"), project=("conv2d_1", f"{_BN}_2")
+)
+_NOT_EXPANDED = _SQUEEZE | conv_and_bn(depthwise=("depthwise_conv2d", _BN), project=("conv2d", f"{_BN}_1"))
 _SLOTS = ("RMSProp", "RMSProp_1", "Momentum", "ExponentialMovingAverage")
 
 

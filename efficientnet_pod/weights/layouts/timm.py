@@ -5,43 +5,23 @@ Source: timm 1.0.31, ``tf_efficientnet_b0`` … ``b7``, ``tf_efficientnet_lite0`
 
 from collections.abc import Iterable
 
-from efficientnet_pod.weights.layouts.layout import Layout, is_counter_of_torch, names_for
+from efficientnet_pod.weights.layouts.layout import Layout, conv_and_bn, is_counter_of_torch, names_for
 from efficientnet_pod.weights.layouts.torch_axes import from_torch, to_torch, torch_leaf
 from efficientnet_pod.weights.paths import Block
 
-_OUTER = {
-    "stem_conv": "conv_stem",
-    "stem_bn": "bn1",
-    "head_conv": "conv_head",
-    "head_bn": "bn2",
-    "classifier": "classifier",
-}
+_OUTER = {"classifier": "classifier"} | conv_and_bn(stem=("conv_stem", "bn1"), head=("conv_head", "bn2"))
 _SQUEEZE = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
-_EXPANDED = _SQUEEZE | {
-    "expand_conv": "conv_pw",
-    "expand_bn": "bn1",
-    "depthwise_conv": "conv_dw",
-    "depthwise_bn": "bn2",
-    "project_conv": "conv_pwl",
-    "project_bn": "bn3",
-}
-_NOT_EXPANDED = _SQUEEZE | {
-    "depthwise_conv": "conv_dw",
-    "depthwise_bn": "bn1",
-    "project_conv": "conv_pw",
-    "project_bn": "bn2",
-}
+_EXPANDED = _SQUEEZE | conv_and_bn(
+    expand=("conv_pw", "bn1"), depthwise=("conv_dw", "bn2"), project=("conv_pwl", "bn3")
+)
+_NOT_EXPANDED = _SQUEEZE | conv_and_bn(depthwise=("conv_dw", "bn1"), project=("conv_pw", "bn2"))
 _RESNET_OUTER = {"stem_conv": "conv1", "stem_bn": "bn1", "classifier": "fc"}
-_RESNET_BLOCK = {
-    "reduce_conv": "conv1",
-    "reduce_bn": "bn1",
-    "spatial_conv": "conv2",
-    "spatial_bn": "bn2",
-    "expand_conv": "conv3",
-    "expand_bn": "bn3",
-    "shortcut_conv": "downsample.0",
-    "shortcut_bn": "downsample.1",
-}
+_RESNET_BLOCK = conv_and_bn(
+    reduce=("conv1", "bn1"),
+    spatial=("conv2", "bn2"),
+    expand=("conv3", "bn3"),
+    shortcut=("downsample.0", "downsample.1"),
+)
 
 
 def _name(block: Block | None, layer: str, leaf: str) -> str:
