@@ -29,7 +29,16 @@ def api_errors_in_one_line(job: Job) -> Iterator[None]:
             "the TPU API does not accept the credentials here; run: gcloud auth application-default login"
         ) from error
     except api.PermissionDenied as error:
-        raise UserError(_denied(job, _message(error))) from error
+        message = _message(error)
+        if any(sign in message for sign in _DISABLED):
+            raise UserError(
+                f"the TPU API is not enabled in project {job.project}; run: gcloud services enable "
+                f"tpu.googleapis.com --project={job.project}"
+            ) from error
+        raise UserError(
+            f"permission denied in project {job.project} ({message}); ask its owner for the role TPU Admin "
+            "(roles/tpu.admin)"
+        ) from error
     except api.ResourceExhausted as error:
         kind = "spot " if job.spot else ""
         raise QuotaError(
@@ -60,18 +69,6 @@ def name_taken(job: Job, kind: str = "a queued resource") -> UserError:
     return UserError(
         f"there is {kind} '{job.name}' in {job.zone} already; choose another --name, or end that "
         f"one: python -m launch cancel {job.name}"
-    )
-
-
-def _denied(job: Job, message: str) -> str:
-    if any(sign in message for sign in _DISABLED):
-        return (
-            f"the TPU API is not enabled in project {job.project}; run: gcloud services enable "
-            f"tpu.googleapis.com --project={job.project}"
-        )
-    return (
-        f"permission denied in project {job.project} ({message}); ask its owner for the role TPU Admin "
-        "(roles/tpu.admin)"
     )
 
 

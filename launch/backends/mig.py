@@ -16,22 +16,13 @@ from launch.backends.tools import call, require_tool
 from launch.job.job import LABEL, Job
 from launch.job.script import startup_script
 
-_REMEDY = "install the Google Cloud CLI, then run: gcloud auth login"
 _MISSING = ("was not found", "notFound")
 _DISK = "200GB"  # for Python, its packages and the code, but not for a data set
 # States of a machine, from the best to the worst; the worst one is the state of the group.
 _PHASES = {
     "RUNNING": "running",
-    "PENDING": "waiting",
-    "PROVISIONING": "waiting",
-    "STAGING": "waiting",
-    "": "waiting",  # none yet
-    "REPAIRING": "lost",
-    "SUSPENDED": "lost",
-    "SUSPENDING": "lost",
-    "STOPPED": "lost",
-    "STOPPING": "lost",
-    "TERMINATED": "lost",
+    **dict.fromkeys(("PENDING", "PROVISIONING", "STAGING", ""), "waiting"),  # "": none yet
+    **dict.fromkeys(("REPAIRING", "SUSPENDED", "SUSPENDING", "STOPPED", "STOPPING", "TERMINATED"), "lost"),
 }
 
 
@@ -49,7 +40,7 @@ class Mig:
 
     def check(self, job: Job) -> None:
         """Checks that the name is free; the commands themselves find out what the zone offers."""
-        require_tool("gcloud", _REMEDY)
+        require_tool("gcloud", "install the Google Cloud CLI, then run: gcloud auth login")
         if self.state(job).word != "GONE":
             raise name_taken(job, "an instance group")
 
@@ -89,12 +80,7 @@ class Mig:
 
 
 def creations(job: Job, script: str) -> list[list[str]]:
-    """Returns the words of gcloud that create a job, in the order in which they must be given.
-
-    Args:
-      job: job of one slice.
-      script: name of the file with its start-up script.
-    """
+    """Returns gcloud's words that create a job, in order; `script` names the file of its start-up script."""
     machine = job.machine
     template = ["compute", "instance-templates", "create", _template(job), f"--project={job.project}"]
     template += [f"--instance-template-region={_region(job)}", f"--machine-type={machine.machine_type}"]
@@ -117,10 +103,8 @@ def creations(job: Job, script: str) -> list[list[str]]:
     policy = ["compute", "resource-policies", "create", "workload-policy", _policy(job)]
     policy += [f"--project={job.project}", f"--region={_region(job)}", "--type=HIGH_THROUGHPUT"]
     policy += [f"--accelerator-topology={'x'.join(map(str, machine.target.grid))}"]
-    group += [
-        "--target-size-policy-mode=bulk",
-        f"--workload-policy={in_region}/resourcePolicies/{_policy(job)}",
-    ]
+    group += ["--target-size-policy-mode=bulk"]
+    group += [f"--workload-policy={in_region}/resourcePolicies/{_policy(job)}"]
     return [policy, template, group]
 
 

@@ -27,15 +27,10 @@ _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 # A resource whose machines were taken away ends as SUSPENDED or FAILED. No state says that the run is done:
 # worker 0 deletes the resource then.
 _PHASES = {
-    "CREATING": "waiting",
-    "ACCEPTED": "waiting",
-    "PROVISIONING": "waiting",
-    "WAITING_FOR_RESOURCES": "waiting",
+    **dict.fromkeys(("CREATING", "ACCEPTED", "PROVISIONING", "WAITING_FOR_RESOURCES"), "waiting"),
     "ACTIVE": "running",
-    "SUSPENDING": "leaving",
-    "SUSPENDED": "lost",
-    "FAILED": "lost",
-    "DELETING": "leaving",
+    **dict.fromkeys(("SUSPENDED", "FAILED"), "lost"),
+    **dict.fromkeys(("SUSPENDING", "DELETING"), "leaving"),
 }
 
 

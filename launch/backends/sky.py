@@ -11,7 +11,6 @@ from launch.job.script import startup_script
 
 _RUNNING = ("PENDING", "STARTING", "RUNNING", "RECOVERING")
 _ENDED = ("SUCCEEDED", "CANCELLED", "FAILED")
-_REMEDY = "it is a tool with an environment of its own: uv tool install 'skypilot[gcp]'"
 
 
 class Sky:
@@ -26,7 +25,7 @@ class Sky:
 
     def check(self, job: Job) -> None:
         """Checks that the tool is installed; it checks the clouds itself."""
-        require_tool("sky", _REMEDY)
+        require_tool("sky", "it is a tool with an environment of its own: uv tool install 'skypilot[gcp]'")
 
     def submit(self, job: Job) -> int:
         """Launches the managed job; SkyPilot looks after it."""

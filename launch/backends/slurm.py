@@ -8,7 +8,6 @@ from launch.backends.tools import call, require_tool
 from launch.job.job import Job
 from launch.job.script import startup_script
 
-_REMEDY = "submit from a login node of the cluster"
 _PHASES = {"PENDING": "waiting", "CONFIGURING": "waiting", "RUNNING": "running", "COMPLETING": "running"}
 _STOP_SECONDS = 300  # before the time limit, to write a checkpoint
 
@@ -25,7 +24,7 @@ class Slurm:
 
     def check(self, job: Job) -> None:
         """Checks that the tool is installed."""
-        require_tool("sbatch", _REMEDY)
+        require_tool("sbatch", "submit from a login node of the cluster")
 
     def submit(self, job: Job) -> int:
         """Gives the script to sbatch, through its standard input."""

@@ -20,12 +20,7 @@ def require_tool(name: str, remedy: str) -> None:
 
 
 def call(command: Sequence[str], *, stdin: str = "", missing: Sequence[str] = ()) -> str | None:
-    """Returns the output of a tool; None if its error says that the thing asked for does not exist.
-
-    Args:
-      command: tool and its arguments.
-      stdin: text for its standard input.
-      missing: words of an error that mean that the thing does not exist.
+    """Returns the output of a tool; None if its error has a word of `missing`: the thing does not exist.
 
     Raises:
       RunError: the tool failed, or took too long.
@@ -48,8 +43,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
 _Dumper.add_representer(str, _text)
