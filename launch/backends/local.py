@@ -21,7 +21,7 @@ class Local:
     def render(self, job: Job) -> list[Document]:
         """Returns the command of the rehearsal and the variables of its processes."""
         lines = [f"export {name}={shlex.quote(value)}" for name, value in _environment(job).items()]
-        flags = [f"--processes={job.hosts}", f"--devices-per-process={_devices(job)}"]
+        flags = [f"--processes={job.hosts}", f"--devices-per-process={job.machine.devices_per_host}"]
         lines += [shlex.join(["efficientnet-pod", "pod", *flags, "--", *_command(job)])]
         return [Document("commands on this machine", "\n".join(lines))]
 
@@ -39,7 +39,7 @@ class Local:
         return rehearse(
             [python, "-m", "efficientnet_pod", *_command(job)],
             processes=job.hosts,
-            devices=_devices(job),
+            devices=job.machine.devices_per_host,
             environment=_environment(job),
         )
 
@@ -58,7 +58,3 @@ def _command(job: Job) -> list[str]:
 def _environment(job: Job) -> dict[str, str]:
     """Returns the variables that a worker would get from the start-up script."""
     return {"EFFICIENTNET_POD_COMMIT": job.commit, "PYTHONUNBUFFERED": "1"} | dict(job.env)
-
-
-def _devices(job: Job) -> int:
-    return job.machine.target.replicas // job.machine.target.hosts

@@ -38,15 +38,9 @@ class Clock:
 
 
 def measure(storage: Storage, folder: str, host: str, *, now: Callable[[], float] = time.time) -> Clock:
-    """Returns this host's clock, compared with the storage's, and stores it for the other hosts.
+    """Returns this host's clock, compared with the storage's, and stores it in the folder for other hosts.
 
-    The storage stamps a file at some moment between the request and its answer.
-
-    Args:
-      storage: storage that stamps files by its own clock.
-      folder: folder of the hosts' clocks in the storage.
-      host: number or name of this host.
-      now: this host's clock.
+    The storage stamps a file, by its own clock, at some moment between the request and its answer.
     """
     clocks = []
     for number in range(_TRIES):

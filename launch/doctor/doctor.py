@@ -42,10 +42,7 @@ def run_doctor(arguments: Sequence[str]) -> int:
     """Prints the result of each check; returns 1 if something is wrong, else 0."""
     own, trainer = split_arguments(arguments)
     values = parse_flags("doctor", own, _define, program=PROGRAM)
-    expected = values.devices
-    if values.tpu:
-        target = parse_slice(values.tpu).target
-        expected = target.replicas // target.hosts
+    expected = parse_slice(values.tpu).devices_per_host if values.tpu else values.devices
     checks: dict[str, Callable[[], Finding]] = {
         "versions": check_versions,
         "TPU in use": check_holders,
@@ -64,9 +61,13 @@ def run_doctor(arguments: Sequence[str]) -> int:
         checks["TPU API"] = partial(check_api, values.project, values.zone)
     findings = []
     for about, check in checks.items():
-        findings.append(_safely(check))
-        mark = {True: "ok     ", False: "WRONG  ", None: "unknown"}[findings[-1].is_well]
-        print(f"{mark} {about}: {redact(findings[-1].line)}", flush=True)
+        try:
+            finding = check()
+        except Exception as error:  # a check that cannot be made is a finding itself
+            finding = Finding(False, " ".join(str(error).split())[:300] or type(error).__name__)
+        mark = {True: "ok     ", False: "WRONG  ", None: "unknown"}[finding.is_well]
+        print(f"{mark} {about}: {redact(finding.line)}", flush=True)
+        findings.append(finding)
     return int(any(finding.is_well is False for finding in findings))
 
 
@@ -155,8 +156,7 @@ def check_credentials() -> Finding:
     try:
         _, project = google.auth.default()
     except DefaultCredentialsError:
-        line = "none for Google Cloud; to use it, run: gcloud auth application-default login"
-        return Finding(None, line)
+        return Finding(None, "none for Google Cloud; to use it, run: gcloud auth application-default login")
     return Finding(True, f"for Google Cloud, project {project or 'not set'}")
 
 
@@ -175,13 +175,6 @@ def _define(values: flags.FlagValues) -> None:
     project, zone = os.environ.get("GOOGLE_CLOUD_PROJECT"), os.environ.get("CLOUDSDK_COMPUTE_ZONE")
     flags.DEFINE_string("project", project, "Project for the check of the TPU API.", flag_values=values)
     flags.DEFINE_string("zone", zone, "Zone for the check of the TPU API.", flag_values=values)
-
-
-def _safely(check: Callable[[], Finding]) -> Finding:
-    try:
-        return check()
-    except Exception as error:  # a check that cannot be made is a finding itself
-        return Finding(False, " ".join(str(error).split())[:300] or type(error).__name__)
 
 
 def _target(link: str) -> str:

@@ -48,9 +48,7 @@ GENERATIONS = {
     "v4": Generation("v4", "tpu-ubuntu2204-base", "tpu-v4-podslice"),
     "v5e": Generation("v5litepod", "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", sizes=_UP_TO_256),
     "v5p": Generation("v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", machines="ct5p-hightpu", image=_IMAGE),
-    "v6e": Generation(
-        "v6e", "v2-alpha-tpuv6e", "tpu-v6e-slice", "", _UP_TO_256, machines="ct6e-standard", image=_IMAGE
-    ),
+    "v6e": Generation("v6e", "v2-alpha-tpuv6e", "tpu-v6e-slice", "", _UP_TO_256, "ct6e-standard", _IMAGE),
     "tpu7x": Generation(
         None, "", "tpu7x", machines="tpu7x-standard", image="ubuntu-accel-2404-amd64-tpu-tpu7x"
     ),
@@ -87,6 +85,11 @@ class Slice:
     def chips_per_host(self) -> int:
         """Chips of one host."""
         return self.target.chips // self.target.hosts
+
+    @property
+    def devices_per_host(self) -> int:
+        """JAX's devices of one host."""
+        return self.target.replicas // self.target.hosts
 
     def usd_per_hour(self, *, spot: bool) -> float | None:
         """Returns the price of all its chips; None: no price is published."""
@@ -168,14 +171,8 @@ def require_served(machine: Slice, slices: int, backend: str) -> None:
         raise UserError(f"--backend={backend} does not serve {machine.name}; choose {others}")
 
 
-def smaller_slice(machine: Slice, hosts: int) -> str | None:
+def smaller_slice(machine: Slice, hosts: int) -> str:
     """Returns the name of the largest slice on offer of the same chips with at most this many hosts."""
-    chip = machine.target.chip
-    for chips in (32, 16, 8, 4):
-        try:
-            candidate = parse_slice(f"{chip.name}-{chips * chip.named_cores}")
-        except UserError:
-            continue
-        if candidate.target.hosts <= hosts:
-            return candidate.name
-    return None
+    same = [known for known in known_slices() if known.target.chip == machine.target.chip]
+    fitting = [known for known in same if known.target.hosts <= hosts]
+    return max(fitting, key=lambda known: known.target.chips).name

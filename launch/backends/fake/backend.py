@@ -19,7 +19,6 @@ from launch.job.slices import smaller_slice
 
 PROJECT, ZONE = "fake-project", "fake-zone"
 MOST_WORKERS = 8
-_ENDED = State("GONE", "the fake service has ended", "gone")
 
 
 class FakeBackend(QueuedResources):
@@ -28,7 +27,6 @@ class FakeBackend(QueuedResources):
     needs_bucket = False
 
     def __init__(self) -> None:
-        """Starts nothing."""
         super().__init__(lambda: running_client(start=True))
 
     def render(self, job: Job) -> list[Document]:
@@ -55,14 +53,13 @@ class FakeBackend(QueuedResources):
 
     def state(self, job: Job) -> State:
         """Returns the state of the resource; never starts the service."""
-        if daemon.running_port() is None:
-            return _ENDED
         try:
-            return super().state(_local(job))
+            if daemon.running_port() is not None:
+                return super().state(_local(job))
         except RunError:
-            if daemon.running_port() is None:
-                return _ENDED
-            raise
+            if daemon.running_port() is not None:
+                raise
+        return State("GONE", "the fake service has ended", "gone")
 
     def cancel(self, job: Job) -> None:
         """Deletes the resource and its processes."""
@@ -101,16 +98,13 @@ def client_on(channel: grpc.Channel) -> TpuClient:
 
 def _local(job: Job) -> Job:
     """Returns the job as processes here run it: with this interpreter, and CPU devices in place of TPUs."""
-    target = job.machine.target
-    words = list(job.arguments)
-    for flag in ("--config.platform=cpu", f"--config.cpu_replicas={target.replicas // target.hosts}"):
-        name = flag.partition("=")[0]
-        if not any(word.partition("=")[0] == name for word in words):
-            words.append(flag)
+    given = {word.partition("=")[0] for word in job.arguments}
+    flags = ("--config.platform=cpu", f"--config.cpu_replicas={job.machine.devices_per_host}")
+    added = [flag for flag in flags if flag.partition("=")[0] not in given]
     return replace(
         job,
         project=PROJECT,
         zone=ZONE,
-        arguments=tuple(words),
+        arguments=(*job.arguments, *added),
         python=job.python if "/" in job.python else sys.executable,
     )

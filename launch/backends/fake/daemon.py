@@ -8,12 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import grpc
-from etils import epath
 
 from efficientnet_pod.errors import RunError
 from efficientnet_pod.workdir.files import write_whole
@@ -42,7 +40,6 @@ def channel(*, start: bool) -> grpc.Channel | None:
 
 
 def _start(folder: Path) -> int:
-    """Starts the service; returns its port."""
     log = folder / "service.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -85,14 +82,13 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with FakeTpu(partial(LocalWorkers, folder=folder), offered=offered) as service:
-        file = epath.Path(folder / "service.json")
+        file = folder / "service.json"
         write_whole(file, json.dumps({"pid": os.getpid(), "port": service.port}).encode())
         try:
             while not ended.wait(0.5) and not _is_idle(service):
                 pass
         finally:
-            with suppress(OSError):
-                file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def _is_idle(service: FakeTpu) -> bool:

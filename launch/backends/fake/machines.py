@@ -38,13 +38,7 @@ class LocalWorkers:
     """The processes of one resource, and their metadata server."""
 
     def __init__(self, name: str, resource: tpu_v2.QueuedResource, folder: Path):
-        """Starts the processes.
-
-        Args:
-          name: name of the resource.
-          resource: the resource as it was requested.
-          folder: folder for the disks of the machines.
-        """
+        """Starts the processes of a requested resource; the disks of its machines are in the folder."""
         (spec,) = resource.tpu.node_spec
         hosts = parse_slice(spec.node.accelerator_type).target.hosts
         script = dict(spec.node.metadata)["startup-script"]
@@ -63,11 +57,10 @@ class LocalWorkers:
             here = folder / f"worker{worker}"
             here.mkdir(parents=True)
             (here / "startup-script").write_text(script)
-            own = {"METADATA_URL": self._metadata.url(worker), "SCRATCH": str(here)}
             with (here / "console.log").open("wb") as console:
                 process = subprocess.Popen(
                     bound(["bash", str(here / "startup-script")]),
-                    env=variables | own,
+                    env=variables | {"METADATA_URL": self._metadata.url(worker), "SCRATCH": str(here)},
                     cwd=here,
                     stdin=subprocess.DEVNULL,
                     stdout=console,
@@ -115,8 +108,7 @@ def _shims(folder: Path) -> Path:
     """Returns a folder with a ``gcloud`` that knows the one command of the start-up script."""
     shims = folder / "bin"
     shims.mkdir(parents=True)
-    root = Path(__file__).parents[3]
-    variable = f"PYTHONPATH={shlex.quote(str(root))}"
+    variable = f"PYTHONPATH={shlex.quote(str(Path(__file__).parents[3]))}"
     shim = f'#!/bin/sh\n{variable} exec {shlex.quote(sys.executable)} -m launch.backends.fake.gcloud "$@"\n'
     (shims / "gcloud").write_text(shim)
     (shims / "gcloud").chmod(0o755)

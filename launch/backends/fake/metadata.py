@@ -10,13 +10,7 @@ class MetadataServer:
     """Answers the workers of one slice, each under its own path."""
 
     def __init__(self, accelerator_type: str, hosts: int, *, group: bool = False):
-        """Starts to listen on 127.0.0.1.
-
-        Args:
-          accelerator_type: accelerator type of the slice.
-          hosts: number of its hosts.
-          group: whether it is an instance group: its machines have their number in ``tpu-env`` only.
-        """
+        """Starts to listen on 127.0.0.1; machines of a `group` have their number in ``tpu-env`` only."""
         peers = ",".join(["127.0.0.1"] * hosts)
 
         class Handler(BaseHTTPRequestHandler):

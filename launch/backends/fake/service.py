@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import grpc
@@ -18,12 +19,8 @@ from launch.backends.fake.machines import LocalWorkers
 _TPU, _FAKE = "google.cloud.tpu.v2.Tpu", "efficientnet_pod.FakeTpu"
 PREEMPT = f"/{_FAKE}/Preempt"
 States = tpu_v2.QueuedResourceState.State
-# The state that follows by itself, after `state_seconds`.
-_NEXT = {
-    States.CREATING: States.ACCEPTED,
-    States.ACCEPTED: States.PROVISIONING,
-    States.PROVISIONING: States.ACTIVE,
-}
+# Each state follows the one before it by itself, after `state_seconds`.
+_NEXT = dict(pairwise((States.CREATING, States.ACCEPTED, States.PROVISIONING, States.ACTIVE)))
 
 
 @dataclass
@@ -125,8 +122,8 @@ class FakeTpu:
     def _run(self) -> None:
         while not self._ended.wait(0.05):
             with self._lock:
-                for name in list(self.resources):
-                    self._advance(name, self.resources[name])
+                for name, resource in list(self.resources.items()):
+                    self._advance(name, resource)
 
     def _advance(self, name: str, resource: Resource) -> None:
         is_down = resource.workers is None or resource.workers.are_down
