@@ -68,12 +68,9 @@ class Submission:
 
 
 def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bool = False) -> Submission:
-    """Returns the submission that the arguments describe.
+    """Returns the submission that the launcher's flags, ``--`` and the trainer's flags describe.
 
-    Args:
-      command: name of the command.
-      arguments: the launcher's flags, ``--``, the trainer's flags.
-      placeholders: put words in place of a missing project and zone, for a job that is only shown.
+    With `placeholders`, words take the place of a missing project and zone, for a job that is only shown.
 
     Raises:
       UserError: the arguments are invalid; nothing outside this process was asked yet.

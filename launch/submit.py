@@ -101,13 +101,8 @@ def require_plan(job: Job) -> None:
     if any(word.startswith("--config.cpu_replicas=") for word in job.arguments):
         replicas, kind = recipe.cpu_replicas * job.hosts, "CPU devices"
     try:
-        resolve(
-            recipe,
-            **asdict(image_numbers(recipe)),
-            num_replicas=replicas,
-            num_hosts=job.hosts,
-            default_dtype="float32",
-        )
+        images = asdict(image_numbers(recipe))
+        resolve(recipe, **images, num_replicas=replicas, num_hosts=job.hosts, default_dtype="float32")
     except UserError as error:
         raise UserError(f"{_machines(job)} has {replicas:,} {kind}: {error}") from error
 

@@ -61,16 +61,7 @@ class Watch:
         write_line: Callable[[str], None] = lambda line: print(line, flush=True),
         sleep: Callable[[float], None] = time.sleep,
     ):
-        """Reads the progress of the run.
-
-        Args:
-          job: job as it was last submitted.
-          backend: backend that runs it.
-          storage: storage of its workdir.
-          pace: seconds between looks and before new starts.
-          write_line: prints a line about each change.
-          sleep: waits for a number of seconds.
-        """
+        """Reads the progress of the job, as it was last submitted; `write_line` prints each change."""
         self.job, self._backend, self._storage = job, backend, storage
         self._pace, self._write_line, self._sleep = pace, write_line, sleep
         self._restarts = self._failures = 0

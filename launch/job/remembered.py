@@ -1,9 +1,8 @@
 """Jobs that were submitted from this machine, remembered by name."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
-
-from etils import epath
 
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.workdir.files import write_whole
@@ -23,7 +22,7 @@ def jobs_folder() -> Path:
 
 def remember(job: Job) -> None:
     """Writes a job down; it replaces an earlier one of the same name."""
-    folder = epath.Path(jobs_folder())
+    folder = jobs_folder()
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / f"{job.name}.json", job.to_json().encode())
 
@@ -49,8 +48,6 @@ def all_jobs() -> list[Job]:
     """Returns every job that can be read, by name."""
     jobs = []
     for path in sorted(jobs_folder().glob("*.json")):
-        try:
+        with suppress(*_UNREADABLE):
             jobs.append(from_json(path.read_text()))
-        except _UNREADABLE:
-            continue
     return jobs

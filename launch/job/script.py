@@ -10,10 +10,7 @@ _SCRIPT = Path(__file__).with_name("startup.sh")
 def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True) -> str:
     """Returns the script that each worker of a job runs, under bash.
 
-    Args:
-      job: job to run.
-      extras: extras of the package to install.
-      tear_down: whether worker 0 deletes the machines at the end, unless the job keeps them.
+    With `tear_down`, worker 0 deletes the machines at the end, unless the job keeps them.
     """
     resource = "instance-groups managed" if job.backend == "mig" else "tpus queued-resources"
     values = {

@@ -45,12 +45,10 @@ def read_progress(workdir: str, storage: Storage) -> Progress:
 
 def exit_codes(job: Job, storage: Storage) -> list[int]:
     """Returns the exit codes of workers of this attempt that ended by themselves, by worker."""
-    codes = []
-    for name in storage.names(f"{job.folder}/ended"):
-        if name.startswith(attempt_label(job.attempt) + "-w"):
-            text = storage.read(f"{job.folder}/ended/{name}") or b""
-            codes += [int(text)] if text.strip().isdigit() else []
-    return codes
+    folder, prefix = f"{job.folder}/ended", attempt_label(job.attempt) + "-w"
+    names = [name for name in storage.names(folder) if name.startswith(prefix)]
+    texts = [storage.read(f"{folder}/{name}") or b"" for name in names]
+    return [int(text) for text in texts if text.strip().isdigit()]
 
 
 def attempt_label(attempt: int) -> str:
@@ -81,10 +79,7 @@ def _cancelled(job: Job) -> str:
 
 def _newest_checkpoint(folder: str, storage: Storage) -> int:
     steps = sorted((int(name) for name in storage.folders(folder) if name.isdigit()), reverse=True)
-    for step in steps:
-        if storage.read(f"{folder}/{step}/commit.json") is not None:
-            return step
-    return 0
+    return next((step for step in steps if storage.read(f"{folder}/{step}/commit.json") is not None), 0)
 
 
 def _total(plan: bytes | None) -> int | None:

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from etils import epath
-
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.workdir.files import write_whole
 from efficientnet_pod.workdir.redact import redact
@@ -32,7 +30,7 @@ class Folder:
     def write(self, path: str, contents: bytes) -> float:
         """Writes a file whole, and its folder; returns the time by the disk's clock, seconds since 1970."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(epath.Path(path), contents)
+        write_whole(Path(path), contents)
         return Path(path).stat().st_mtime
 
     def read(self, path: str) -> bytes | None:
@@ -89,8 +87,7 @@ class Bucket:
     def folders(self, folder: str) -> list[str]:
         """Returns the sorted names of the folders right in a folder; none if it does not exist."""
         blobs = self._blobs(folder)
-        for _ in blobs:  # prefixes are known once the objects were read
-            pass
+        list(blobs)  # prefixes are known once the objects were read
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in blobs.prefixes)
 
     def _blob(self, path: str) -> Any:
@@ -119,9 +116,7 @@ def is_bucket(path: str) -> bool:
 def require_path(workdir: str, *, bucket: bool) -> None:
     """Checks the words of a workdir; nothing is looked up.
 
-    Args:
-      workdir: folder or ``gs://`` path.
-      bucket: whether the workers can reach nothing but a bucket.
+    `bucket` says that the workers can reach nothing but a bucket.
 
     Raises:
       UserError: it must be in a bucket and is not, or it names no valid bucket, or no folder in it.
