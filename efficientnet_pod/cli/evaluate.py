@@ -1,6 +1,5 @@
 """The command ``evaluate``: any weights on any images, on all devices of all hosts."""
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from absl import flags
 from etils import epath
 
-from efficientnet_pod.cli.flags import define_checkpoint, parse_flags
+from efficientnet_pod.cli.flags import define_checkpoint, parse_flags, values_of
 from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import console
@@ -33,12 +32,9 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         from efficientnet_pod.evaluate.overrides import Overrides
         from efficientnet_pod.evaluate.weights import evaluate_path
 
-        overrides = Overrides(
-            **{field.name: values[field.name].value for field in dataclasses.fields(Overrides)}
-        )
         evaluation = evaluate_path(
             words[0],
-            overrides,
+            Overrides(**values_of(values, Overrides)),
             is_workdir=values.workdir is not None,
             checkpoint=values.checkpoint,
             raw=values.raw,

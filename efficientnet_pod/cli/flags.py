@@ -1,5 +1,6 @@
 """The flags of a command, parsed; a mistake in them is one line."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -87,16 +88,15 @@ def parse_flags(
 
 
 def define_checkpoint(values: flags.FlagValues, default: str | None = "best", rule: str = "") -> None:
-    """Defines the flags that choose among the weights of a run.
-
-    Args:
-      values: the command's flags.
-      default: checkpoint without the flag.
-      rule: what the flag's absence means, for its help.
-    """
+    """Defines the flags that choose among the weights of a run; ``rule`` explains the default in the help."""
     about = f"Checkpoint of a workdir: 'best', 'latest' or a step{rule}."
     flags.DEFINE_string("checkpoint", default, about, flag_values=values)
     flags.DEFINE_bool("raw", False, "Take the raw weights, not the averaged ones.", flag_values=values)
+
+
+def values_of(values: flags.FlagValues, kind: type[Any]) -> dict[str, Any]:
+    """Returns the values of the flags that are called as the fields of a dataclass."""
+    return {field.name: values[field.name].value for field in dataclasses.fields(kind)}
 
 
 def _with_underscores(word: str) -> str:

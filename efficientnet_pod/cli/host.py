@@ -43,12 +43,9 @@ class Host(NamedTuple):
 
 @contextmanager
 def joined(values: flags.FlagValues) -> Iterator[Host]:
-    """Connects this process to the other hosts of a run while the block runs.
+    """Connects this process to the other hosts of a run, by the flags of :func:`define_hosts`.
 
     If any host fails, all end; its error is printed here first.
-
-    Args:
-      values: parsed flags, those of :func:`define_hosts` among them.
     """
     interrupt = until_the_end.enter_context(Interrupt())
     with interrupt.nothing_to_lose():  # these take seconds to import; a signal then counts already
@@ -63,12 +60,8 @@ def joined(values: flags.FlagValues) -> Iterator[Host]:
     with peers.subscribed(on_stop=interrupt.request):
         try:
             with interrupt.nothing_to_lose():
-                peers.join(
-                    values.coordinator,
-                    values.processes,
-                    values.process,
-                    silent_seconds=values.silent_seconds,
-                )
+                where = (values.coordinator, values.processes, values.process)
+                peers.join(*where, silent_seconds=values.silent_seconds)
             try:
                 yield Host(interrupt, peers)
             except Preempted as error:

@@ -37,19 +37,9 @@ exit codes: 0 done; 1 failed; 2 change the command or the recipe; 42 checkpointe
 again; 130 stopped by Ctrl-C
 """
 
-# The function of each command; its module is imported only when the command is given.
-COMMANDS = {
-    "train": "train:run_train",
-    "evaluate": "evaluate:run_evaluate",
-    "predict": "predict:run_predict",
-    "plan": "plan:run_plan",
-    "preflight": "preflight:run_preflight",
-    "report": "report:run_report",
-    "import": "import_weights:run_import",
-    "export": "export_weights:run_export",
-    "data": "data:run_data",
-    "pod": "pod:run_pod",
-}
+COMMANDS = ("train", "evaluate", "predict", "plan", "preflight", "report", "import", "export", "data", "pod")
+# A module named `import` could not be imported, and `export` would not say what.
+_MODULES = {"import": "import_weights", "export": "export_weights"}
 
 
 def run() -> None:
@@ -75,13 +65,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     try:
-        commands = {word: partial(_call, place) for word, place in COMMANDS.items()}
-        return run_command(arguments, commands, USAGE)
+        return run_command(arguments, {word: partial(_call, word) for word in COMMANDS}, USAGE)
     except (Exception, KeyboardInterrupt) as error:
         return print_error(error)[1]
 
 
-def _call(place: str, arguments: Sequence[str]) -> int | None:
-    """Calls ``module:function`` of this folder; returns its exit code, None for 0."""
-    module, _, function = place.partition(":")
-    return getattr(import_module(f"efficientnet_pod.cli.{module}"), function)(arguments)
+def _call(word: str, arguments: Sequence[str]) -> int | None:
+    """Calls ``run_WORD``, whose module is imported only now; returns its exit code, None for 0."""
+    module = import_module(f"efficientnet_pod.cli.{_MODULES.get(word, word)}")
+    return getattr(module, f"run_{word}")(arguments)

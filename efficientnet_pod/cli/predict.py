@@ -83,7 +83,7 @@ def _print_all(
                 _warn(file, probabilities)
             else:
                 best = _best(predictor.trained, probabilities, top)
-                print(_as_json(file, best) if as_json else _as_text(file, best), file=out, flush=True)
+                print(_line(file, best, as_json=as_json), file=out, flush=True)
                 titles.append((file, f"{best[0]['name']} {best[0]['probability']:.1%}"))
             advance(1)
     return titles
@@ -98,11 +98,9 @@ def _best(trained: Trained, probabilities: np.ndarray, top: int) -> list[dict[st
     ]
 
 
-def _as_json(file: str, best: Sequence[dict[str, Any]]) -> str:
-    return json.dumps({"image": _printable(file), "predictions": best}, ensure_ascii=False)
-
-
-def _as_text(file: str, best: Sequence[dict[str, Any]]) -> str:
+def _line(file: str, best: Sequence[dict[str, Any]], *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"image": _printable(file), "predictions": best}, ensure_ascii=False)
     classes = (f"{row['name']} {100 * row['probability']:.1f} %" for row in best)
     return f"{_printable(file)}  {', '.join(classes)}"
 

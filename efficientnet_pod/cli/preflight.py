@@ -4,32 +4,22 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import parse_flags, values_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.preflight.quiet import quiet_libraries
-
-_EXAMPLE = "--topology=v3:16x32"
 
 
 def run_preflight(arguments: Sequence[str]) -> None:
     """Compiles a recipe for a machine and prints the report; raises `UserError` if it does not fit."""
     values = parse_flags("preflight", arguments, _define, config=True)
     if values.topology is None and not values.measure:
-        raise UserError(f"preflight needs --topology, e.g. {_EXAMPLE}")
+        raise UserError("preflight needs --topology, e.g. --topology=v3:16x32")
     if values.sweep and values.measure:
         raise UserError("--measure runs one recipe; leave out --sweep, or measure its points one by one")
     with quiet_libraries():  # JAX loads the CUDA plug-in at once, which complains that there is no driver
         from efficientnet_pod.preflight.preflight import Preflight
 
-    preflight = Preflight(
-        topology=values.topology,
-        sweep=values.sweep,
-        measure=values.measure,
-        json=values.json,
-        hlo=values.hlo,
-        cache=values.cache,
-    )
-    preflight.run(values.config.to_dict())
+    Preflight(**values_of(values, Preflight)).run(values.config.to_dict())
 
 
 def _define(values: flags.FlagValues) -> None:
