@@ -110,22 +110,19 @@ def convert(
         "layout": match.layout.title,
         "new_classifier": is_new,
     }
-    constants = image_constants(name) | {
-        field: tuple(about[key])
-        for field, key in (("mean_rgb", "mean"), ("stddev_rgb", "std"))
-        if key in about
-    }
+    mean, std = image_constants(name)
     sizes = (image_size, ours.get("image_size"), about.get("image_size"), network_named(name).image_size)
     return Trained(
         network=name,
         variables=unflatten(match.tensors | (new_classifier(_shapes(name), size) if is_new else {})),
         class_names=_class_names(foreign, class_names, size, is_new=is_new),
         image_size=int(next(filter(None, sizes))),
+        mean_rgb=tuple(about.get("mean", mean)),
+        stddev_rgb=tuple(about.get("std", std)),
         view=ours.get("view", WHOLE if about.get("crop_pct") == 1.0 and ours else CENTRE),
         resize=ours.get("resize", "reference"),
         settings=settings,
         origin=origin if is_new else ours.get("origin", origin),
-        **constants,
     )
 
 
@@ -208,16 +205,16 @@ def _class_names(
     foreign: Foreign, given: Sequence[str] | None, size: int, *, is_new: bool
 ) -> tuple[str, ...]:
     """Returns the given names of the classes, else the file's; none for a new classifier."""
-    if given is not None and len(given) != size:
+    if given is not None:
+        if len(given) == size:
+            return tuple(given)
         raise UserError(
             f"{len(given):,} class names for the {size:,} classes of '{foreign.path}'; give one for each, or "
             f"--num-classes={len(given)} for a new classifier"
         )
-    if given is not None:
-        return tuple(given)
-    of_file: Any = foreign.about.get("class_names")
     if is_new:
         return ()
+    of_file: Any = foreign.about.get("class_names")
     if isinstance(of_file, list | tuple) and len(of_file) == size:
         return tuple(map(str, of_file))
     # A thousand classes without names are ImageNet's, wherever the weights are from.

@@ -1,9 +1,9 @@
 """Trained weights exported: the folder of weights, a model card, and files for other programs."""
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from etils import epath
 
@@ -17,38 +17,24 @@ from efficientnet_pod.weights.model_card import CardFile, model_card
 from efficientnet_pod.weights.trained import Trained
 from efficientnet_pod.workdir.files import cannot_write
 
-
-class Format(NamedTuple):
-    """A form in which weights are written.
-
-    Attributes:
-      file: name of the file in the folder.
-      purpose: use of the file, in a few words.
-      code: Python that loads it; {folder}, {network}, {classes} and {size} stand for values.
-    """
-
-    file: str
-    purpose: str
-    code: str
-
-
+# What `--to` takes. In their code {folder}, {network}, {classes} and {size} stand for values.
 FORMATS = {
-    "safetensors": Format(WEIGHTS, "weights in timm's names, with config.json; import reads it", ""),
-    "keras": Format(
+    "safetensors": CardFile(WEIGHTS, "weights in timm's names, with config.json; import reads it"),
+    "keras": CardFile(
         "model.weights.h5",
         "weights for keras.applications",
         "import keras\n\nmodel = keras.applications.EfficientNet{network}(\n    weights=None, "
         "classes={classes}, input_shape=({size}, {size}, 3)\n)\n"
         'model.load_weights("{folder}/model.weights.h5")  # takes pixels of 0..255, gives probabilities',
     ),
-    "stablehlo": Format(
+    "stablehlo": CardFile(
         "model.stablehlo",
         "program for cpu, tpu and cuda: uint8 pixels in, logits out",
         "import pathlib\n\nfrom jax import export\n\n"
         'program = export.deserialize(bytearray(pathlib.Path("{folder}/model.stablehlo").read_bytes()))\n'
         "logits = program.call(images)  # uint8 (batch, {size}, {size}, 3), levels of 0..255",
     ),
-    "onnx": Format(
+    "onnx": CardFile(
         "model.onnx",
         "program for onnxruntime: float32 pixels in, logits out",
         'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{folder}/model.onnx")\n'
@@ -81,16 +67,19 @@ def export(
         shutil.rmtree(scratch)
     try:
         write_folder(trained, scratch)
-        for name in FORMATS:
-            if name in formats:
-                _write(name, trained, scratch / FORMATS[name].file, onnx_python)
+        if "keras" in formats:
+            write_keras(trained, scratch / FORMATS["keras"].name)
+        if "stablehlo" in formats:
+            write_stablehlo(trained, scratch / FORMATS["stablehlo"].name)
+        if "onnx" in formats:  # the other environment reads the folder of weights
+            write_onnx(scratch, onnx_python)
         files = _files(trained, scratch, out)
         card = model_card(trained, files, name=out.resolve().name, folder=str(out))
         (scratch / "README.md").write_text(card, encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for form in FORMATS.values():  # other weights, from an earlier export
-            if not (scratch / form.file).exists():
-                (out / form.file).unlink(missing_ok=True)
+            if not (scratch / form.name).exists():
+                (out / form.name).unlink(missing_ok=True)
         for file in sorted(scratch.iterdir()):
             file.replace(out / file.name)
     except OSError as error:
@@ -100,16 +89,6 @@ def export(
     return files
 
 
-def _write(name: str, trained: Trained, file: Path, onnx_python: str | None) -> None:
-    match name:
-        case "keras":
-            write_keras(trained, file)
-        case "stablehlo":
-            write_stablehlo(trained, file)
-        case "onnx":  # the other environment reads the folder of weights
-            write_onnx(file.parent, onnx_python)
-
-
 def _files(trained: Trained, folder: Path, out: Path) -> list[CardFile]:
     values = {
         "folder": out,
@@ -117,10 +96,9 @@ def _files(trained: Trained, folder: Path, out: Path) -> list[CardFile]:
         "classes": trained.num_classes,
         "size": trained.image_size,
     }
-    files = [
-        CardFile(form.file, (folder / form.file).stat().st_size, form.purpose, form.code.format(**values))
-        for form in FORMATS.values()
-        if (folder / form.file).exists()
+    config = CardFile(CONFIG, "what the network is, what it sees, the names of its classes")
+    return [
+        dataclasses.replace(file, code=file.code.format(**values), size=(folder / file.name).stat().st_size)
+        for file in (*FORMATS.values(), config)
+        if (folder / file.name).exists()
     ]
-    about = "what the network is, what it sees, the names of its classes"
-    return [*files, CardFile(CONFIG, (folder / CONFIG).stat().st_size, about)]

@@ -15,9 +15,6 @@ from efficientnet_pod.weights.layouts import TIMM
 from efficientnet_pod.weights.trained import CROP_PCT, WHOLE, Trained, default_epsilon
 from efficientnet_pod.workdir.files import cannot_write, is_remote, write_whole
 
-# The first convolution and the classifier in timm's networks.
-_FIRST_AND_LAST = {"resnet50": ("conv1", "fc")}
-
 
 def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
     """Returns timm's name of a network; None if timm has none that computes the same.
@@ -32,11 +29,7 @@ def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
 
 
 def write_folder(trained: Trained, folder: Path) -> None:
-    """Writes the weights and their configuration; reading them back gives the same bits.
-
-    Args:
-      trained: the weights.
-      folder: a new or empty folder, or one written by this function.
+    """Writes weights and configuration to a folder: new, empty or ours. Reading them gives the same bits.
 
     Raises:
       UserError: it cannot be written, or holds other files.
@@ -89,7 +82,8 @@ def _is_own(folder: Path) -> bool:
 def _config(trained: Trained) -> dict[str, Any]:
     """Returns ``config.json``: timm's fields, and ours under ``efficientnet_pod``."""
     size, name = trained.image_size, architecture(trained.network, trained.bn_epsilon)
-    first, classifier = _FIRST_AND_LAST.get(trained.network, ("conv_stem", "classifier"))
+    # The first convolution and the classifier, as timm calls them.
+    ends = ("conv1", "fc") if trained.network == "resnet50" else ("conv_stem", "classifier")
     config: dict[str, Any] = {"architecture": name} if name else {}
     config |= {
         "num_classes": trained.num_classes,
@@ -102,8 +96,8 @@ def _config(trained: Trained) -> dict[str, Any]:
             "mean": list(trained.mean_rgb),
             "std": list(trained.stddev_rgb),
             "num_classes": trained.num_classes,
-            "first_conv": first,
-            "classifier": classifier,
+            "first_conv": ends[0],
+            "classifier": ends[1],
         },
         "efficientnet_pod": {
             "network": trained.network,

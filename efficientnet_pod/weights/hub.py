@@ -29,23 +29,13 @@ def fetch(name: str) -> str:
         for file in (CONFIG, WEIGHTS):
             path = hf_hub_download(repository, file, revision=revision or None)
         return str(Path(path).parent)
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+    except (OSError, ValueError) as error:
+        line = redact(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))
+        has_answered = isinstance(error, errors.HfHubHTTPError | ValueError)
         # LocalEntryNotFoundError: the hub did not answer, and the cache has no copy either.
-        if isinstance(error, errors.HfHubHTTPError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            raise _not_there(name, error) from error
+        if has_answered and not isinstance(error, errors.LocalEntryNotFoundError):
+            rule = f"it must be OWNER/NAME of a repository with {WEIGHTS}"
+            raise UserError(f"hf:{name} cannot be fetched: {line}; {rule}") from error
         raise RunError(
-            f"hf:{name} cannot be fetched: {_first_line(error)}; try again where the hub can be reached"
+            f"hf:{name} cannot be fetched: {line}; try again where the hub can be reached"
         ) from error
-    except (errors.HFValidationError, ValueError) as error:
-        raise _not_there(name, error) from error
-
-
-def _not_there(name: str, error: Exception) -> UserError:
-    return UserError(
-        f"hf:{name} cannot be fetched: {_first_line(error)}; "
-        f"it must be OWNER/NAME of a repository with {WEIGHTS}"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return redact(next((line for line in str(error).splitlines() if line.strip()), type(error).__name__))

@@ -25,15 +25,15 @@ class CardFile:
 
     Attributes:
       name: name of the file.
-      size: its bytes.
       purpose: use of the file, in a few words.
       code: Python that loads it; empty for files that are loaded with their folder.
+      size: its bytes; 0 before it is written.
     """
 
     name: str
-    size: int
     purpose: str
     code: str = ""
+    size: int = 0
 
 
 def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder: str) -> str:

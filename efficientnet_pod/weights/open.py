@@ -39,9 +39,7 @@ def open_weights(path: str, *, which: str = "best", raw: bool = False) -> Traine
 def checkpoint_at(path: str, which: str) -> tuple[Workdir, str] | None:
     """Returns the workdir that a path is in, and the name of its checkpoint; None for paths of other kinds.
 
-    Args:
-      path: a workdir or one of its ``checkpoints/STEP``.
-      which: checkpoint of a workdir: ``best``, ``latest`` or a step.
+    Arguments as of :func:`open_weights`.
     """
     folder = epath.Path(path)
     if path.startswith("hf:"):

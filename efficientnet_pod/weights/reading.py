@@ -16,10 +16,6 @@ from efficientnet_pod.weights.hub import fetch
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK"
 _PICKLE, _NUMPY = b"\x80", b"\x93NUMPY"
-_KINDS = (
-    "a file .safetensors, .h5, .weights.h5 or .keras, a folder with model.safetensors, "
-    "a checkpoint of TensorFlow"
-)
 
 
 def read_foreign(name: str, *, raw: bool = False) -> Foreign:
@@ -66,7 +62,10 @@ def _read_checkpoint(path: Path, name: str, *, raw: bool) -> Foreign:
     prefix = find_checkpoint(path)
     if prefix is None:
         fault = "holds no weights" if path.exists() else "does not exist"
-        raise UserError(f"'{name}' {fault}; weights are {_KINDS}, or hf:OWNER/NAME")
+        raise UserError(
+            f"'{name}' {fault}; weights are a file .safetensors, .h5, .weights.h5 or .keras, "
+            "a folder with model.safetensors, a checkpoint of TensorFlow, or hf:OWNER/NAME"
+        )
     tensors = read_checkpoint(prefix, raw=raw)
     files = sorted(Path(prefix).parent.glob(f"{Path(prefix).name}.*"))
     return Foreign(tensors, name, {}, _digest([file for file in files if file.suffix != ".meta"]))

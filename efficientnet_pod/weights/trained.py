@@ -79,20 +79,15 @@ class Trained:
         return "inception_crop" if self.view == CENTRE else "pad_crop_flip"
 
     def logits(self, levels: Any) -> Any:
-        """Returns float32 logits (batch, classes); a program compiled from this holds the weights.
+        """Returns float32 logits (batch, classes), of levels as :meth:`normalise` takes them.
 
-        Args:
-          levels: see :meth:`normalise`.
+        A program compiled from this holds the weights.
         """
         model: Any = self.model  # what `apply` returns depends on its arguments
         return model.apply(self.variables, self.normalise(levels), train=False)
 
     def normalise(self, levels: Any) -> Any:
-        """Returns float32 images, normalised for the network.
-
-        Args:
-          levels: 0..255, (batch, height, width, 3), of any dtype.
-        """
+        """Returns float32 images for the network, of levels 0..255, (batch, height, width, 3), any dtype."""
         return normalise(levels, self.mean_rgb, self.stddev_rgb)
 
     def label(self, index: int) -> str:
@@ -105,14 +100,14 @@ def view_of(augment: str) -> str:
     return CENTRE if augment == "inception_crop" else WHOLE
 
 
-def image_constants(network: str) -> dict[str, tuple[float, ...]]:
+def image_constants(network: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the published ``mean_rgb`` and ``stddev_rgb`` of a network, for pixels in 0..1.
 
     Source: tensorflow/tpu, efficientnet_builder.py and, for Lite, efficientnet_lite_builder.py; torchvision.
     """
     if network.startswith("lite"):
-        return {"mean_rgb": (127 / 255,) * 3, "stddev_rgb": (128 / 255,) * 3}
-    return {"mean_rgb": MEAN_RGB, "stddev_rgb": STDDEV_RGB}
+        return (127 / 255,) * 3, (128 / 255,) * 3
+    return MEAN_RGB, STDDEV_RGB
 
 
 def default_epsilon(network: str) -> float:

@@ -156,7 +156,16 @@ def write_keras(trained: Trained, path: Path) -> None:
     """
     import h5py
 
-    _require_keras_network(trained)
+    if not trained.network.startswith("b"):
+        raise UserError(
+            f"keras.applications has no {trained.title} that computes what this one does; "
+            "leave keras out of --to, or export b0 to b7"
+        )
+    if trained.bn_epsilon != 1e-3:
+        raise UserError(
+            f"batch norm's epsilon is .001 in Keras's EfficientNets and {trained.bn_epsilon} here; "
+            "leave keras out of --to"
+        )
     tensors = trained.tensors
     names, places = KERAS.names(tensors), KERAS_NUMBERED.names(tensors)
     with h5py.File(path, "w") as file:
@@ -171,17 +180,3 @@ def write_keras(trained: Trained, path: Path) -> None:
         group["0"] = np.asarray(trained.mean_rgb, np.float32)
         group["1"] = np.square(np.asarray(trained.stddev_rgb, np.float64)).astype(np.float32)
         group["2"] = np.int32(0)
-
-
-def _require_keras_network(trained: Trained) -> None:
-    """Raises UserError where ``keras.applications`` has no network that computes the same."""
-    if not trained.network.startswith("b"):
-        raise UserError(
-            f"keras.applications has no {trained.title} that computes what this one does; "
-            "leave keras out of --to, or export b0 to b7"
-        )
-    if trained.bn_epsilon != 1e-3:
-        raise UserError(
-            f"batch norm's epsilon is .001 in Keras's EfficientNets and {trained.bn_epsilon} here; "
-            "leave keras out of --to"
-        )
