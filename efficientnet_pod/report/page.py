@@ -31,9 +31,7 @@ _FOLDER = Path(__file__).parent
 def render(runs: Sequence[ReportRun], *, refresh_seconds: int | None = None) -> str:
     """Returns the page of one run, or of several side by side; the same runs give the same page.
 
-    Args:
-      runs: runs from :func:`run_of`.
-      refresh_seconds: interval at which a browser loads the file again; None: never.
+    A browser loads the file again every ``refresh_seconds``; None: never.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),

@@ -1,6 +1,5 @@
 """Everything that a workdir holds about a run, with notes on what is missing or damaged."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from etils import epath
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import plural
-from efficientnet_pod.workdir.files import is_remote, reason
+from efficientnet_pod.workdir.files import contents_of, is_remote, reason
 from efficientnet_pod.workdir.journal import is_event
 from efficientnet_pod.workdir.json_lines import Row, parse_lines
 from efficientnet_pod.workdir.mesh import BNGroups, read_mesh
@@ -18,7 +17,7 @@ from efficientnet_pod.workdir.metrics_log import is_metrics_row
 from efficientnet_pod.workdir.owner_record import Holder, holder_of
 from efficientnet_pod.workdir.predictions import EvaluationPredictions, read_predictions
 from efficientnet_pod.workdir.trust_ratios import TrustRatios, read_trust_ratios
-from efficientnet_pod.workdir.values import dig, number, whole
+from efficientnet_pod.workdir.values import dig, number, parse_table, whole
 
 # A page can be made of any of these.
 _ESSENTIAL = ("config.json", "plan.json", "metrics.jsonl", "summary.json")
@@ -82,11 +81,9 @@ class RunRecords:
 
 
 def read_run_records(path: epath.PathLike, *, name: str | None = None) -> RunRecords:
-    """Returns the contents of a workdir, with notes on what is missing or damaged.
+    """Returns the contents of a workdir, local or remote, with notes on what is missing or damaged.
 
-    Args:
-      path: workdir, local or remote.
-      name: name of the run; by default the name of the folder.
+    The name of the run is by default the name of the folder.
 
     Raises:
       UserError: there is no such folder, it has no records of a run, or a file cannot be read.
@@ -176,14 +173,10 @@ class _Reader:
         stored = self._bytes(name)
         if stored is None:
             return None
-        try:
-            table = json.loads(stored)
-        except (ValueError, RecursionError):
-            table = None
-        if isinstance(table, dict):
-            return table
-        self.notes.append(f"{name} is damaged, it is not a table in JSON, and left out.")
-        return None
+        table = parse_table(stored)
+        if table is None:
+            self.notes.append(f"{name} is damaged, it is not a table in JSON, and left out.")
+        return table
 
     def lines(self, name: str, is_row: Callable[[Row], bool] = lambda row: True) -> list[Row] | None:
         """Returns the rows of a file of JSON lines, None if there is no file."""
@@ -210,7 +203,7 @@ class _Reader:
                 folder = os.path.realpath(self._folder)
                 if not os.path.realpath(file).startswith(os.path.join(folder, "")):
                     return None
-            return file.read_bytes() if file.exists() else None
+            return contents_of(file)
         except Exception:  # the page can do without a picture
             return None
 
@@ -219,9 +212,7 @@ class _Reader:
             return None
         file = self._folder / name
         try:
-            return file.read_bytes()
-        except FileNotFoundError:  # removed since the folder was listed
-            return None
+            return contents_of(file)
         except Exception as error:
             raise UserError(
                 f"'{file}' cannot be read: {reason(error)}; correct that or give a copy of the workdir"

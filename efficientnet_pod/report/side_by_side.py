@@ -33,13 +33,7 @@ class ReportRun:
 
 
 def run_of(records: RunRecords, place: int = 0, *, assume_alive: bool | None = None) -> ReportRun:
-    """Returns a run for the page.
-
-    Args:
-      records: contents of its workdir.
-      place: index of the run on the page.
-      assume_alive: as for :func:`state_of`.
-    """
+    """Returns the run at an index of the page; ``assume_alive`` is as for :func:`state_of`."""
     state = state_of(records, assume_alive=assume_alive)
     return ReportRun(records, SERIES[place % len(SERIES)], tuple(evaluations(records)), state)
 

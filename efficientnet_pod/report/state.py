@@ -21,10 +21,8 @@ class RunState:
 def state_of(records: RunRecords, *, assume_alive: bool | None = None) -> RunState:
     """Returns the state of a run by its records.
 
-    Args:
-      records: records of the run.
-      assume_alive: whether a run on another machine counts as alive while it holds its workdir; by default it
-        does, and the text says that this cannot be seen from here.
+    With ``assume_alive`` a run on another machine counts as alive while it holds its workdir. By default it
+    does too, and the text says that this cannot be seen from here.
     """
     if _is_complete(records):
         return RunState("complete", f"Complete after {_steps(records)}.")

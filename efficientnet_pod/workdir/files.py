@@ -78,6 +78,14 @@ def write_whole(file: epath.Path | Path, contents: bytes) -> None:
     _sync_folder(file.parent)
 
 
+def contents_of(file: epath.Path) -> bytes | None:
+    """Returns the bytes of a file, None if there is none."""
+    try:
+        return file.read_bytes() if file.exists() else None
+    except FileNotFoundError:  # another process has removed it between the two
+        return None
+
+
 def write_json(file: epath.Path, table: dict[str, Any], *, indent: int | None = None) -> None:
     """Writes a table as JSON, whole or not at all, with the secrets in its strings blanked."""
     write_whole(file, (json.dumps(redact_strings(table), indent=indent) + "\n").encode())

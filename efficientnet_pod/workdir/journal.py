@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from etils import epath
-
 from efficientnet_pod.errors import Preempted, in_one_line
 from efficientnet_pod.workdir.files import warn_if_not_written
 from efficientnet_pod.workdir.json_lines import OptionalLines, Row
 from efficientnet_pod.workdir.redact import redact
 from efficientnet_pod.workdir.time_spent import KINDS, TimeSpent
-from efficientnet_pod.workdir.values import number, time_of
+from efficientnet_pod.workdir.values import number, table_of, time_of
 from efficientnet_pod.workdir.workdir import Workdir
 
 FILE = "journal.jsonl"
@@ -35,12 +33,7 @@ class Journal:
     """
 
     def __init__(self, workdir: Workdir | None, *, warn: Callable[[str], None]):
-        """Reads what earlier starts have written.
-
-        Args:
-          workdir: claimed by the run; None: nothing is written.
-          warn: gets a warning.
-        """
+        """Reads what earlier starts have written; without a workdir, nothing is read or written."""
         self.spent, self.step, self._warn = TimeSpent(), 0, warn
         self._workdir = workdir
         self._lines = OptionalLines(workdir.path / FILE, warn) if workdir else None
@@ -72,7 +65,9 @@ class Journal:
         if self._workdir:
             names: set[str] = set()
             with warn_if_not_written(self._workdir.path, self._warn):
-                names = {*_set_aside(self._workdir.checkpoints), *_set_aside(self._workdir.path)}
+                for folder in (self._workdir.checkpoints, self._workdir.path):
+                    names.update(path.name for path in (folder.iterdir() if folder.exists() else ()))
+            names = {name for name in names if name.startswith(("damaged-", "metrics.jsonl.damaged-"))}
             for name in sorted(names - self._quarantined):
                 self.write("quarantined", what=name)
             self._quarantined |= names
@@ -153,17 +148,9 @@ def seconds_of_kind(events: Sequence[Row], kind: str) -> float | None:
     return sum(known) if known else None
 
 
-def _set_aside(folder: epath.Path) -> list[str]:
-    """Returns the names under which starts of this run have set damaged files of a folder aside."""
-    names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    return [name for name in names if name.startswith(("damaged-", "metrics.jsonl.damaged-"))]
-
-
 def _sum_of_spent(events: Iterable[Row]) -> dict[str, float]:
     seconds = dict.fromkeys(KINDS, 0.0)
     for event in events:
-        spent = event.get("spent")
-        for name, value in spent.items() if isinstance(spent, dict) else ():
-            if name in seconds and isinstance(value, int | float):
-                seconds[name] += value
+        for name in KINDS:
+            seconds[name] += number(table_of(event.get("spent")).get(name)) or 0.0
     return seconds

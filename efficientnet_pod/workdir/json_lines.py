@@ -1,14 +1,14 @@
 """JSON lines: files with one JSON object on each line."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from etils import epath
 
-from efficientnet_pod.workdir.files import is_remote, warn_if_not_written, write_whole
+from efficientnet_pod.workdir.files import contents_of, is_remote, warn_if_not_written, write_whole
 from efficientnet_pod.workdir.redact import redact_strings
+from efficientnet_pod.workdir.values import parse_table
 
 Row = dict[str, Any]
 
@@ -18,23 +18,22 @@ def parse_lines(
 ) -> tuple[list[Row], list[int]]:
     """Returns the rows of a file and the numbers of its damaged lines, from 1.
 
-    A last line without its end is not damaged: it is being written, or a kill tore it.
-
-    Args:
-      stored: contents of the file.
-      is_row: tells whether an object is a row of this file; a line with another one is damaged.
+    A line is damaged if ``is_row`` denies that its object is a row of this file. A last line without its end
+    is not damaged: it is being written, or a kill tore it.
     """
     rows, damaged, lines = [], [], stored.split(b"\n")
     for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):  # not UTF-8, or not JSON
-            row = None
-        if isinstance(row, dict) and is_row(row):
+        row = parse_table(line)
+        if row is not None and is_row(row):
             rows.append(row)
         elif number < len(lines):
             damaged.append(number)
     return rows, damaged
+
+
+def encode_lines(rows: Iterable[Row]) -> bytes:
+    """Returns the contents of a file with these rows."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 class OptionalLines:
@@ -50,16 +49,16 @@ class OptionalLines:
 
     def rows(self) -> list[Row]:
         """Returns the rows of the lines that can be read."""
-        with self._may_fail():
-            return parse_lines(self._stored())[0]
+        with warn_if_not_written(self._file, self._warn_once):
+            return parse_lines(contents_of(self._file) or b"")[0]
         return []
 
     def append(self, rows: Iterable[Row]) -> None:
         """Adds lines."""
-        added = _encode(rows)
-        with self._may_fail():
+        added = encode_lines(map(redact_strings, rows))
+        with warn_if_not_written(self._file, self._warn_once):
             if is_remote(self._file):
-                stored = self._stored()
+                stored = contents_of(self._file) or b""
                 write_whole(self._file, stored + _gap(stored[-1:]) + added)
                 return
             with open(self._file, "ab+") as file:
@@ -69,20 +68,12 @@ class OptionalLines:
 
     def replace(self, rows: Iterable[Row]) -> bool:
         """Replaces all lines; returns whether that succeeded."""
-        with self._may_fail():
-            contents = _encode(rows)
-            if contents != self._stored():
+        with warn_if_not_written(self._file, self._warn_once):
+            contents = encode_lines(map(redact_strings, rows))
+            if contents != (contents_of(self._file) or b""):
                 write_whole(self._file, contents)
             return True
         return False
-
-    def _stored(self) -> bytes:
-        return self._file.read_bytes() if self._file.exists() else b""
-
-    @contextmanager
-    def _may_fail(self) -> Iterator[None]:
-        with warn_if_not_written(self._file, self._warn_once):
-            yield
 
     def _warn_once(self, message: str) -> None:
         if not self._has_warned:
@@ -93,7 +84,3 @@ class OptionalLines:
 def _gap(last: bytes) -> bytes:
     """Returns what a new line needs in front, given the last byte of the file, if it has any."""
     return b"" if last in (b"", b"\n") else b"\n"
-
-
-def _encode(rows: Iterable[Row]) -> bytes:
-    return "".join(json.dumps(redact_strings(row)) + "\n" for row in rows).encode()

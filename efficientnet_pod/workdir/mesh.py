@@ -49,13 +49,7 @@ class BNGroups:
 
 
 def write_mesh(workdir: Workdir, devices: np.ndarray, *, warn: Callable[[str], None]) -> None:
-    """Writes ``mesh.json``; a failure is one line for ``warn``.
-
-    Args:
-      workdir: workdir of the run.
-      devices: JAX devices, (groups, members).
-      warn: gets a warning.
-    """
+    """Writes ``mesh.json`` for JAX devices, (groups, members); a failure is one line for ``warn``."""
 
     def entry(device: Any) -> dict[str, Any]:
         coords, core = getattr(device, "coords", None), getattr(device, "core_on_chip", None)

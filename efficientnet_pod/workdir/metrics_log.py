@@ -1,8 +1,7 @@
 """The metrics of a run: rows of a file and TensorBoard's events, each step once."""
 
-import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -10,8 +9,8 @@ from typing import Self
 from etils import epath
 
 from efficientnet_pod.errors import RunError
-from efficientnet_pod.workdir.files import is_remote, reason, require_written, write_whole
-from efficientnet_pod.workdir.json_lines import Row, parse_lines
+from efficientnet_pod.workdir.files import contents_of, is_remote, reason, require_written, write_whole
+from efficientnet_pod.workdir.json_lines import Row, encode_lines, parse_lines
 from efficientnet_pod.workdir.tensorboard import TensorBoardEvents
 from efficientnet_pod.workdir.values import whole
 from efficientnet_pod.workdir.workdir import Workdir
@@ -69,7 +68,7 @@ class MetricsLog:
         """
         self.close()
         self.rows[:] = [row for row in self.rows if row["step"] <= step]
-        contents = _encode(self.rows)
+        contents = encode_lines(self.rows)
         with require_written(self._file):
             if contents != stored:
                 write_whole(self._file, contents)
@@ -87,9 +86,9 @@ class MetricsLog:
             raise ValueError("the log is closed")
         with require_written(self._file):
             if self._descriptor is None:
-                write_whole(self._file, _encode([*self.rows, row]))
+                write_whole(self._file, encode_lines([*self.rows, row]))
             else:
-                _append(self._descriptor, _encode([row]))
+                _append(self._descriptor, encode_lines([row]))
         self.rows.append(row)
         names = [name for name in row if name not in ("step", "split")]
         self._events.write(row["step"], {f"{row['split']}/{name}": row[name] for name in names})
@@ -120,13 +119,9 @@ def read_metrics(workdir: Workdir) -> list[Row]:
 def _contents(file: epath.Path) -> bytes:
     """Returns the bytes of a file, none if there is no file."""
     try:
-        return file.read_bytes() if file.exists() else b""
+        return contents_of(file) or b""
     except Exception as error:
         raise RunError(f"'{file}' cannot be read: {reason(error)}; correct that and start again") from error
-
-
-def _encode(rows: Iterable[Row]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def _append(descriptor: int, line: bytes) -> None:

@@ -40,15 +40,11 @@ class Owner:
     run_id: str
 
     def __init__(self, folder: epath.Path, *, interval: float = 10.0, warn: Callable[[str], None] = print):
-        """Names the folder; nothing is touched.
+        """Names the workdir; nothing is touched.
 
-        Args:
-          folder: the workdir.
-          interval: seconds between beats.
-          warn: gets a line on a wait for another run, and on a takeover.
+        Beats are ``interval`` seconds apart. ``warn`` gets a line on a wait for another run, on a takeover.
         """
         self._folder, self._file, self._lock = folder, folder / FILE, folder / _LOCK
-        self._is_remote = is_remote(folder)
         self._interval, self._warn = interval, warn
         self.run_id = str(uuid.uuid4())
         self._fields: dict[str, Any] = {}
@@ -172,7 +168,7 @@ class Owner:
     @contextmanager
     def _exclusively(self) -> Iterator[bool]:
         """Lets one process at a time read and then write the file; yields whether files can be locked."""
-        lock = None if self._is_remote else _locked(self._lock)
+        lock = None if is_remote(self._folder) else _locked(self._lock)
         try:
             yield lock is not None
         finally:

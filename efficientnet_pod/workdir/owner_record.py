@@ -1,6 +1,5 @@
 """The owner file of a workdir: which process holds the workdir, and whether that process lives."""
 
-import json
 import os
 import socket
 from contextlib import suppress
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from etils import epath
+
+from efficientnet_pod.workdir.files import contents_of
+from efficientnet_pod.workdir.values import parse_table
 
 FILE = "owner.json"
 
@@ -34,11 +36,7 @@ class OwnerRecord:
     @cached_property
     def fields(self) -> dict[str, Any]:
         """The table in the file; empty if it is damaged, as a crash of the machine may leave it."""
-        try:
-            fields = json.loads(self.text)
-        except ValueError:
-            return {}
-        return fields if isinstance(fields, dict) else {}
+        return parse_table(self.text) or {}
 
     @property
     def run_id(self) -> str | None:
@@ -58,10 +56,8 @@ class OwnerRecord:
 
 def read_owner(file: epath.Path) -> OwnerRecord | None:
     """Returns the contents of an owner file, None if there is no file."""
-    try:
-        return OwnerRecord(file.read_text()) if file.exists() else None
-    except FileNotFoundError:  # given back between the two
-        return None
+    stored = contents_of(file)
+    return None if stored is None else OwnerRecord(stored.decode())
 
 
 @dataclass(frozen=True)

@@ -79,14 +79,7 @@ def write_predictions(
             (workdir.path / name).write_bytes(sample.image)
             pairs = [[label, round(probability, 6)] for label, probability in sample.predicted]
             samples.append({"image": name, "label": sample.label, "predicted": pairs})
-        table = {
-            "step": predictions.step,
-            "classes": list(predictions.classes) or None,
-            "confusions": predictions.confusions,
-            "per_class": predictions.per_class,
-            "samples": samples,
-        }
-        write_json(file, table)
+        write_json(file, vars(predictions) | {"classes": predictions.classes or None, "samples": samples})
 
 
 def read_predictions(
@@ -94,9 +87,7 @@ def read_predictions(
 ) -> EvaluationPredictions:
     """Returns the contents of ``predictions.json``; entries that are not as they should be are left out.
 
-    Args:
-      table: its contents.
-      read_image: returns the bytes of a file by its path in the workdir, None where there is none.
+    ``read_image`` returns the bytes of a file by its path in the workdir, None where there is none.
     """
     classes = (name if isinstance(name, str) else None for name in list_of(table.get("classes")))
     samples = [_read_sample(entry, read_image) for entry in list_of(table.get("samples"))[:_MOST_SAMPLES]]

@@ -86,7 +86,7 @@ def redact(text: str) -> str:
     for value in sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(value, BLANK)
     for pattern in _PATTERNS:
-        text = pattern.sub(_blank, text)
+        text = pattern.sub(lambda match: match.groupdict().get("keep", "") + BLANK, text)
     return text
 
 
@@ -105,7 +105,3 @@ def redact_strings(value: Any) -> Any:
             for name, item in value.items()
         }
     return [redact_strings(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _blank(match: re.Match[str]) -> str:
-    return match.groupdict().get("keep", "") + BLANK

@@ -10,7 +10,7 @@ import numpy as np
 
 from efficientnet_pod.workdir.files import is_remote
 from efficientnet_pod.workdir.json_lines import OptionalLines, Row
-from efficientnet_pod.workdir.values import number, whole
+from efficientnet_pod.workdir.values import list_of, number, whole
 from efficientnet_pod.workdir.workdir import Workdir
 
 FILE = "trust_ratios.jsonl"
@@ -39,7 +39,7 @@ class TrustRatiosLog:
         if not self._tensors:
             return
         header, *rows = [*self._lines.rows(), *self._unwritten] or [{}]
-        kept = [row for row in rows if self._is_row(row) and row["step"] <= step]
+        kept = [row for row in rows if _is_row(row, self._tensors) and row["step"] <= step]
         if header != {"tensors": self._tensors}:
             kept = []
         self._unwritten = []
@@ -61,14 +61,6 @@ class TrustRatiosLog:
         if self._unwritten:
             self._lines.append(self._unwritten)
             self._unwritten = []
-
-    def _is_row(self, row: Row) -> bool:
-        ratios = row.get("ratios")
-        return (
-            isinstance(row.get("step"), int)
-            and isinstance(ratios, list)
-            and len(ratios) == len(self._tensors)
-        )
 
 
 @dataclass(frozen=True)
@@ -137,15 +129,18 @@ def read_trust_ratios(rows: Sequence[Row]) -> TrustRatios | None:
         if isinstance(names := row.get("tensors"), list):
             if tuple(map(str, names)) != tensors:
                 tensors, ratios_of = tuple(map(str, names)), {}
-            continue
-        step, ratios = whole(row.get("step")), row.get("ratios")
-        if step is None or not isinstance(ratios, list) or len(ratios) != len(tensors):
-            continue
-        ratios_of = {earlier: kept for earlier, kept in ratios_of.items() if earlier < step}
-        ratios_of[step] = [np.nan if (known := number(ratio)) is None else known for ratio in ratios]
-    if not tensors or not ratios_of:
+        elif tensors and _is_row(row, tensors):
+            step, ratios = int(row["step"]), [number(ratio) for ratio in row["ratios"]]
+            ratios_of = {earlier: kept for earlier, kept in ratios_of.items() if earlier < step}
+            ratios_of[step] = [np.nan if ratio is None else ratio for ratio in ratios]
+    if not ratios_of:
         return None
     return TrustRatios(tensors, tuple(ratios_of), np.array(list(ratios_of.values()), float))
+
+
+def _is_row(row: Row, tensors: Sequence[str]) -> bool:
+    """Returns whether a row has a step, and a ratio of each tensor."""
+    return whole(row.get("step")) is not None and len(list_of(row.get("ratios"))) == len(tensors)
 
 
 def _forward_order(part: str) -> tuple[int, list[Any]]:

@@ -1,10 +1,20 @@
 """Values of nested tables, as JSON files of a workdir hold them: taken whatever wrote or damaged the file."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 _LARGEST = 1e15  # no number of a run comes near this; charts overflow at the end of the numbers
+
+
+def parse_table(stored: bytes | str) -> dict[str, Any] | None:
+    """Returns the table in a JSON text; None for anything else."""
+    try:
+        table = json.loads(stored)
+    except (ValueError, RecursionError):  # not UTF-8, or not JSON
+        return None
+    return table if isinstance(table, dict) else None
 
 
 def flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

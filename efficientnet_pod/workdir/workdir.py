@@ -1,12 +1,12 @@
 """The workdir of a run: its folder, and its files that hold one table or one text."""
 
-import json
 from typing import Any
 
 from etils import epath
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.workdir.files import require_written, write_json, write_whole
+from efficientnet_pod.workdir.values import parse_table
 
 
 class Workdir:
@@ -37,11 +37,8 @@ class Workdir:
         file = self.path / name
         if not file.exists():
             raise UserError(f"no {name} in '{self.path}'; --workdir must name the folder of a run")
-        try:
-            table = json.loads(file.read_bytes())
-        except ValueError:
-            table = None
-        if not isinstance(table, dict):
+        table = parse_table(file.read_bytes())
+        if table is None:
             raise UserError(
                 f"{name} in '{self.path}' is damaged: it is not a table in JSON; restore it or choose "
                 "another --workdir"

@@ -29,9 +29,7 @@ class Scale:
     def ticks(self, most: int, *, least_step: float = 0.0) -> list[float]:
         """Returns round values of a linear scale: multiples of 1, 2 or 5 times a power of ten.
 
-        Args:
-          most: number of steps between them at most.
-          least_step: distance of neighbours at least, e.g. 1 for whole numbers.
+        There are at most ``most`` steps between them, each at least ``least_step``, e.g. 1 for whole numbers.
         """
         low, high = self.values
         rough = max((high - low) / most, least_step, 1e-300)

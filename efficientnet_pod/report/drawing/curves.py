@@ -130,11 +130,9 @@ def _tick_text(value: float) -> str:
 
 
 def stacked_bar(pieces: Sequence[tuple[float, str]], *, title: str) -> Markup:
-    """Returns a horizontal bar, as wide as its place, whose pieces are shares of its length.
+    """Returns a horizontal bar, as wide as its place: from the left, shares (size, colour variable).
 
-    Args:
-      pieces: (size, colour variable) of each, from the left.
-      title: text that is read out instead of the bar.
+    The title is read out instead of the bar.
     """
     drawing = Drawing(940, 30)
     unit, x = drawing.width / (sum(size for size, _ in pieces) or 1.0), 0.0

@@ -30,9 +30,8 @@ class Drawing:
 
     def path(self, data: str, **style: str | float) -> None:
         """Adds a path, without fill by default; ``style`` holds properties of CSS, with ``_`` for ``-``."""
-        css = "; ".join(
-            f"{name.replace('_', '-')}: {value}" for name, value in ({"fill": "none"} | style).items()
-        )
+        style = {"fill": "none"} | style
+        css = "; ".join(f"{name.replace('_', '-')}: {value}" for name, value in style.items())
         self._elements.append(Markup('<path d="{}" style="{}"/>').format(data, css))
 
     def text(self, x: float, y: float, text: str, *, anchor: str = "middle", ink: str = "muted") -> None:
@@ -41,11 +40,9 @@ class Drawing:
         self._elements.append(template.format(_pixels(x), _pixels(y), anchor, colour(ink), text))
 
     def svg(self, title: str, *, stretched: bool = False) -> Markup:
-        """Returns the element.
+        """Returns the element, whose title is read out instead of it.
 
-        Args:
-          title: read out instead of the drawing.
-          stretched: let the drawing fill the height that the style sheet sets; for one without texts.
+        A ``stretched`` one fills the height that the style sheet sets; for a drawing without texts.
         """
         if stretched:
             size = Markup('class="bar" preserveAspectRatio="none"')

@@ -33,15 +33,9 @@ def plan(runs: Sequence[ReportRun]) -> Section:
     return Section("plan", "Plan", [PageTable(header, rows), *texts])
 
 
-def _counts(records: RunRecords, *parts: tuple[str, str]) -> list[str]:
-    """Returns the known whole numbers of (field of the plan, format)."""
-    values = ((whole(dig(records.plan, field)), form) for field, form in parts)
-    return [form.format(value) for value, form in values if value is not None]
-
-
-def _numbers(records: RunRecords, *parts: tuple[str, str]) -> list[str]:
-    """Returns the known numbers of (field of the plan, format)."""
-    values = ((number(dig(records.plan, field)), form) for field, form in parts)
+def _known(read: Callable[[Any], float | None], records: RunRecords, *parts: tuple[str, str]) -> list[str]:
+    """Returns the known values of (field of the plan, format): ``read`` gives None for an unknown one."""
+    values = ((read(dig(records.plan, field)), form) for field, form in parts)
     return [form.format(value) for value, form in values if value is not None]
 
 
@@ -54,14 +48,14 @@ def _model(records: RunRecords) -> Iterable[str | None]:
     name, dtype = dig(records.plan, "recipe.model.name"), dig(records.plan, "compute_dtype")
     yield network_title(name) if name else None
     yield _plural(records, "num_classes", "class", "classes")
-    yield from _counts(records, ("image_size", "{:,} px"))
+    yield from _known(whole, records, ("image_size", "{:,} px"))
     yield f"{dtype} convolutions" if dtype else None
 
 
 def _data(records: RunRecords) -> Iterable[str | None]:
     name = dig(records.plan, "recipe.data.name")
     yield str(name) if name else None
-    yield from _counts(records, ("num_train", "{:,} images to train"), ("num_eval", "{:,} to evaluate"))
+    yield from _known(whole, records, ("num_train", "{:,} images to train"), ("num_eval", "{:,} to evaluate"))
 
 
 def _devices(records: RunRecords) -> Iterable[str | None]:
@@ -70,19 +64,19 @@ def _devices(records: RunRecords) -> Iterable[str | None]:
 
 def _batch(records: RunRecords) -> Iterable[str]:
     per_host, per_replica = ("host_batch", "{:,} per host"), ("per_replica_batch", "{:,} per replica")
-    return _counts(records, ("recipe.global_batch", "{:,} global"), per_host, per_replica)
+    return _known(whole, records, ("recipe.global_batch", "{:,} global"), per_host, per_replica)
 
 
 def _batch_norm(records: RunRecords) -> Iterable[str | None]:
-    yield from _counts(records, ("bn_batch", "{:,} images together"))
+    yield from _known(whole, records, ("bn_batch", "{:,} images together"))
     group = _plural(records, "recipe.bn_group_size", "replica")
     yield f"groups of {group}" if group else None
 
 
 def _steps(records: RunRecords) -> Iterable[str | None]:
     yield _plural(records, "total_steps", "step")
-    yield from _numbers(
-        records, ("recipe.epochs", "{:,.6g} epochs"), ("steps_per_epoch", "{:,.2f} steps an epoch")
+    yield from _known(
+        number, records, ("recipe.epochs", "{:,.6g} epochs"), ("steps_per_epoch", "{:,.2f} steps an epoch")
     )
 
 
@@ -117,7 +111,8 @@ def _schedule(records: RunRecords) -> Iterable[str | None]:
 
 
 def _regularisation(records: RunRecords) -> Iterable[str]:
-    return _numbers(
+    return _known(
+        number,
         records,
         ("dropout", "dropout {:g}"),
         ("recipe.model.survival_probability", "survival probability {:g}"),
@@ -127,8 +122,8 @@ def _regularisation(records: RunRecords) -> Iterable[str]:
 
 
 def _evaluation(records: RunRecords) -> Iterable[str]:
-    yield from _numbers(records, ("recipe.eval_epochs", "every {:,.6g} epochs"))
-    yield from _counts(records, ("eval_batch", "in batches of {:,}"))
+    yield from _known(number, records, ("recipe.eval_epochs", "every {:,.6g} epochs"))
+    yield from _known(whole, records, ("eval_batch", "in batches of {:,}"))
 
 
 _PLAN_ROWS: dict[str, Callable[[RunRecords], Iterable[str | None]]] = {

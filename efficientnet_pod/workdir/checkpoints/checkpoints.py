@@ -3,7 +3,8 @@
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -100,11 +101,8 @@ class Checkpoints:
         Raises:
           UserError: no such step, or it is damaged.
         """
-        self._require(step)
-        try:
+        with self._existing(step):
             return read_commit(self._folder.of(step))
-        except Damaged as damage:
-            raise self._refusal(step, damage) from damage
 
     def save(
         self, step: int, state: Any, *, metrics: dict[str, float], record: dict[str, Any] | None = None
@@ -149,9 +147,7 @@ class Checkpoints:
     def restore(self, step: int, abstract_state: Any) -> Any:
         """Returns the state saved at ``step`` as NumPy arrays, every bit verified. Changes no file.
 
-        Args:
-          step: one that was saved.
-          abstract_state: structure, shapes and dtypes of the state, e.g. from ``jax.eval_shape``.
+        ``abstract_state`` has its structure, shapes and dtypes, e.g. from ``jax.eval_shape``.
 
         Raises:
           UserError: no such step, it is damaged, or it is of another network or optimizer.
@@ -162,10 +158,8 @@ class Checkpoints:
     def variables(self, step: int, abstract: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
         """Returns the network's variables saved at ``step`` as NumPy arrays; no other tensor is read.
 
-        Args:
-          step: one that was saved.
-          abstract: their structure, shapes and dtypes.
-          averaged: take the averaged weights if there are any, else the raw ones.
+        ``abstract`` has their structure, shapes and dtypes. With ``averaged`` they are the averaged weights
+        if there are any, else the raw ones.
 
         Raises:
           UserError: no such step, it is damaged, or it is of another network.
@@ -183,10 +177,7 @@ class Checkpoints:
         """Returns step, state and commit of the newest good checkpoint, None only if there never was one.
 
         Newer ones are damaged: they are renamed ``damaged-<step>-<time>`` with all their files. Interrupted
-        saves are removed. Both cause a warning.
-
-        Args:
-          abstract_state: as for :meth:`restore`.
+        saves are removed. Both cause a warning. ``abstract_state`` is as for :meth:`restore`.
 
         Raises:
           UserError: there are checkpoints and none is good, or the newest good one is of another network or
@@ -227,30 +218,29 @@ class Checkpoints:
         self.wait()
         self._folder.forget_after(step)
 
-    def _require(self, step: int) -> None:
-        if step not in self._folder.listed:
-            steps = ", ".join(map(str, self.steps)) or "none"
-            raise UserError(f"no checkpoint of step {step} in {self._folder.path}; there are: {steps}")
+    def _others(self, step: int) -> str:
+        return ", ".join(str(other) for other in self.steps if other != step) or "none"
 
-    def _refusal(self, step: int, damage: Damaged) -> UserError:
-        others = ", ".join(str(other) for other in self.steps if other != step) or "none"
-        return UserError(
-            f"checkpoint {step} in {self._folder.path} is damaged: {damage}; "
-            f"choose another, there are: {others}"
-        )
+    @contextmanager
+    def _existing(self, step: int) -> Iterator[None]:
+        """Turns a missing step, and damage met inside, into a UserError that names the other steps."""
+        folder = self._folder.path
+        if step not in self._folder.listed:
+            raise UserError(f"no checkpoint of step {step} in {folder}; there are: {self._others(step)}")
+        try:
+            yield
+        except Damaged as damage:
+            raise UserError(
+                f"checkpoint {step} in {folder} is damaged: {damage}; "
+                f"choose another, there are: {self._others(step)}"
+            ) from damage
 
     def _restore(self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = "") -> Any:
-        self._require(step)
-        try:
+        with self._existing(step):
             return self._read(step, abstract_state, of=of)[0]
-        except Damaged as damage:
-            raise self._refusal(step, damage) from damage
 
     def _read(self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = "") -> tuple[Any, Commit]:
-        """Returns a verified state and its commit, with only the tensors whose paths begin with ``of``.
-
-        Raises Damaged, UserError or RunError.
-        """
+        """Returns a verified state and its commit, with only the tensors whose paths begin with ``of``."""
         folder = self._folder.of(step)
         try:
             commit = read_commit(folder)
@@ -303,7 +293,8 @@ class Checkpoints:
         else:
             place = "state-again" if old and old["state"] == "state" else "state"
             self._folder.mark(step)
-            _save_arrays(folder / place, state)
+            with _checkpointer() as checkpointer:
+                checkpointer.save(folder / place, args=ocp.args.PyTreeSave(state))
             files = sizes_of_files(folder / place)
             inject.at("saving", step)
         created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -331,11 +322,6 @@ def _checkpointer() -> ocp.Checkpointer:
     )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-def _save_arrays(folder: epath.Path, state: Any) -> None:
-    with _checkpointer() as checkpointer:
-        checkpointer.save(folder, args=ocp.args.PyTreeSave(state))
 
 
 def _restore_arrays(folder: epath.Path, abstract_state: Any, partial: bool) -> Any:

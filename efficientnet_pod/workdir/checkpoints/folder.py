@@ -14,7 +14,14 @@ from efficientnet_pod.workdir.checkpoints.commit import (
     read_commit,
     require_files,
 )
-from efficientnet_pod.workdir.files import free_bytes, reason, remove, require_written, write_whole
+from efficientnet_pod.workdir.files import (
+    contents_of,
+    free_bytes,
+    reason,
+    remove,
+    require_written,
+    write_whole,
+)
 
 # Contents of a mark that is not a copy of a commit.
 _WRITING = b"This checkpoint is being written: there is nothing of value in it.\n"
@@ -49,7 +56,7 @@ class CheckpointFolder:
         """The committed and the damaged steps, ascending."""
         names = set(self.names)
         steps = sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
-        return [step for step in steps if _mark_name(step) not in names or not self._is_nothing(step)]
+        return [step for step in steps if self._mark(step).name not in names or not self._is_nothing(step)]
 
     @property
     def steps(self) -> list[int]:
@@ -89,8 +96,7 @@ class CheckpointFolder:
 
     def mark(self, step: int) -> None:
         """Marks a checkpoint as being written: after a crash it is the one committed before, or none."""
-        commit = self.of(step) / COMMIT
-        self._write_mark(step, commit.read_bytes() if commit.exists() else _WRITING)
+        self._write_mark(step, contents_of(self.of(step) / COMMIT) or _WRITING)
 
     def commit(self, step: int, contents: bytes) -> None:
         """Writes ``commit.json``, after a copy in the mark, from which :meth:`tidy` restores a lost one.
@@ -104,13 +110,12 @@ class CheckpointFolder:
     def tidy(self, step: int) -> str | None:
         """Finishes what a marked checkpoint's mark says, then removes the mark; warns of files that stay.
 
-        Returns:
-          A few words on what has been removed and why; None if nothing was.
+        Returns a few words on what has been removed and why; None if nothing was.
         """
-        folder, mark = self.of(step), self.path / _mark_name(step)
+        folder, mark = self.of(step), self._mark(step)
         removed = None
         try:
-            mark_contents = self._read_mark(step)
+            mark_contents = contents_of(mark)
             if mark_contents is None:
                 return None
             self._write_back(step)
@@ -208,31 +213,26 @@ class CheckpointFolder:
             raise RunError(
                 f"checkpoint '{self.of(step)}' is damaged ({damage}) and cannot be renamed: {reason(error)}"
             ) from error
-        (self.path / _mark_name(step)).unlink(missing_ok=True)
+        self._mark(step).unlink(missing_ok=True)
         self._warn(f"checkpoint {step} in '{self.path}' is damaged: {damage}; it is now named {name}")
 
     def _write_mark(self, step: int, contents: bytes) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / _mark_name(step), contents)
+        write_whole(self._mark(step), contents)
 
-    def _read_mark(self, step: int) -> bytes | None:
-        """Returns the contents of the mark, None if there is none."""
-        mark = self.path / _mark_name(step)
-        try:
-            return mark.read_bytes() if mark.exists() else None
-        except FileNotFoundError:  # another process has just removed it
-            return None
+    def _mark(self, step: int) -> epath.Path:
+        return self.path / f"{step}.unfinished"
 
     def _write_back(self, step: int) -> None:
         """Writes the mark's copy of a commit, if it has one, to ``commit.json``, unless that is equal."""
-        copy, file = self._read_mark(step), self.of(step) / COMMIT
+        copy, file = contents_of(self._mark(step)), self.of(step) / COMMIT
         if copy is None or copy in (_WRITING, _DELETING) or not self.of(step).exists():
             return
         try:
             decode_commit(copy, self.of(step))
         except Damaged:
             return
-        if not file.exists() or file.read_bytes() != copy:
+        if contents_of(file) != copy:
             write_whole(file, copy)
 
     def _uncommit(self, step: int) -> None:
@@ -242,7 +242,7 @@ class CheckpointFolder:
 
     def _is_nothing(self, step: int) -> bool:
         """Returns whether the writing or deletion of a marked checkpoint has been cut short."""
-        return not self._has_commit(step) and self._read_mark(step) in (_WRITING, _DELETING)
+        return not self._has_commit(step) and contents_of(self._mark(step)) in (_WRITING, _DELETING)
 
     def _has_commit(self, step: int) -> bool:
         return (self.of(step) / COMMIT).exists()
@@ -258,7 +258,3 @@ def best_step(commits: dict[int, Commit]) -> int | None:
     return max(
         evaluated_steps(commits), key=lambda step: (commits[step]["metrics"]["top1"], step), default=None
     )
-
-
-def _mark_name(step: int) -> str:
-    return f"{step}.unfinished"
