@@ -6,6 +6,7 @@ else. The CPU compiler turns a depthwise convolution and every kernel gradient i
 same sums are written as matrix products and shifted multiply-adds.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -25,8 +26,8 @@ def conv2d(x: Array, kernel: Array, *, strides: int = 1, symmetric: bool = False
       symmetric: pad half of the (odd) kernel's size on each side, as PyTorch does, instead of "SAME".
     """
     if is_converting():
-        return _xla(x, kernel, strides=strides, groups=1, symmetric=symmetric)
-    return _conv2d(x, convolutions_cpu.varying_as(kernel, x), strides, symmetric)
+        return _xla(x, kernel, strides=strides, symmetric=symmetric)
+    return _dense(x, convolutions_cpu.varying_as(kernel, x), strides, symmetric)
 
 
 def depthwise_conv2d(x: Array, kernel: Array, *, strides: int = 1) -> Array:
@@ -38,87 +39,62 @@ def depthwise_conv2d(x: Array, kernel: Array, *, strides: int = 1) -> Array:
       strides: step between outputs along height and width.
     """
     if is_converting():
-        return _xla(x, kernel, strides=strides, groups=x.shape[-1])
-    return _depthwise_conv2d(x, convolutions_cpu.varying_as(kernel, x), strides)
+        return _xla(x, kernel, strides=strides)
+    return _depthwise(x, convolutions_cpu.varying_as(kernel, x), strides)
 
 
 # --- the operation as XLA has it -------------------------------------------------------------------------
 
 
-def _xla(x: Array, kernel: Array, *, strides: int, groups: int, symmetric: bool = False) -> Array:
+def _xla(x: Array, kernel: Array, *, strides: int, symmetric: bool = False) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         (strides, strides),
         [(size // 2, size // 2) for size in kernel.shape[:2]] if symmetric else "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
+        feature_group_count=x.shape[-1] // kernel.shape[2],
     )
 
 
-def _xla_gradients(x: Array, kernel: Array, dy: Array, **options: int) -> tuple[Array, Array]:
-    return jax.vjp(partial(_xla, **options), x, kernel)[1](dy)
+def _gradients(convolution: Callable[..., Array], x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+    return jax.vjp(convolution, x, kernel)[1](dy)
 
 
 # --- dense -----------------------------------------------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv2d(x: Array, kernel: Array, strides: int, symmetric: bool) -> Array:
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(convolutions_cpu.conv2d, strides=strides, symmetric=symmetric),
-        default=partial(_xla, strides=strides, groups=1, symmetric=symmetric),
-    )
+def _dense(x: Array, kernel: Array, strides: int, symmetric: bool) -> Array:
+    on_cpu = partial(convolutions_cpu.conv2d, strides=strides, symmetric=symmetric)
+    xla = partial(_xla, strides=strides, symmetric=symmetric)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=xla)
 
 
-def _conv2d_forward(
-    x: Array, kernel: Array, strides: int, symmetric: bool
-) -> tuple[Array, tuple[Array, Array]]:
-    return _conv2d(x, kernel, strides, symmetric), (x, kernel)
-
-
-def _conv2d_backward(
+def _dense_backward(
     strides: int, symmetric: bool, operands: tuple[Array, Array], dy: Array
 ) -> tuple[Array, Array]:
-    def on_cpu(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
-        convolution = partial(convolutions_cpu.conv2d, strides=strides, symmetric=symmetric)
-        return jax.vjp(convolution, x, kernel)[1](dy)
-
-    default = partial(_xla_gradients, strides=strides, groups=1, symmetric=symmetric)
-    return lax.platform_dependent(*operands, dy, cpu=on_cpu, default=default)
+    on_cpu = partial(_gradients, partial(convolutions_cpu.conv2d, strides=strides, symmetric=symmetric))
+    xla = partial(_gradients, partial(_xla, strides=strides, symmetric=symmetric))
+    return lax.platform_dependent(*operands, dy, cpu=on_cpu, default=xla)
 
 
-_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+_dense.defvjp(lambda *arguments: (_dense(*arguments), arguments[:2]), _dense_backward)
 
 
 # --- depthwise -------------------------------------------------------------------------------------------
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise_conv2d(x: Array, kernel: Array, strides: int) -> Array:
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(convolutions_cpu.depthwise_conv2d, strides=strides),
-        default=partial(_xla, strides=strides, groups=x.shape[-1]),
-    )
-
-
-def _depthwise_forward(x: Array, kernel: Array, strides: int) -> tuple[Array, tuple[Array, Array]]:
-    return _depthwise_conv2d(x, kernel, strides), (x, kernel)
+def _depthwise(x: Array, kernel: Array, strides: int) -> Array:
+    on_cpu = partial(convolutions_cpu.depthwise_conv2d, strides=strides)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=partial(_xla, strides=strides))
 
 
 def _depthwise_backward(strides: int, operands: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    def on_cpu(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
-        return (
-            convolutions_cpu.depthwise_input_gradient(x.shape, kernel, dy, strides=strides),
-            convolutions_cpu.depthwise_kernel_gradient(x, kernel.shape, dy, strides=strides),
-        )
-
-    default = partial(_xla_gradients, strides=strides, groups=operands[0].shape[-1])
-    return lax.platform_dependent(*operands, dy, cpu=on_cpu, default=default)
+    on_cpu = partial(convolutions_cpu.depthwise_gradients, strides=strides)
+    xla = partial(_gradients, partial(_xla, strides=strides))
+    return lax.platform_dependent(*operands, dy, cpu=on_cpu, default=xla)
 
 
-_depthwise_conv2d.defvjp(_depthwise_forward, _depthwise_backward)
+_depthwise.defvjp(lambda *arguments: (_depthwise(*arguments), arguments[:2]), _depthwise_backward)

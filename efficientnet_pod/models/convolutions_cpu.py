@@ -5,6 +5,7 @@ neither vectorised nor blocked for the caches. The sums here are the same ones i
 float32 whatever the dtype of the arguments, and the results have that dtype.
 """
 
+from collections.abc import Iterator
 from functools import reduce
 from itertools import product
 from operator import add
@@ -36,7 +37,7 @@ class _Window(NamedTuple):
     size: int
     strides: int
     taps: int
-    first_tap: int  # of the whole kernel
+    skipped: tuple[int, int]  # taps of the whole kernel before and after these
     before: int  # padding; negative where a stride skips the first inputs
 
     @classmethod
@@ -46,7 +47,7 @@ class _Window(NamedTuple):
             before = taps // 2  # and after the last input whatever the last output reaches
         first = max(0, before - strides * (-(-size // strides) - 1))
         last = min(taps - 1, size - 1 + before)
-        return cls(size, strides, last - first + 1, first, before - first)
+        return cls(size, strides, last - first + 1, (first, taps - 1 - last), before - first)
 
     @property
     def outputs(self) -> int:
@@ -63,14 +64,10 @@ class _Window(NamedTuple):
         return [(tap, offset) for tap, (offset, rest) in enumerate(reached) if rest == 0]
 
 
-def _windows(
-    x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], strides: int, *, symmetric: bool = False
-) -> tuple[_Window, _Window]:
-    """Returns the windows of height and width; padded alike on both sides, or as "SAME" does."""
-    height, width = (
-        _Window.of(*sizes, strides, symmetric) for sizes in zip(x_shape[1:3], kernel_shape, strict=False)
-    )
-    return height, width
+def _windows(x: Array, kernel: Array, strides: int, *, symmetric: bool = False) -> list[_Window]:
+    """The windows of height and width; padded alike on both sides, or as "SAME" does."""
+    sizes = zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    return [_Window.of(size, taps, strides, symmetric) for size, taps in sizes]
 
 
 def _padded(x: Array, *padding: tuple[int, int]) -> Array:
@@ -82,61 +79,56 @@ def _padded(x: Array, *padding: tuple[int, int]) -> Array:
     return lax.optimization_barrier(lax.pad(x.astype(jnp.float32), jnp.float32(0), config))
 
 
-def _under_tap(padded: Array, tap: tuple[int, int], rows: _Window, columns: _Window) -> Array:
-    """For each output, the value of the padded images that one tap of the kernel meets."""
-    stops = (
-        start + window.strides * (window.outputs - 1) + 1
-        for start, window in zip(tap, (rows, columns), strict=True)
-    )
-    shape = padded.shape
-    return lax.slice(
-        padded, (0, *tap, 0), (shape[0], *stops, shape[3]), (1, rows.strides, columns.strides, 1)
-    )
+def _under_taps(x: Array, rows: _Window, columns: _Window) -> Iterator[tuple[tuple[int, int], Array]]:
+    """Each tap of the kernel, and for each output the value of the padded images that the tap meets."""
+    padded = _padded(x, rows.padding, columns.padding)
+    batch, _, _, channels = x.shape
+    height, width = (window.strides * (window.outputs - 1) + 1 for window in (rows, columns))
+    for i, j in product(range(rows.taps), range(columns.taps)):
+        stop = (batch, i + height, j + width, channels)
+        yield (i, j), lax.slice(padded, (0, i, j, 0), stop, (1, rows.strides, columns.strides, 1))
 
 
 def conv2d(x: Array, kernel: Array, *, strides: int, symmetric: bool = False) -> Array:
     """Returns the dense convolution as a matrix product over the patches of the images."""
-    rows, columns = _windows(x.shape, kernel.shape, strides, symmetric=symmetric)
+    rows, columns = _windows(x, kernel, strides, symmetric=symmetric)
     kernel = _cropped(kernel, rows, columns)
     patches = x.astype(jnp.float32)
     if kernel.shape[:2] != (1, 1) or strides != 1:
-        padded = _padded(x, rows.padding, columns.padding)
-        taps = product(range(rows.taps), range(columns.taps))
-        patches = jnp.concatenate([_under_tap(padded, tap, rows, columns) for tap in taps], axis=-1)
+        patches = jnp.concatenate([values for _, values in _under_taps(x, rows, columns)], axis=-1)
     y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return y.reshape(*patches.shape[:-1], -1).astype(x.dtype)
 
 
 def depthwise_conv2d(x: Array, kernel: Array, *, strides: int) -> Array:
     """Returns the sum over the kernel's taps of the shifted images, each times one weight per channel."""
-    rows, columns = _windows(x.shape, kernel.shape, strides)
+    rows, columns = _windows(x, kernel, strides)
     weights = _cropped(kernel, rows, columns)[:, :, None, None]
-    padded = _padded(x, rows.padding, columns.padding)
-    taps = product(range(rows.taps), range(columns.taps))
-    return reduce(add, (_under_tap(padded, tap, rows, columns) * weights[tap] for tap in taps)).astype(
-        x.dtype
-    )
+    products = (values * weights[tap] for tap, values in _under_taps(x, rows, columns))
+    return reduce(add, products).astype(x.dtype)
 
 
-def depthwise_input_gradient(x_shape: tuple[int, ...], kernel: Array, dy: Array, *, strides: int) -> Array:
-    """Returns the gradient of `depthwise_conv2d` with respect to images of the given shape.
+def depthwise_gradients(x: Array, kernel: Array, dy: Array, *, strides: int) -> tuple[Array, Array]:
+    """Returns the gradients of `depthwise_conv2d` with respect to the images and the kernel."""
+    windows = _windows(x, kernel, strides)
+    return _input_gradient(kernel, dy, *windows), _kernel_gradient(x, dy, *windows)
+
+
+def _input_gradient(kernel: Array, dy: Array, rows: _Window, columns: _Window) -> Array:
+    """The gradient of `depthwise_conv2d` with respect to the images.
 
     Inputs that are congruent modulo the stride meet the same taps: each such phase is a convolution of `dy`
     at stride 1, and their results interleave. At stride 1 the one phase is the kernel, flipped.
     """
-    rows, columns = _windows(x_shape, kernel.shape, strides)
     weights = _cropped(kernel, rows, columns)[:, :, None, None]
     margins = [_margins(window) for window in (rows, columns)]
     padded = _padded(dy, *margins)
     (top, _), (left, _) = margins
-    batch, height, width, channels = (
-        padded.shape[0],
-        *(-(-w.size // strides) for w in (rows, columns)),
-        padded.shape[3],
-    )
+    batch, height, width, channels = dy.shape
+    strides = rows.strides
 
     def phase(row: int, column: int) -> Array:
-        total = jnp.zeros((batch, height, width, channels), jnp.float32)
+        total = jnp.zeros(dy.shape, jnp.float32)
         for (i, down), (j, right) in product(rows.phase(row), columns.phase(column)):
             start = (0, top + down, left + right, 0)
             window = lax.slice(padded, start, (batch, start[1] + height, start[2] + width, channels))
@@ -154,13 +146,12 @@ def _margins(window: _Window) -> tuple[int, int]:
     return max(0, -min(offsets)), max(0, max(offsets))
 
 
-def depthwise_kernel_gradient(x: Array, kernel_shape: tuple[int, ...], dy: Array, *, strides: int) -> Array:
-    """Returns the gradient of `depthwise_conv2d` with respect to a kernel of the given shape.
+def _kernel_gradient(x: Array, dy: Array, rows: _Window, columns: _Window) -> Array:
+    """The gradient of `depthwise_conv2d` with respect to the kernel.
 
     A loop over blocks of the images, and within it over the taps, adds products to one block of partial sums
     for each tap. Only the last reduction crosses pixels: all before it goes element by element, in vectors.
     """
-    rows, columns = _windows(x.shape, kernel_shape, strides)
     padded = _padded(x, rows.padding, columns.padding)
     dy = dy.astype(jnp.float32)
     batch, height, width, channels = dy.shape
@@ -168,7 +159,7 @@ def depthwise_kernel_gradient(x: Array, kernel_shape: tuple[int, ...], dy: Array
     summed = _divisor(batch, _BLOCK_IMAGES)
     abreast = _divisor(batch // summed, _BLOCK_PIXELS // (block_height * width * channels))
     blocks_down = height // block_height
-    taps = rows.taps * columns.taps
+    taps, strides = rows.taps * columns.taps, rows.strides
     block = (abreast, block_height, width, channels)
     reach = (abreast, *(strides * (outputs - 1) + 1 for outputs in (block_height, width)), channels)
 
@@ -186,11 +177,7 @@ def depthwise_kernel_gradient(x: Array, kernel_shape: tuple[int, ...], dy: Array
     iterations = batch // (summed * abreast) * blocks_down * taps
     sums, _ = lax.scan(add_products, zeros, jnp.arange(iterations))
     gradient = sums.sum((1, 2, 3)).reshape(rows.taps, columns.taps, 1, channels)
-    skipped = [
-        (w.first_tap, size - w.first_tap - w.taps)
-        for w, size in zip((rows, columns), kernel_shape, strict=False)
-    ]
-    return jnp.pad(gradient, (*skipped, (0, 0), (0, 0))).astype(x.dtype)
+    return jnp.pad(gradient, (rows.skipped, columns.skipped, (0, 0), (0, 0))).astype(x.dtype)
 
 
 def _divisor(number: int, most: int) -> int:
@@ -200,7 +187,5 @@ def _divisor(number: int, most: int) -> int:
 
 def _cropped(kernel: Array, rows: _Window, columns: _Window) -> Array:
     """The taps of a kernel that meet images somewhere, in float32."""
-    (i, j), (height, width) = zip(
-        *((window.first_tap, window.taps) for window in (rows, columns)), strict=True
-    )
-    return kernel[i : i + height, j : j + width].astype(jnp.float32)
+    (i, _), (j, _) = rows.skipped, columns.skipped
+    return kernel[i : i + rows.taps, j : j + columns.taps].astype(jnp.float32)
