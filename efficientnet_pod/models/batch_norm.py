@@ -56,7 +56,16 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        normalised = partial(_normalised, scale=scale, bias=bias, epsilon=self.epsilon, pack=self.pack)
+
+        def normalised(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
+            # scale · (x − mean) / √(variance + epsilon) + bias, as one multiply and one add for each element;
+            # the folding happens on vectors of `channels`.
+            multiplier = scale * lax.rsqrt(variance + self.epsilon)
+            offset = bias - mean * multiplier
+            multiplier, offset = jnp.tile(multiplier, self.pack), jnp.tile(offset, self.pack)
+            axes = tuple(range(x.ndim - 1))
+            return x.astype(jnp.float32) * jnp.expand_dims(multiplier, axes) + jnp.expand_dims(offset, axes)
+
         # Initialisation runs outside the mesh, on a dummy image: it neither reduces nor updates.
         is_fixed = "/".join(self.path).startswith(self.fixed)
         if not train or is_fixed or self.is_initializing():
@@ -65,7 +74,8 @@ class BatchNorm(nn.Module):
             ghosts = x.reshape(-1, self.ghost_batch, *x.shape[1:])
             moments = jax.vmap(partial(group_moments, axis_name=None))(ghosts)
             y = jax.vmap(normalised)(ghosts, *moments).reshape(x.shape)
-            mean, variance = self._over_axis([jnp.mean(moment, axis=0) for moment in moments])
+            moments = [jnp.mean(moment, axis=0) for moment in moments]
+            mean, variance = moments if self.axis_name is None else lax.pmean(moments, self.axis_name)
         else:
             mean, variance = group_moments(x, self.axis_name, pack=self.pack)
             y = normalised(x, mean, variance)
@@ -73,28 +83,6 @@ class BatchNorm(nn.Module):
         running_mean.value = keep * running_mean.value + (1 - keep) * mean
         running_variance.value = keep * running_variance.value + (1 - keep) * variance
         return y.astype(self.dtype)
-
-    def _over_axis(self, moments: list[jax.Array]) -> list[jax.Array]:
-        return moments if self.axis_name is None else lax.pmean(moments, self.axis_name)
-
-
-def _normalised(
-    x: jax.Array,
-    mean: jax.Array,
-    variance: jax.Array,
-    *,
-    scale: jax.Array,
-    bias: jax.Array,
-    epsilon: float,
-    pack: int,
-) -> jax.Array:
-    """Returns float32 ``scale · (x − mean) / √(variance + epsilon) + bias``."""
-    # One multiply and one add for each element; the folding happens on vectors of `channels`.
-    multiplier = scale * lax.rsqrt(variance + epsilon)
-    offset = bias - mean * multiplier
-    multiplier, offset = jnp.tile(multiplier, pack), jnp.tile(offset, pack)
-    axes = tuple(range(x.ndim - 1))
-    return x.astype(jnp.float32) * jnp.expand_dims(multiplier, axes) + jnp.expand_dims(offset, axes)
 
 
 def group_moments(x: jax.Array, axis_name: str | None, *, pack: int = 1) -> tuple[jax.Array, jax.Array]:

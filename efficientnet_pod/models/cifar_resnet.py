@@ -85,18 +85,11 @@ class CifarResNet18(nn.Module):
 
         Training needs the collection ``batch_stats`` mutable.
         """
-        norm = partial(self.norm, scale_init=OLD_SCALE)
+        block = partial(PreActivation, norm=partial(self.norm, scale_init=OLD_SCALE), dtype=self.dtype)
         x = TorchConv(self.width, 3, dtype=self.dtype, name="stem_conv")(images.astype(self.dtype))
         for number, (times, strides) in enumerate(((1, 1), (2, 2), (4, 2), (4, 2)), start=1):
-            for letter in "ab":
-                block = PreActivation(
-                    times * self.width,
-                    strides if letter == "a" else 1,
-                    norm,
-                    self.dtype,
-                    name=f"block{number}{letter}",
-                )
-                x = block(x, train=train)
+            x = block(times * self.width, strides, name=f"block{number}a")(x, train=train)
+            x = block(times * self.width, 1, name=f"block{number}b")(x, train=train)
         x = x.astype(jnp.float32)
         x = jnp.concatenate([jnp.max(x, axis=(1, 2)), jnp.mean(x, axis=(1, 2))], axis=-1)
         drawn = torch_default(x.shape[-1])
@@ -207,18 +200,12 @@ def whitened_resnet9(*, num_classes: int, norm: partial, dtype: Any, bn_scale: f
     6,570,880 parameters are trained with ten classes and frozen scales, and 729 are not. 94 % in 10 epochs
     with ``bn_scale`` 1/8, ghosts of 32 images, and the images and their mirror images evaluated together.
 
-    With scales that are trained (``bn_scale`` 0), CELU's alpha is .075. Frozen scales s are the source's
-    "frozen BN scales". There s is 1, alpha .3, the logits over 16, and biases learn faster: with 16 times the
-    learning rate and 1/16 of the weight decay first, 64 and 1/64 in the end. Here alpha is .3·s and the
-    logits over 16·s, and all parameters learn alike: a bias that is s times as large has, in proportion, 1/s²
-    times the source's learning rate. So 1/4 (alpha .075, as the article has it first) stands for 16, and 1/8
-    for 64, but for what epsilon does.
-
-    Args:
-      num_classes: size of the logits.
-      norm: partial of :class:`BatchNorm`.
-      dtype: dtype of convolutions and activations.
-      bn_scale: scale of every batch norm, not trained; 0 for trained ones.
+    With scales that are trained (``bn_scale`` 0), CELU's alpha is .075. Otherwise ``bn_scale`` is the scale s
+    of every batch norm and not trained, the source's "frozen BN scales". There s is 1, alpha .3, the logits
+    over 16, and biases learn faster: with 16 times the learning rate and 1/16 of the weight decay first, 64
+    and 1/64 in the end. Here alpha is .3·s and the logits over 16·s, and all parameters learn alike: a bias
+    that is s times as large has, in proportion, 1/s² times the source's learning rate. So 1/4 (alpha .075, as
+    the article has it first) stands for 16, and 1/8 for 64, but for what epsilon does.
 
     Source: davidcpage/cifar10-fast, new_dawn.py, dawn_utils.py and torch_backend.py. That alpha was .075
     before the scales were frozen follows from .3 and a factor of 4; it is from memory too.

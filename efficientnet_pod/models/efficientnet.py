@@ -123,14 +123,10 @@ def block_specs(
     L counts the scaled, rounded blocks, so the first block is never dropped and B0's last has .8125.
     """
     fixed = (stages[0], stages[-1]) if variant.lite else ()
-    scaled = [
-        (stage, stage.blocks if stage in fixed else math.ceil(variant.depth * stage.blocks))
-        for stage in stages
-    ]
-    total = sum(blocks for _, blocks in scaled)
+    depths = [stage.blocks if stage in fixed else math.ceil(variant.depth * stage.blocks) for stage in stages]
     specs: list[BlockSpec] = []
-    for number, (stage, blocks) in enumerate(scaled, start=1):
-        for i in range(blocks):
+    for number, (stage, depth) in enumerate(zip(stages, depths, strict=True), start=1):
+        for i in range(depth):
             specs.append(
                 BlockSpec(
                     name=f"block{number}{chr(ord('a') + i)}",
@@ -139,7 +135,7 @@ def block_specs(
                     filters=round_filters(stage.filters, variant.width),
                     expansion=stage.expansion,
                     strides=stage.strides if i == 0 else 1,
-                    survival_probability=1 - (1 - survival_probability) * len(specs) / total,
+                    survival_probability=1 - (1 - survival_probability) * len(specs) / sum(depths),
                 )
             )
     return specs

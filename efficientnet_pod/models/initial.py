@@ -3,27 +3,13 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Shape = tuple[int, ...]
-# Flax's own form: key, shape and dtype of a tensor → one draw.
-Initializer = Callable[..., jax.Array]
-
-
-class Distribution(Protocol):
-    """A distribution of the values of one tensor; called, it is a Flax initialiser."""
-
-    def __call__(self, key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        """Returns one draw of JAX's."""
-        ...
-
-    def on_host(self, stream: np.random.Generator, shape: Shape) -> np.ndarray:
-        """Returns one float32 draw of numpy's."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +38,7 @@ class Normal:
         return jax.random.normal(key, shape, dtype) * self.std
 
     def on_host(self, stream: np.random.Generator, shape: Shape) -> np.ndarray:
-        """Returns one draw of numpy's."""
+        """Returns one float32 draw of numpy's."""
         return stream.standard_normal(shape, np.float32) * np.float32(self.std)
 
 
@@ -68,7 +54,7 @@ class Uniform:
         return jax.random.uniform(key, shape, dtype, self.low, self.high)
 
     def on_host(self, stream: np.random.Generator, shape: Shape) -> np.ndarray:
-        """Returns one draw of numpy's."""
+        """Returns one float32 draw of numpy's."""
         return stream.uniform(self.low, self.high, shape).astype(np.float32)
 
 
@@ -83,6 +69,10 @@ class Patches:
     def on_host(self, stream: np.random.Generator, shape: Shape) -> np.ndarray:
         """Returns the kernel as numpy; the stream is not read."""
         return np.eye(math.prod(shape[:-1]), shape[-1], dtype=np.float32).reshape(shape)
+
+
+# A distribution of the values of one tensor; called, it is a Flax initialiser.
+Distribution = Constant | Normal | Uniform | Patches
 
 
 def conv_kernel(shape: Shape) -> Normal:
@@ -123,13 +113,9 @@ def torch_kernel(shape: Shape) -> Uniform:
     return torch_default(math.prod(shape[:-1]))
 
 
-def initializer(distribution_of: Callable[[Shape], Distribution]) -> Initializer:
+def initializer(distribution_of: Callable[[Shape], Distribution]) -> Callable[..., jax.Array]:
     """Returns the Flax initialiser of tensors whose distribution follows from their shape."""
-
-    def draw(key: jax.Array, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        return distribution_of(shape)(key, shape, dtype)
-
-    return draw
+    return lambda key, shape, dtype=jnp.float32: distribution_of(shape)(key, shape, dtype)
 
 
 # The values of the tensors that are not random, unless the network says otherwise.

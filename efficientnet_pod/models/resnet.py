@@ -82,17 +82,11 @@ class ResNet(nn.Module):
         x = Conv(STEM_FILTERS, 7, 2, symmetric=True, dtype=self.dtype, name="stem_conv")(x)
         x = nn.relu(self.norm(name="stem_bn")(x, train=train))
         x = max_pool(x, 3, padding=1)
+        block = partial(Bottleneck, norm=self.norm, last_scale=self.last_scale, dtype=self.dtype)
         for number, (blocks, filters, strides) in enumerate(self.stages, start=1):
             for i in range(blocks):
-                block = Bottleneck(
-                    filters,
-                    strides if i == 0 else 1,
-                    self.norm,
-                    self.last_scale,
-                    self.dtype,
-                    name=f"block{number}{chr(ord('a') + i)}",
-                )
-                x = block(x, train=train)
+                name = f"block{number}{chr(ord('a') + i)}"
+                x = block(filters, strides if i == 0 else 1, name=name)(x, train=train)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=CLASSIFIER_INIT, name="classifier")(x)
 

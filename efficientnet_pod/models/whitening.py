@@ -67,16 +67,10 @@ def whitened(variables: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
 
     Raises ValueError where the network has no such place, or several.
     """
-    kernel, places = whitening_kernel(images), 0
-
-    def leaf(path: tuple[Any, ...], old: Any) -> Any:
-        nonlocal places
-        if path[-1].key != "fixed_kernel":
-            return old
-        places += 1
-        return kernel
-
-    params = jax.tree_util.tree_map_with_path(leaf, variables["params"])
-    if places != 1:
-        raise ValueError(f"the network has {places} whitening layers; it must have one")
+    params = variables["params"]
+    places = [path for path, _ in jax.tree.leaves_with_path(params) if path[-1].key == "fixed_kernel"]
+    if len(places) != 1:
+        raise ValueError(f"the network has {len(places)} whitening layers; it must have one")
+    kernel = whitening_kernel(images)
+    params = jax.tree.map_with_path(lambda path, old: kernel if path in places else old, params)
     return variables | {"params": params}
