@@ -89,10 +89,8 @@ class DepthwiseConv(nn.Module):
 def max_pool(x: jax.Array, size: int, *, padding: int = 0) -> jax.Array:
     """Returns the largest values of windows of ``size`` × ``size`` pixels, at stride 2.
 
-    Args:
-      x: images, (batch, height, width, channels).
-      size: height and width of a window.
-      padding: pixels added on each side, which are never the largest.
+    ``x`` has the shape (batch, height, width, channels). The ``padding`` pixels that each side gets are never
+    the largest.
     """
     if is_converting():
         x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)

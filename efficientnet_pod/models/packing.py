@@ -26,10 +26,7 @@ def images_side_by_side(batch: int, stage: int) -> int:
     In the stem and the first three stages as many as leave a row for each of the eight sublanes. The next two
     fill the lanes without; but where images alone would fill them, the compiler would put images there, and
     two side by side make it keep to channels, which is faster. Estimated cycles are in records/tpu_step.md.
-
-    Args:
-      batch: number of images of a replica.
-      stage: 1 to 7, or 0 for the stem.
+    ``stage`` is 1 to 7, or 0 for the stem.
     """
     if stage <= 3:
         return next(pack for pack in (MOST, 4, 2, 1) if batch % (SUBLANES * pack) == 0 or pack == 1)
@@ -39,10 +36,8 @@ def images_side_by_side(batch: int, stage: int) -> int:
 def repack(x: jax.Array, old: int, new: int) -> jax.Array:
     """Returns ``x`` with ``new`` instead of ``old`` images side by side, in the same order.
 
-    Args:
-      x: (batch / old, height, width, old · channels).
-      old: images side by side in ``x``.
-      new: a multiple or divisor of ``old`` that divides the batch.
+    The shape of ``x`` is (batch / old, height, width, old · channels). ``new`` is a multiple or a divisor of
+    ``old`` that divides the batch.
     """
     rows, height, width, channels = x.shape
     per_image = channels // old
