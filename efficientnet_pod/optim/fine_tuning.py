@@ -67,11 +67,9 @@ class InitSettings:
 
     def check(self, params: Any) -> None:
         """Raises UserError for a layer that the network lacks, or where nothing is left to be trained."""
-        paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        for field, layers in (
-            ("frozen", self.frozen),
-            ("lr_factors", [layer for layer, _ in self.lr_factors]),
-        ):
+        paths = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+        named = {"frozen": self.frozen, "lr_factors": [layer for layer, _ in self.lr_factors]}
+        for field, layers in named.items():
             for layer in layers:
                 if not any(path.startswith(layer) for path in paths):
                     near = did_you_mean(layer, {path.partition("/")[0] for path in paths})
@@ -95,30 +93,23 @@ def scaled(optimizer: optax.GradientTransformation, init: InitSettings) -> optax
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = optimizer.update(updates, state, params)
         # An update is the learning rate times something that does not depend on it, momentum included.
-        return jax.tree_util.tree_map_with_path(
-            lambda p, leaf: leaf * init.lr_factor(path_name(p)), updates
-        ), state
+        return jax.tree.map_with_path(lambda p, leaf: leaf * init.lr_factor(path_name(p)), updates), state
 
     return optax.GradientTransformation(optimizer.init, update)
 
 
 def without_gradient(params: Any, init: InitSettings) -> Any:
     """Returns the parameters, the frozen ones as constants: nothing is computed for their gradients."""
-    if not init.frozen:
-        return params
 
     def leaf(path: Any, value: jax.Array) -> jax.Array:
         return jax.lax.stop_gradient(value) if init.is_frozen(path_name(path)) else value
 
-    return jax.tree_util.tree_map_with_path(leaf, params)
+    return jax.tree.map_with_path(leaf, params)
 
 
 def with_fixed_statistics(new: Any, old: Any, init: InitSettings) -> Any:
     """Returns the new BN statistics, but the old ones, to the bit, where they are not to change."""
-    if not (fixed := init.fixed_statistics):
-        return new
-
-    def leaf(path: Any, new: jax.Array, old: jax.Array) -> jax.Array:
-        return old if path_name(path).startswith(fixed) else new
-
-    return jax.tree_util.tree_map_with_path(leaf, new, old)
+    fixed = init.fixed_statistics
+    return jax.tree.map_with_path(
+        lambda p, new, old: old if path_name(p).startswith(fixed) else new, new, old
+    )
