@@ -79,15 +79,10 @@ def base_config() -> Any:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"
-    config.optimizer.sgd = ConfigDict(
-        dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4, l2_everywhere=False)
-    )
-    config.optimizer.rmsprop = ConfigDict(
-        dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5)
-    )
-    config.optimizer.lars = ConfigDict(
-        dict(lr_per_256=0.236, momentum=0.9, weight_decay=1e-5, trust_coefficient=1e-3, epsilon=0.0)
-    )
+    sgd = dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4, l2_everywhere=False)
+    rmsprop = dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5)
+    lars = dict(lr_per_256=0.236, momentum=0.9, weight_decay=1e-5, trust_coefficient=1e-3, epsilon=0.0)
+    config.optimizer.update(sgd=sgd, rmsprop=rmsprop, lars=lars)
 
     config.schedule = ConfigDict()
     config.schedule.name = "constant"

@@ -150,16 +150,9 @@ def resolve(
     num_hosts: int,
     default_dtype: str,
 ) -> Plan:
-    """Returns the plan.
+    """Returns the plan with these attributes, and all that follows from them.
 
-    Args:
-      recipe: what to train.
-      num_train: training images.
-      num_eval: evaluation images.
-      num_classes: size of the logits.
-      num_replicas: devices of all hosts.
-      num_hosts: processes.
-      default_dtype: compute dtype of this platform, where the recipe says ``auto``.
+    ``default_dtype`` is the compute dtype of this platform, where the recipe says ``auto``.
 
     Raises:
       UserError: a number is impossible; the message has its value, the rule and the remedy.

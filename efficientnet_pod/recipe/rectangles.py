@@ -14,22 +14,17 @@ MULTIPLE = 32  # of the longer side: the network halves it five times, and fewer
 def order_of(ratios: np.ndarray) -> np.ndarray:
     """Returns the places of the images in the order they are evaluated, narrowest first, int64 (images,).
 
-    Args:
-      ratios: width / height of each image.
+    ``ratios`` are width / height of each image.
     """
     return np.argsort(ratios, kind="stable")
 
 
 def shapes_of(ratios: np.ndarray, *, image_size: int, eval_batch: int) -> Shapes:
-    """Returns the shapes of consecutive batches of the images in order of their aspect ratio.
+    """Returns the shapes of batches of ``eval_batch`` images, consecutive in order of their aspect ratio.
 
-    The shorter side is ``image_size``, the longer one follows the mean aspect ratio of the batch. Batches of
-    one shape are neighbours, so there are as many programs as there are shapes.
-
-    Args:
-      ratios: width / height of each image.
-      image_size: of the square that this replaces, in pixels.
-      eval_batch: images a step.
+    The shorter side is ``image_size`` pixels, that of the square this replaces. The longer one follows the
+    mean of a batch's ``ratios``, width / height. Batches of one shape are neighbours, so there are as many
+    programs as there are shapes.
 
     Source: the evaluation of imagenet18 (fast.ai, DAWNBench 2018): sorted, chunked, cropped to the mean.
     """

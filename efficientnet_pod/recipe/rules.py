@@ -21,29 +21,16 @@ MAGNITUDE: Range = (lambda value: 0 <= value <= 30, "0 to 30")
 EVEN: Range = (lambda value: value >= 0 and value % 2 == 0, "even and at least 0")
 
 RANGES = {
-    "epochs": ABOVE_0,
-    "eval_epochs": ABOVE_0,
-    "log_steps": ABOVE_0,
-    "keep_checkpoints": ABOVE_0,
-    "checkpoint_minutes": AT_LEAST_0,
-    "stuck_seconds": AT_LEAST_0,
-    "label_smoothing": SHARE,
-    "ema_decay": SHARE,
+    **dict.fromkeys(("checkpoint_minutes", "stuck_seconds", "data.mixup", "data.cutmix"), AT_LEAST_0),
+    **dict.fromkeys(("model.ghost_batch", "model.bn_scale"), AT_LEAST_0),
+    **dict.fromkeys(("data.image_size", "data.skip_corrupt"), AT_LEAST_0),
+    **dict.fromkeys(("data.policy_layers", "init.bn_images"), AT_LEAST_1),
+    **dict.fromkeys(("epochs", "eval_epochs", "log_steps", "keep_checkpoints", "model.bn_epsilon"), ABOVE_0),
+    **dict.fromkeys(("label_smoothing", "ema_decay", "model.bn_momentum"), SHARE),
+    **dict.fromkeys(("model.survival_probability", "data.min_crop_area"), NON_ZERO_SHARE),
     "model.dropout": BELOW_1,
-    "model.survival_probability": NON_ZERO_SHARE,
-    "model.bn_momentum": SHARE,
-    "model.bn_epsilon": ABOVE_0,
-    "model.ghost_batch": AT_LEAST_0,
-    "model.bn_scale": AT_LEAST_0,
-    "data.image_size": AT_LEAST_0,
-    "data.min_crop_area": NON_ZERO_SHARE,
-    "data.policy_layers": AT_LEAST_1,
     "data.policy_magnitude": MAGNITUDE,
     "data.cutout": EVEN,
-    "data.mixup": AT_LEAST_0,
-    "data.cutmix": AT_LEAST_0,
-    "data.skip_corrupt": AT_LEAST_0,
-    "init.bn_images": AT_LEAST_1,
 }
 
 
