@@ -27,7 +27,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         raise UserError(f"evaluate needs the path of weights, {given}; e.g. {_EXAMPLE}")
     if values.json and not Path(values.json).absolute().parent.is_dir():
         raise UserError(f"--json={values.json} is in a folder that does not exist; make it or name another")
-    with joined(values) as host, host.interrupt.nothing_to_lose():
+    with joined(values) as (interrupt, _), interrupt.nothing_to_lose():
         # These take seconds to import; a signal then counts already.
         from efficientnet_pod.evaluate.overrides import Overrides
         from efficientnet_pod.evaluate.weights import evaluate_path

@@ -4,7 +4,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -29,23 +29,12 @@ def define_hosts(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("silent_seconds", None, about, 4, flag_values=values)
 
 
-class Host(NamedTuple):
-    """This process in a run.
-
-    Attributes:
-      interrupt: signals that ask this process to stop.
-      peers: the other hosts, joined.
-    """
-
-    interrupt: Interrupt
-    peers: "Peers"
-
-
 @contextmanager
-def joined(values: flags.FlagValues) -> Iterator[Host]:
+def joined(values: flags.FlagValues) -> Iterator[tuple[Interrupt, "Peers"]]:
     """Connects this process to the other hosts of a run, by the flags of :func:`define_hosts`.
 
-    If any host fails, all end; its error is printed here first.
+    Yields the signals that ask this process to stop, and the other hosts. If any host fails, all end; its
+    error is printed here first.
     """
     interrupt = until_the_end.enter_context(Interrupt())
     with interrupt.nothing_to_lose():  # these take seconds to import; a signal then counts already
@@ -63,7 +52,7 @@ def joined(values: flags.FlagValues) -> Iterator[Host]:
                 where = (values.coordinator, values.processes, values.process)
                 peers.join(*where, silent_seconds=values.silent_seconds)
             try:
-                yield Host(interrupt, peers)
+                yield interrupt, peers
             except Preempted as error:
                 preempted = error
             interrupt.all_is_saved()

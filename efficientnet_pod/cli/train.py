@@ -10,8 +10,8 @@ from efficientnet_pod.cli.host import define_hosts, joined
 def run_train(arguments: Sequence[str]) -> None:
     """Trains the recipe that the flags name and prints its results, on host 0."""
     values = parse_flags("train", arguments, define_hosts, workdir=True, config=True)
-    with joined(values) as host:
-        with host.interrupt.nothing_to_lose():  # these take seconds to import; a signal then counts already
+    with joined(values) as (interrupt, peers):
+        with interrupt.nothing_to_lose():  # these take seconds to import; a signal then counts already
             from efficientnet_pod.pod import hosts
             from efficientnet_pod.train.train import train_and_evaluate
 
@@ -19,8 +19,8 @@ def run_train(arguments: Sequence[str]) -> None:
             values.config.to_dict(),
             values.workdir,
             compile_apart=True,
-            interrupt=host.interrupt,
-            peers=host.peers,
+            interrupt=interrupt,
+            peers=peers,
         )
         if hosts.index() == 0:
             _print_summary(summary, values.workdir)

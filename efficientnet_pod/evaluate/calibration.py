@@ -43,11 +43,9 @@ class Calibration:
         self._not_finite = 0
 
     def add(self, batch: Mapping[str, np.ndarray], predictions: TopClasses) -> None:
-        """Adds a batch.
+        """Adds a batch: this host's ``label`` and ``mask``.
 
-        Args:
-          batch: this host's ``label`` and ``mask``.
-          predictions: most probable classes of the global batch, on the devices.
+        The predictions, on the devices, are those for the global batch.
         """
         classes, probabilities = map(of_this_host, (predictions.classes, predictions.probabilities))
         confidence = probabilities[:, 0].astype(np.float64)
@@ -64,10 +62,7 @@ class Calibration:
     def merged(self, images: int) -> tuple[Bin, ...] | None:
         """Returns on host 0 the bins of all hosts' images, in order; None on the others.
 
-        Every host calls it.
-
-        Args:
-          images: number of images in the set.
+        Every host calls it, with the number of images in the set.
 
         Raises:
           ValueError: an image has no finite probability.

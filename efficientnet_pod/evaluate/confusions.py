@@ -46,11 +46,9 @@ class Confusions:
         self._most_of_a_class = math.ceil(SAMPLES / num_classes)
 
     def add(self, batch: Mapping[str, np.ndarray], predictions: TopClasses) -> None:
-        """Adds a batch.
+        """Adds a batch: this host's ``image``, ``label`` and ``mask``.
 
-        Args:
-          batch: this host's ``image``, ``label`` and ``mask``.
-          predictions: most probable classes of the global batch, on the devices.
+        The predictions, on the devices, are those for the global batch.
         """
         classes, probabilities = map(of_this_host, (predictions.classes, predictions.probabilities))
         real, labels = np.flatnonzero(batch["mask"] > 0), batch["label"]
@@ -79,10 +77,7 @@ class Confusions:
     def merged(self, images: int) -> Pairs | None:
         """Returns on host 0 the images of all hosts by label and predicted class; None on the others.
 
-        Every host calls it.
-
-        Args:
-          images: number of images in the set.
+        Every host calls it, with the number of images in the set.
 
         Raises:
           RuntimeError: another number of images was added.

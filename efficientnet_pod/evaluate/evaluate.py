@@ -64,11 +64,16 @@ def evaluate(
         return stopped
 
     batches = eval_batches(run)
+    sizes = [(height, width) for height, width, count in run.plan.eval_shapes for _ in range(count)]
     with closing(Feed(_keep(batches, kept) if collect else batches, run.mesh)) as feed:
-        for number, shape in enumerate(_shapes(run)):
+        for number, (height, width) in enumerate(sizes):
             inject.at("evaluating", number)
-            batch = _next(feed, stop)
-            batch = nothing(shape, run, mask=True) if batch is None else batch
+            try:
+                batch = feed.next(stop)  # None if none comes before a stop
+            except StopIteration:
+                batch = None
+            if batch is None:
+                batch = nothing((run.plan.eval_batch, height, width, 3), run, mask=True)
             command = signals[STOP if stop() else GO]
             in_flight.append(eval_step(variables, batch | {"command": command}))
             # Every host reads as far behind as the others, so all leave at the same batch.
@@ -87,20 +92,6 @@ def _keep(batches: Iterator[Any], kept: deque[Mapping[str, np.ndarray]]) -> Iter
     for batch in batches:
         kept.append(batch)
         yield batch
-
-
-def _next(feed: Feed, stop: Callable[[], bool]) -> dict[str, jax.Array] | None:
-    """Returns the next batch; None after the last one, and if none comes before a stop."""
-    try:
-        return feed.next(stop)
-    except StopIteration:
-        return None
-
-
-def _shapes(run: Run) -> Iterator[tuple[int, ...]]:
-    for height, width, batches in run.plan.eval_shapes:
-        for _ in range(batches):
-            yield (run.plan.eval_batch, height, width, 3)
 
 
 def eval_batches(run: Run) -> Iterator[Any]:

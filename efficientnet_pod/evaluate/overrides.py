@@ -34,11 +34,6 @@ class Overrides:
     image_size: int | None = None
     flip: bool | None = None
 
-    @property
-    def only_flips(self) -> bool:
-        """Whether images and batches stay as they are."""
-        return dataclasses.replace(self, flip=None) == Overrides()
-
     def applied(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns the config with these values.
 
@@ -47,8 +42,8 @@ class Overrides:
         """
         if self.flip is not None:
             config = config | {"eval_flip": self.flip}
-        if self.only_flips:
-            return config
+        if dataclasses.replace(self, flip=None) == Overrides():
+            return config  # images and batches stay as they are
         data = dict(config["data"])
         if self.data:
             data |= {"name": self.data, "data_dir": self.data_dir or ""}

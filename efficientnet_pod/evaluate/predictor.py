@@ -1,7 +1,7 @@
 """A predictor of a few images: arrays or files in, probabilities of all classes out."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,7 @@ from efficientnet_pod.weights.trained import Trained
 
 
 class Predictor:
-    """A trained network, ready to look at images: float32, on one device.
+    """A trained network, ready to look at images: float32, on one device. ``trained`` are its weights.
 
     :func:`efficientnet_pod.evaluate.weights.evaluate_path` evaluates a large set on all devices.
     """
@@ -34,13 +34,16 @@ class Predictor:
         """
         if batch < 1:
             raise UserError(f"a batch of {batch} images is none; give 1 or more")
-        self._trained, self._batch, self._flip = trained, batch, flip
+        self.trained, self._batch = trained, batch
         self._variables = jax.tree.map(jnp.asarray, dict(trained.variables))
+        model: Any = trained.model  # what `apply` returns depends on its arguments
 
-    @property
-    def trained(self) -> Trained:
-        """The weights."""
-        return self._trained
+        def predict(variables: Any, images: jax.Array) -> jax.Array:
+            apply = partial(model.apply, variables, train=False)
+            logits = mean_with_mirror(apply, trained.normalise(images), flip=flip)
+            return jax.nn.softmax(logits.astype(jnp.float32))
+
+        self._predict: Any = jax.jit(predict)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class, float32 (images, classes).
@@ -56,7 +59,7 @@ class Predictor:
                 f"images of shape {images.shape} cannot be predicted; it must be (images, height, width, 3), "
                 "levels of 0..255: of one image take image[None]"
             )
-        batches = [np.zeros((0, self._trained.num_classes), np.float32)]
+        batches = [np.zeros((0, self.trained.num_classes), np.float32)]
         for first in range(0, len(images), self._batch):
             part = images[first : first + self._batch]
             padding = np.zeros((self._batch - len(part), *part.shape[1:]), part.dtype)
@@ -85,17 +88,5 @@ class Predictor:
     @property
     def preprocessing(self) -> Preprocessing:
         """Decoding, crop and size of a file, as in evaluation."""
-        trained = self._trained
+        trained = self.trained
         return Preprocessing(image_size=trained.image_size, augment=trained.augment, resize=trained.resize)
-
-    @cached_property
-    def _predict(self) -> Any:
-        model: Any = self._trained.model  # what `apply` returns depends on its arguments
-        normalise = self._trained.normalise
-
-        def predict(variables: Any, images: jax.Array) -> jax.Array:
-            apply = partial(model.apply, variables, train=False)
-            logits = mean_with_mirror(apply, normalise(images), flip=self._flip)
-            return jax.nn.softmax(logits.astype(jnp.float32))
-
-        return jax.jit(predict)

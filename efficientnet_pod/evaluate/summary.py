@@ -138,9 +138,8 @@ class Evaluation:
     def _worst(self) -> Table:
         worst = table("least accurate classes", "accuracy", "right", "images")
         for row in self.worst[:SHOWN]:
-            accuracy = row.hits / row.images
             name = escape(self.class_names[row.label])
-            worst.add_row(name, f"{accuracy:.1%}", f"{row.hits:,}", f"{row.images:,}")
+            worst.add_row(name, f"{row.hits / row.images:.1%}", f"{row.hits:,}", f"{row.images:,}")
         return worst
 
     def _most_confused(self) -> Table:

@@ -163,10 +163,9 @@ def _warnings(run: Run, subject: Subject, path: str) -> Iterator[str]:
     images, data = run.images, run.plan.recipe.data
     yield from images.warnings
     if subject.num_classes:
-        warning = compare_classes(
+        if warning := compare_classes(
             subject.num_classes, subject.class_names, images.class_names, weights=path, data=images.name
-        )
-        if warning:
+        ):
             yield warning
     is_flat = data.train_split == data.eval_split and images.num_train != images.num_eval
     if data.name.startswith("folder:") and is_flat:

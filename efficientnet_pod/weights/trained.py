@@ -116,12 +116,7 @@ def default_epsilon(network: str) -> float:
 
 
 def untrained(network: str, num_classes: int, settings: Mapping[str, Any] | None = None) -> Model:
-    """Returns the network without weights, float32, outside a mesh.
-
-    Args:
-      network: name of the network.
-      num_classes: size of the logits.
-      settings: as :attr:`Trained.settings`; missing ones are neutral.
+    """Returns the network without weights, float32, outside a mesh; settings that are left out are neutral.
 
     Raises:
       UserError: no such network.

@@ -16,8 +16,7 @@ _AVERAGE = "/ExponentialMovingAverage"
 def find_checkpoint(path: Path) -> str | None:
     """Returns the prefix of the checkpoint at a path; None if there is none.
 
-    Args:
-      path: the prefix, one of the files, or a folder that holds one checkpoint.
+    The path is a prefix, one of the files, or a folder that holds one checkpoint.
     """
     if path.is_dir():
         files = list(path.glob("*.index"))
