@@ -44,8 +44,8 @@ def load(path: str, *, checkpoint: str = "best", raw: bool = False) -> tuple[Any
     Raises:
       UserError: there is nothing of the kind, or it is damaged; the message says what to do.
     """
-    found = trained(path, checkpoint=checkpoint, raw=raw)
-    return found.model, dict(found.variables)
+    weights = trained(path, checkpoint=checkpoint, raw=raw)
+    return weights.model, dict(weights.variables)
 
 
 def trained(path: str, *, checkpoint: str = "best", raw: bool = False) -> "Trained":
