@@ -10,7 +10,7 @@ from efficientnet_pod.report.figures import cost_of, evaluations, peak
 from efficientnet_pod.report.head import description
 from efficientnet_pod.report.records import RunRecords
 from efficientnet_pod.report.state import device_of, state_of
-from efficientnet_pod.report.words import network_title
+from efficientnet_pod.report.words import NOT_RECORDED, joined, network_title
 from efficientnet_pod.workdir.journal import starts
 from efficientnet_pod.workdir.values import dig, number, table_of, time_of, whole
 
@@ -88,13 +88,12 @@ def _hours(seconds: float | None) -> float | None:
 
 
 def _hardware(records: RunRecords, devices: int | None, kind: str | None) -> str:
-    chips = cost_of(records).chips
-    parts = [f"{devices:,} devices of kind {kind or 'unknown'}" if devices else "not recorded"]
-    if devices and chips not in (None, devices):
-        parts.append(f"{significant(chips, 6)} chips")
-    if hosts := whole(records.plan.get("num_hosts")):
-        parts.append(plural(hosts, "host"))
-    return ", ".join(parts)
+    chips, hosts = cost_of(records).chips, whole(records.plan.get("num_hosts"))
+    return joined(
+        f"{devices:,} devices of kind {kind or 'unknown'}" if devices else NOT_RECORDED,
+        f"{significant(chips, 6)} chips" if devices and chips not in (None, devices) else None,
+        plural(hosts, "host") if hosts else None,
+    )
 
 
 def mlperf_log(records: RunRecords) -> str:

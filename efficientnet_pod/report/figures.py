@@ -66,19 +66,10 @@ def evaluations(records: RunRecords) -> list[TimedEvaluation]:
     for row in sorted(records.evals, key=lambda row: row["step"]):
         seconds, clock = row_seconds(row), number(row.get("seconds"))
         evaluating += seconds or 0.0
-        timed.append(
-            TimedEvaluation(
-                step=row["step"],
-                epoch=row["epoch"],
-                top1=number(row.get("top1")),
-                top5=number(row.get("top5")),
-                loss=number(row.get("loss")),
-                images=whole(row.get("images")),
-                with_evaluation=clock,
-                training_only=None if clock is None else max(clock - evaluating, 0.0),
-                seconds=seconds,
-            )
-        )
+        training_only = None if clock is None else max(clock - evaluating, 0.0)
+        top1, top5, loss = (number(row.get(name)) for name in ("top1", "top5", "loss"))
+        step, epoch, images = row["step"], row["epoch"], whole(row.get("images"))
+        timed.append(TimedEvaluation(step, epoch, top1, top5, loss, images, clock, training_only, seconds))
     return timed
 
 

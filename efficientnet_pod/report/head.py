@@ -42,18 +42,14 @@ def description(records: RunRecords) -> str:
     hosts, optimizer = whole(records.plan.get("num_hosts")), dig(config, "optimizer.name")
     batch, epochs = whole(config.get("global_batch")), number(config.get("epochs"))
     machine = joined(
-        (
-            network_title(model) + (f" on {data}" if data else "") if model else None,
-            devices_text(*device_of(records)),
-            plural(hosts, "host") if hosts else None,
-        )
+        network_title(model) + (f" on {data}" if data else "") if model else None,
+        devices_text(*device_of(records)),
+        plural(hosts, "host") if hosts else None,
     )
     recipe = joined(
-        (
-            optimizer_title(optimizer) if optimizer else None,
-            f"{batch:,} images a step" if batch else None,
-            f"{epochs:,.6g} epochs" if epochs else None,
-        )
+        optimizer_title(optimizer) if optimizer else None,
+        f"{batch:,} images a step" if batch else None,
+        f"{epochs:,.6g} epochs" if epochs else None,
     )
     return "; ".join(filter(None, (machine, recipe))) or "Network, data and machine are not recorded"
 
@@ -88,10 +84,8 @@ def _rate(records: RunRecords) -> Fact:
         return Fact("Images a second", NOT_RECORDED)
     waiting = number(records.summary.get("input_wait"))
     detail = joined(
-        (
-            f"{significant(rate / devices, 3)} per device" if devices else None,
-            f"{percent(waiting, 1)} of the time without input" if waiting is not None else None,
-        )
+        f"{significant(rate / devices, 3)} per device" if devices else None,
+        f"{percent(waiting, 1)} of the time without input" if waiting is not None else None,
     )
     return Fact("Images a second", significant(rate, 4 if rate < 1000 else 3), detail)
 

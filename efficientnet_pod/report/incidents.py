@@ -76,11 +76,9 @@ def _started(events: Sequence[Row]) -> tuple[str, str]:
     event = events[0]
     devices, hosts = table_of(event.get("devices")), whole(event.get("hosts"))
     count, kind = whole(devices.get("count")), devices.get("kind", NOT_RECORDED)
-    machine = (
-        f"{plural(count, 'device')} of kind {kind}" if count else "",
-        plural(hosts, "host") if hosts else "",
-    )
-    return ("Resumed" if event.get("resumed") is True else "Started"), joined(machine)
+    machine = f"{plural(count, 'device')} of kind {kind}" if count else ""
+    what = "Resumed" if event.get("resumed") is True else "Started"
+    return what, joined(machine, plural(hosts, "host") if hosts else "")
 
 
 def _listed(names: Sequence[str]) -> str:

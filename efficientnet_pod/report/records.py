@@ -120,20 +120,15 @@ def read_run_records(path: epath.PathLike, *, name: str | None = None) -> RunRec
 
 
 def _names(folder: epath.Path) -> set[str]:
-    """Returns the names in a folder."""
     try:
-        if not folder.is_dir():
-            problem = "is a file, no folder" if folder.exists() else "is not there"
-            raise UserError(
-                f"workdir '{folder}' {problem}; give the folder that train was given as --workdir"
-            )
-        return {path.name for path in folder.iterdir()}
-    except UserError:
-        raise
+        if folder.is_dir():
+            return {path.name for path in folder.iterdir()}
+        problem = "is a file, no folder" if folder.exists() else "is not there"
     except Exception as error:  # an OSError, or an error of the library of an object store
         raise UserError(
             f"workdir '{folder}' cannot be read: {reason(error)}; correct that or give a copy of it"
         ) from error
+    raise UserError(f"workdir '{folder}' {problem}; give the folder that train was given as --workdir")
 
 
 def _known_table(reader: "_Reader", file: str) -> dict[str, Any]:

@@ -25,12 +25,15 @@ def state_of(records: RunRecords, *, assume_alive: bool | None = None) -> RunSta
     does too, and the text says that this cannot be seen from here.
     """
     if _is_complete(records):
-        return RunState("complete", f"Complete after {_steps(records)}.")
+        steps = records.total_steps or whole(dig(records.summary, "final.step"))
+        count = f"{whole_number(steps)} steps" if steps is not None else "all its steps"
+        return RunState("complete", f"Complete after {count}.")
     holder = records.holder
     lives = None if holder is None else (holder.lives if holder.lives is not None else assume_alive)
     if holder and lives is not False:
         left = _seconds_left(records)
-        since = _since(records) or holder.since or "an unknown time"
+        times = [start.began for start in starts(records.journal or ()) if start.began]
+        since = moment(times[-1]) if times else holder.since or "an unknown time"
         text = f"In progress since {since}, {_place(records)}"
         text += f", about {duration(left)} left." if left is not None else "."
         if lives is None:
@@ -61,16 +64,6 @@ def _ended(records: RunRecords) -> RunState:
             "checkpoint.",
         )
     return RunState("stopped", f"Not running, and not complete: it ended {place}; why is not recorded.")
-
-
-def _since(records: RunRecords) -> str:
-    times = [start.began for start in starts(records.journal or ()) if start.began]
-    return moment(times[-1]) if times else ""
-
-
-def _steps(records: RunRecords) -> str:
-    steps = records.total_steps or whole(dig(records.summary, "final.step"))
-    return f"{whole_number(steps)} steps" if steps is not None else "all its steps"
 
 
 def _place(records: RunRecords) -> str:

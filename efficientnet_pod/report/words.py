@@ -1,7 +1,7 @@
 """Values of a run as the page shows them: in words, and a few rows for many."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ def moment(time: datetime | None) -> str:
     return NOT_KNOWN if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def joined(parts: Iterable[str | None]) -> str:
+def joined(*parts: str | None) -> str:
     """Returns the parts with commas between them; None and empty parts are left out."""
     return ", ".join(part for part in parts if part)
 

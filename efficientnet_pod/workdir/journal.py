@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from efficientnet_pod.errors import Preempted, in_one_line
@@ -48,8 +49,8 @@ class Journal:
         """Adds a line; ``fields`` hold what JSON can, and of a float three decimals are kept."""
         with self._lock:
             now, so_far = datetime.now(UTC).isoformat(timespec="milliseconds"), self.spent.so_far()
-            row = {"time": now.replace("+00:00", "Z"), "kind": kind}
-            row |= {"step": self.step if step is None else step}
+            step = self.step if step is None else step
+            row = {"time": now.replace("+00:00", "Z"), "kind": kind, "step": step}
             row |= {
                 name: round(value, 3) if isinstance(value, float) else value for name, value in fields.items()
             }
@@ -134,10 +135,9 @@ def is_event(row: Row) -> bool:
 def starts(events: Sequence[Row]) -> list[Start]:
     """Returns the starts of a run, each with its last event."""
     firsts = [place for place, event in enumerate(events) if event["kind"] == "start"]
-    ends = [*firsts[1:], len(events)] if firsts else []
     return [
         Start(events[first], events[end - 1], events[first].get("resumed") is True)
-        for first, end in zip(firsts, ends, strict=True)
+        for first, end in pairwise([*firsts, len(events)])
     ]
 
 

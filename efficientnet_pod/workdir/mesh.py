@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from efficientnet_pod.workdir.files import warn_if_not_written, write_json
-from efficientnet_pod.workdir.values import list_of, whole
+from efficientnet_pod.workdir.values import list_of, triple_of, whole
 from efficientnet_pod.workdir.workdir import Workdir
 
 FILE = "mesh.json"
@@ -63,16 +63,12 @@ def write_mesh(workdir: Workdir, devices: np.ndarray, *, warn: Callable[[str], N
 def read_mesh(table: dict[str, Any]) -> BNGroups | None:
     """Returns the contents of ``mesh.json``, None if it names no device."""
     groups = tuple(
-        tuple(_read_device(device) for device in list_of(group) if isinstance(device, dict))
+        tuple(
+            MeshDevice(whole(device.get("id")), triple_of(device.get("coords")), whole(device.get("core")))
+            for device in list_of(group)
+            if isinstance(device, dict)
+        )
         for group in list_of(table.get("groups"))
     )
     count = sum(map(len, groups))
     return BNGroups(whole(table.get("bn_group_size")) or count // len(groups), groups) if count else None
-
-
-def _read_device(device: dict[str, Any]) -> MeshDevice:
-    coords = None
-    match [whole(value) for value in list_of(device.get("coords"))]:
-        case [int() as x, int() as y, int() as z]:
-            coords = (x, y, z)
-    return MeshDevice(whole(device.get("id")), coords, whole(device.get("core")))

@@ -29,8 +29,6 @@ class MetricsLog:
       rows: all rows, those of earlier starts included.
     """
 
-    rows: list[Row]
-
     def __init__(self, workdir: Workdir, *, resumed_step: int, warn: Callable[[str], None] = print):
         """Opens both, without the rows of steps after ``resumed_step``.
 
@@ -117,7 +115,6 @@ def read_metrics(workdir: Workdir) -> list[Row]:
 
 
 def _contents(file: epath.Path) -> bytes:
-    """Returns the bytes of a file, none if there is no file."""
     try:
         return contents_of(file) or b""
     except Exception as error:

@@ -37,8 +37,6 @@ class Owner:
       run_id: id of this hold, in the file.
     """
 
-    run_id: str
-
     def __init__(self, folder: epath.Path, *, interval: float = 10.0, warn: Callable[[str], None] = print):
         """Names the workdir; nothing is touched.
 
@@ -109,11 +107,7 @@ class Owner:
                 raise self._refusal(record)
 
     def _watch(self, record: OwnerRecord) -> OwnerRecord:
-        """Returns the record if the file has not changed after some intervals.
-
-        Raises:
-          UserError: it has changed: the run beats.
-        """
+        """Returns the record if the file has not changed after some intervals, else refuses: it beats."""
         seconds = 2.5 * self._interval
         self._warn(f"waiting {seconds:.0f} s to see whether {record} still lives")
         until = time.monotonic() + seconds

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from efficientnet_pod.workdir.files import warn_if_not_written, write_json
-from efficientnet_pod.workdir.values import list_of, number, whole
+from efficientnet_pod.workdir.values import list_of, number, triple_of, whole
 from efficientnet_pod.workdir.workdir import Workdir
 
 FILE = "predictions.json"
@@ -101,12 +101,7 @@ def read_predictions(
 
 
 def _triples(value: Any) -> list[tuple[int, int, int]]:
-    triples = []
-    for entry in list_of(value):
-        match [whole(item) for item in list_of(entry)]:
-            case [int() as first, int() as second, int() as third]:
-                triples.append((first, second, third))
-    return triples
+    return [triple for entry in list_of(value) if (triple := triple_of(entry))]
 
 
 def _read_sample(entry: Any, read_image: Callable[[str], bytes | None]) -> SampleImage | None:

@@ -103,9 +103,8 @@ class TrustRatios:
         columns: dict[str, list[int]] = {}
         for column, tensor in enumerate(self.tensors):
             part = tensor.split("/")[0]
-            if stages:
-                part = re.sub(r"^block(\d+)[a-z]+$", r"stage \1", part)
-            columns.setdefault(part, []).append(column)
+            name = re.sub(r"^block(\d+)[a-z]+$", r"stage \1", part) if stages else part
+            columns.setdefault(name, []).append(column)
         names = sorted(columns, key=_forward_order)
         medians = np.full((len(names), len(self.steps)), np.nan)
         for part, name in enumerate(names):

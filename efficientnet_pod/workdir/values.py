@@ -62,6 +62,14 @@ def list_of(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def triple_of(value: Any) -> tuple[int, int, int] | None:
+    """Returns a list of three whole numbers that are not negative; None for anything else."""
+    match [whole(item) for item in list_of(value)]:
+        case [int() as first, int() as second, int() as third]:
+            return first, second, third
+    return None
+
+
 def time_of(value: Any) -> datetime | None:
     """Returns the moment that an ISO 8601 text names, in UTC; None for anything else."""
     try:

@@ -22,14 +22,13 @@ def heat_map(
 ) -> tuple[Markup, list[float]] | None:
     """Returns values by row and time in nine shades of equal factors, and the ten bounds of the shades.
 
+    Returns None if no value is above 0.
+
     Args:
       names: names of the rows, from the top.
       steps: steps of the columns, ascending.
       values: (rows, columns); NaN stays blank, a value not above 0 has the first shade.
       title: text that is read out instead of the map.
-
-    Returns:
-      None if no value is above 0.
     """
     positive = values[np.isfinite(values) & (values > 0)]
     if not positive.size:
@@ -106,26 +105,21 @@ def lay_out(mesh: BNGroups) -> MeshLayout:
     places = [device.coords for _, device in devices]
     known = [place for place in places if place is not None]
     if len(known) < len(places):
-        cells = [
-            Cell(group, index % _REPLICAS_IN_A_ROW, index // _REPLICAS_IN_A_ROW, 1)
-            for index, (group, _) in enumerate(devices)
-        ]
-        rows = -(-len(cells) // _REPLICAS_IN_A_ROW)
-        width = min(len(cells), _REPLICAS_IN_A_ROW)
-        return MeshLayout(tuple(cells), width, rows, len(mesh.groups), False, 1)
+        width = min(len(devices), _REPLICAS_IN_A_ROW)
+        cells = [Cell(group, n % width, n // width, 1) for n, (group, _) in enumerate(devices)]
+        return MeshLayout(tuple(cells), width, -(-len(cells) // width), len(mesh.groups), False, 1)
     lowest = [min(place[axis] for place in known) for axis in range(3)]
     size = [max(place[axis] for place in known) - lowest[axis] + 1 for axis in range(3)]
     wide, high = (0, 1) if size[0] >= size[1] or size[2] > 1 else (1, 0)
-    chips: dict[tuple[int, int, int], list[int]] = {}  # groups of its cores by chip
+    chips: dict[tuple[int, int, int], set[int]] = {}  # groups of its cores by chip
     for (group, _), place in zip(devices, known, strict=True):
-        chips.setdefault(place, []).append(group)
+        chips.setdefault(place, set()).add(group)
     cells = []
     for place, groups in chips.items():
         x, y, z = place[wide] - lowest[wide], place[high] - lowest[high], place[2] - lowest[2]
-        parts = sorted(set(groups))
         cells += [
-            Cell(group, x + z * (size[wide] + 0.6) + index / len(parts), y, 1 / len(parts))
-            for index, group in enumerate(parts)
+            Cell(group, x + z * (size[wide] + 0.6) + index / len(groups), y, 1 / len(groups))
+            for index, group in enumerate(sorted(groups))
         ]
     width = size[wide] * size[2] + 0.6 * (size[2] - 1)
     return MeshLayout(tuple(cells), width, size[high], len(mesh.groups), True, size[2])

@@ -22,17 +22,11 @@ def accuracy(runs: Sequence[ReportRun]) -> Section:
     last = max(clocks, default=0.0)
     unit, unit_name = next((size, name) for least, size, name in _UNITS if max(last, 0.0) >= least)
 
-    def epochs(row: Row) -> float | None:
-        return row["epoch"]
-
-    def time(row: Row) -> float | None:
-        seconds = number(row.get("seconds"))
-        return None if seconds is None else seconds / unit
-
     keys, charts = [*run_keys(runs), *_accuracy_keys(runs)], []
-    for name, x_label, x in (("epoch", "epoch", epochs), ("time", unit_name, time)):
-        title = f"Accuracy by {name}"
-        if svg := curves(_accuracy_curves(runs, x), title=title, x_label=x_label, percent=True):
+    axes = (("epoch", "epoch", "epoch", 1), ("time", unit_name, "seconds", unit))
+    for name, x_label, field, x_unit in axes:
+        drawn, title = _accuracy_curves(runs, field, x_unit), f"Accuracy by {name}"
+        if svg := curves(drawn, title=title, x_label=x_label, percent=True):
             charts.append(Chart(f"{title}, %", svg, keys=keys))
     if not charts:
         return Section("accuracy", "Accuracy", [Text("No evaluation is recorded yet.")])
@@ -43,7 +37,11 @@ def accuracy(runs: Sequence[ReportRun]) -> Section:
     return Section("accuracy", "Accuracy", [Charts(charts, _evaluations_table(runs))], lead)
 
 
-def _accuracy_curves(runs: Sequence[ReportRun], x: Callable[[Row], float | None]) -> list[Curve]:
+def _accuracy_curves(runs: Sequence[ReportRun], x_field: str, unit: int) -> list[Curve]:
+    def x(row: Row) -> float | None:
+        value = number(row.get(x_field))
+        return None if value is None else value / unit
+
     drawn = []
     for run in runs:
         if len(runs) == 1:

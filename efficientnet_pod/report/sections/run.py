@@ -108,12 +108,10 @@ def bn_groups(run: ReportRun) -> list[Block]:
         return [Text("There is no mesh.json.", missing=True)]
     layout = lay_out(mesh)
     title = f"{plural(len(mesh.groups), 'group')} of {plural(mesh.size, 'replica')}"
+    layers = f", its {layout.depths} layers side by side" if layout.depths > 1 else ""
+    note = f"Squares are chips at their place on the torus{layers}."
     if not layout.on_torus:
         note = "The devices have no coordinates: replicas in the order of the mesh."
-    elif layout.depths > 1:
-        note = f"Squares are chips at their place on the torus, its {layout.depths} layers side by side."
-    else:
-        note = "Squares are chips at their place on the torus."
     note += " Neighbours with the same colour and number normalise together."
     names = [[device.name for device in group] for group in mesh.groups[:_MOST_ROWS]]
     rows = [[str(index), whole_number(len(group)), _abridged(group)] for index, group in enumerate(names)]
@@ -181,9 +179,7 @@ def _top_rows(
     """Returns a table of the first rows, and below it all of them, folded, if there are more."""
     if not rows:
         return []
-    numeric = frozenset(
-        column for column, name in enumerate(header) if name not in ("label", "taken for", "class")
-    )
+    numeric = frozenset(n for n, name in enumerate(header) if name not in ("label", "taken for", "class"))
     blocks: list[PageTable | Folded] = [PageTable(header, rows[:_TOP], numeric, title)]
     if len(rows) > _TOP:
         blocks.append(Folded(all_title, PageTable(header, rows, numeric)))

@@ -11,8 +11,6 @@ from efficientnet_pod.report.state import device_of
 from efficientnet_pod.report.words import devices_text, joined, network_title, optimizer_title
 from efficientnet_pod.workdir.values import dig, flatten, list_of, number, table_of, whole
 
-_ABSENT = object()
-
 
 def plan(runs: Sequence[ReportRun]) -> Section:
     """Returns the resolved numbers of each run, a column for each."""
@@ -21,7 +19,7 @@ def plan(runs: Sequence[ReportRun]) -> Section:
         return Section("plan", "Plan", [Text("There is no plan.json.", missing=True)])
     rows = []
     for name, parts_of in _PLAN_ROWS.items():
-        cells = [joined(parts_of(run.records)) for run in runs]
+        cells = [joined(*parts_of(run.records)) for run in runs]
         if any(cells):
             rows.append([name, *(cell or NOT_KNOWN for cell in cells)])
     header = ["", *(run.name for run in runs)] if len(runs) > 1 else ["", "resolved"]
@@ -147,7 +145,7 @@ def settings(runs: Sequence[ReportRun]) -> Section:
     names = sorted({name for config in configs for name in config})
     if not names:
         return Section("config", "Config", [Text("There is no config.json.", missing=True)])
-    rows = [[name, *(_value_text(config.get(name, _ABSENT)) for config in configs)] for name in names]
+    rows = [[name, *(str(config.get(name, "absent")) for config in configs)] for name in names]
     if len(runs) == 1:
         table = PageTable(["field", "value"], rows)
         return Section("config", "Config", [Folded(f"All {len(rows)} fields", table)])
@@ -161,7 +159,3 @@ def settings(runs: Sequence[ReportRun]) -> Section:
         table = PageTable(["field", "value"], same)
         blocks.append(Folded(f"The same in all runs: {len(same)} fields", table))
     return Section("config", "Config: what differs", blocks)
-
-
-def _value_text(value: Any) -> str:
-    return "absent" if value is _ABSENT else str(value) if isinstance(value, str) else repr(value)

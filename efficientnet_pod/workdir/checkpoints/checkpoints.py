@@ -44,13 +44,10 @@ class Checkpoints:
     def __init__(
         self, directory: epath.PathLike, *, keep: int = 3, warn: Callable[[str], None] = print
     ) -> None:
-        """Names the folder; nothing is touched before the first save.
+        """Names a folder, absolute, local or remote (``gs://``); nothing is touched before the first save.
 
-        Args:
-          directory: absolute, local or remote (``gs://``).
-          keep: number of the newest checkpoints with a top-1 that are kept; the best and the two newest of
-            all are kept besides.
-          warn: gets warnings of one line, from any thread.
+        The ``keep`` newest checkpoints with a top-1 are kept, the best, and the two newest of all. ``warn``
+        gets warnings of one line, from any thread.
         """
         logging.getLogger("absl").addFilter(_is_not_of_orbax)
         self._folder = CheckpointFolder(directory, warn)
@@ -62,11 +59,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None:
-            self.wait()
-            return
         self._join()
-        if self._failure:
+        if error is None:
+            self.raise_failure()
+        elif self._failure:
             self._warn(str(self._failure))
 
     @property
@@ -153,7 +149,8 @@ class Checkpoints:
           UserError: no such step, it is damaged, or it is of another network or optimizer.
           RunError: it cannot be read at present.
         """
-        return self._restore(step, abstract_state)
+        with self._existing(step):
+            return self._read(step, abstract_state)[0]
 
     def variables(self, step: int, abstract: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
         """Returns the network's variables saved at ``step`` as NumPy arrays; no other tensor is read.
@@ -165,9 +162,10 @@ class Checkpoints:
           UserError: no such step, it is damaged, or it is of another network.
           RunError: it cannot be read at present.
         """
-        if averaged and self.has_averages(step):
-            return self._restore(step, {"ema": abstract}, of="ema/")["ema"]
-        return self._restore(step, abstract, of=tuple(f"{name}/" for name in abstract))
+        with self._existing(step):
+            if averaged and self.has_averages(step):
+                return self._read(step, {"ema": abstract}, of="ema/")[0]["ema"]
+            return self._read(step, abstract, of=tuple(f"{name}/" for name in abstract))[0]
 
     def has_averages(self, step: int) -> bool:
         """Returns whether averaged weights were saved at ``step``; raises as :meth:`commit` does."""
@@ -235,10 +233,6 @@ class Checkpoints:
                 f"choose another, there are: {self._others(step)}"
             ) from damage
 
-    def _restore(self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = "") -> Any:
-        with self._existing(step):
-            return self._read(step, abstract_state, of=of)[0]
-
     def _read(self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = "") -> tuple[Any, Commit]:
         """Returns a verified state and its commit, with only the tensors whose paths begin with ``of``."""
         folder = self._folder.of(step)
@@ -303,11 +297,8 @@ class Checkpoints:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """Returns whether absl shall log a record.
-
-    Orbax logs every phase of every save, and an error as a traceback from each thread that met it. An error
-    that matters is raised as well.
-    """
+    # Orbax logs every phase of every save, and an error as a traceback from each thread that met it. An error
+    # that matters is raised as well.
     return "orbax" not in record.pathname
 
 

@@ -137,18 +137,15 @@ def require_same_network(abstract_state: Any, commit: Commit, folder: epath.Path
     Raises:
       UserError: the checkpoint is of another network or optimizer.
     """
-    wanted = {path: _signature(leaf) for path, leaf in leaves_of(abstract_state).items()}
-    saved = {
-        path: {"shape": tensor["shape"], "dtype": tensor["dtype"]}
-        for path, tensor in commit["tensors"].items()
-    }
+    wanted = {path: _in_words(_signature(leaf)) for path, leaf in leaves_of(abstract_state).items()}
+    saved = {path: _in_words(tensor) for path, tensor in commit["tensors"].items()}
     differing = sorted(path for path in saved.keys() | wanted.keys() if saved.get(path) != wanted.get(path))
     if differing:
         path = differing[0]
         raise UserError(
             f"checkpoint {commit['step']} in '{folder.parent}' is of another network or optimizer: "
-            f"{len(differing)} tensors differ, first {path}: saved {_in_words(saved.get(path))}, "
-            f"wanted {_in_words(wanted.get(path))}; use a new workdir or the config it was made with"
+            f"{len(differing)} tensors differ, first {path}: saved {saved.get(path, 'none')}, "
+            f"wanted {wanted.get(path, 'none')}; use a new workdir or the config it was made with"
         )
 
 
@@ -161,8 +158,8 @@ def _signature(leaf: Any) -> dict[str, Any]:
     return {"shape": list(leaf.shape), "dtype": np.dtype(leaf.dtype).name}
 
 
-def _in_words(signature: dict[str, Any] | None) -> str:
-    return f"{signature['dtype']} {tuple(signature['shape'])}" if signature else "none"
+def _in_words(signature: dict[str, Any]) -> str:
+    return f"{signature['dtype']} {tuple(signature['shape'])}"
 
 
 def _digest_of_bytes(array: np.ndarray) -> str:
