@@ -6,10 +6,7 @@ from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.models.registry import network_named
 from efficientnet_pod.pod.terminal import plural
-from efficientnet_pod.recipe.reading import read_recipe
-from efficientnet_pod.run.run import open_images
 
 USAGE = """usage: efficientnet-pod data COMMAND [FLAGS]
 
@@ -44,10 +41,13 @@ def _describe(arguments: Sequence[str]) -> None:
     check = values.check
     if check != "all" and not (check.isdecimal() and int(check)):
         raise UserError(f"--check={check} is not a number above 0; give the images of each split, or 'all'")
+    from efficientnet_pod.data.inspect import describe_data  # --help does not wait for TensorFlow
+    from efficientnet_pod.models.registry import network_named
+    from efficientnet_pod.recipe.reading import read_recipe
+    from efficientnet_pod.run.run import open_images
+
     recipe = read_recipe(values.config.to_dict())
     network = network_named(recipe.model.name)
-    from efficientnet_pod.data.inspect import describe_data  # TensorFlow takes seconds to import
-
     source = open_images(recipe)
     bad = describe_data(
         source,
@@ -72,9 +72,10 @@ def _prepare(arguments: Sequence[str]) -> None:
     for name, example in (("resize", "256"), ("output", "/data/small")):
         if values[name].value is None:
             raise UserError(f"data prepare needs --{name}, e.g. --{name}={example}")
-    recipe = read_recipe(values.config.to_dict())
-    from efficientnet_pod.data.prepare import prepare  # TensorFlow takes seconds to import
+    from efficientnet_pod.data.prepare import prepare
+    from efficientnet_pod.recipe.reading import read_recipe
 
+    recipe = read_recipe(values.config.to_dict())
     copy = prepare(recipe.data, resize=values.resize, output=values.output, quality=values.quality)
     for warning in copy.warnings:
         print(f"warning: {warning}")

@@ -2,15 +2,11 @@
 
 from collections.abc import Sequence
 
-import jax
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod.terminal import console, table
-from efficientnet_pod.weights.export import FORMATS, export
-from efficientnet_pod.weights.folder import local_folder
-from efficientnet_pod.weights.open import open_weights
 
 _EXAMPLE = "efficientnet-pod export runs/digits --out=exported --to=safetensors,stablehlo"
 
@@ -22,6 +18,12 @@ def run_export(arguments: Sequence[str]) -> None:
     if len(words) != 1 or not values.out:
         missing = "--out" if len(words) == 1 else "one workdir, folder or file of weights"
         raise UserError(f"export needs {missing}, e.g. {_EXAMPLE}")
+    import jax  # --help does not wait for it
+
+    from efficientnet_pod.weights.export import FORMATS, export
+    from efficientnet_pod.weights.folder import local_folder
+    from efficientnet_pod.weights.open import open_weights
+
     for name in values.to:
         if name not in FORMATS:
             raise UserError(f"--to={name} is unknown{did_you_mean(name, FORMATS)}")
@@ -41,7 +43,7 @@ def run_export(arguments: Sequence[str]) -> None:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "Folder to write: new, empty, or written by this.", flag_values=values)
-    about = f"What to write besides model.safetensors: {', '.join(FORMATS)}."
+    about = "What to write besides model.safetensors: safetensors, keras, stablehlo, onnx."
     flags.DEFINE_list("to", ["safetensors"], about, flag_values=values)
     define_checkpoint(values)
     about = "Python of an environment with jax2onnx, e.g. onnxenv/bin/python; by default this one."

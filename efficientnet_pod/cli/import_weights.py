@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.models.registry import NETWORKS
 from efficientnet_pod.weights.classes import imagenet_names
-from efficientnet_pod.weights.convert import convert
-from efficientnet_pod.weights.folder import local_folder, write_folder
-from efficientnet_pod.weights.reading import read_foreign
-from efficientnet_pod.weights.trained import Trained
+
+if TYPE_CHECKING:  # --help does not wait for JAX
+    from efficientnet_pod.weights.trained import Trained
 
 _EXAMPLE = "efficientnet-pod import tf_efficientnet_b3.safetensors --model=b3 --out=weights/b3"
 
@@ -24,6 +23,11 @@ def run_import(arguments: Sequence[str]) -> None:
     if len(words) != 1 or not values.out:
         missing = "--out" if len(words) == 1 else "one file or folder of weights"
         raise UserError(f"import needs {missing}, e.g. {_EXAMPLE}")
+    from efficientnet_pod.models.registry import NETWORKS
+    from efficientnet_pod.weights.convert import convert
+    from efficientnet_pod.weights.folder import local_folder, write_folder
+    from efficientnet_pod.weights.reading import read_foreign
+
     out = local_folder(values.out)
     if values.model and values.model not in NETWORKS:
         raise UserError(f"--model={values.model} is unknown{did_you_mean(values.model, NETWORKS)}")
@@ -61,7 +65,7 @@ def _read_class_names(path: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in lines if line.strip())
 
 
-def _summary(trained: Trained, out: Path) -> str:
+def _summary(trained: "Trained", out: Path) -> str:
     mean, std = (", ".join(f"{value:.4g}" for value in rgb) for rgb in (trained.mean_rgb, trained.stddev_rgb))
     named = " of ImageNet" if trained.class_names == imagenet_names() else ""
     classes = f"{trained.num_classes:,} classes" + (named if trained.class_names else " without names")

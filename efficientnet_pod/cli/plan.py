@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
-from efficientnet_pod.recipe.reading import read_recipe
-from efficientnet_pod.run.tables import print_plan
 
 
 def run_plan(arguments: Sequence[str]) -> None:
     """Prints the plan of the recipe that the flags name."""
     values = parse_flags("plan", arguments, _define, config=True)
+    from efficientnet_pod.recipe.reading import read_recipe  # --help does not wait for JAX
+    from efficientnet_pod.run.tables import print_plan
+
     print_plan(
         read_recipe(values.config.to_dict()),
         replicas=values.replicas,

@@ -4,18 +4,18 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, parse_flags
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.evaluate.predictor import Predictor
-from efficientnet_pod.pod import runtime
 from efficientnet_pod.pod.terminal import progress_bar
-from efficientnet_pod.weights.open import open_weights
-from efficientnet_pod.weights.trained import Trained
+
+if TYPE_CHECKING:  # --help and mistakes do not wait for JAX and TensorFlow
+    from efficientnet_pod.evaluate.predictor import Predictor
+    from efficientnet_pod.weights.trained import Trained
 
 _EXAMPLE = "efficientnet-pod predict runs/digits photos/ cat.jpg"
 
@@ -48,9 +48,11 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _predict(path: str, names: Sequence[str], values: flags.FlagValues) -> int:
-    # TensorFlow takes seconds to import; --help and mistakes need not wait for it.
     from efficientnet_pod.data.image_files import find_images
+    from efficientnet_pod.evaluate.predictor import Predictor
     from efficientnet_pod.evaluate.sheet import write_sheet
+    from efficientnet_pod.pod import runtime
+    from efficientnet_pod.weights.open import open_weights
 
     files, faults = find_images(names)
     for file, reason in faults:
@@ -71,7 +73,7 @@ def _predict(path: str, names: Sequence[str], values: flags.FlagValues) -> int:
 
 
 def _print_all(
-    predictor: Predictor, files: Sequence[str], *, top: int, as_json: bool
+    predictor: "Predictor", files: Sequence[str], *, top: int, as_json: bool
 ) -> list[tuple[str, str]]:
     """Prints a line for each file; returns the usable files with their titles."""
     titles = []
@@ -89,7 +91,7 @@ def _print_all(
     return titles
 
 
-def _best(trained: Trained, probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
+def _best(trained: "Trained", probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
     """Returns ``label``, ``name`` and ``probability`` of the most probable classes, best first."""
     order = (-probabilities).argsort(kind="stable")[:top].tolist()
     return [

@@ -18,7 +18,7 @@ from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.weights import convert, trained
-from efficientnet_pod.weights.export import export
+from efficientnet_pod.weights.export import FORMATS, export
 from efficientnet_pod.weights.formats.stablehlo import exported
 from efficientnet_pod.weights.open import open_weights
 from efficientnet_pod.weights.trained import Trained
@@ -216,3 +216,9 @@ def test_other_files_are_not_written_over(weights, tmp_path):
     with pytest.raises(UserError, match="holds other files"):
         export(weights, tmp_path, ["safetensors"])
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_the_help_names_every_format(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    assert f"model.safetensors: {', '.join(FORMATS)}." in " ".join(capsys.readouterr().out.split())
