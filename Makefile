@@ -6,22 +6,31 @@ BIN := $(VENV)/bin
 PINS := $(shell $(PYTHON) -c 'import sys; print("constraints-3.11.txt" if sys.version_info < (3, 12) else "constraints-3.12.txt")')
 STAMP := $(VENV)/installed-$(PINS)
 RUN ?= runs/digits
+# For the programs in tests/ that are no tests.
+SUPPORT := PYTHONPATH=tests/support:tests/references
 
-.PHONY: smoke test check format soak host-faults corruption bench bench-input bench-ffcv bench-tpu large-batch gs-workdir pins clean
+.PHONY: smoke test test-long check format soak host-faults corruption bench bench-input bench-ffcv bench-tpu large-batch gs-workdir pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
 
+# Neighbouring tests share what they compile, so each worker takes a stretch of them.
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist=worksteal --durations=10
+
+# Long and large: minutes of random kills, all hosts lost in turn, networks of full size.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -q -m long
+	$(SUPPORT) $(BIN)/python tests/long/soak.py --minutes 10
+	$(SUPPORT) $(BIN)/python tests/long/host_faults.py
 
 # Random kills and damage: make soak ARGS="--minutes 20"
 soak: $(STAMP)
-	$(BIN)/python tests/long/soak.py $(ARGS)
+	$(SUPPORT) $(BIN)/python tests/long/soak.py $(ARGS)
 
 # How long the others go on after a host has died, raised or got stuck.
 host-faults: $(STAMP)
-	$(BIN)/python tests/long/host_faults.py $(ARGS)
+	$(SUPPORT) $(BIN)/python tests/long/host_faults.py $(ARGS)
 
 # Damage to checkpoints, beside Orbax alone.
 corruption: $(STAMP)

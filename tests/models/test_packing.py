@@ -91,7 +91,7 @@ def test_a_packed_network_trains_like_the_plain_one(stages, size, count):
     plain, packed = (tiny_model(**options, packed=packed).clone(stages=stages) for packed in (False, True))
     data = batch(count, size=size)
     x = jnp.asarray(data["image"] / 57)
-    variables = plain.init(jax.random.key(1), x[:1], train=False)
+    variables = initial_variables(plain, size, seed=1)
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
         jnp.shape, jax.eval_shape(lambda: packed.init(jax.random.key(1), x, train=False))
     )

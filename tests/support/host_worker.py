@@ -157,7 +157,8 @@ def masks(folder: Path) -> Found:
     sgd = optax.sgd(0.0)
     step = compile_train_step(TrainStep(Drawn(mesh.size), sgd, 0.0, 0.0, jax.random.key(0)), mesh)
     state = put_replicated(jax.device_get(init_state(variables, sgd, ema=False)), mesh)
-    images = to_global(batch(4 * len(mesh.local_devices), size=SIZE), mesh) | {"command": host_signals(mesh)[GO]}
+    images = to_global(batch(4 * len(mesh.local_devices), size=SIZE), mesh)
+    images |= {"command": host_signals(mesh)[GO]}
     found = []
     for _ in range(2):
         state, _ = step(state, images, not_halted(mesh))

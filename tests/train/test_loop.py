@@ -240,7 +240,7 @@ def test_what_happened_is_written_down_over_starts_rewinds_and_skipped_steps(
     tmp_path, with_fault, monkeypatch
 ):
     collected = []
-    monkeypatch.setattr(loop, "Findings", lambda n, f=loop.Findings: collected.append(n) or f(n))
+    monkeypatch.setattr(loop, "Confusions", lambda n, f=loop.Confusions: collected.append(n) or f(n))
     with_fault("nan@step:7;raise@step:10")
     with pytest.raises(RuntimeError, match="fault on purpose"):
         train_and_evaluate(config(on_non_finite="rewind"), str(tmp_path))

@@ -6,7 +6,7 @@ import pytest
 from recipes import load
 from tiny import build_tiny_networks
 
-from efficientnet_pod.data.bad_images import Skips
+from efficientnet_pod.data.skips import Skips
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import open_run
 from efficientnet_pod.train.display import Display

@@ -71,19 +71,6 @@ def test_killed_and_failed_anywhere(workdir, uninterrupted):
     assert differences(workdir, uninterrupted) == []
 
 
-def test_hosts_whose_devices_are_numbered_the_other_way_round(workdir, uninterrupted):
-    """Rows, checkpoints, summary and report come from process 0, wherever its devices are."""
-    options = {"steps": STEPS, "hosts": 2, "reversed_places": True}
-    codes, output = run(workdir, fault="kill@step:15,host=0", **options)
-    assert codes[0] == KILLED, output
-    assert "process → place among the devices: 0 → 1, 1 → 0" in output
-    codes, output = run(workdir, **options)
-    assert codes == [0, 0] and "resumed from step 12" in output, output
-    assert differences(workdir, uninterrupted) == []
-    assert summary(workdir)["best"] and "<svg" in (workdir / "report.html").read_text()
-    assert [row["kind"] for row in journal(workdir)][-1] == "end"
-
-
 def test_told_to_stop_anywhere(workdir, uninterrupted):
     codes, output = run(workdir, steps=STEPS, fault="term@compiling")
     assert codes == [42] and "nothing to save yet" in output
@@ -132,9 +119,29 @@ def pair(tmp_path, uninterrupted_pair):
     assert not elsewhere.parent.exists()
 
 
+def test_hosts_whose_devices_are_numbered_the_other_way_round(pair, uninterrupted_pair):
+    """Rows, checkpoints, summary and report come from process 0, wherever its devices are."""
+    workdir = pair["workdir"]
+    of_the_other = workdir / "programs" / "host1"  # each place has a program of its own
+    for file in [*of_the_other.iterdir()]:
+        shutil.copy(file, workdir / "programs")
+    for file in [file for file in (workdir / "programs").iterdir() if file.is_file()]:
+        shutil.copy(file, of_the_other)
+    codes, output = run(**pair, fault="kill@step:15,host=0", reversed_places=True)
+    assert codes[0] == KILLED, output
+    assert "process → place among the devices: 0 → 1, 1 → 0" in output
+    codes, output = run(**pair, reversed_places=True)
+    assert codes == [0, 0] and "resumed from step 12" in output, output
+    assert differences(workdir, uninterrupted_pair) == []
+    assert summary(workdir)["best"] and "<svg" in (workdir / "report.html").read_text()
+    assert journal(workdir)[-1]["kind"] == "end"
+
+
 def test_two_hosts_end_together_and_resume(pair, uninterrupted_pair):
-    codes, output = run(**pair, fault="term@step:8,host=1", step_seconds=0.2)
-    assert codes == [42, 42], output
+    with Training(**pair, fault="hang@input:8,host=1") as stalled:  # it has no batch: all abandon the step
+        stalled.wait_for("input 8", host=1)
+        stalled.signal(signal.SIGTERM)
+        assert stalled.end() == [42, 42], stalled.output() + stalled.output(1)
     last = journal(pair["workdir"])[-1]
     assert last["kind"] == "stopped" and last["step"] in digests(pair["workdir"])
     codes, output = run(**pair, fault="nan@step:13,host=1")
@@ -162,6 +169,7 @@ def test_two_hosts_end_together_and_resume(pair, uninterrupted_pair):
     assert journal(pair["workdir"])[-1]["kind"] == "end"
 
 
+@pytest.mark.long
 def test_two_hosts_told_to_stop_anywhere(pair, uninterrupted_pair):
     workdir = pair["workdir"]
     codes, output = run(**pair, fault="term@compiling,host=1")
@@ -187,7 +195,7 @@ def test_two_hosts_told_to_stop_anywhere(pair, uninterrupted_pair):
     assert differences(workdir, uninterrupted_pair) == []
 
 
-@pytest.mark.parametrize("policy", ["skip", "rewind"])
+@pytest.mark.parametrize("policy", [pytest.param("skip", marks=pytest.mark.long), "rewind"])
 def test_a_step_that_is_not_finite_on_one_of_two_hosts_is_gone_over(pair, uninterrupted_pair, policy):
     workdir = pair["workdir"]
     codes, output = run(**pair, fault="nan@step:9,host=1", on_non_finite=policy)
@@ -221,6 +229,7 @@ def test_a_run_goes_on_on_other_hosts(pair, uninterrupted):
         assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=0.01)
 
 
+@pytest.mark.long
 def test_the_end_of_the_first_host_ends_the_other(pair):
     with Training(**pair, fault="kill@step:8,host=0") as training:
         assert training.seconds_to_the_end_of_all() < 30
