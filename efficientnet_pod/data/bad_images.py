@@ -190,10 +190,7 @@ class Batches:
         return tf.nest.map_structure(lambda *leaves: np.stack([leaf.numpy() for leaf in leaves]), *replaced)
 
     def _read(self, number: int) -> Iterator[tuple[int | None, tuple[Any, ...]]]:
-        """Yields (number in the split, arguments) of the examples of a batch.
-
-        Raises UserError at an example that cannot be read.
-        """
+        """Yields (number in the split, arguments) of a batch's examples; UserError at an unreadable one."""
         image = "an image"
         try:
             for place, read in self.look(number):

@@ -123,10 +123,7 @@ def _open(data: DataSettings) -> tuple[dict[str, Indexed | Records], Source]:
 
 
 def _claim(output: str, wanted: _Manifest) -> tuple[Path, _Manifest]:
-    """Returns the folder, which is made if need be, and its manifest: the one wanted if there is none yet.
-
-    Raises UserError for a folder that holds anything else.
-    """
+    """Makes the folder; returns it and its manifest, or the one wanted; UserError for other contents."""
     if "://" in output:
         raise UserError(
             f"output '{output}' is in an object store; ArrayRecord files are written to a file system; "
