@@ -13,11 +13,9 @@ _GAP, _LETTERS, _LINE = 4, 10, 12  # pixels between tiles, of a title's letters,
 
 
 def thumbnail(levels: np.ndarray, *, longest_side: int) -> bytes:
-    """Returns the PNG of an image, made smaller if a side is longer than ``longest_side``.
+    """Returns the PNG of an image, made smaller if a side is longer than ``longest_side`` pixels.
 
-    Args:
-      levels: 0 to 255, of any real dtype, (height, width, 3); rounded, not scaled.
-      longest_side: limit in pixels.
+    ``levels`` are 0 to 255, of any real dtype, (height, width, 3); they are rounded, not scaled.
     """
     image = _picture(levels)
     scale = min(1.0, longest_side / max(image.size))

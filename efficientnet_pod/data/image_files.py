@@ -20,9 +20,8 @@ _AHEAD = 64  # images decoded and not yet asked for
 def find_images(paths: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Returns the image files, and (path, reason) for each path that has none.
 
-    Args:
-      paths: files, whatever their suffix, and folders. From a folder all .jpg, .jpeg and .png files at any
-        depth are taken, sorted; hidden ones are left out.
+    ``paths`` are files, whatever their suffix, and folders. From a folder all .jpg, .jpeg and .png files at
+    any depth are taken, sorted; hidden ones are left out.
     """
     files: list[str] = []
     faults: list[tuple[str, str]] = []

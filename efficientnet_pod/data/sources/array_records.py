@@ -21,9 +21,7 @@ _OTHER_FILES = 256  # libraries, sockets and logs that a process has open
 def indexed_records(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.Tensor], Example]) -> Indexed:
     """Returns the records of the files' ranges, end to end.
 
-    Args:
-      files: ranges of local ArrayRecord files.
-      parse: function from a record (string scalar) and its place ``path#number`` to the undecoded Example.
+    ``parse`` makes the undecoded Example from a record (string scalar) and its place ``path#number``.
 
     Raises:
       UserError: a file is missing or remote, or a process may not open so many files here.
