@@ -151,16 +151,11 @@ def _reads(split: Indexed | Records, count: int) -> Iterator[Callable[[], Exampl
             yield lambda number=number: split.fetch(tf.constant(number, tf.int64))
         return
     stream = iter(read_records(split, tf.constant(0, tf.int64) if is_sample else None).take(count))
-    while True:
-        try:
-            example = next(stream)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:  # nothing behind it can be read
-            place = locate_corruption(split) or reason_of(error)
-            yield f"{place}; what follows is not checked"
-            return
-        yield lambda example=example: example
+    try:
+        for example in stream:
+            yield lambda example=example: example
+    except tf.errors.OpError as error:  # nothing behind it can be read
+        yield f"{locate_corruption(split) or reason_of(error)}; what follows is not checked"
 
 
 def _checked(read: Callable[[], Example] | str, num_classes: int) -> CheckedExample:

@@ -141,7 +141,7 @@ def _split(
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     base = name.partition(":")[0].partition("/")[0]
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         known = tfds.list_builders(with_community_datasets=False)
         paths = ["folder:/path", "prepared:/path", "tfrecord:/path"]
@@ -151,7 +151,6 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         raise UserError(f"unknown data set '{name}'{hint}") from None
     except (AssertionError, ImportError, ValueError) as error:  # no such version or config; a missing package
         raise UserError(f"data set '{name}' cannot be opened: {reason_of(error)}; correct the name") from None
-    return builder
 
 
 def _require_classes(name: str, builder: tfds.core.DatasetBuilder) -> None:
