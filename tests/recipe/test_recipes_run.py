@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from recipes import load
-from tiny import STAGES, tiny_network
+from tiny import tiny_network
 
 from efficientnet_pod.models import registry
 from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
@@ -42,7 +42,7 @@ def narrow(name: str, *, settings: dict[str, Any], **options: Any) -> Any:
         return model.clone(stages=((1, 8, 1), (1, 8, 2)))
     if hasattr(model, "width"):
         return model.clone(width=8)
-    return tiny_network(name, settings=settings, **options).clone(stages=STAGES[:1])
+    return tiny_network(name, settings=settings, **options)
 
 
 @pytest.fixture(autouse=True)
