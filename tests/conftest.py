@@ -24,7 +24,7 @@ import shared_programs  # noqa: E402
 
 from efficientnet_pod.pod import inject, runtime  # noqa: E402
 
-LARGEST_WORKER = 1.5e9  # bytes in memory
+LARGEST_WORKER = 1.3e9  # bytes in memory
 _forget_at = LARGEST_WORKER
 
 _programs_of_this_session = shared_programs.VARIABLE not in os.environ

@@ -95,6 +95,7 @@ def test_two_steps_on_eight_replicas(recipe):
     assert "['classifier']['kernel']" not in still
 
 
+@pytest.mark.long
 def test_the_tricks_of_cifar10_learn_the_digits(tmp_path):
     """One cycle, CELU, whitening, ghosts, Cutout and mirror images in memory; all but a few are right."""
     config = shrunken("cifar10.py:tricks")

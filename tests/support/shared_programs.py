@@ -52,9 +52,10 @@ def share_programs(host: int = 0) -> None:
     session.mkdir(parents=True, exist_ok=True)
     cache_of_jax = compilation_cache._get_cache
 
-    def get_cache(backend: Any) -> CacheInterface:
-        directory = jax.config.jax_compilation_cache_dir
-        return SharedPrograms(session, cache_of_jax(backend) if directory else None)
+    def get_cache(backend: Any) -> CacheInterface | None:
+        own = cache_of_jax(backend) if jax.config.jax_compilation_cache_dir else None
+        # A compiler for a machine that is not here cannot load a program again.
+        return SharedPrograms(session, own) if backend.platform == "cpu" else own
 
     compilation_cache._get_cache = get_cache
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

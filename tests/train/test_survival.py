@@ -210,6 +210,7 @@ def test_a_step_that_is_not_finite_on_one_of_two_hosts_is_gone_over(pair, uninte
     assert [row["step"] for row in rows(workdir, "eval")] == [6, 12, 18, 24, 30]
 
 
+@pytest.mark.long
 def test_a_run_goes_on_on_other_hosts(pair, uninterrupted):
     workdir = pair["workdir"]
     shutil.copytree(uninterrupted / "programs", workdir / "programs", dirs_exist_ok=True)
