@@ -170,7 +170,9 @@ def test_an_installed_jax_plugin_is_a_sign(monkeypatch: pytest.MonkeyPatch):
     plugin = metadata.EntryPoint("xla_cuda12", "jax_plugins.xla_cuda12", "jax_plugins")
     monkeypatch.setattr(runtime, "glob", lambda pattern: [])
     monkeypatch.setattr(runtime.metadata, "entry_points", lambda group: {"jax_plugins": [plugin]}[group])
-    monkeypatch.setattr(runtime, "version_of", lambda wheel: {"nvidia-cuda-runtime-cu12": "12.9.79"}.get(wheel))
+    monkeypatch.setattr(
+        runtime, "version_of", lambda wheel: {"nvidia-cuda-runtime-cu12": "12.9.79"}.get(wheel)
+    )
     monkeypatch.setattr(runtime, "find_library", lambda name: None)
     assert runtime.accelerators_present() == ["JAX plugin xla_cuda12"]
     monkeypatch.setattr(runtime, "find_library", {"cudart": "libcudart.so.12"}.get)
