@@ -1,6 +1,5 @@
 """Requests to stop this process, noticed also while its main thread cannot run Python."""
 
-import contextlib
 import os
 import signal
 import socket
@@ -8,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
@@ -50,7 +49,7 @@ class Interrupt:
         self._is_all_saved = False
         self._first_signal: float | None = None
         self._telling: threading.Thread | None = None
-        self._restore = contextlib.ExitStack()
+        self._restore = ExitStack()
 
     @property
     def requested(self) -> bool:
@@ -179,7 +178,7 @@ class Interrupt:
 
         def last_words() -> None:
             while self.before_exit:
-                with contextlib.suppress(Exception):
+                with suppress(Exception):
                     self.before_exit.pop(0)()
             sys.stdout.flush()
 
@@ -191,7 +190,7 @@ def _in_background(action: Callable[[], None]) -> threading.Thread:
     """Starts a thread for an action that may fail or never end, and returns the thread."""
 
     def run() -> None:
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             action()
 
     thread = threading.Thread(target=run, daemon=True)

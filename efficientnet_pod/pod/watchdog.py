@@ -1,7 +1,6 @@
 """Ends a process that makes no progress: what it was doing, the stacks of all threads, exit code 1."""
 
 import collections
-import contextlib
 import faulthandler
 import os
 import select
@@ -12,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -55,8 +54,8 @@ class Watchdog:
         self._since = time.monotonic()
         self._lock = threading.Lock()
         self._left = threading.Event()
-        self._first_step = contextlib.ExitStack()
-        self._restore = contextlib.ExitStack()
+        self._first_step = ExitStack()
+        self._restore = ExitStack()
 
     def __enter__(self) -> Self:
         if self._floor:
@@ -127,7 +126,7 @@ class Watchdog:
                     self._since += late
                 idle, usual, limit, what = now - self._since, self._usual, self._limit, self._doing[-1]
             looked = now
-            with contextlib.suppress(OSError):  # full, of a guard that is suspended
+            with suppress(OSError):  # full, of a guard that is suspended
                 os.write(guard, f"{limit}\n".encode())
             if idle > limit:
                 self._end(
