@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from efficientnet_pod.errors import CHECKPOINTED, Preempted, RunError, UserError, exit_code_of
+from efficientnet_pod.errors import CHECKPOINTED, Preempted, RunError, UserError, exit_code_of, in_one_line
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.workdir.redact import redact
 
@@ -77,8 +77,7 @@ def print_error(error: BaseException) -> tuple[str, int]:
         case KeyboardInterrupt():
             line = "stopped; the same command goes on from what is saved"
         case _:
-            text = redact("".join(traceback.format_exception(error)))
-            print(text, end="", file=sys.stderr, flush=True)
-            return text.rstrip().rpartition("\n")[2], exit_code_of(error)
+            print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+            return redact(in_one_line(error)), exit_code_of(error)
     print(f"efficientnet-pod: {line}", file=sys.stderr, flush=True)
     return line, exit_code_of(error)
