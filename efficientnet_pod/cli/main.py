@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 
+import efficientnet_pod.data  # noqa: F401  its settings for TensorFlow, before JAX makes others
 from efficientnet_pod.cli.flags import run_command
 from efficientnet_pod.cli.host import print_error, until_the_end
-
-# TensorFlow reads these once, when a library first imports it; without them each start prints a page.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 USAGE = """usage: efficientnet-pod COMMAND [FLAGS]
 

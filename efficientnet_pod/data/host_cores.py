@@ -28,14 +28,9 @@ def images_per_core_second(plan: Plan) -> float | None:
 
 
 def describe_input(plan: Plan, *, replica_rate: float | None, replicas_per_host: int) -> str | None:
-    """Returns the rate of the input and, if the rate of a replica is known, the cores that a host needs.
+    """Returns the rate of the input and, if the images/s of a replica are known, the cores that a host needs.
 
     None if nothing has been measured for this augmentation.
-
-    Args:
-      plan: of the run.
-      replica_rate: training images/s of one replica, if known.
-      replicas_per_host: replicas that one host feeds.
     """
     per_core = images_per_core_second(plan)
     if per_core is None:

@@ -1,17 +1,12 @@
 """TensorFlow for this package: silent, on the CPU alone, its errors on one line.
 
-Import ``tf`` from here, so that the settings are made before TensorFlow is loaded. Every GPU is hidden from
-it before its runtime starts, because the accelerators are JAX's.
+Import ``tf`` from here. Every GPU is hidden from it before its runtime starts, because the accelerators are
+JAX's.
 """
 
-import os
 import re
 
-# Read when TensorFlow is loaded. oneDNN does not speed up these small operations, and prints at every start.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf
 
 __all__ = ["reason_of", "tf"]
 

@@ -97,14 +97,7 @@ class Confusions:
 def predictions_of(
     pairs: Pairs, samples: Sequence[Sample], *, step: int, class_names: Sequence[str]
 ) -> EvaluationPredictions:
-    """Returns the predictions of an evaluation as a workdir keeps them, samples as PNG files.
-
-    Args:
-      pairs: number of images by label and predicted class.
-      samples: images to show.
-      step: step of the weights.
-      class_names: names by label; may be empty.
-    """
+    """Returns the predictions of an evaluation as a workdir keeps them, samples as PNG files."""
     images = images_by_class(pairs)
     return EvaluationPredictions(
         step=step,

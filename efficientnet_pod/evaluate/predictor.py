@@ -48,11 +48,8 @@ class Predictor:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class, float32 (images, classes).
 
-        Args:
-          images: levels of 0..255, of any real dtype, (images, height, width, 3).
-
-        Raises:
-          UserError: they have another shape.
+        Images are levels of 0..255, of any real dtype, (images, height, width, 3); raises UserError for
+        another shape.
         """
         if images.ndim != 4 or images.shape[3] != 3:
             raise UserError(
@@ -71,10 +68,7 @@ class Predictor:
     def of_files(self, paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray | str]]:
         """Yields each path, in order, with its probabilities (classes,), or with the reason, in one line.
 
-        Files are decoded, cropped and resized as evaluation does it, some ahead of the network.
-
-        Args:
-          paths: JPEG or PNG files.
+        JPEG and PNG files are decoded, cropped and resized as evaluation does it, some ahead of the network.
         """
         from efficientnet_pod.data.image_files import decode_files  # TensorFlow takes seconds to import
 

@@ -14,13 +14,8 @@ _COLUMNS, _SIDE, _LONGEST = 8, 192, 26  # tiles in a row, their pixels, letters 
 def write_sheet(path: str, shown: Sequence[tuple[str, str]], preprocessing: Preprocessing) -> int:
     """Writes a PNG of the first :data:`MOST` images and returns how many it shows.
 
-    Args:
-      path: of the PNG.
-      shown: image files, each with its title: a class name, a space and a probability.
-      preprocessing: what evaluation does to the images.
-
-    Raises:
-      UserError: the PNG cannot be written.
+    The images are files, each with its title: a class name, a space and a probability. Raises UserError if
+    the PNG cannot be written.
     """
     files, titles = zip(*shown[:MOST], strict=True)
     images = [image for _, image in decode_files(files, preprocessing)]

@@ -207,14 +207,9 @@ def evaluate_weights(
 def evaluate_checkpoint(
     run: Run, workdir: Workdir, which: str, *, raw: bool, collect: Collect | None = None
 ) -> tuple[int, Rates]:
-    """Returns the step of a checkpoint and its rates.
+    """Returns the step of a checkpoint, ``"best"``, ``"latest"`` or a number, and its rates.
 
-    Args:
-      run: run of the recipe that made the checkpoint.
-      workdir: workdir of that run.
-      which: ``"best"``, ``"latest"`` or a step.
-      raw: take the raw weights, not the averaged ones.
-      collect: see :func:`.evaluate.evaluate`.
+    ``run`` is of the recipe that made it. With ``raw``, the rates are those of the weights without averaging.
 
     Raises:
       UserError: no such checkpoint.

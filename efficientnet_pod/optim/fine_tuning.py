@@ -100,11 +100,9 @@ def scaled(optimizer: optax.GradientTransformation, init: InitSettings) -> optax
 
 def without_gradient(params: Any, init: InitSettings) -> Any:
     """Returns the parameters, the frozen ones as constants: nothing is computed for their gradients."""
-
-    def leaf(path: Any, value: jax.Array) -> jax.Array:
-        return jax.lax.stop_gradient(value) if init.is_frozen(path_name(path)) else value
-
-    return jax.tree.map_with_path(leaf, params)
+    return jax.tree.map_with_path(
+        lambda p, leaf: jax.lax.stop_gradient(leaf) if init.is_frozen(path_name(p)) else leaf, params
+    )
 
 
 def with_fixed_statistics(new: Any, old: Any, init: InitSettings) -> Any:

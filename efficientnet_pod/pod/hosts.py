@@ -60,11 +60,7 @@ def agree(name: str, mine: Mapping[str, Any]) -> None:
 
 
 def from_first(name: str, value: Any | None) -> Any:
-    """Returns host 0's value on all hosts, as JSON gives it back.
-
-    Args:
-      name: of the value, for the message.
-      value: on host 0; ignored on the others.
+    """Returns host 0's value on all hosts, as JSON gives it back; other hosts' values are ignored.
 
     Raises:
       RunError: host 0 did not answer within `WAIT_SECONDS`.

@@ -37,11 +37,9 @@ class Fault:
 
 
 def at(point: str, step: int | None = None) -> None:
-    """Lets the faults of a point happen; the run calls it when it comes there.
+    """Lets the faults of one of the ``POINTS`` happen; the run calls it when it comes there.
 
-    Args:
-      point: one of ``POINTS``.
-      step: steps done, or the number of the step about to be dispatched.
+    ``step`` is the number of steps done, or of the step about to be dispatched.
 
     Raises:
       UserError: the variable cannot be read.
@@ -49,7 +47,15 @@ def at(point: str, step: int | None = None) -> None:
       OSError: of the kind ``nospace``.
     """
     for fault in _take(point, step):
-        _happen(fault)
+        print(f"fault on purpose: {fault.kind} at {fault.point}", flush=True)
+        if fault.kind in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[fault.kind])
+        while fault.kind == "hang":
+            time.sleep(60)
+        if fault.kind == "raise":
+            raise RuntimeError(f"fault on purpose at {fault.point}")
+        if fault.kind == "nospace":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def poisons(step: int) -> bool:
@@ -97,15 +103,3 @@ def _take(point: str, step: int | None) -> list[Fault]:
         if taken:
             os.environ[VARIABLE] = ";".join(word for word, _ in left)
         return [fault for _, fault in taken]
-
-
-def _happen(fault: Fault) -> None:
-    print(f"fault on purpose: {fault.kind} at {fault.point}", flush=True)
-    if fault.kind in _SIGNALS:
-        os.kill(os.getpid(), _SIGNALS[fault.kind])
-    while fault.kind == "hang":
-        time.sleep(60)
-    if fault.kind == "raise":
-        raise RuntimeError(f"fault on purpose at {fault.point}")
-    if fault.kind == "nospace":
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -5,7 +5,7 @@ import platform as host_platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ctypes.util import find_library
 from dataclasses import dataclass
 from glob import glob
@@ -83,7 +83,15 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
     if platform == "any" and backend == "cpu":
         _refuse_silent_fallback()
     elif platform not in ("any", backend):
-        raise UserError(_not_there(platform, backend))
+        if platform == "cpu":
+            raise UserError(
+                f"platform 'cpu' was asked for, but JAX already runs on the {backend}; choose the CPU before "
+                "that"
+            )
+        raise UserError(
+            f"platform '{platform}' is not there: JAX runs on the {backend}{_with_jax_platforms()}; "
+            f"{_REMEDY[platform]}, or choose another: --config.platform={backend}"
+        )
     if backend == "cpu" and cpu_replicas not in (None, jax.local_device_count()):
         raise UserError(
             f"{cpu_replicas} CPU replicas were asked for, but JAX already runs with "
@@ -177,10 +185,8 @@ def _ask_for_cpu_replicas(cpu_replicas: int) -> None:
     if cpu_replicas < 1:
         raise UserError(f"{cpu_replicas} CPU replicas were asked for; at least 1 is needed")
     if _jax_option("jax_num_cpu_devices") != cpu_replicas:
-        try:
+        with suppress(RuntimeError):  # The backend runs already: `start` compares the numbers.
             jax.config.update("jax_num_cpu_devices", cpu_replicas)
-        except RuntimeError:
-            pass  # The backend runs already. `start` compares the numbers, if it is the CPU's.
 
 
 def _set_cache(directory: str | None) -> None:
@@ -213,17 +219,6 @@ def _refuse_silent_fallback() -> None:
             f"an accelerator is expected ({', '.join(signs)}) but JAX can use only the CPU; for a GPU: "
             f"{_REMEDY['gpu']}; for a TPU: {_REMEDY['tpu']}; or choose the CPU: --config.platform=cpu"
         )
-
-
-def _not_there(platform: str, backend: str) -> str:
-    if platform == "cpu":
-        return (
-            f"platform 'cpu' was asked for, but JAX already runs on the {backend}; choose the CPU before that"
-        )
-    return (
-        f"platform '{platform}' is not there: JAX runs on the {backend}{_with_jax_platforms()}; "
-        f"{_REMEDY[platform]}, or choose another: --config.platform={backend}"
-    )
 
 
 def _with_jax_platforms() -> str:

@@ -22,9 +22,7 @@ _GIB, _MIB = 1 << 30, 1 << 20
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Returns a console that prints text unchanged: it adds no colours for numbers and no line breaks.
 
-    Args:
-      stderr: print to standard error.
-      quiet: print nothing; for all hosts but the first.
+    A quiet one, for all hosts but the first, prints nothing.
     """
     return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -64,10 +63,10 @@ def bn_device_order(devices: Sequence[Device], bn_group_size: int) -> list[Devic
     tiling = _lay_tiles(devices, bn_group_size)
     if isinstance(tiling, str):
         return sorted(devices, key=lambda d: (d.process_index, d.id))
-    width, height, depth = tiling.tile
+    origin, (width, height, depth) = tiling
 
     def tile_then_place(device: Device) -> tuple[int, ...]:
-        x, y, z = (coordinate - low for coordinate, low in zip(device.coords, tiling.origin, strict=True))
+        x, y, z = (coordinate - low for coordinate, low in zip(device.coords, origin, strict=True))
         return (z // depth, y // height, x // width, z, y, x, device.core_on_chip)
 
     return sorted(devices, key=tile_then_place)
@@ -80,13 +79,13 @@ def describe_bn_groups(devices: Sequence[Device], bn_group_size: int) -> str:
     group size does not divide the number of devices.
     """
     check_bn_group_size(bn_group_size, len(devices))
-    tiling = _lay_tiles(devices, bn_group_size)
-    if isinstance(tiling, str):
-        place = f"contiguous ({tiling})"
-    elif tiling.tile == (1, 1, 1):
-        place = "each on one chip"
-    else:
-        place = f"tiles of {tile_name(tiling.tile)} chips"
+    match _lay_tiles(devices, bn_group_size):
+        case str(reason):
+            place = f"contiguous ({reason})"
+        case _, (1, 1, 1):
+            place = "each on one chip"
+        case _, tile:
+            place = f"tiles of {tile_name(tile)} chips"
     return f"{plural(len(devices) // bn_group_size, 'group')} of {plural(bn_group_size, 'replica')}, {place}"
 
 
@@ -95,16 +94,8 @@ def tile_name(tile: Coords) -> str:
     return "x".join(str(side) for side in reversed(tile if tile[2] > 1 else tile[:2]))
 
 
-@dataclass(frozen=True)
-class _Tiling:
-    """A grid of chips that starts at `origin`, cut into tiles; all in (x, y, z)."""
-
-    origin: Coords
-    tile: Coords
-
-
-def _lay_tiles(devices: Sequence[Device], bn_group_size: int) -> _Tiling | str:
-    """Returns the tiles of BN groups on the devices' grid, or the reason why there are none."""
+def _lay_tiles(devices: Sequence[Device], bn_group_size: int) -> tuple[Coords, Coords] | str:
+    """Returns the grid's first (x, y, z) and the sides of a BN group's tile, or why there are no tiles."""
     # Described GPUs that are not here have coordinates, but no cores.
     if any(getattr(d, name, None) is None for d in devices for name in ("coords", "core_on_chip")):
         return "devices have no coordinates"
@@ -117,7 +108,7 @@ def _lay_tiles(devices: Sequence[Device], bn_group_size: int) -> _Tiling | str:
         return "devices do not fill one grid of chips"
     if bn_group_size % cores and cores % bn_group_size:
         return f"{bn_group_size} replicas are not a whole number of {cores}-core chips"
-    return _Tiling(origin, _tile(grid, max(1, bn_group_size // cores)))
+    return origin, _tile(grid, max(1, bn_group_size // cores))
 
 
 def _tile(grid: Coords, chips: int) -> Coords:
@@ -125,15 +116,6 @@ def _tile(grid: Coords, chips: int) -> Coords:
 
     There always is one if `chips` divides the grid: each side takes a factor of it.
     """
-    width, height, depth = grid
-    tiles = [
-        (x, y, z)
-        for x, y, z in product(divisors(width), divisors(height), divisors(depth))
-        if x * y * z == chips
-    ]
-
-    def bulk(tile: Coords) -> tuple[bool, int, list[int]]:
-        is_box = 1 not in tile
-        return (is_box, sum(tile), [-side for side in tile])
-
-    return min(tiles, key=bulk)
+    tiles = [tile for tile in product(*map(divisors, grid)) if math.prod(tile) == chips]
+    # Rectangles come before boxes, and of equal sums the longer one in x.
+    return min(tiles, key=lambda tile: (1 not in tile, sum(tile), [-side for side in tile]))

@@ -110,12 +110,6 @@ class Watchdog:
         finally:
             self._paused -= 1
 
-    @property
-    def _limit(self) -> float:
-        if self._paused:
-            return float("inf")
-        return max(self._floor, _TIMES_USUAL * self._usual)
-
     def _watch(self, guard: int) -> None:
         looked = time.monotonic()
         while not self._left.wait(self._interval):
@@ -124,7 +118,8 @@ class Watchdog:
                 late = now - looked - self._interval
                 if late > self._interval:
                     self._since += late
-                idle, usual, limit, what = now - self._since, self._usual, self._limit, self._doing[-1]
+                idle, usual, what = now - self._since, self._usual, self._doing[-1]
+                limit = float("inf") if self._paused else max(self._floor, _TIMES_USUAL * usual)
             looked = now
             with suppress(OSError):  # full, of a guard that is suspended
                 os.write(guard, f"{limit}\n".encode())

@@ -21,7 +21,6 @@ from efficientnet_pod.preflight.cache import CompilerOutput, MemoryTotals, key_o
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.run import Run
 
-_HIT = "/jax/compilation_cache/cache_hits"
 # The compilers' words for a program that is too large: the bytes it needs and the bytes there are.
 _TOO_LARGE = (
     re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
@@ -163,7 +162,7 @@ def _hits() -> Iterator[list[str]]:
     hits: list[str] = []
 
     def listen(event: str, **_: Any) -> None:
-        if event == _HIT:
+        if event == "/jax/compilation_cache/cache_hits":
             hits.append(event)
 
     jax.monitoring.register_event_listener(listen)

@@ -77,14 +77,12 @@ class StepEstimate:
     @property
     def seconds(self) -> float | None:
         """Seconds of a step: computing, then communicating, without an overlap."""
-        match self.basis:
-            case "cycles":
-                computing = self.compute_seconds
-            case "roofline":
-                computing = max(self.hbm_seconds or 0.0, self.flop_seconds or 0.0)
-            case _:
+        computing = self.compute_seconds
+        if computing is None:
+            if self.hbm_seconds is None or self.flop_seconds is None:
                 return None
-        return (computing or 0.0) + self.communication_seconds
+            computing = max(self.hbm_seconds, self.flop_seconds)
+        return computing + self.communication_seconds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,9 @@ class Preflight:
         sweep = parse_sweep(self.sweep) if self.sweep else None
         recipe = read_recipe(config)
         for path in filter(None, (self.json, self.hlo)):
-            _require_folder(path)
+            folder = Path(path).parent
+            if not folder.is_dir():
+                raise UserError(f"'{path}' cannot be written: there is no folder '{folder}'; make it first")
         console = Console(highlight=False)
         if not console.is_terminal:
             console.width = max(100, console.width)  # a file or a pipe has no width of its own
@@ -112,10 +114,8 @@ class Preflight:
         cache, console = Path(self.cache or default_cache()), terminal.console(stderr=True)
         compilation = compile_run(run, cache=cache, machine=target.name, console=console, to_run=self.measure)
         estimate = estimate_run(run, target, compilation)
-        if self.measure:
-            measured = measure_programs(run, compilation.programs)
-            estimate = dataclasses.replace(estimate, measured=measured)
-        return estimate
+        measured = measure_programs(run, compilation.programs) if self.measure else {}
+        return dataclasses.replace(estimate, measured=measured)
 
     def _write(self, document: dict[str, Any], estimate: Estimate) -> None:
         if self.json:
@@ -126,10 +126,3 @@ class Preflight:
                 if step is not estimate.train:
                     path = path.with_name(f"{path.stem}.{step.name.replace(' ', '.')}{path.suffix}")
                 path.write_text(step.compiled.output.text)
-
-
-def _require_folder(path: str) -> None:
-    if not Path(path).absolute().parent.is_dir():
-        raise UserError(
-            f"'{path}' cannot be written: there is no folder '{Path(path).parent}'; make it first"
-        )

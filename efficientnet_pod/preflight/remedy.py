@@ -34,13 +34,11 @@ def remedy(estimate: Estimate) -> str:
     smaller = smaller_batch(estimate)
     if smaller is None:
         return "not even one image a replica would; choose chips with more memory, or a smaller model"
-    advice = [
-        f"{smaller:,} images a replica should: --config.global_batch={smaller * target.replicas} (the "
-        "learning rate follows)"
-    ]
+    batch = f"--config.global_batch={smaller * target.replicas} (the learning rate follows)"
+    advice = f"{smaller:,} images a replica should: {batch}"
     if larger := _larger(target, per_replica, smaller):
-        advice.append(f"or the same global batch on more: --topology={larger.name}")
-    return ", ".join(advice)
+        advice += f", or the same global batch on more: --topology={larger.name}"
+    return advice
 
 
 def _larger(target: Target, per_replica: int, smaller: int) -> Target | None:

@@ -48,17 +48,11 @@ def parse_sweep(sweep: str) -> tuple[str, tuple[str, ...]]:
 
 
 def sweep_points(recipe: Recipe, target: Target, field: str, values: tuple[str, ...]) -> list[Point]:
-    """Returns the points of a sweep, not yet compiled.
+    """Returns the points of a sweep of one of `FIELDS`, not yet compiled, from a recipe for ``target``.
 
-    The BN batch stays as it is on ``target``, as far as whole groups allow. With
-    ``per_replica_batch`` the global batch follows, and the learning rate with it; with ``topology`` and
+    The BN batch stays as it is on ``target``, the machine of ``--topology``, as far as whole groups allow.
+    With ``per_replica_batch`` the global batch follows, and the learning rate with it; with ``topology`` and
     ``replicas`` the global batch stays.
-
-    Args:
-      recipe: recipe for ``target``.
-      target: machine of ``--topology``.
-      field: swept field, one of `FIELDS`.
-      values: its values.
 
     Raises:
       UserError: a machine has no such name.

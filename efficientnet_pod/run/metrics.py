@@ -76,11 +76,8 @@ class TopClasses:
 def top_classes(logits: jax.Array) -> TopClasses:
     """Returns the three most probable classes of each image, or all if there are fewer.
 
-    Of equal logits the lower class comes first, as for :func:`count`. The logits are sorted and not the
-    probabilities, of which two may be equal where the logits are not.
-
-    Args:
-      logits: float32 (batch, classes).
+    Of equal logits the lower class comes first, as for :func:`count`. The logits, float32 (batch, classes),
+    are sorted and not the probabilities, of which two may be equal where the logits are not.
     """
     largest, classes = lax.top_k(logits, min(3, logits.shape[1]))
     total = jax.nn.logsumexp(logits, axis=1, keepdims=True)

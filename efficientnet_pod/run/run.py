@@ -102,7 +102,8 @@ class Run:
     def abstract_state(self) -> TrainState:
         """Returns the state's shapes and dtypes, replicated over the mesh."""
         shapes = jax.eval_shape(self.init, self.variables)
-        return jax.tree.map(partial(_replicated_shape, mesh=self.mesh), shapes)
+        shape = partial(jax.ShapeDtypeStruct, sharding=replicated(self.mesh))
+        return jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), shapes)
 
     def abstract_batch(
         self, global_batch: int, height: int, width: int, *, mask: bool
@@ -180,9 +181,7 @@ class Run:
 def open_run(recipe: Recipe, source: Source | ImageNumbers | None = None) -> Run:
     """Returns the run of a recipe on the devices of all its hosts; nothing is compiled.
 
-    Args:
-      recipe: recipe to run.
-      source: stands in for the recipe's images.
+    ``source`` stands in for the recipe's images.
 
     Raises:
       UserError: the devices, the images or the numbers of the recipe are not possible.
@@ -193,10 +192,7 @@ def open_run(recipe: Recipe, source: Source | ImageNumbers | None = None) -> Run
 def run_on(runtime: Runtime, recipe: Recipe, source: Source | ImageNumbers | None = None) -> Run:
     """Returns the run of a recipe on given devices, which need not be on this machine; nothing is compiled.
 
-    Args:
-      runtime: devices and hosts; the recipe's platform does not count.
-      recipe: recipe to run.
-      source: stands in for the recipe's images.
+    The recipe's platform does not count. ``source`` stands in for its images.
 
     Raises:
       UserError: the images or the numbers of the recipe are not possible there.
@@ -289,7 +285,3 @@ def build(
     optimizer = recipe.optimizer.transformation(learning_rate, variables["params"])
     optimizer = scaled(optimizer, recipe.init)
     return model, variables, optimizer, learning_rate
-
-
-def _replicated_shape(leaf: jax.ShapeDtypeStruct, *, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh))

@@ -43,13 +43,7 @@ class TrainState:
 def init_state(
     variables: dict[str, PyTree], optimizer: optax.GradientTransformation, *, ema: bool
 ) -> TrainState:
-    """Returns the state before the first step; the average starts at the initial weights.
-
-    Args:
-      variables: ``params`` and ``batch_stats`` of the network.
-      optimizer: its state is zero or as the optimizer says.
-      ema: whether to keep averaged weights.
-    """
+    """Returns the state before the first step; with ``ema``, the average starts at the initial weights."""
     params, batch_stats = variables["params"], variables["batch_stats"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),

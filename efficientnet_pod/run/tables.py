@@ -79,13 +79,7 @@ def describe_devices(run: Run) -> str:
 
 
 def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
-    """Returns the resolved numbers, a line for each part of the run.
-
-    Args:
-      plan: the plan.
-      devices: text for the devices, from :func:`describe_devices`.
-      bn_groups: text for the BN groups and their place on the devices.
-    """
+    """Returns the resolved numbers, a line for each part; ``devices`` and ``bn_groups`` are texts."""
     recipe, schedule = plan.recipe, plan.recipe.schedule
     model = f"{network_named(recipe.model.name).title}, {plan.num_classes:,} classes"
     decay = {

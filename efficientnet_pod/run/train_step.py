@@ -102,7 +102,18 @@ class TrainStep:
         with jax.named_scope("checks"):
             # LARS needs these norms too. A norm that overflows counts as not finite.
             finite = _all_finite((losses, new_state.batch_stats)) & jnp.isfinite(optax.tree.norm(gradients))
-            return self._settled(state, new_state, batch["command"][0], halted, finite, counts, ratios)
+            command = batch["command"][0]
+            flags = [~finite, command != GO, command == ABANDON]
+            # Summed, so that all agree, even should one replica's copy of the state have gone astray.
+            counts, flags = lax.psum((counts, jnp.stack(flags).astype(jnp.int32)), REPLICAS)
+            finite, stops, abandoned = flags[0] == 0, flags[1], flags[2] > 0
+            goes_on = (halted == 0) & ~abandoned & (finite | self.skip_non_finite)
+            updated = goes_on & finite
+            with jax.named_scope("optimizer"):
+                kept = jax.tree.map(lambda new, old: jnp.where(updated, new, old), new_state, state)
+            kept = dataclasses.replace(kept, step=state.step + goes_on.astype(jnp.int32))
+            flag = partial(jnp.asarray, dtype=jnp.int32)
+            return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on), ratios)
 
     def _gradients(
         self, state: TrainState, mixed: MixedBatch, key: jax.Array
@@ -145,29 +156,6 @@ class TrainStep:
                 new = {"params": params, "batch_stats": batch_stats}
                 ema = update_ema(ema, new, step=state.step, decay=self.ema_decay)
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), ratios
-
-    def _settled(
-        self,
-        state: TrainState,
-        new_state: TrainState,
-        command: jax.Array,
-        halted: jax.Array,
-        finite: jax.Array,
-        counts: Counts,
-        ratios: jax.Array | None,
-    ) -> tuple[TrainState, Outcome]:
-        """Returns the new state or, where all replicas together decide against the update, the old one."""
-        flags = [~finite, command != GO, command == ABANDON]
-        # Summed, so that all agree, even should one replica's copy of the state have gone astray.
-        counts, flags = lax.psum((counts, jnp.stack(flags).astype(jnp.int32)), REPLICAS)
-        finite, stops, abandoned = flags[0] == 0, flags[1], flags[2] > 0
-        goes_on = (halted == 0) & ~abandoned & (finite | self.skip_non_finite)
-        updated = goes_on & finite
-        with jax.named_scope("optimizer"):
-            kept = jax.tree.map(lambda new, old: jnp.where(updated, new, old), new_state, state)
-        kept = dataclasses.replace(kept, step=state.step + goes_on.astype(jnp.int32))
-        flag = partial(jnp.asarray, dtype=jnp.int32)
-        return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on), ratios)
 
     @property
     def _mixes(self) -> bool:

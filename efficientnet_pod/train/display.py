@@ -16,19 +16,10 @@ class Display:
     """Prints for one host; silent on the others. A context manager."""
 
     def __init__(self, *, total_steps: int, silent: bool, console: Console | None = None):
-        """Prepares the bar; nothing is printed yet.
-
-        Args:
-          total_steps: of the run.
-          silent: print nothing, as on all hosts but the first.
-          console: where to print; standard output by default.
-        """
+        """Prepares the bar; nothing is printed yet. The console is by default standard output."""
         self.console = console or Console(quiet=silent, highlight=False, soft_wrap=True)
-        self._bar = Progress(
-            *bar_columns(),
-            console=self.console,
-            disable=silent or not self.console.is_terminal,
-        )
+        is_off = silent or not self.console.is_terminal
+        self._bar = Progress(*bar_columns(), console=self.console, disable=is_off)
         self._task = self._bar.add_task("training", total=total_steps, rate="")
 
     def __enter__(self) -> Self:

@@ -70,30 +70,24 @@ def open_initial(run: Run) -> Initial:
 
 def _require_alike(trained: Trained, recipe: Recipe) -> None:
     """Raises UserError if the recipe would use the weights in another way than they were trained."""
-    path, data = recipe.init.weights, recipe.data
-    if trained.network != recipe.model.name:
-        raise UserError(
-            f"'{path}' is {trained.network}, and config.model.name={recipe.model.name}; "
-            f"set --config.model.name={trained.network}"
+
+    def refuse(fact: str, field: str, ours: Any, remedy: Any) -> UserError:
+        return UserError(
+            f"'{recipe.init.weights}' {fact}, and config.{field}={ours}; set --config.{field}={remedy}"
         )
-    for field, theirs, ours in (
-        ("mean_rgb", trained.mean_rgb, data.mean_rgb),
-        ("stddev_rgb", trained.stddev_rgb, data.stddev_rgb),
-    ):
+
+    if trained.network != recipe.model.name:
+        raise refuse(f"is {trained.network}", "model.name", recipe.model.name, trained.network)
+    for field in ("mean_rgb", "stddev_rgb"):
+        theirs, ours = getattr(trained, field), getattr(recipe.data, field)
         if not np.allclose(theirs, ours, atol=1e-4):
             shown = "(" + ", ".join(f"{value:.6g}" for value in theirs) + ")"
-            raise UserError(
-                f"'{path}' was trained on pixels with {field}={shown}, "
-                f"and config.data.{field}={tuple(ours)}; "
-                f"set --config.data.{field}='{shown}'"
-            )
-    ours = settings_of(recipe)
+            fact = f"was trained on pixels with {field}={shown}"
+            raise refuse(fact, f"data.{field}", tuple(ours), f"'{shown}'")
+    settings = settings_of(recipe)
     for name, value in trained.settings.items():
-        if name in ours and not math.isclose(ours[name], value, rel_tol=1e-6, abs_tol=1e-12):
-            raise UserError(
-                f"'{path}' was trained with {name}={value}, and config.model.{name}={ours[name]}; "
-                f"set --config.model.{name}={value}"
-            )
+        if name in settings and not math.isclose(settings[name], value, rel_tol=1e-6, abs_tol=1e-12):
+            raise refuse(f"was trained with {name}={value}", f"model.{name}", settings[name], value)
 
 
 def initial_state(run: Run, initial: Initial) -> TrainState:

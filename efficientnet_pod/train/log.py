@@ -1,5 +1,6 @@
 """The log of a training run: rows of metrics, lines on the terminal, and the summary."""
 
+import dataclasses
 import math
 import time
 from typing import Any
@@ -23,21 +24,13 @@ from efficientnet_pod.workdir.metrics_log import MetricsLog
 from efficientnet_pod.workdir.workdir import Workdir
 
 
+@dataclasses.dataclass
 class _Window:
     """The steps since the last row of training."""
 
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.counts: list[Counts] = []
-        self.skipped_steps = 0
-
-    @property
-    def images(self) -> int:
-        return sum(int(counts.images) for counts in self.counts)
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
+    began: float
+    counts: list[Counts] = dataclasses.field(default_factory=list)
+    skipped_steps: int = 0
 
 
 class TrainingLog:
@@ -119,7 +112,8 @@ class TrainingLog:
             window.skipped_steps += 1
             self.display.warn(f"step {step:,} is not finite and was skipped, at {self._learning_rate(step)}")
             self.journal.write("skipped_step")
-        self.display.advance(step, images_per_second=window.images / window.seconds)
+        images = sum(int(counts.images) for counts in window.counts)
+        self.display.advance(step, images_per_second=images / (time.monotonic() - window.began))
         if step % self._run.plan.recipe.log_steps == 0:
             if outcome.updated:
                 self._files.trust_ratios(step, outcome.trust_ratios)
@@ -181,7 +175,12 @@ class TrainingLog:
         self, step: int, result: Rates, *, seconds: float, confusions: Confusions | None = None
     ) -> None:
         """Writes the row of an evaluation and its predictions; all hosts come here together."""
-        self._require_finite(result.loss, "evaluation loss", step)
+        if not math.isfinite(result.loss):
+            raise RunError(
+                f"evaluation loss is {result.loss} after step {step}, at {self._learning_rate(step)}; "
+                f"checkpoints are in {self._workdir.checkpoints}; lower the base learning rate or warm up "
+                "longer"
+            )
         if confusions:  # first: an evaluation with a row is not made again
             self._files.predictions(step, confusions, result)
         self._files.flush()
@@ -225,10 +224,7 @@ class TrainingLog:
             "step": step,
             "epoch": self._run.plan.epoch(step),
             "split": split,
-            "loss": result.loss,
-            "top1": result.top1,
-            "top5": result.top5,
-            "images": result.images,
+            **dataclasses.asdict(result),
             # The rate of the update that made this step, counted from 0.
             "learning_rate": float(self._run.learning_rate(step - 1)),
             "images_per_second": images_per_second,
@@ -253,13 +249,6 @@ class TrainingLog:
     def _write(self, row: dict[str, Any]) -> None:
         if self._metrics:
             self._metrics.write(row)
-
-    def _require_finite(self, value: float, name: str, step: int) -> None:
-        if not math.isfinite(value):
-            raise RunError(
-                f"{name} is {value} after step {step}, at {self._learning_rate(step)}; checkpoints are in "
-                f"{self._workdir.checkpoints}; lower the base learning rate or warm up longer"
-            )
 
     def _learning_rate(self, step: int) -> str:
         return f"learning rate {float(self._run.learning_rate(step - 1)):.4g}"

@@ -70,16 +70,7 @@ class Training:
         watchdog: Watchdog,
         saves: Saves,
     ):
-        """Takes the parts of a started run.
-
-        Args:
-          run: recipe and devices.
-          programs: compiled steps.
-          log: gets the outcome of each step.
-          interrupt: knows whether this host was told to stop.
-          watchdog: gets a sign of life after each step.
-          saves: writes the checkpoints.
-        """
+        """Takes the parts of a started run."""
         self._run, self._plan, self._programs, self._log = run, run.plan, programs, log
         self._interrupt, self._watchdog, self._saves = interrupt, watchdog, saves
         self._signals = host_signals(run.mesh)
@@ -252,7 +243,13 @@ class Training:
         Only to evaluated ones: the clock decides when others are saved, and a run must not depend on it.
         """
         if self._plan.recipe.on_non_finite != "rewind":
-            self._end_not_finite()
+            step = self._saves.finish(self._state, self._position)
+            raise RunError(
+                f"step {step + 1:,} is not finite, its loss or gradient, at learning rate "
+                f"{float(self._run.learning_rate(step)):.4g}; the state before it is untouched and saved as "
+                f"step {step:,}; go on with --config.on_non_finite=skip or rewind, or lower the base "
+                "learning rate or warm up longer in a new workdir"
+            )
         fault, position, target = int(self._state.step) + 1, self._position, self._saves.last_evaluated()
         if not target or position.rewinds == MAX_REWINDS:
             tried = f"after {MAX_REWINDS} rewinds to step {target:,}" if target else "before any evaluation"
@@ -267,14 +264,4 @@ class Training:
         self._log.display.warn(
             f"step {fault:,} is not finite: back to step {target:,}, and on with other images than the "
             f"{left_out:,} since"
-        )
-
-    def _end_not_finite(self) -> NoReturn:
-        """Saves the state before the step that was not finite, and raises RunError."""
-        step = self._saves.finish(self._state, self._position)
-        raise RunError(
-            f"step {step + 1:,} is not finite, its loss or gradient, at learning rate "
-            f"{float(self._run.learning_rate(step)):.4g}; the state before it is untouched and saved as step "
-            f"{step:,}; go on with --config.on_non_finite=skip or rewind, or lower the base learning rate or "
-            "warm up longer in a new workdir"
         )

@@ -178,32 +178,19 @@ def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     ``old`` is the plan of the last start, which need not be the first one.
     """
-
-    def differ(name: str) -> bool:
-        return name in old and name in new and old[name] != new[name]
-
-    def counts(name: str, noun: str) -> str:
-        before, now = plural(old[name], noun), plural(new[name], noun)
-        return f"the start before was on {before}, this one is on {now}"
-
-    warnings = []
-    if differ("num_replicas"):
-        warnings.append(
-            f"{counts('num_replicas', 'replica')}: its dropout and stochastic-depth masks, drawn per "
-            "replica, are others, and sums run in another order; it will not be bit for bit what it would "
-            "have been"
-        )
-    if differ("num_hosts"):
-        warnings.append(
-            f"{counts('num_hosts', 'host')}: sums run in another order; and of record files, which are "
-            "shared out by host, the order of the images changes, and the epoch under way may repeat or "
-            "miss some"
-        )
-    if differ("device_kind"):
-        warnings.append(
-            f"the start before was on {old['device_kind']}, this one is on {new['device_kind']}: sums run in "
-            "another order; it will not be bit for bit what it would have been"
-        )
+    consequences = {
+        "num_replicas": "its dropout and stochastic-depth masks, drawn per replica, are others, and sums run "
+        "in another order; it will not be bit for bit what it would have been",
+        "num_hosts": "sums run in another order; and of record files, which are shared out by host, the "
+        "order of the images changes, and the epoch under way may repeat or miss some",
+        "device_kind": "sums run in another order; it will not be bit for bit what it would have been",
+    }
+    nouns, warnings = {"num_replicas": "replica", "num_hosts": "host"}, []
+    for name, consequence in consequences.items():
+        if name in old and name in new and old[name] != new[name]:
+            pair = old[name], new[name]
+            before, now = (plural(value, nouns[name]) for value in pair) if name in nouns else pair
+            warnings.append(f"the start before was on {before}, this one is on {now}: {consequence}")
     return warnings
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from typing import Any
 
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.mesh import share_from_first_host
@@ -30,16 +29,6 @@ class Position:
     step: int
     image_offset: int = 0
     rewinds: int = 0
-
-    @classmethod
-    def of(cls, step: int, record: dict[str, Any]) -> "Position":
-        """Returns the position that a checkpoint's record holds."""
-        return cls(step, record["image_offset"], record["rewinds"])
-
-    @property
-    def record(self) -> dict[str, int]:
-        """The fields that a checkpoint does not hold as its step."""
-        return {"image_offset": self.image_offset, "rewinds": self.rewinds}
 
 
 class Saves:
@@ -82,7 +71,8 @@ class Saves:
         self.require_workdir()
         runtime = self._run.runtime
         record = {
-            **position.record,
+            "image_offset": position.image_offset,
+            "rewinds": position.rewinds,
             "skipped_steps": self._log.skipped_steps,
             "replicas": len(runtime.devices),
             "hosts": runtime.host_count,

@@ -93,7 +93,8 @@ def _resumed(run: Run, workdir: Workdir, step: int, state: TrainState, commit: C
     )
     summary = workdir.summary() if step == run.plan.total_steps and evaluated else None
     record = commit["record"]
-    return Start(Position.of(step, record), record["skipped_steps"], evaluated, summary, state)
+    position = Position(step, record["image_offset"], record["rewinds"])
+    return Start(position, record["skipped_steps"], evaluated, summary, state)
 
 
 def print_plan(run: Run, display: Display, initial: Initial | None) -> None:

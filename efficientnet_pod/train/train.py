@@ -80,7 +80,9 @@ def train_and_evaluate(
         )
         ending.close_with(log.close)
         log.begin(state)
-        watchdog = ending.hold(_watchdog(run, workdir, ending))
+        stacks = None if hosts.index() or is_remote(workdir.path) else Path(workdir.path)
+        watchdog = Watchdog(run.plan.recipe.stuck_seconds, report_folder=stacks, on_stuck=ending.on_stuck)
+        ending.hold(watchdog)
         saves = Saves(run, log, watchdog, checkpoints, owner, step=step)
         training = Training(run, programs, log, interrupt, watchdog, saves)
         training.run(state, start.position, evaluated=start.evaluated)
@@ -89,11 +91,6 @@ def train_and_evaluate(
         if checkpoints:
             _write_report(workdir, display)
         return hosts.from_first("the summary", summary)
-
-
-def _watchdog(run: Run, workdir: Workdir, ending: Ending) -> Watchdog:
-    report_folder = None if hosts.index() or is_remote(workdir.path) else Path(workdir.path)
-    return Watchdog(run.plan.recipe.stuck_seconds, report_folder=report_folder, on_stuck=ending.on_stuck)
 
 
 def _write_summary(

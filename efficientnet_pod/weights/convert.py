@@ -227,9 +227,7 @@ def new_classifier(shapes: Mapping[str, tuple[int, ...]], num_classes: int) -> T
     The published spread, ±1/√classes, is for a thousand classes: with ten of them and trained features it
     begins with a loss of 8, whose gradient wrecks the layers below. BiT begins so too (arXiv 1912.11370).
 
-    Args:
-      shapes: of the network's variables by path; the last dimension of the classifier's is replaced.
-      num_classes: size of the logits.
+    ``shapes`` are of the network's variables by path; the last dimension of the classifier's is replaced.
     """
     return {
         path: np.zeros((*shape[:-1], num_classes), np.float32)

@@ -19,9 +19,7 @@ from efficientnet_pod.workdir.files import cannot_write, is_remote, write_whole
 def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
     """Returns timm's name of a network; None if timm has none that computes the same.
 
-    Args:
-      network: our name.
-      bn_epsilon: epsilon of the weights; None: the published one.
+    ``bn_epsilon`` is that of the weights; None: the published one.
     """
     if network == "resnet50":  # timm's takes no other epsilon
         return network if bn_epsilon in (None, default_epsilon(network)) else None

@@ -8,10 +8,9 @@ from efficientnet_pod.workdir.redact import redact
 
 
 def fetch(name: str) -> str:
-    """Returns the folder in the hub's cache that holds a repository's weights and configuration.
+    """Returns the folder in the hub's cache that holds the weights and configuration of ``OWNER/NAME``.
 
-    Args:
-      name: ``OWNER/NAME`` of the repository; ``OWNER/NAME@REVISION`` for one of its versions.
+    ``OWNER/NAME@REVISION`` is one of the repository's versions.
 
     Raises:
       UserError: the package is not installed, or there is no such repository or file.

@@ -40,13 +40,7 @@ def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder
     """Returns the card in Markdown, with the hub's metadata before it.
 
     If the weights are a run's whose workdir is here, the card has its accuracy, hardware, hours, price and
-    recipe.
-
-    Args:
-      trained: the weights.
-      files: files of the folder.
-      name: name of the model.
-      folder: path of the folder, for the code that loads it.
+    recipe. Its code loads the model from ``folder``.
     """
     records = _records(trained)
     facts, what = [], ""

@@ -8,14 +8,14 @@ import pytest
 from host_processes import run_hosts
 from host_worker import EVALUATIONS, RECORDS, STEPS, awkward_state
 from photos import write_records
-from tiny import STAGES, build_tiny_networks
+from tiny import build_tiny_networks
 
 
 @pytest.fixture(scope="module")
 def one():
     """One host with eight devices, this process; its scenarios run when asked for."""
     patch = pytest.MonkeyPatch()
-    build_tiny_networks(patch, STAGES[:1])
+    build_tiny_networks(patch)
     yield functools.cache(lambda scenario: host_worker.SCENARIOS[scenario](None))
     patch.undo()
 

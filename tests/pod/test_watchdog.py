@@ -38,7 +38,7 @@ def test_stuck_in_python_ends_with_the_stacks_and_tells(tmp_path):
     )
     code, out, error, seconds = end(start(body))
     assert code == 1 and 1.0 < seconds < 4
-    line = "stuck: evaluating for 1 s without progress, a step usually takes 0.0"
+    line = "stuck: evaluating for 1 s without progress, a step usually takes 0."
     assert out.startswith(line) and error.startswith(f"efficientnet-pod: {line}")
     assert "(config.stuck_seconds=1)" in out
     assert "in read_for_ever" in error

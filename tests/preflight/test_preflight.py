@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from skips import needs_libtpu
-from tiny import STAGES, build_tiny_networks
+from tiny import build_tiny_networks
 from tiny_preflight import FLAGS, KEYS
 
 from efficientnet_pod.cli import main as cli
@@ -101,7 +101,7 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, monkeypatch, arguments, w
 
 
 def test_a_cpu_is_measured(monkeypatch, capsys, tmp_path):
-    build_tiny_networks(monkeypatch, STAGES[:1])
+    build_tiny_networks(monkeypatch)
     monkeypatch.chdir(ROOT)
     calls = []
     median = measure._median

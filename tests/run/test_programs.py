@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import jax
 import pytest
 from recipes import phased_digits
-from tiny import STAGES, build_tiny_networks
+from tiny import build_tiny_networks
 
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run import programs
@@ -21,7 +21,7 @@ from efficientnet_pod.workdir.workdir import Workdir
 @pytest.fixture
 def tiny_run(tmp_path, monkeypatch):
     """Digits in two phases on a tiny network, as `train` leaves it before it compiles."""
-    build_tiny_networks(monkeypatch, STAGES[:1])
+    build_tiny_networks(monkeypatch)
     config = phased_digits()
     run, workdir = open_run(read_recipe(config)), Workdir(tmp_path)
     workdir.write("config.json", config)

@@ -19,7 +19,7 @@ import optax
 import pytest
 from flax import linen as nn
 from recipes import load
-from tiny import CLASSES, STAGES, batch, build_tiny_networks
+from tiny import CLASSES, batch, build_tiny_networks
 
 from efficientnet_pod.evaluate.calibration import Calibration
 from efficientnet_pod.evaluate.confusions import Confusions
@@ -319,7 +319,7 @@ def main(folder: str, coordinator: str, hosts: str, host: str, devices: str, *sc
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.distributed.initialize(coordinator, int(hosts), int(host), coordinator_bind_address=coordinator)
-    build_tiny_networks(pytest.MonkeyPatch(), STAGES[:1])
+    build_tiny_networks(pytest.MonkeyPatch())
     for name in scenarios:
         np.savez(Path(folder) / f"{name}.{host}.npz", **SCENARIOS[name](Path(folder)))
 

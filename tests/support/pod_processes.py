@@ -263,7 +263,7 @@ def _free_port() -> int:
 def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[str]) -> int:
     """Runs a command of the real command line on a network of one block; notes each point it comes to."""
     import pytest
-    from tiny import STAGES, build_tiny_networks
+    from tiny import build_tiny_networks
 
     from efficientnet_pod.pod import inject
 
@@ -276,7 +276,7 @@ def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[s
         at(point, step)
 
     inject.at = note
-    build_tiny_networks(pytest.MonkeyPatch(), STAGES[:1])
+    build_tiny_networks(pytest.MonkeyPatch())
     if int(os.environ.get(REVERSED, "0")):
         _reverse_places()
     _keep_programs_of_other_hosts(arguments, programs)

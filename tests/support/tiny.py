@@ -9,6 +9,7 @@ import pytest
 from efficientnet_pod.models.efficientnet import EfficientNet, Stage, Variant
 from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.run import run
+from efficientnet_pod.weights import trained
 
 CLASSES = 10
 SIZE = 32
@@ -30,11 +31,14 @@ def tiny_network(name: str, *, settings: Mapping[str, Any] | None = None, **opti
     return tiny_model(**options, **{field: settings[field] for field in own if field in (settings or {})})
 
 
-def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = STAGES) -> None:
-    """Makes every run build the tiny network, with the options its recipe gives the real one."""
-    patch.setattr(
-        run, "create_network", lambda name, **options: tiny_network(name, **options).clone(stages=stages)
-    )
+def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = STAGES[:1]) -> None:
+    """Makes runs and weights build the tiny network, by default of one block, with its recipe's options."""
+
+    def create(name: str, **options: Any) -> EfficientNet:
+        return tiny_network(name, **options).clone(stages=stages)
+
+    for module in (run, trained):
+        patch.setattr(module, "create_network", create)
 
 
 def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from recipes import load
-from tiny import STAGES, build_tiny_networks
+from tiny import build_tiny_networks
 
 from efficientnet_pod.errors import Preempted, RunError
 from efficientnet_pod.pod import inject
@@ -30,7 +30,7 @@ def _tiny_network():
             made[recipe] = get_programs(run, workdir, start_step=0, **options)
         return made[recipe] if start_step == 0 else dataclasses.replace(made[recipe], init=None)
 
-    build_tiny_networks(patch, STAGES[:1])
+    build_tiny_networks(patch)
     patch.setattr(start, "get_programs", get_once)
     yield
     patch.undo()

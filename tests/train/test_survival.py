@@ -127,7 +127,7 @@ def test_hosts_whose_devices_are_numbered_the_other_way_round(pair, uninterrupte
         shutil.copy(file, workdir / "programs")
     for file in [file for file in (workdir / "programs").iterdir() if file.is_file()]:
         shutil.copy(file, of_the_other)
-    codes, output = run(**pair, fault="kill@step:15,host=0", reversed_places=True)
+    codes, output = run(**pair, fault="kill@committed:12,host=0", reversed_places=True)
     assert codes[0] == KILLED, output
     assert "process → place among the devices: 0 → 1, 1 → 0" in output
     codes, output = run(**pair, reversed_places=True)

@@ -12,12 +12,12 @@ import yaml
 from given_weights import random_weights
 from runs import fine_tuning_config as config
 from same_tensors import same
-from tiny import build_tiny_networks, tiny_network
+from tiny import build_tiny_networks
 
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.train.train import train_and_evaluate
-from efficientnet_pod.weights import convert, trained
+from efficientnet_pod.weights import convert
 from efficientnet_pod.weights.export import FORMATS, export
 from efficientnet_pod.weights.formats.stablehlo import exported
 from efficientnet_pod.weights.open import open_weights
@@ -107,7 +107,6 @@ def card_of(folder: Path) -> tuple[dict, str]:
 
 def test_a_card_of_a_run_says_what_it_was(tmp_path, monkeypatch, capsys):
     build_tiny_networks(monkeypatch)
-    monkeypatch.setattr(trained, "create_network", tiny_network)
     convert._shapes.cache_clear()
     summary = train_and_evaluate(config(), tmp_path / "run")
     capsys.readouterr()

@@ -39,7 +39,9 @@ def test_a_converter_meets_no_platforms(network):
     assert "platform_index" in program()
 
 
-@pytest.mark.parametrize("network, size", [("b0", 33), ("resnet50", 32), ("resnet9", 32)])
+@pytest.mark.parametrize(
+    "network, size", [("b0", 33), pytest.param("resnet50", 32, marks=pytest.mark.long), ("resnet9", 32)]
+)
 def test_what_a_converter_meets_computes_the_same(network, size):
     weights = random_weights(network)
     images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)

@@ -53,9 +53,8 @@ OTHER = Place(STEP, "other", "update")
 def place_of(op_name: str) -> Place | None:
     """Returns the place of an operation by its path; None where the path does not tell.
 
-    Args:
-      op_name: such as ``jit(f)/shard_map/transpose(jvp(EfficientNet))/block3b/expand_bn/mul``. The transpose
-        of a forward pass is the backward pass, and so is what ``jax.checkpoint`` computes again.
+    A path is such as ``jit(f)/shard_map/transpose(jvp(EfficientNet))/block3b/expand_bn/mul``. The transpose
+    of a forward pass is the backward pass, and so is what ``jax.checkpoint`` computes again.
     """
     path = op_name.partition(";")[0].split("/")
     backward = any("transpose(" in scope or scope == "rematted_computation" for scope in path)
@@ -135,11 +134,8 @@ class Places:
     ) -> Place | None:
         """Returns the place of the nearest instruction that feeds this one or, failing that, reads it.
 
-        Args:
-          instruction: the one whose neighbours are asked.
-          computation: the computation that holds it.
-          users_first: ask the readers first.
-          between: accept places between two layers and outside the network.
+        ``users_first`` asks the readers first; ``between`` accepts places between two layers and outside the
+        network.
         """
         for ask_users in (users_first, not users_first):
             seen, waiting = {instruction.name}, [instruction]

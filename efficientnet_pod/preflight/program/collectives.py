@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from efficientnet_pod.preflight.program.attribution import STEP, Place, place_of
 from efficientnet_pod.preflight.program.execution import Executed
 from efficientnet_pod.preflight.program.hlo import Computation, Instruction, Module, replica_groups
-from efficientnet_pod.preflight.program.shapes import Array
 
 COLLECTIVES = (
     "all-reduce",
@@ -111,12 +110,10 @@ def _is_bn(instruction: Instruction) -> bool:
 
 
 def _purposes(step: Executed, *, bn: bool) -> tuple[tuple[str, int], ...]:
-    """Returns the bytes of each purpose among the operands of a collective.
+    """Returns the bytes of each purpose among the operands of a collective; ``bn`` if its groups are BN's.
 
-    Args:
-      step: the collective.
-      bn: whether its groups are the BN groups. The backward pass of batch norm sums within them; gradients of
-        scale and bias are summed over all replicas.
+    The backward pass of batch norm sums within BN groups; gradients of scale and bias are summed over all
+    replicas.
     """
     instruction, computation = step.instruction, step.computation
     readers = _readers(instruction, computation)
@@ -144,8 +141,8 @@ def _readers(instruction: Instruction, computation: Computation) -> dict[int, In
 
 
 def _purpose(named: Instruction, operand: Instruction, computation: Computation, *, bn: bool) -> str:
-    array: Array | None = next(iter(operand.results), None)
-    if array is not None and array.dtype[0] in "spu":  # integers and booleans: counts and flags
+    results = operand.results
+    if results and results[0].dtype[0] in "spu":  # integers and booleans: counts and flags
         return "metrics"
     source = _source(operand, computation)
     place = place_of(named.op_name) or source

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from efficientnet_pod.preflight.program.hlo import Computation, Instruction, Module
 
+# XLA's TPU compiler notes cycles as ``"estimated_cycles":"1234"`` in the window configuration.
+_CYCLES = re.compile(r'"estimated_cycles":[" ]*(\d*)')
+
 
 @dataclass(frozen=True, slots=True)
 class Executed:
@@ -51,17 +54,9 @@ def _part(loop: Instruction, attribute: str, module: Module) -> Computation:
 
 
 def own_cycles(instruction: Instruction) -> int | None:
-    """Returns the cycles the compiler expects of one run of an instruction; None where it says nothing.
-
-    XLA's TPU compiler notes them as ``"estimated_cycles":"1234"`` in the window configuration.
-    """
-    text = instruction.attributes
-    start = text.find('"estimated_cycles":')
-    if start < 0:
-        return None
-    digits = text[start + len('"estimated_cycles":') :].lstrip('" ')
-    end = next((i for i, c in enumerate(digits) if not c.isdigit()), len(digits))
-    return int(digits[:end]) if end else None  # a negative number is no estimate
+    """Returns the cycles the compiler expects of one run of an instruction; None where it says nothing."""
+    noted = _CYCLES.search(instruction.attributes)
+    return int(noted[1]) if noted and noted[1] else None  # a negative number is no estimate
 
 
 def total_cycles(steps: list[Executed]) -> int | None:
@@ -91,10 +86,8 @@ def trip_count(loop: Instruction, computation: Computation, module: Module) -> i
         return None
     if isinstance(limit, _Carried):
         limit = _value(start.operands[limit.index], computation)
-    first, step = (
-        _value(start.operands[counter.index], computation),
-        _step(_part(loop, "body", module), counter),
-    )
+    first = _value(start.operands[counter.index], computation)
+    step = _step(_part(loop, "body", module), counter)
     beyond = {"LT": 0, "LE": 1, "GT": 0, "GE": -1}.get(direction)  # the limit, the first number not reached
     if not isinstance(first, int) or not isinstance(limit, int) or not step or beyond is None:
         return None

@@ -162,10 +162,7 @@ def _instruction(line: str) -> Instruction | None:
     start = opcode.end()
     end = _closing(rest, start)
     operands, kind = rest[start:end], opcode.group(1)
-    if kind in ("constant", "parameter"):
-        names = (operands,)
-    else:
-        names = _operand_names(operands)
+    names = (operands,) if kind in ("constant", "parameter") else _operand_names(operands)
     return Instruction(name, kind, rest[: opcode.start()], names, rest[end + 1 :], is_root)
 
 

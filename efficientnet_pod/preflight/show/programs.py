@@ -63,12 +63,10 @@ def time(estimate: Estimate) -> RenderableType:
     for step in estimate.steps:
         seconds = estimate.seconds_of(step)
         cells = [short_duration(estimate.measured.get(step.name))] if measured else []
-        cells += [("≥ " if step.basis == "roofline" else "") + short_duration(step.seconds)]
-        cells += [
-            short_duration(step.compute_seconds),
-            _with_share(step.communication_seconds or None, seconds),
-        ]
-        cells += [_with_share(floor, seconds) for floor in (step.hbm_seconds, step.flop_seconds)]
+        at_least = "≥ " if step.basis == "roofline" else ""
+        cells += [at_least + short_duration(step.seconds), short_duration(step.compute_seconds)]
+        parts = (step.communication_seconds or None, step.hbm_seconds, step.flop_seconds)
+        cells += [_with_share(part, seconds) for part in parts]
         rows.add_row(step.name, *cells, short_duration(step.optimal_seconds))
     return Group(rows, _basis(estimate.train, chip))
 

@@ -28,14 +28,12 @@ def find_checkpoint(path: Path) -> str | None:
 def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
     """Returns the tensors, by their names without the common scope, such as ``efficientnet-b0/``.
 
-    Args:
-      prefix: common beginning of the files' names.
-      raw: take the raw weights, not their averages over the training, which were evaluated.
+    They are the averages over the training, which were evaluated; with ``raw``, the weights themselves.
 
     Raises:
       UserError: it is cut off, damaged or too large.
     """
-    import tensorflow as tf
+    from efficientnet_pod.data.quiet import tf  # TensorFlow takes seconds to import
 
     try:
         reader = tf.train.load_checkpoint(prefix)

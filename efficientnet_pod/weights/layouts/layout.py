@@ -32,11 +32,9 @@ class Layout:
 
 
 def names_for(network_layer: str, name: Callable[[Block | None, str, str], str]) -> Names:
-    """Returns a function from our paths to a library's names; it gives none for other networks.
+    """Returns a function from our paths to the names that ``name`` gives for block, layer and leaf.
 
-    Args:
-      network_layer: a layer that only such networks have.
-      name: function from block, layer and leaf to the library's name.
+    It gives none for networks without ``network_layer``.
     """
 
     def names(paths: Iterable[str]) -> dict[str, str]:
