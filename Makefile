@@ -14,9 +14,10 @@ SUPPORT := PYTHONPATH=tests/support:tests/references
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
 
-# Neighbouring tests share what they compile, so each worker takes a stretch of them.
+# Neighbouring tests share what they compile, so each worker takes a stretch of them. Of three workers on two cores
+# one may wait for the processes of its test.
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n 2 --dist=worksteal --durations=10
+	$(BIN)/python -m pytest -q -n 3 --dist=worksteal --durations=10
 
 # Long and large: minutes of random kills, all hosts lost in turn, networks of full size.
 test-long: $(STAMP)

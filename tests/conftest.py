@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from ctypes import CDLL
 from functools import partial
 from importlib.metadata import version
@@ -25,6 +26,7 @@ import shared_programs  # noqa: E402
 from efficientnet_pod.pod import inject, runtime  # noqa: E402
 
 LARGEST_WORKER = 1.3e9  # bytes in memory
+_M_MMAP_THRESHOLD = -3  # malloc.h of the GNU C library
 _forget_at = LARGEST_WORKER
 
 _programs_of_this_session = shared_programs.VARIABLE not in os.environ
@@ -40,7 +42,9 @@ assert len(jax.devices()) == 8  # starts the backend, so that no test sets its o
 
 
 def pytest_collection_finish():
-    """Spares the collector all that has been imported."""
+    """Spares the collector all that has been imported; large arrays go back to the system when freed."""
+    with suppress(OSError, AttributeError):  # another C library
+        CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)
     gc.collect()
     gc.freeze()
 

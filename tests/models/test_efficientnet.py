@@ -42,7 +42,7 @@ def test_parameter_count(name):
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("b1", "b3", "b4", "b5")]
 
 
-@pytest.mark.parametrize("name", ["b0", "b2", *LONG])
+@pytest.mark.parametrize("name", ["b0", pytest.param("b2", marks=pytest.mark.long), *LONG])
 def test_logits_equal_keras(name):
     keras = pytest.importorskip("keras")
     size = VARIANTS[name].image_size

@@ -16,20 +16,21 @@ from efficientnet_pod.run import run as runs
 from efficientnet_pod.run.feed import Feed, train_batches
 from efficientnet_pod.train.train import train_and_evaluate
 
+# Of recipes that are alike but for their rates one is enough; the digits are trained in many tests.
 RECIPES = [
     "supercomputer.py:b2,4096,rmsprop",
     "supercomputer.py:b5,65536",
     "imagenet.py:b0,autoaugment",
     "progressive.py",
-    "b0_gpu.py",
-    "imagenet18.py:4",
-    "resnet50.py:goyal",
-    "resnet50.py:lars,65536",
+    pytest.param("b0_gpu.py", marks=pytest.mark.long),
+    pytest.param("imagenet18.py:4", marks=pytest.mark.long),
+    pytest.param("resnet50.py:goyal", marks=pytest.mark.long),
+    pytest.param("resnet50.py:lars,65536", marks=pytest.mark.long),
     "resnet50.py:cutmix",
-    "cifar10.py:resnet18",
+    pytest.param("cifar10.py:resnet18", marks=pytest.mark.long),
     "cifar10.py:resnet9",
     "cifar10.py:tricks",
-    "digits.py",
+    pytest.param("digits.py", marks=pytest.mark.long),
     "finetune.py:lite0",
 ]
 SIZE, BATCH = 16, 32

@@ -124,7 +124,7 @@ def test_tensorboard_has_the_same_numbers(uninterrupted):
     assert float(make_ndarray(last.tensor_proto)) == pytest.approx(summary["final"]["top1"])
 
 
-@pytest.mark.parametrize("crash", [8, 13])
+@pytest.mark.parametrize("crash", [8, pytest.param(13, marks=pytest.mark.long)])
 def test_a_run_that_crashed_resumes_to_the_same_bits(tmp_path, with_fault, uninterrupted, crash):
     with_fault(f"raise@step:{crash}")
     with pytest.raises(RuntimeError, match="fault on purpose at step"):

@@ -29,6 +29,14 @@ from efficientnet_pod.weights.reading import read_foreign
 from efficientnet_pod.weights.trained import Trained
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_networks():
+    """A file that fits no network is held against all of them: these three take a second and not ten."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("efficientnet_pod.weights.convert.NETWORKS", ("b0", "b1", "resnet50"))
+        yield
+
+
 @pytest.fixture(scope="module")
 def b0():
     return random_weights()
