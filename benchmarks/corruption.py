@@ -1,4 +1,4 @@
-"""What becomes of a damaged checkpoint, ours and Orbax's CheckpointManager's; and what the digests cost.
+"""What becomes of a damaged checkpoint, ours and Orbax's CheckpointManager's; and what our checks cost.
 
 A trial copies three saved steps, damages one random file of the newest, and restores the newest there is.
 Command: python -m benchmarks.corruption --trials 120
@@ -24,12 +24,13 @@ from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("trials", 120, "Damaged copies of each kind of checkpoint.")
-flags.DEFINE_integer("repeats", 5, "Timed saves and restores, with digests and without.")
+flags.DEFINE_integer("repeats", 5, "Timed saves and restores, with all checks and without.")
 flags.DEFINE_integer("seed", 0, "Of the weights, the files chosen and the places in them.")
 
 STEPS = (1, 2, 3)
 DAMAGES = ("flip", "truncation", "deletion")
 OUTCOMES = ("wrong bits", "error", "older step", "no harm")
+CHECKS = ("read back before the commit", "digests alone", "none")
 
 
 def main(_: list[str]) -> None:
@@ -51,7 +52,7 @@ def main(_: list[str]) -> None:
             for row, outcomes in sorted(_trials(folder / kind, restore, states).items()):
                 counts = " | ".join(str(outcomes[outcome]) for outcome in OUTCOMES)
                 print(f"| {kind} | {' | '.join(row)} | {outcomes.total()} | {counts} |", flush=True)
-    _time_digests()
+    _time_checks()
 
 
 def _state(rng: np.random.Generator, *, tensors: int, size: int) -> dict[str, dict[str, np.ndarray]]:
@@ -136,28 +137,34 @@ def _same_bits(a, b) -> bool:
     )
 
 
-def _time_digests() -> None:
-    """Times a state of B5's size: 30 million weights, their momentum and their average, 360 MB."""
-    state = _state(np.random.default_rng(FLAGS.seed), tensors=1500, size=60_000)
-    seconds = collections.defaultdict(list)
-    for repeat in range(FLAGS.repeats + 1):
-        for digests in (True, False):
-            times = _seconds(state, digests=digests)
-            if repeat:  # the first warms up
-                for name, value in times.items():
-                    seconds[name, digests].append(value)
-    print(f"\n| seconds, median of {FLAGS.repeats} (range) | with digests | without |\n|---|---|---|")
-    for name in ("save returns", "committed", "restored"):
-        cells = [
-            f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-            for values in (seconds[name, True], seconds[name, False])
-        ]
-        print(f"| {name} | {' | '.join(cells)} |")
+def _time_checks() -> None:
+    """Times saves and restores of three states: weights, as many numbers of momentum, as many of averages."""
+    sizes = {
+        "tiny network, 0.02 M numbers": (60, 300),
+        "B0, 16 M": (930, 17_000),
+        "B5, 90 M": (1500, 60_000),
+    }
+    print(f"\n| seconds, median of {FLAGS.repeats} (range) | {' | '.join(CHECKS)} |\n{'|---' * 4}|")
+    for title, (tensors, size) in sizes.items():
+        state = _state(np.random.default_rng(FLAGS.seed), tensors=tensors, size=size)
+        seconds = collections.defaultdict(list)
+        for repeat in range(FLAGS.repeats + 1):
+            for checks in CHECKS:
+                for name, value in _seconds(state, checks=checks).items():
+                    seconds[name, checks] += [value] if repeat else []  # the first warms up
+        for name in ("save returns", "committed", "restored"):
+            cells = [
+                f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+                for values in (seconds[name, checks] for checks in CHECKS)
+            ]
+            print(f"| {title}: {name} | {' | '.join(cells)} |", flush=True)
 
 
-def _seconds(state, *, digests: bool) -> dict[str, float]:
+def _seconds(state, *, checks: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        if not digests:
+        if checks != CHECKS[0]:
+            stack.enter_context(mock.patch.object(checkpoint, "_require_found", lambda *_: None))
+        if checks == CHECKS[2]:
             known = checkpoint.tensor_digests(state)
             stack.enter_context(mock.patch.object(checkpoint, "tensor_digests", lambda _: known))
             stack.enter_context(mock.patch.object(checkpoint, "require_tensors", lambda *_: None))

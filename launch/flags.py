@@ -4,13 +4,13 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.workdir.files import absolute
 from launch.backends.backend import NAMES, Backend, backend_named
 from launch.job.job import Job, require_name, require_no_secrets
 from launch.job.remembered import recall
@@ -85,7 +85,7 @@ def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bo
     require_served(machine, values.slices, values.backend)
     name = require_name(values.name or values.workdir.rstrip("/").rpartition("/")[2])
     require_path(values.workdir, bucket=backend.needs_bucket)
-    workdir = values.workdir if "://" in values.workdir else str(Path(values.workdir).absolute())
+    workdir = str(absolute(values.workdir))  # as each worker will have it
     env = tuple((word.partition("=")[0], word.partition("=")[2]) for word in values.env)
     require_no_secrets(tuple(trainer), env)
     # SkyPilot takes its project from gcloud and looks for machines in every zone, unless it is told one.

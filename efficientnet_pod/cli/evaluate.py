@@ -55,7 +55,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
 
 def _define(values: flags.FlagValues) -> None:
     texts = {
-        "workdir": "Folder of a run, in place of WEIGHTS: its last checkpoint on its recipe's images.",
+        "workdir": "Folder of a run, in place of WEIGHTS.",
         "data": "Images, by the names of config.data.name: digits, folder:/path, a TFDS data set …; "
         "by default those of the weights' recipe.",
         "data_dir": "Folder of TFDS's data.",
@@ -70,5 +70,5 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("image_size", None, about, 1, flag_values=values)
     about = "Evaluate each image and its mirror image; by default as the recipe has it."
     flags.DEFINE_bool("flip", None, about, flag_values=values)
-    define_checkpoint(values, default=None, rule="; by default the best, with --workdir the latest")
+    define_checkpoint(values)
     define_hosts(values)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.workdir.files import expanded
+from efficientnet_pod.workdir.workdir import Workdir
 
 
 def run_command(
@@ -45,32 +47,41 @@ def parse_flags(
       arguments: what follows it.
       define: defines its own flags.
       config: whether it takes a recipe.
-      workdir: whether it takes the folder of a run as a flag.
+      workdir: whether it takes the folder of a run as a flag; with ``config``, the recipe is by default the
+        one stored in that folder.
       words: gets the arguments that are no flags; None: there may be none.
       program: whose command it is.
 
     Raises:
       UserError: an unknown flag or field, a value of the wrong type, a missing flag or file.
     """
-    arguments = [_with_underscores(word) for word in arguments]
+    arguments = [_as_in_a_shell(_with_underscores(word)) for word in arguments]
+    folder = _workdir_alone(arguments) if config and workdir else None
+    stored = _stored_recipe(folder) if folder else None
+    no_recipe = f"{command} needs --config, e.g. --config=configs/digits.py"
+    no_recipe += f", for '{folder}' has no config.json" if folder else ""
     values = flags.FlagValues()
     values.set_gnu_getopt(words is not None)  # flags may stand behind words
     flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
-    if config:
-        about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
-        argv = ["efficientnet-pod", *arguments]
-        config_flags.DEFINE_config_file("config", None, about, flag_values=values, sys_argv=argv)
     if workdir:
         flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     if define:
         define(values)
     try:
+        if config:
+            about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
+            argv = ["efficientnet-pod", *arguments]
+            define_recipe = config_flags.DEFINE_config_dict if stored else config_flags.DEFINE_config_file
+            define_recipe("config", stored, about, flag_values=values, sys_argv=argv)
         stray = values([command, *arguments])[1:]
         given = values.config if config else None
         if given is not None:
             given.to_dict()  # config_flags reports a file it could not load at its first use
     except Exception as error:  # what a config file raises is anything
-        raise UserError(_unknown_field(values, arguments) or _one_line(error)) from error
+        line = _unknown_field(values, arguments, stored) or _one_line(error)
+        if config and "flag 'config." in line:  # the field of no recipe
+            line = no_recipe
+        raise UserError(line) from error
     if values.help:
         print(f"{program} {command}\n{values.get_help()}")
         raise SystemExit(0)
@@ -79,7 +90,7 @@ def parse_flags(
     elif stray:
         raise UserError(f"'{stray[0]}' is not a flag; flags look like --workdir=PATH")
     if config and given is None:
-        raise UserError(f"{command} needs --config, e.g. --config=configs/digits.py")
+        raise UserError(no_recipe)
     if workdir and values.workdir is None:
         raise UserError(f"{command} needs --workdir, e.g. --workdir=runs/digits")
     # Libraries that read absl's global flags must find them parsed.
@@ -87,10 +98,10 @@ def parse_flags(
     return values
 
 
-def define_checkpoint(values: flags.FlagValues, default: str | None = "best", rule: str = "") -> None:
-    """Defines the flags that choose among the weights of a run; ``rule`` explains the default in the help."""
-    about = f"Checkpoint of a workdir: 'best', 'latest' or a step{rule}."
-    flags.DEFINE_string("checkpoint", default, about, flag_values=values)
+def define_checkpoint(values: flags.FlagValues) -> None:
+    """Defines the flags that choose among the weights of a run."""
+    about = "Checkpoint of a workdir: 'best' by top-1, 'latest' or a step."
+    flags.DEFINE_string("checkpoint", "best", about, flag_values=values)
     flags.DEFINE_bool("raw", False, "Take the raw weights, not the averaged ones.", flag_values=values)
 
 
@@ -107,17 +118,56 @@ def _with_underscores(word: str) -> str:
     return "--" + flag[2:].replace("-", "_") + equals + value
 
 
-def _unknown_field(values: flags.FlagValues, arguments: Sequence[str]) -> str | None:
-    """Returns the message for the first ``--config.FIELD`` that the recipe lacks; None if it has them all."""
+def _as_in_a_shell(word: str) -> str:
+    """Returns a flag with the home folder for the ``~`` of ``--flag=~/path``, which shells leave to us."""
+    flag, equals, value = word.partition("=")
+    return flag + equals + expanded(value) if flag.startswith("-") else word
+
+
+def _workdir_alone(arguments: Sequence[str]) -> str | None:
+    """Returns the workdir of a command that names no recipe, None of any other command."""
+    if any(word == "--config" or word.startswith("--config=") for word in arguments):
+        return None
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    try:
+        values(["", *arguments], known_only=True)
+    except flags.Error:  # whose words are those of all flags
+        return None
+    return values.workdir
+
+
+def _stored_recipe(folder: str) -> ConfigDict | None:
+    """Returns the recipe in a workdir, None if there is none; raises UserError if it is damaged."""
+    workdir = Workdir(folder)
+    if not (workdir.path / "config.json").exists():
+        return None
+    return ConfigDict(_with_tuples(workdir.read("config.json")))
+
+
+def _with_tuples(value: Any) -> Any:
+    """Returns a value of JSON as recipes have it: no lists, but tuples."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(part) for name, part in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _unknown_field(
+    values: flags.FlagValues, arguments: Sequence[str], recipe: ConfigDict | None
+) -> str | None:
+    """Returns the message for the first ``--config.FIELD`` that the recipe lacks; None if it has them all.
+
+    ``recipe`` is None if the arguments name its file.
+    """
     paths = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
     try:
-        parser: Any = values["config"].parser  # of config_flags
-        recipe = parser.parse(paths[-1]).to_dict()
+        # The parser is that of config_flags.
+        table_of_all = (recipe or values["config"].parser.parse(paths[-1])).to_dict()
     except Exception:  # there is no recipe, or it cannot be loaded: the first error says so
         return None
     for word in arguments:
         if word.startswith("--config."):
-            table, path = recipe, "config"
+            table, path = table_of_all, "config"
             for name in word.removeprefix("--config.").partition("=")[0].split("."):
                 if not isinstance(table, dict) or name not in table:
                     known = table if isinstance(table, dict) else ()

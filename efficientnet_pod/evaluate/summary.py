@@ -111,7 +111,10 @@ class Evaluation:
     def print(self, console: Console) -> None:
         """Prints the rates, the least accurate classes and the most frequent confusions."""
         rates = self.rates
-        step = "" if self.step is None else f"step {self.step:,}: "
+        step = "" if self.step is None else f"step {self.step:,}"
+        if (which := self.weights["origin"].get("checkpoint")) in ("best", "latest"):
+            step += f", the {which} checkpoint"
+        step += ": " if step else ""
         console.print(
             f"{step}top-1 {rates.top1:.2%}, top-5 {rates.top5:.2%}, loss {rates.loss:.4f} "
             f"of {rates.images:,} images\n"

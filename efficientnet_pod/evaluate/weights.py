@@ -55,7 +55,7 @@ def evaluate_path(
     overrides: Overrides,
     *,
     is_workdir: bool = False,
-    checkpoint: str | None = None,
+    checkpoint: str = "best",
     raw: bool = False,
     warn: Callable[[str], None],
 ) -> Evaluation | None:
@@ -65,18 +65,16 @@ def evaluate_path(
       path: a workdir or any path that :func:`.open_weights` takes.
       overrides: settings of the evaluation that differ from the weights' own.
       is_workdir: whether the path must be a workdir.
-      checkpoint: of a run: ``"best"``, ``"latest"`` or a step; None: the latest if ``is_workdir``, else the
-        best.
+      checkpoint: of a run: ``"best"``, ``"latest"`` or a step.
       raw: take the raw weights, not the averaged ones.
       warn: gets warnings of one line, on host 0.
 
     Raises:
       UserError: there are no such weights or images, or they do not fit each other or the devices.
     """
-    which = checkpoint or ("latest" if is_workdir else "best")
     variables, config, subject = None, {}, None
     if hosts.index() == 0:
-        if place := (Workdir(path), which) if is_workdir else checkpoint_at(path, which):
+        if place := (Workdir(path), checkpoint) if is_workdir else checkpoint_at(path, checkpoint):
             config, subject = _checkpoint(*place, overrides)
         else:
             variables, config, subject = _other_weights(path, overrides, raw=raw)
@@ -97,7 +95,7 @@ def evaluate_path(
     if subject.workdir:
         workdir = Workdir(subject.workdir)
         step, rates = evaluate_checkpoint(run, workdir, subject.checkpoint, raw=raw, collect=collect)
-        origin = {"source": subject.workdir, "step": step, "raw": raw}
+        origin = {"source": subject.workdir, "step": step, "checkpoint": subject.checkpoint, "raw": raw}
     else:
         rates = evaluate_weights(run, variables, collect=collect)
     pairs = confusions.merged(rates.images)

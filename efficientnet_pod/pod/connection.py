@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ JOIN_SECONDS = 300
 # machine is overloaded or moved, and such a pause must not cost the run; a dead host costs this time once.
 SILENT_SECONDS = 100
 SHUTDOWN_SECONDS = 60
+# A host that waits says so after this time, then after twice the time, and so on.
+SAY_SECONDS = 10
 
 
 def connect(
@@ -39,12 +42,22 @@ def connect(
     _connect(address, processes, process, local_devices, silent_seconds or SILENT_SECONDS)
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float) -> bool:
-    """Asks at growing intervals, up to half a second; returns False if the time is over first."""
-    deadline, interval = time.monotonic() + seconds, 0.02
+def wait_until(is_so: Callable[[], bool], seconds: float, *, waiting: Callable[[], str]) -> bool:
+    """Asks at growing intervals, up to half a second; returns False if the time is over first.
+
+    ``waiting`` says who waits for whom. It is printed on standard error if the wait is long, with the seconds
+    so far, at growing intervals.
+    """
+    began, interval, silent_until = time.monotonic(), 0.02, float(SAY_SECONDS)
     while not is_so():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             return False
+        if waited > silent_until:
+            line = f"{waiting()}: {waited:.0f} s so far, {seconds:.0f} s at most"
+            with suppress(OSError, ValueError):  # nobody reads, or standard error is closed
+                print(f"efficientnet-pod: {line}", file=sys.stderr, flush=True)
+            silent_until *= 2
         time.sleep(interval)
         interval = min(1.2 * interval, 0.5)
     return True
@@ -93,7 +106,11 @@ def _connect(coordinator: str, processes: int, process: int, local_devices: Any,
     # What fails inside JAX's connect ends the process with a stack trace, so look before.
     if process == 0:
         _refuse_taken_port(coordinator, host if is_local else "", int(port))
-    elif not wait_until(lambda: _answers(host, int(port)), JOIN_SECONDS):
+    elif not wait_until(
+        lambda: _answers(host, int(port)),
+        JOIN_SECONDS,
+        waiting=lambda: f"process {process} waits for process 0 to answer at {coordinator}",
+    ):
         raise UserError(
             f"process {process} has waited {JOIN_SECONDS} s for the coordinator at {coordinator}; start "
             "process 0 there, and let the firewall open that port to the other hosts"
@@ -123,7 +140,11 @@ def _connect(coordinator: str, processes: int, process: int, local_devices: Any,
     connecting = threading.Thread(target=initialize, name="join", daemon=True)
     connecting.start()
     remaining = JOIN_SECONDS - (time.monotonic() - began)
-    if not wait_until(lambda: not connecting.is_alive(), remaining):
+    if not wait_until(
+        lambda: not connecting.is_alive(),
+        remaining,
+        waiting=lambda: f"process {process} waits for all {processes} processes to come to {coordinator}",
+    ):
         raise UserError(
             f"not all {processes} processes came to the coordinator at {coordinator} within "
             f"{JOIN_SECONDS} s; start the same command on every host"

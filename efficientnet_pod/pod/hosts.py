@@ -71,9 +71,7 @@ def from_first(name: str, value: Any | None) -> Any:
     if index() == 0:
         store().key_value_set(key, json.dumps(value))
         return json.loads(json.dumps(value))
-    if not wait_until(lambda: _get(key) is not None, WAIT_SECONDS):
-        raise RunError(f"host {index()} waited {WAIT_SECONDS} s for host 0 to say '{name}'")
-    return json.loads(_get(key) or "")
+    return json.loads(_value_of(key, host=0, name=name))
 
 
 def to_first(name: str, value: Any) -> list[Any] | None:
@@ -98,9 +96,7 @@ def to_first(name: str, value: Any) -> list[Any] | None:
     values = [json.loads(text)]
     for host in range(1, count()):
         answer = f"{key}/{host}"
-        if not wait_until(lambda answer=answer: _get(answer) is not None, WAIT_SECONDS):
-            raise RunError(f"host 0 waited {WAIT_SECONDS} s for host {host} to say '{name}'")
-        values.append(json.loads(_get(answer) or ""))
+        values.append(json.loads(_value_of(answer, host=host, name=name)))
         store().key_value_delete(answer)
     return values
 
@@ -127,7 +123,10 @@ def barrier(name: str, *, seconds: float) -> None:
             return True
         return index() > 0 and _get(f"{key}/open") is not None
 
-    if not wait_until(is_open, seconds):
+    def waiting() -> str:
+        return f"host {index()} waits for {_names(missing() or {0})} to come to '{name}'"
+
+    if not wait_until(is_open, seconds, waiting=waiting):
         raise RunError(
             f"host {index()} waited {seconds:g} s for '{name}' on all hosts; {_names(missing())} did not come"
         )
@@ -142,6 +141,16 @@ def _fresh_key(kind: str, name: str) -> str:
     """Returns a key for this use of a name: the same on all hosts that have used the name equally often."""
     _uses[f"{kind}/{name}"] += 1
     return f"efficientnet_pod/{kind}/{name}/{_uses[f'{kind}/{name}']}"
+
+
+def _value_of(key: str, *, host: int, name: str) -> str:
+    """Returns the value of a key once another host has set it; RunError after `WAIT_SECONDS`."""
+    words = f"for host {host} to say '{name}'"
+    if not wait_until(
+        lambda: _get(key) is not None, WAIT_SECONDS, waiting=lambda: f"host {index()} waits {words}"
+    ):
+        raise RunError(f"host {index()} waited {WAIT_SECONDS} s {words}")
+    return _get(key) or ""
 
 
 def _get(key: str) -> str | None:

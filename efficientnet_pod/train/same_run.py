@@ -1,6 +1,7 @@
 """Whether a start may go on in a workdir: its config, plan and images must be those of the earlier starts."""
 
 import json
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
@@ -8,7 +9,8 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.plan import OF_THE_MACHINE
 from efficientnet_pod.recipe.recipe import FREE, RESOLVED, restart_fields
-from efficientnet_pod.workdir.files import make_writable
+from efficientnet_pod.workdir import journal, mesh, metrics_log, trust_ratios
+from efficientnet_pod.workdir.files import make_writable, require_written
 from efficientnet_pod.workdir.redact import redact_strings
 from efficientnet_pod.workdir.values import flatten
 from efficientnet_pod.workdir.workdir import Workdir
@@ -17,6 +19,13 @@ FREE_FIELDS = frozenset(restart_fields(FREE))
 RESOLVED_FIELDS = frozenset(restart_fields(RESOLVED))
 
 _DTYPE_FIELDS = {"compute_dtype": "model.dtype", "link_dtype": "data.link_dtype"}
+# What a start leaves behind before its first row of metrics. The config goes last: without it, the next start
+# would not know the others for records of a run.
+_RECORDS = (
+    *("plan.json", "data.json", "initial.json", "parameters.txt", "programs", "tensorboard"),
+    *(module.FILE for module in (journal, mesh, metrics_log, trust_ratios)),
+    "config.json",
+)
 _SHOWN = 5
 _ABSENT = object()
 
@@ -28,23 +37,25 @@ class Claim:
         """Makes the folder and stores the config, or checks that the one stored is of the same run.
 
         Fields that depend on the machine or the images are checked by :meth:`accept`, which also stores
-        permitted changes of the config.
+        permitted changes of the config. Records of another run that has left neither a checkpoint nor a row
+        of metrics are set aside.
 
         Raises:
           UserError: the folder cannot be written, belongs to another config, or to one that cannot be read.
+          RunError: the records cannot be set aside.
         """
-        self._workdir = workdir
-        self._changed_config: dict[str, Any] | None = None
+        self._workdir, self._config = workdir, config
+        self._warnings: list[str] = []
         make_writable(workdir.path)
         given = as_json(redact_strings(config))
         if not (workdir.path / "config.json").exists():
             _require_no_checkpoints(workdir, "config.json")
             workdir.write("config.json", config)
             return
-        stored = workdir.read("config.json")
-        require_same_config(stored, given, workdir.path)
-        if stored != given:
-            self._changed_config = config
+        try:
+            require_same_config(workdir.read("config.json"), given, workdir.path)
+        except UserError as refusal:
+            self._begin_again(refusal)
 
     def accept(self, plan: dict[str, Any], data: dict[str, Any]) -> list[str]:
         """Checks that this start continues what earlier ones did, and writes ``plan.json``, ``data.json``.
@@ -54,12 +65,26 @@ class Claim:
           data: ``name``, ``num_train``, ``num_eval``, ``class_names`` and ``fingerprint`` of the source.
 
         Returns:
-          Warnings: what is not bit for bit the same on this machine.
+          Warnings: what is not bit for bit the same on this machine, or that the run begins again.
 
         Raises:
           UserError: the images, the BN batch, a dtype or another number of the plan differs; nothing is
             written.
+          RunError: the records of a run that begins again cannot be set aside.
         """
+        try:
+            self._warnings += self._compare(plan, data)
+        except UserError as refusal:
+            self._begin_again(refusal)
+        workdir = self._workdir
+        if as_json(redact_strings(self._config)) != workdir.read("config.json"):
+            workdir.write("config.json", self._config)
+        workdir.write("plan.json", plan)
+        workdir.write("data.json", data)
+        return self._warnings
+
+    def _compare(self, plan: dict[str, Any], data: dict[str, Any]) -> list[str]:
+        """Returns warnings, or raises UserError, on the differences from the start before."""
         workdir, warnings = self._workdir, []
         for name, value, require_same in (
             ("data.json", data, require_same_images),
@@ -76,15 +101,36 @@ class Claim:
                 raise UserError(
                     f"{name} in '{workdir.path}' was written by another version; choose another --workdir"
                 ) from error
-        if self._changed_config is not None:
-            workdir.write("config.json", self._changed_config)
-        workdir.write("plan.json", plan)
-        workdir.write("data.json", data)
         return warnings
+
+    def _begin_again(self, refusal: UserError) -> None:
+        """Sets the records aside and stores the config; raises the refusal where there is something to keep.
+
+        That is a checkpoint, a row of metrics, or a ``config.json`` which is not of a run.
+        """
+        workdir = self._workdir
+        is_of_a_run = {"model", "data"} <= workdir.read("config.json").keys()
+        if not is_of_a_run or _has_checkpoints(workdir) or metrics_log.read_metrics(workdir):
+            raise refusal
+        aside = workdir.path / f"set-aside-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        with require_written(aside):
+            aside.mkdir()
+            for record in [workdir.path / name for name in _RECORDS]:
+                if record.exists():
+                    record.rename(aside / record.name)
+        workdir.write("config.json", self._config)
+        self._warnings.append(
+            "the run before this one left neither a checkpoint nor a row of metrics; this one begins anew, "
+            f"and the other's records are in {aside.name}"
+        )
+
+
+def _has_checkpoints(workdir: Workdir) -> bool:
+    return workdir.checkpoints.exists() and any(workdir.checkpoints.iterdir())
 
 
 def _require_no_checkpoints(workdir: Workdir, name: str) -> None:
-    if workdir.checkpoints.exists() and any(workdir.checkpoints.iterdir()):
+    if _has_checkpoints(workdir):
         raise UserError(
             f"workdir '{workdir.path}' has checkpoints and no {name}, which names the run they belong to; "
             "restore it or choose another --workdir"

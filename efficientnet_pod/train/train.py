@@ -62,7 +62,8 @@ def train_and_evaluate(
             ending.hold(interrupt)
         with interrupt.nothing_to_lose():
             inject.at("starting")
-            run, workdir = open_run(read_recipe(config)), Workdir(workdir_path)
+            workdir = Workdir(workdir_path)
+            run = open_run(read_recipe(config))
             hosts.agree("the run", identity_of(run))
             display = ending.hold(Display(total_steps=run.plan.total_steps, silent=hosts.index() > 0))
             # Before the workdir is taken: a mistake in the path of weights must not bind it to this config.

@@ -14,6 +14,7 @@ from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.reading import read_foreign
 from efficientnet_pod.weights.trained import Trained, untrained, view_of
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
+from efficientnet_pod.workdir.files import expanded
 from efficientnet_pod.workdir.workdir import Workdir
 
 
@@ -29,6 +30,7 @@ def open_weights(path: str, *, which: str = "best", raw: bool = False) -> Traine
       UserError: there are no weights, or they fit no network.
       RunError: a checkpoint cannot be read at present.
     """
+    path = expanded(path)
     if checkpoint := checkpoint_at(path, which):
         return _of_run(*checkpoint, raw=raw)
     if (Path(path) / "plan.json").exists():

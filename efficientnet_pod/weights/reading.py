@@ -11,7 +11,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS, Foreign
 from efficientnet_pod.weights.formats.keras import MEMBER, normalisation_of, read_h5, read_keras_archive
 from efficientnet_pod.weights.formats.safetensors_file import read_safetensors
-from efficientnet_pod.weights.formats.tensorflow_checkpoint import find_checkpoint, read_checkpoint
+from efficientnet_pod.weights.formats.tensorflow_checkpoint import files_of, find_checkpoint, read_checkpoint
 from efficientnet_pod.weights.hub import fetch
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK"
@@ -67,8 +67,7 @@ def _read_checkpoint(path: Path, name: str, *, raw: bool) -> Foreign:
             "a folder with model.safetensors, a checkpoint of TensorFlow, or hf:OWNER/NAME"
         )
     tensors = read_checkpoint(prefix, raw=raw)
-    files = sorted(Path(prefix).parent.glob(f"{Path(prefix).name}.*"))
-    return Foreign(tensors, name, {}, _digest([file for file in files if file.suffix != ".meta"]))
+    return Foreign(tensors, name, {}, _digest([file for file in files_of(prefix) if file.suffix != ".meta"]))
 
 
 def _refuse_archives_of_torch(path: Path) -> None:

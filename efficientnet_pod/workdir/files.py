@@ -5,8 +5,9 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,54 @@ _NO_DAMAGE = re.compile(
     "|cancelled|resourceexhausted|toomanyrequests|internal|unknown"
 )
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# In an object store a path is a pattern to some libraries and a URL to others, which agree on all but these.
+_NOT_REMOTE = re.compile(r"[*?\[\]\\#%]")
+# Orbax and TensorFlow find files by a glob over the whole path; TensorStore takes a backslash for a slash and
+# refuses names that end in `.__lock`. In such a path files would be lost, or written elsewhere.
+_MISREAD = re.compile(r"[*?\[\]\\]|\.__lock(/|$)")
+_NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last: bytes that are no UTF-8
+
+
+def expanded(path: str) -> str:
+    """Returns a path of a user with ``~`` and ``~name`` in front replaced by the home folder.
+
+    A shell leaves both as they are in ``--workdir=~/runs``.
+
+    Raises:
+      UserError: nobody of that name has a home folder.
+    """
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        name = whole.partition("/")[0]
+        raise UserError(f"'{path}': '{name}' has no home folder; write ./{path} for a folder of that name")
+    return whole
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Returns the absolute path of a folder of records, local or ``gs://``, that a user names.
+
+    Raises:
+      UserError: the records could not be kept there: there is no path, a library would take it for another
+        one, or it cannot be printed.
+    """
+    given = os.fspath(path)
+
+    def refuse(fault: str, remedy: str) -> UserError:
+        return UserError(f"{_NOT_PRINTED.sub('?', given)!r} {fault}; {remedy}")
+
+    if not given:
+        raise UserError("the path of the workdir is empty; give one, e.g. --workdir=runs/digits")
+    scheme = re.match("([a-z][a-z0-9]+):/", given)
+    if scheme and not given.startswith("gs://"):
+        raise refuse("is no path of a known kind", "write gs://BUCKET/RUN, or a local folder")
+    folder = epath.Path(given if scheme else os.path.join(os.getcwd(), expanded(given)))
+    if _NOT_PRINTED.search(str(folder)):
+        raise refuse("has line ends, control characters or bytes that are no UTF-8", "choose another name")
+    if scheme and _NOT_REMOTE.search(given):
+        raise refuse(r"has one of * ? [ ] \ # %, which mean something else in a bucket", "choose another")
+    if is_remote(folder) and not scheme:
+        raise refuse(f"would be taken for {folder}", "give that, or another local folder")
+    return folder
 
 
 def make_writable(folder: epath.Path) -> None:
@@ -53,6 +102,31 @@ def make_writable(folder: epath.Path) -> None:
         if _system_error(error) in _FULL:
             why, remedy = why + _room(nearest), "make room there or choose another"
         raise UserError(f"workdir '{folder}' cannot be written: {why}; {remedy}") from error
+
+
+def is_misread(path: epath.PathLike) -> bool:
+    """Returns whether libraries would take a local path for a pattern or another path; see :func:`linked`.
+
+    Raises:
+      UserError: it would, and also the path of a link.
+    """
+    if is_remote(path) or not _MISREAD.search(Path(path).as_posix()):
+        return False
+    if _MISREAD.search(Path(tempfile.gettempdir()).as_posix()):
+        raise UserError(
+            f"'{path}' has characters that libraries take for a pattern, and so has the folder for temporary "
+            f"files, '{tempfile.gettempdir()}'; set TMPDIR to another one"
+        )
+    return True
+
+
+@contextmanager
+def linked(paths: Mapping[str, epath.PathLike]) -> Iterator[epath.Path]:
+    """Yields a folder with links to these files and folders, for libraries that misread their own paths."""
+    with tempfile.TemporaryDirectory(prefix="efficientnet-pod-") as folder:
+        for name, path in paths.items():
+            os.symlink(path, Path(folder) / name)
+        yield epath.Path(folder)
 
 
 def write_whole(file: epath.Path | Path, contents: bytes) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from etils import epath
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.workdir.files import require_written, write_json, write_whole
+from efficientnet_pod.workdir.files import absolute, require_written, write_json, write_whole
 from efficientnet_pod.workdir.values import parse_table
 
 
@@ -13,10 +13,8 @@ class Workdir:
     """The folder of one run. Only one host calls the writing methods, or reads while they may be called."""
 
     def __init__(self, path: epath.PathLike):
-        """Names the folder; nothing is touched."""
-        given = epath.Path(path)
-        # Orbax refuses a relative folder; `absolute` would take gs:// for one.
-        self.path = given if given.is_absolute() else given.absolute()
+        """Names the folder; nothing is touched. Raises as :func:`.absolute`."""
+        self.path = absolute(path)
 
     @property
     def checkpoints(self) -> epath.Path:

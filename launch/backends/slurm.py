@@ -2,7 +2,7 @@
 
 import re
 
-from efficientnet_pod.errors import RunError
+from efficientnet_pod.errors import RunError, UserError
 from launch.backends.backend import Document, State
 from launch.backends.tools import call, require_tool
 from launch.job.job import Job
@@ -47,7 +47,16 @@ class Slurm:
 
 
 def batch_script(job: Job) -> str:
-    """Returns the script: options of sbatch, then the start-up script for every host."""
+    """Returns the script: options of sbatch, then the start-up script for every host.
+
+    Raises:
+      UserError: sbatch would read another path than that of the workdir.
+    """
+    if not re.fullmatch(r"[\w./+=,:@~-]+", job.folder):  # % and \ are patterns, spaces and quotes end it
+        raise UserError(
+            f"--workdir={job.workdir} has characters that sbatch does not take as they are; use letters, "
+            "digits and . _ - + = , : @ with --backend=slurm"
+        )
     per_host = job.machine.chips_per_host
     options = {
         "job-name": job.name,

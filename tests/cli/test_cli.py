@@ -9,6 +9,9 @@ from recipes import CONFIGS, load
 from efficientnet_pod.cli import host, plan
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import Preempted, RunError
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.train import train
+from efficientnet_pod.workdir.workdir import Workdir
 
 DIGITS = "--config=configs/digits.py"
 
@@ -23,7 +26,16 @@ def _in_the_repository(monkeypatch, pytestconfig):
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
         (["train", DIGITS], "train needs --workdir"),
-        (["train", "--workdir=/tmp/x"], "train needs --config"),
+        (
+            ["train", "--workdir=/tmp/not-there"],
+            "train needs --config, e.g. --config=configs/digits.py, for '/tmp/not-there' has no config.json",
+        ),
+        (["train"], "train needs --config, e.g. --config=configs/digits.py\n"),
+        (["train", "--config.epochs=3", "--workdir=configs"], "for 'configs' has no config.json"),
+        (["plan", "--config.epochs=3"], "plan needs --config, e.g. --config=configs/digits.py\n"),
+        (["train", DIGITS, "--workdir="], "the path of the workdir is empty"),
+        (["train", DIGITS, "--workdir=~nobody-here/x"], "'~nobody-here' has no home folder"),
+        (["train", DIGITS, "--workdir=gs:/bucket/x"], "'gs:/bucket/x' is no path of a known kind"),
         (["train", "--config=configs/digit.py", "--workdir=x"], "configs/digit.py"),
         (["plan", DIGITS, "--config.epoks=3"], "epochs"),
         (["plan", DIGITS, "--config.optimizer.nmae=sgd"], "name"),
@@ -95,6 +107,47 @@ def test_dashes_in_flags_are_underscores_but_not_in_values_and_recipes(capsys):
     assert "config has no field 'global-batch'; did you mean 'global_batch'?" in capsys.readouterr().err
 
 
+@pytest.fixture
+def trained_with(monkeypatch):
+    """The config and workdir that ``train`` is called with, in place of training."""
+    calls = []
+
+    def train_and_evaluate(config, workdir, **_):
+        calls.append((json.loads(json.dumps(config)), read_recipe(config), workdir))
+        raise RunError("enough")
+
+    monkeypatch.setattr(train, "train_and_evaluate", train_and_evaluate)
+    return calls
+
+
+def test_a_workdir_alone_is_trained_with_its_own_config(trained_with, tmp_path, capsys, monkeypatch):
+    config = load("progressive.py") | {"notes": ("a", "b"), "epochs": 3.0}
+    config["schedule"] |= {
+        "name": "piecewise",
+        "warmup_epochs": 0.0,
+        "knots": ((0.0, 0.0), (0.5, 1.0), (1.0, 0.0)),
+    }
+    Workdir(tmp_path / "run").path.mkdir()
+    Workdir(tmp_path / "run").write("config.json", config)
+    words = ["--config.log_steps=7", "--config.data.mean_rgb=(0.5, 0.5, 0.5)", "--config.epochs=2"]
+    words += ["--config.phases.stage1.image_size=64", "--config.schedule.knots=((0.0, 0.0), (1.0, 1.0))"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for overrides in ([], words):
+        assert main(["train", "--workdir=~/run", *overrides]) == 1
+    (same, recipe, workdir), (_, overridden, _) = trained_with
+    assert same == json.loads(json.dumps(config)) and recipe == read_recipe(config)
+    assert workdir == f"{tmp_path}/run"
+    assert (overridden.log_steps, overridden.data.mean_rgb, overridden.epochs) == (7, (0.5, 0.5, 0.5), 2.0)
+    assert overridden.phases[0].image_size == 64 and overridden.schedule.knots == ((0.0, 0.0), (1.0, 1.0))
+    assert main(["train", "--config.epoks=3", "--workdir", "~/run"]) == 2
+    assert "config has no field 'epoks'; did you mean 'epochs'?" in capsys.readouterr().err
+    assert main(["train", DIGITS, "--workdir", str(tmp_path / "run")]) == 1
+    assert trained_with[-1][0] == json.loads(json.dumps(load("digits.py")))  # the named one comes first
+    (tmp_path / "run" / "config.json").write_text("[]")
+    assert main(["train", f"--workdir={tmp_path}/run"]) == 2
+    assert "config.json in" in (error := capsys.readouterr().err) and "is damaged" in error
+
+
 def test_help_names_the_commands(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
@@ -140,6 +193,7 @@ def test_workdir_of_another_config_is_one_line(capsys, tmp_path):
     error = capsys.readouterr().err
     assert "was made by another version, whose recipes have no config." in error
     (tmp_path / "config.json").write_text(json.dumps(load("digits.py") | {"seed": 1}))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n')
     assert main(["train", DIGITS, f"--workdir={tmp_path}"]) == 2
     error = capsys.readouterr().err
     assert "belongs to another config" in error and error.count("\n") == 1

@@ -105,6 +105,9 @@ def test_slurm_hands_its_script_over_and_reads_the_queue(stub, tmp_path):
     assert (slurm.state(job).word, slurm.state(job).detail) == ("PENDING", "(Priority)")
     slurm.cancel(job)
     assert calls()[-1] == "scancel --me --name=run1"
+    for name in ("50%", "a b", "lr[0.1]", "a\\b", 'a"b', "a#b"):
+        with pytest.raises(UserError, match="has characters that sbatch does not take as they are; use let"):
+            slurm.submit(replace(job, workdir=f"/shared/{name}"))
     answer(("--parsable", "sbatch: error: invalid partition", 1))
     with pytest.raises(
         RunError, match="sbatch --parsable failed with exit code 1: sbatch: error: invalid pa"

@@ -81,6 +81,7 @@ def test_the_table_knows_each_size_of_each_generation():
         (words(workdir="gs://b"), "--workdir=gs://b is a whole bucket; add a folder: --workdir=gs://b/run1"),
         (words(workdir="s3://b/run1"), "write --workdir=gs://BUCKET/RUN"),
         (words(workdir="gs://B_/run1"), "names no bucket"),
+        (words("--name=run1", workdir="gs://b/lr[0.1]"), "'gs://b/lr[0.1]' has one of * ? [ ] \\ # %"),
         (words(trainer=[*CONFIG, "--config.global_batch=65000"]), "v3-1024 has 1,024 cores: "
          "config.global_batch=65000 is not a multiple of the 1024 replicas; the nearest that is: "
          "--config.global_batch=64512"),

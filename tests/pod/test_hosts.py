@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -180,6 +181,22 @@ hosts.barrier('again', seconds=10)"""
     assert [host.code for host in (first, *others)] == [0, 0, 0]
 
 
+def test_a_host_that_waits_says_for_whom_and_how_long():
+    act = """
+if hosts.index() == 2:
+    time.sleep(1)
+hosts.barrier('save', seconds=50)
+if hosts.index() == 0:
+    time.sleep(1)
+hosts.from_first('where to start', 3)"""
+    first, second, late = run(act, processes=3, before="connection.SAY_SECONDS = 0.2")
+    for index, host in enumerate((first, second)):
+        waits = f"efficientnet-pod: host {index} waits for host 2 to come to 'save': \\d+ s so far, 50 s at "
+        assert len(re.findall(waits, host.err)) >= 2
+    waits = "host 1 waits for host 0 to say 'where to start': \\d+ s so far, 1800 s at most\n"
+    assert re.search(waits, second.err) and "where" not in first.err and "'save'" not in late.err
+
+
 def test_a_stop_is_told_to_all_and_exits_with_42():
     act = """
 if hosts.index() == 1:
@@ -267,10 +284,12 @@ def test_a_host_that_is_done_waits_for_those_at_work():
 
 
 def test_hosts_that_do_not_come_are_one_line():
-    [alone] = run("", before="connection.JOIN_SECONDS = 1", only=[0])
+    before = "connection.JOIN_SECONDS, connection.SAY_SECONDS = 1, 0.7"
+    [alone] = run("", before=before, only=[0])
     assert alone.code == 2
-    assert "not all 2 processes came to the coordinator at 127.0.0.1:" in alone.err
-    assert alone.err.count("\n") == 1
+    waits, gives_up = alone.err.splitlines()
+    assert "process 0 waits for all 2 processes to come to 127.0.0.1:" in waits
+    assert "not all 2 processes came to the coordinator at 127.0.0.1:" in gives_up
 
 
 def test_a_lone_host_waits_for_nobody():
@@ -323,10 +342,12 @@ def test_wrong_flags_are_one_line(flags, words):
     assert words in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_coordinator_that_cannot_be_is_one_line(monkeypatch):
+def test_a_coordinator_that_cannot_be_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(connection, "JOIN_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "SAY_SECONDS", 0)
     with pytest.raises(UserError, match=r"has waited 0.1 s for the coordinator at 127.0.0.1:\d+; start"):
         Peers().join(f"127.0.0.1:{free_port()}", 2, 1)
+    assert "process 1 waits for process 0 to answer at 127.0.0.1:" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UserError, match=f"port of {address} .Address already in use.; choose another"):

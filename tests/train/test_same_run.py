@@ -46,6 +46,7 @@ def claimed(tmp_path):
     """A workdir of the digits."""
     starts = Starts(tmp_path / "run")
     starts.claim(load("digits.py"))
+    (starts.path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n')
     return starts
 
 
@@ -290,3 +291,77 @@ def test_a_plan_of_another_version_is_refused(begun):
     (begun.path / "data.json").write_text('{"name": "digits"}')
     with pytest.raises(UserError, match="data.json in '.*' was written by another version; choose another"):
         begun.accept(*start(load("digits.py")))
+
+
+# A run that has done nothing yet
+
+
+def other_config(config):
+    return changed(config, "seed", 1), {}
+
+
+def fewer_images(config):
+    return config, {"num_train": 1436}
+
+
+def another_batch(config):
+    return changed(config, "global_batch", 64), {}
+
+
+@pytest.mark.parametrize("change", [other_config, fewer_images, another_batch])
+@pytest.mark.parametrize("kept", ["", "a row", "a checkpoint", "a damaged checkpoint"])
+def test_a_run_that_left_nothing_is_begun_again(begun, change, kept):
+    (begun.path / "metrics.jsonl").write_text("")
+    (begun.path / "journal.jsonl").write_text('{"kind": "failed"}\n')
+    (begun.path / "programs").mkdir()
+    (begun.path / "mine.txt").write_text("not of the run")
+    if kept == "a row":
+        (begun.path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n')
+    elif kept:
+        (begun.checkpoints / ("3" if kept == "a checkpoint" else "damaged-3-20261128T190000Z")).mkdir(
+            parents=True
+        )
+    before = {path.name: path.read_bytes() for path in begun.path.iterdir() if path.is_file()}
+    config, data = change(load("digits.py"))
+    if kept:
+        with pytest.raises(UserError, match="choose another --workdir"):
+            begun.claim(config)
+            begun.accept(*start(config, **data))
+        assert before == {path.name: path.read_bytes() for path in begun.path.iterdir() if path.is_file()}
+        return
+    begun.claim(config)
+    (warning,) = begun.accept(*start(config, **data))
+    (aside,) = begun.path.glob("set-aside-*")
+    assert "left neither a checkpoint nor a row of metrics; this one begins anew" in warning
+    assert warning.endswith(f"the other's records are in {aside.name}") and "\n" not in warning
+    assert {path.name for path in aside.iterdir()} == before.keys() - {"mine.txt"} | {"programs"}
+    assert all((aside / name).read_bytes() == old for name, old in before.items() if name != "mine.txt")
+    assert json.loads((begun.path / "config.json").read_text())["seed"] == config["seed"]
+    assert json.loads((begun.path / "data.json").read_text())["num_train"] == data.get("num_train", 1437)
+    begun.claim(config)
+    assert begun.accept(*start(config, **data)) == []  # and is a run like any other
+
+
+def test_a_config_that_is_not_of_a_run_is_not_set_aside(tmp_path):
+    tmp_path.joinpath("config.json").write_text('{"architecture": "tf_efficientnet_b0", "label_names": []}')
+    with pytest.raises(UserError, match="choose another --workdir"):
+        Starts(tmp_path).claim(load("digits.py"))
+    assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_start_killed_while_it_set_records_aside_is_followed_by_one_that_does(begun, monkeypatch):
+    (begun.path / "metrics.jsonl").write_text("")
+    rename, config = type(begun.path).rename, changed(load("digits.py"), "seed", 1)
+
+    def killed(path, target):
+        if path.name == "data.json":
+            raise KeyboardInterrupt
+        rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(begun.path), "rename", killed)
+        begun.claim(config)
+    begun.claim(config)
+    (warning,) = begun.accept(*start(config))
+    assert "begins anew" in warning and len(list(begun.path.glob("set-aside-*"))) == 2
+    assert json.loads((begun.path / "plan.json").read_text())["num_train"] == 1437

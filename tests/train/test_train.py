@@ -162,9 +162,11 @@ def test_best_and_any_checkpoint_evaluate_as_in_training(uninterrupted):
 def test_the_command_evaluates_a_run_on_its_own_images_and_on_others(uninterrupted, tmp_path, capsys):
     workdir, summary = uninterrupted
     best, file = summary["best"], tmp_path / "all.json"
-    said = f"step {best['step']}: top-1 {best['top1']:.2%}"
-    assert main(["evaluate", f"--workdir={workdir}", "--checkpoint=best"]) == 0
+    said = f"step {best['step']}, the best checkpoint: top-1 {best['top1']:.2%}"
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
     assert capsys.readouterr().out.startswith(said)
+    assert main(["evaluate", f"--workdir={workdir}", "--checkpoint=latest"]) == 0
+    assert capsys.readouterr().out.startswith("step 24, the latest checkpoint: ")
     assert main(["evaluate", str(workdir), "--batch=96", f"--json={file}"]) == 0  # the best one is meant
     assert capsys.readouterr().out.startswith(said)
     found = json.loads(file.read_text())

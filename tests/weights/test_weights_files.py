@@ -1,5 +1,6 @@
 """Files of weights: what is read to the bit, and what is refused, with a reason, before it can do harm."""
 
+import hashlib
 import http.server
 import json
 import os
@@ -98,6 +99,12 @@ def test_tensorflows_checkpoint_is_read_with_its_averages(b0, scope, tmp_path):
         assert same(found.tensors, b0.tensors) and found.mean_rgb == (0.485, 0.456, 0.406)
     found = open_weights(str(tmp_path), raw=True)
     assert all(np.array_equal(found.tensors[path], array + 1) for path, array in b0.tensors.items())
+    odd = tmp_path / "lr[0.1] *" / "[b]0?.ckpt"  # a path is no pattern
+    odd.parent.mkdir()
+    for file in tmp_path.glob("model.ckpt.*"):
+        file.rename(odd.parent / file.name.replace("model.ckpt", odd.name))
+    again = read_foreign(str(odd), raw=True)
+    assert again.sha256 == read_foreign(str(odd.parent), raw=True).sha256 != hashlib.sha256().hexdigest()
 
 
 def test_a_checkpoint_that_is_cut_off_says_so(tmp_path):

@@ -4,10 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -21,7 +23,10 @@ from states import abstract, bits, damage, digest_of, make_state, names, newest
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.pod import inject
 from efficientnet_pod.run.state import TrainState
+from efficientnet_pod.workdir.checkpoints import checkpoints as module
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
+from efficientnet_pod.workdir.files import remove
+from efficientnet_pod.workdir.workdir import Workdir
 
 HERE = Path(__file__).parents[1] / "support"
 
@@ -53,6 +58,62 @@ def test_the_same_bits_come_back(tmp_path, ema):
     assert commit["files"] == sizes
 
 
+MISREAD = ["lr[0.1]", "[x]", "seed=[1,2]", "a\\b", "*", "**", "a?", "x.__lock", "ab/../up"]
+HARMLESS = "-a {x} $HOME ~ %20 #é日 '\" !a,b=c;&|<>:@ "
+
+
+@pytest.mark.parametrize("name", [*MISREAD, HARMLESS, "n" * 200, *map(str, range(3))])
+def test_checkpoints_of_any_path_can_be_read(tmp_path, name):
+    if name.isdecimal():  # drawn at random
+        draw = random.Random(name)
+        name = "/".join("".join(draw.choices(MISREAD + list(HARMLESS), k=6)) for _ in range(2))
+    decoy = {"folder": tmp_path / "ab" / "1"}  # what "a?" and "*" match too
+    decoy["folder"].mkdir(parents=True)
+    with Checkpoints(Workdir(f"{tmp_path}/{name}").checkpoints) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, make_state(step), metrics={"top1": 0.5})
+        assert checkpoints.evaluated_steps == [1, 2]
+        assert bits(checkpoints.restore(2, abstract(make_state(2)))) == bits(make_state(2))
+    assert os.listdir(decoy["folder"]) == []
+
+
+def test_a_path_is_refused_if_no_link_to_it_can_be_made(tmp_path, monkeypatch):
+    (tmp_path / "t[1]").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t[1]"))
+    with pytest.raises(UserError, match=r"take for a pattern, and so has .* set TMPDIR to another one"):
+        Checkpoints(tmp_path / "lr[0.1]")
+    Checkpoints(tmp_path / "lr")
+
+
+@pytest.mark.parametrize(
+    ("lost", "why"),
+    [
+        ("manifest.ocdbt", r"what was written cannot be read: [^\n]+ \("),
+        ("_METADATA", "what was written cannot be read: "),
+        ("d", "what was written cannot be read: "),
+        ("a leaf", "tensor params/stem/kernel has other bits than were saved"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of TensorStore's readers
+def test_a_save_counts_once_it_has_been_found(copy, monkeypatch, lost, why):
+    save = module._save_arrays
+
+    def lossy(folder, state):
+        if lost == "a leaf":
+            state.params["stem"]["kernel"][3, 4] += 1
+        save(folder, state)
+        if (folder / lost).exists():
+            remove(folder / lost)
+
+    monkeypatch.setattr(module, "_save_arrays", lossy)
+    with Checkpoints(copy) as checkpoints:
+        checkpoints.save(4, make_state(4), metrics={})
+        with pytest.raises(RunError, match=f"checkpoint 4 could not be written to .*: {why}") as caught:
+            checkpoints.wait()
+        assert checkpoints.steps == [1, 2, 3] == [int(name) for name in names(copy)]
+    assert "the newest is step 3" in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_digest_is_of_bits_names_shapes_and_dtypes():
     zero = {"a": np.zeros(4, np.float32)}
     others = [
@@ -76,6 +137,11 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         for which in ("latest", "best"):
             with pytest.raises(UserError, match="no checkpoint in .* yet; train first"):
                 checkpoints.named(which)
+        checkpoints.save(0, make_state(0), metrics={})
+        checkpoints.wait()
+        with pytest.raises(UserError, match="was evaluated yet, .*; --checkpoint=latest takes step 0"):
+            checkpoints.named("best")
+        checkpoints.forget_after(-1)
         for step, value in top1.items():
             metrics = {} if value is None else {"top1": value}
             checkpoints.save(step, make_state(step), metrics=metrics)

@@ -63,6 +63,48 @@ def test_a_workdir_on_gs_without_the_package_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("runs/a", "HERE/runs/a"),
+        ("./a//b/", "HERE/a/b"),
+        ("~/runs", "HOME/runs"),
+        ("./~", "HERE/~"),
+        ("a~b/~", "HERE/a~b/~"),
+        ("-a [0.1] {x} 50 %20 #*?$'\"\\é ", "HERE/-a [0.1] {x} 50 %20 #*?$'\"\\é "),
+        ("/a:b/gs:c", "/a:b/gs:c"),
+        ("gs://bucket/run 1,b=2/", "gs://bucket/run 1,b=2"),
+    ],
+)
+def test_a_path_means_the_same_to_every_command(tmp_path, monkeypatch, given, kept):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    kept = kept.replace("HERE", str(tmp_path)).replace("HOME", "/home/me")
+    assert str(files.absolute(given)) == str(Workdir(given).path) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("", "the path of the workdir is empty; give one"),
+        ("~nobody-here/x", "'~nobody-here' has no home folder; write ./~nobody-here/x for"),
+        ("a\nb", r"'a\?b' has line ends, control characters or bytes that are no UTF-8; choose"),
+        ("caf\udce9", r"'caf\?' has line ends"),
+        ("\x1b[31mred", r"'\?\[31mred' has line ends"),
+        ("gs:/bucket/run", "is no path of a known kind; write gs://BUCKET/RUN"),
+        ("s3://bucket/run", "is no path of a known kind"),
+        ("file:///run", "is no path of a known kind"),
+        ("gs://bucket/lr[0.1]", "has one of .* which mean something else in a bucket"),
+        ("gs://bucket/50%20", "has one of"),
+        ("/gs/run", "'/gs/run' would be taken for gs://run; give that, or another local folder"),
+    ],
+)
+def test_a_path_that_cannot_be_kept_is_refused(given, why):
+    with pytest.raises(UserError, match=why) as caught:
+        Workdir(given)
+    assert "\n" not in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
     ("error", "damage"),
     [
         (ValueError("RESOURCE_EXHAUSTED: Error reading gs://b/x: HTTP response code: 429"), False),

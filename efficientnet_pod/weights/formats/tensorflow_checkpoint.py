@@ -1,6 +1,7 @@
 """Checkpoints of TensorFlow, read: files ``….index`` and ``….data-…`` with one prefix."""
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.foreign import as_float32, check_size
 from efficientnet_pod.weights.layouts import TENSORFLOW
 from efficientnet_pod.weights.paths import Tensors
+from efficientnet_pod.workdir.files import is_misread, linked
 
 _AVERAGE = "/ExponentialMovingAverage"
 
@@ -25,6 +27,12 @@ def find_checkpoint(path: Path) -> str | None:
     return prefix if Path(f"{prefix}.index").exists() else None
 
 
+def files_of(prefix: str) -> list[Path]:
+    """Returns the files of a checkpoint, sorted."""
+    folder, start = Path(prefix).parent, f"{Path(prefix).name}."
+    return sorted(file for file in folder.iterdir() if file.name.startswith(start))
+
+
 def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
     """Returns the tensors, by their names without the common scope, such as ``efficientnet-b0/``.
 
@@ -35,8 +43,14 @@ def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
     """
     from efficientnet_pod.data.quiet import tf  # TensorFlow takes seconds to import
 
+    links = ExitStack()
     try:
-        reader = tf.train.load_checkpoint(prefix)
+        path = Path(prefix)
+        if is_misread(path):
+            names = {file.name.removeprefix(path.name): file.absolute() for file in files_of(prefix)}
+            folder = links.enter_context(linked({f"model{ending}": file for ending, file in names.items()}))
+            path = folder / "model"
+        reader = tf.train.load_checkpoint(str(path))
         shapes = reader.get_variable_to_shape_map()
         types = reader.get_variable_to_dtype_map()
         kept = [name for name in shapes if not TENSORFLOW.is_ignored(_scopeless(name.removesuffix(_AVERAGE)))]
@@ -54,6 +68,8 @@ def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
     except (tf.errors.OpError, LookupError, ValueError, RuntimeError) as error:  # of TensorFlow's reader
         reason = str(error).splitlines()[0]
         raise UserError(f"checkpoint '{prefix}' is cut off or damaged: {reason}; fetch it again") from error
+    finally:
+        links.close()  # the reader opens files when it needs them
     return tensors
 
 

@@ -31,7 +31,7 @@ from efficientnet_pod.workdir.checkpoints.commit import (
     tensor_digests,
 )
 from efficientnet_pod.workdir.checkpoints.folder import CheckpointFolder, best_step, evaluated_steps
-from efficientnet_pod.workdir.files import is_damage, reason, sizes_of_files
+from efficientnet_pod.workdir.files import is_damage, is_misread, linked, reason, sizes_of_files
 
 
 class Checkpoints:
@@ -48,9 +48,13 @@ class Checkpoints:
 
         The ``keep`` newest checkpoints with a top-1 are kept, the best, and the two newest of all. ``warn``
         gets warnings of one line, from any thread.
+
+        Raises:
+          UserError: Orbax could use neither this path nor a link to it.
         """
         logging.getLogger("absl").addFilter(_is_not_of_orbax)
         self._folder = CheckpointFolder(directory, warn)
+        is_misread(self._folder.path)  # which may refuse it
         self._keep, self._warn = keep, warn
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -86,9 +90,16 @@ class Checkpoints:
             return int(which)
         if which not in ("best", "latest"):
             raise UserError(f"--checkpoint={which} must be 'best', 'latest' or a step")
-        step = best_step(self._folder.commits()) if which == "best" else max(self.steps, default=None)
-        if step is None:
+        steps = self.steps
+        if not steps:
             raise UserError(f"no checkpoint in '{self._folder.path}' yet; train first")
+        if which == "latest":
+            return max(steps)
+        if (step := best_step(self._folder.commits())) is None:
+            raise UserError(
+                f"no checkpoint in '{self._folder.path}' was evaluated yet, so none is the best; "
+                f"--checkpoint=latest takes step {max(steps)}"
+            )
         return step
 
     def commit(self, step: int) -> Commit:
@@ -251,7 +262,7 @@ class Checkpoints:
             if not is_damage(error):
                 raise RunError(f"checkpoint '{folder}' cannot be read: {reason(error)}; try again") from error
             raise Damaged(f"its arrays cannot be read: {reason(error)}") from error
-        require_tensors(state, commit)
+        require_tensors(state, commit["tensors"])
         return state, commit
 
     def _join(self) -> None:
@@ -287,10 +298,10 @@ class Checkpoints:
         else:
             place = "state-again" if old and old["state"] == "state" else "state"
             self._folder.mark(step)
-            with _checkpointer() as checkpointer:
-                checkpointer.save(folder / place, args=ocp.args.PyTreeSave(state))
+            _save_arrays(folder / place, state)
             files = sizes_of_files(folder / place)
             inject.at("saving", step)
+            _require_found(folder / place, state, tensors)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         fields = {"step": step, "created": created, **facts, "digest": digest, "state": place}
         self._folder.commit(step, encode_commit(fields | {"files": files, "tensors": tensors}))
@@ -315,8 +326,36 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _restore_arrays(folder: epath.Path, abstract_state: Any, partial: bool) -> Any:
+def _require_found(folder: epath.Path, state: Any, tensors: dict[str, Any]) -> None:
+    """Raises Damaged unless the folder gives back every bit of the state, whose tensor digests are given.
+
+    Orbax and TensorStore may report a success and have left arrays out, or have put them elsewhere.
+    """
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    try:
+        found = _restore_arrays(folder, abstract)
+    except Exception as error:
+        raise Damaged(f"what was written cannot be read: {reason(error)}") from error
+    require_tensors(found, tensors)
+
+
+def _save_arrays(folder: epath.Path, state: Any) -> None:
+    with _as_orbax_reads_it(folder) as path, _checkpointer() as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(state))
+
+
+def _restore_arrays(folder: epath.Path, abstract_state: Any, partial: bool = False) -> Any:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract_state)
     arguments = ocp.args.PyTreeRestore(item=abstract_state, restore_args=as_numpy, partial_restore=partial)
-    with _checkpointer() as checkpointer:
-        return checkpointer.restore(folder, args=arguments)
+    with _as_orbax_reads_it(folder) as path, _checkpointer() as checkpointer:
+        return checkpointer.restore(path, args=arguments)
+
+
+@contextmanager
+def _as_orbax_reads_it(folder: epath.Path) -> Iterator[epath.Path]:
+    """Yields a path of ``<checkpoints>/<step>/<arrays>`` that Orbax takes for that folder and no other."""
+    if not is_misread(folder):
+        yield folder
+        return
+    with linked({"checkpoints": folder.parents[1]}) as links:
+        yield links / "checkpoints" / folder.parent.name / folder.name

@@ -119,14 +119,14 @@ def require_files(folder: epath.Path, commit: Commit) -> None:
             raise Damaged(f"{commit['state']}/{name} has {sizes[name]:,} bytes, {size:,} were written")
 
 
-def require_tensors(state: Any, commit: Commit) -> None:
-    """Checks every bit of a restored state.
+def require_tensors(state: Any, tensors: dict[str, dict[str, Any]]) -> None:
+    """Checks every bit of a restored state against the digests of the tensors that were saved.
 
     Raises:
       Damaged: a leaf is not what was saved; names the first.
     """
     restored = tensor_digests(state)
-    for path, saved in commit["tensors"].items():
+    for path, saved in tensors.items():
         if restored.get(path) != saved:
             raise Damaged(f"tensor {path} has other bits than were saved")
 

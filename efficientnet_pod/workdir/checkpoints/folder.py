@@ -196,9 +196,8 @@ class CheckpointFolder:
             older = f"older ones are kept, the newest is step {kept[-1]}" if kept else "there is no other"
         except Exception:
             older = "the others cannot be listed"
-        return RunError(
-            f"checkpoint {step} could not be written to '{self.path}': {reason(error)} ({room}); {older}"
-        )
+        why = str(error) if isinstance(error, Damaged) else reason(error)
+        return RunError(f"checkpoint {step} could not be written to '{self.path}': {why} ({room}); {older}")
 
     def move_aside(self, step: int, damage: Damaged) -> None:
         """Renames a damaged checkpoint ``damaged-<step>-<time>`` in the same folder, and warns of it.
