@@ -1,6 +1,7 @@
 """The commands `submit` and `render`: a job is checked and priced before anything is made."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -132,9 +133,17 @@ def ask_preflight(job: Job) -> Fit:
         answer = Path(folder) / "preflight.json"
         command = [sys.executable, "-m", "efficientnet_pod", "preflight", *job.arguments]
         command += [f"--topology={job.machine.target.name}", f"--json={answer}"]
-        ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        variables = os.environ | {"PYTHONIOENCODING": "utf-8"}
+        ended = subprocess.run(
+            command,
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
         if answer.exists():
-            return read_fit(job, json.loads(answer.read_text()), ended.stderr)
+            return read_fit(job, json.loads(answer.read_text("utf-8")), ended.stderr)
     reason = _last_line(ended.stderr, f"exit code {ended.returncode}")
     return Fit(None, f"preflight could not say: {reason}")
 

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -52,7 +54,6 @@ def parse_flags(
     Raises:
       UserError: an unknown flag or field, a value of the wrong type, a missing flag or file.
     """
-    arguments = [_with_underscores(word) for word in arguments]
     values = flags.FlagValues()
     values.set_gnu_getopt(words is not None)  # flags may stand behind words
     flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
@@ -64,6 +65,8 @@ def parse_flags(
         flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     if define:
         define(values)
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    arguments = [*(_with_underscores(word, values) for word in arguments[:end]), *arguments[end:]]
     try:
         stray = values([command, *arguments])[1:]
         given = values.config if config else None
@@ -79,7 +82,7 @@ def parse_flags(
     elif stray:
         raise UserError(f"'{stray[0]}' is not a flag; flags look like --workdir=PATH")
     if config and given is None:
-        raise UserError(f"{command} needs --config, e.g. --config=configs/digits.py")
+        raise UserError(f"{command} needs --config, e.g. --config={_recipes()}/digits.py")
     if workdir and values.workdir is None:
         raise UserError(f"{command} needs --workdir, e.g. --workdir=runs/digits")
     # Libraries that read absl's global flags must find them parsed.
@@ -99,17 +102,23 @@ def values_of(values: flags.FlagValues, kind: type[Any]) -> dict[str, Any]:
     return {field.name: values[field.name].value for field in dataclasses.fields(kind)}
 
 
-def _with_underscores(word: str) -> str:
+def _with_underscores(word: str, values: flags.FlagValues) -> str:
     """Returns a flag as absl knows it: ``--devices-per-process=2`` with underscores; all else as it is."""
     flag, equals, value = word.partition("=")
-    if not flag.startswith("--") or flag.startswith("--config."):
-        return word
-    return "--" + flag[2:].replace("-", "_") + equals + value
+    name = flag.removeprefix("--").replace("-", "_")
+    return f"--{name}{equals}{value}" if flag.startswith("--") and name in values else word
+
+
+def _recipes() -> str:
+    """Returns the folder of the recipes, as a path that holds in this folder."""
+    folder = Path(__file__).parents[2] / "configs"
+    return "configs" if Path("configs").absolute() == folder or not folder.is_dir() else str(folder)
 
 
 def _unknown_field(values: flags.FlagValues, arguments: Sequence[str]) -> str | None:
     """Returns the message for the first ``--config.FIELD`` that the recipe lacks; None if it has them all."""
     paths = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    paths += [path for word, path in pairwise(arguments) if word == "--config"]
     try:
         parser: Any = values["config"].parser  # of config_flags
         recipe = parser.parse(paths[-1]).to_dict()
@@ -131,5 +140,6 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"^.*Traceback .*?\w+(Error|Exception): ", "config file: ", text)
     if "Failed loading config file" in text:
-        return f"no config file '{text.partition('path]: ')[2].split(' ')[0]}'; the recipes are in configs/"
+        path = text.partition("path]: ")[2].split(" ")[0]
+        return f"no config file '{path}'; the recipes are in {_recipes()}/, e.g. {_recipes()}/digits.py"
     return text

@@ -111,7 +111,7 @@ def test_the_rank_that_failed_is_named_though_its_followers_go_first(capfd):
     assert "rank 0 failed with exit code 2; all 2 were down within 0." in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_passed_on_and_the_ranks_checkpoint(number):
     program = (
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(42)); print('up', os.getpid())\n"

@@ -46,7 +46,7 @@ def test_a_workdir_on_a_full_disk_is_refused_with_the_room_there_is(tmp_path, mo
     def full(self, text):
         raise OSError(errno.ENOSPC, "")
 
-    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
     message = (
         r"workdir '.*/run' cannot be written: No space left on device, [\d,]+ bytes free; make room there"
     )
