@@ -173,7 +173,8 @@ def test_a_result_that_cannot_be_written_after_all_is_printed(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command, words", [(["plan", "--replicas=8"], "32 x 32"), (["data", "describe", "--check=1"], "; none of")]
+    "command, words",
+    [(["plan", "--replicas=8"], "32 x 32"), (["data", "describe", "--check=1"], "; none of")],
 )
 def test_what_an_ascii_terminal_lacks_is_replaced(monkeypatch, command, words):
     out = io.BytesIO()

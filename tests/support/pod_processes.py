@@ -85,6 +85,7 @@ class Training:
         slow = json.dumps({"step": step_seconds, "saving": save_seconds})
         self.processes = []
         for host in range(hosts):
+            self._output(host).touch()
             words = [str(self._points(host)), slow, str(workdir / "programs"), *arguments]
             words += [f"--workdir={workdir_of_others if host and workdir_of_others else workdir}"]
             words += [f"--process={host}"] if hosts > 1 else []
