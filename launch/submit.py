@@ -93,13 +93,13 @@ def require_plan(job: Job) -> None:
             raise UserError(
                 f"the launcher sets '{word.partition('=')[0]}' itself; leave '{word}' out after --"
             )
-    if not any(word.startswith("--config=") for word in job.arguments):
+    if not any(word.partition("=")[0] == "--config" for word in job.arguments):
         raise UserError(f"the trainer's flags follow --, and --config is not among them; e.g. {EXAMPLE}")
     values: Any = parse_flags("train", job.arguments, config=True)
     recipe = read_recipe(values.config.to_dict())
     target = job.machine.target
     replicas, kind = target.replicas * job.slices, f"{target.chip.replica}s"
-    if any(word.startswith("--config.cpu_replicas=") for word in job.arguments):
+    if any(word.partition("=")[0] == "--config.cpu_replicas" for word in job.arguments):
         replicas, kind = recipe.cpu_replicas * job.hosts, "CPU devices"
     try:
         images = asdict(image_numbers(recipe))

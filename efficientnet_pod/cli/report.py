@@ -37,7 +37,7 @@ def run_report(arguments: Sequence[str]) -> int:
     records = read_runs(workdirs)
     require_output(str(out) if values.out is None else values.out, "--out")
     for flag in exports:
-        require_output(values[flag].value, f"--{flag}")
+        require_output(values[flag].value or "", f"--{flag}")
     if values.follow:
         return _follow(workdirs, out, values)
     _write(records, out, values)

@@ -170,7 +170,7 @@ def _scratch(file: epath.Path | Path) -> Any:
 
 def _is_written_in_place(file: epath.Path | Path) -> bool:
     """Returns whether a path leads to a device or a pipe; another file must never take its place."""
-    return str(file).startswith("/dev/") or file.exists() and not file.is_file()
+    return str(file).startswith("/dev/") or os.path.exists(file) and not os.path.isfile(file)
 
 
 def _sync_folder(folder: epath.Path | Path) -> None:

@@ -70,7 +70,7 @@ def test_a_run_that_waits_for_its_input_says_so_on_a_terminal_too(tmp_path, monk
     batches = loop.train_batches
     monkeypatch.setattr(loop, "train_batches", slow)
     out = io.StringIO()
-    on_terminal = Console(file=out, force_terminal=True, width=200, soft_wrap=True)
+    on_terminal = Console(file=out, force_terminal=True, width=200, soft_wrap=True, highlight=False)
     monkeypatch.setattr(terminal, "console", lambda **_: on_terminal)
     summary = train_and_evaluate(config(epochs=0.5), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -31,6 +31,17 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         Workdir(tmp_path / "gone").write_text("a.txt", "")  # no folder, no free bytes to tell
 
 
+def test_a_device_or_a_pipe_is_written_to_and_never_replaced(tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (str(pipe), "/dev/null"):
+        files.require_output(path, "--json")
+        files.write_result(path, b"{}\n")
+    assert os.read(reader, 9) == b"{}\n" and pipe.is_fifo() and os.path.samefile(os.devnull, "/dev/null")
+    os.close(reader)
+    assert os.listdir(tmp_path) == ["pipe"] and not os.path.isfile("/dev/null")
+
+
 def test_a_damaged_summary_is_none(tmp_path):
     workdir = Workdir(tmp_path)
     assert workdir.summary() is None
