@@ -110,7 +110,7 @@ def _with_underscores(word: str, values: flags.FlagValues) -> str:
 
 
 def _recipes() -> str:
-    """Returns the folder of the recipes, as a path that holds in this folder."""
+    """Returns the folder of the recipes as a path that holds from here; an installed wheel has none."""
     folder = Path(__file__).parents[2] / "configs"
     return "configs" if Path("configs").absolute() == folder or not folder.is_dir() else str(folder)
 
@@ -141,5 +141,6 @@ def _one_line(error: Exception) -> str:
     text = re.sub(r"^.*Traceback .*?\w+(Error|Exception): ", "config file: ", text)
     if "Failed loading config file" in text:
         path = text.partition("path]: ")[2].split(" ")[0]
-        return f"no config file '{path}'; the recipes are in {_recipes()}/, e.g. {_recipes()}/digits.py"
+        example = f"{_recipes()}/digits.py"
+        return f"no config file '{path}'; those of the source code are in {_recipes()}/, e.g. {example}"
     return text

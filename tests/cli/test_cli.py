@@ -116,13 +116,10 @@ def test_an_unknown_field_is_named_however_it_is_given(capsys, recipe, given):
 
 def test_the_recipes_are_named_by_a_path_that_holds(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words, said in (
-        (["--config=digits.py"], "no config file 'digits.py'; the recipes are in "),
-        ([], ""),
-    ):
+    for words in (["--config=digits.py"], []):
         assert main(["plan", *words]) == 2
         error = capsys.readouterr().err
-        assert said in error and f"{CONFIGS}/digits.py" in error
+        assert ("no config file 'digits.py'; " in error) == bool(words) and f"{CONFIGS}/digits.py" in error
 
 
 FILES = (
@@ -172,18 +169,15 @@ def test_a_result_that_cannot_be_written_after_all_is_printed(capsys, tmp_path):
     assert capsys.readouterr().out == '{"top1": 0.5}\n'
 
 
-@pytest.mark.parametrize(
-    "command, words",
-    [(["plan", "--replicas=8"], "32 x 32"), (["data", "describe", "--check=1"], "; none of")],
-)
-def test_what_an_ascii_terminal_lacks_is_replaced(monkeypatch, command, words):
+def test_what_an_ascii_terminal_lacks_is_replaced(monkeypatch):
     out = io.BytesIO()
     ascii_only = io.TextIOWrapper(out, encoding="ascii", errors="efficientnet_pod.readable")
     monkeypatch.setattr(sys, "stdout", ascii_only)
-    assert main([*command, DIGITS]) == 0
+    resnet9 = ["--config=configs/cifar10.py:resnet9", "--config.data.name=digits"]
+    assert main(["plan", *resnet9, "--replicas=1"]) == 0
     ascii_only.flush()
     printed = out.getvalue().decode("ascii")
-    assert words in printed and "\\u" not in printed
+    assert "32 x 32 px" in printed and "\\u" not in printed
 
 
 def test_help_names_the_commands(capsys):
