@@ -9,6 +9,7 @@ from importlib import import_module
 
 from efficientnet_pod.cli.flags import run_command
 from efficientnet_pod.errors import RunError, UserError, exit_code_of
+from efficientnet_pod.pod import output
 from efficientnet_pod.workdir.redact import redact
 
 # gRPC reads it when it is imported; without it the end of a connection is a line on standard error.
@@ -47,11 +48,14 @@ COMMANDS = {
     "preempt": "follow:run_preempt",
     "doctor": "doctor.doctor:run_doctor",
 }
+_PRINT_RESULTS = ("render", "status", "logs", "doctor")
 
 
 def run() -> None:
     """Runs the command line and exits with the code that the usage explains."""
-    sys.exit(main(sys.argv[1:]))
+    output.protect()
+    code, prints_results = main(sys.argv[1:]), " ".join(sys.argv[1:2]) in _PRINT_RESULTS
+    sys.exit(output.exit_code_with_output(code, program="launch", prints_results=prints_results))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,9 +68,6 @@ def main(arguments: Sequence[str]) -> int:
     except (UserError, RunError) as error:
         print(f"launch: {redact(str(error))}", file=sys.stderr, flush=True)
         return exit_code_of(error)
-    except BrokenPipeError:  # the reader has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print("launch: stopped; what was submitted goes on", file=sys.stderr, flush=True)
         return 130

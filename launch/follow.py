@@ -7,6 +7,7 @@ from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.pod import output
 from efficientnet_pod.pod.terminal import console, table
 from launch.backends.backend import backend_named
 from launch.flags import PROGRAM, parse_job_name
@@ -25,8 +26,6 @@ def run_status(arguments: Sequence[str]) -> None:
     parse_flags("status", arguments, words=names, program=PROGRAM)
     jobs = [recall(name) for name in names] or all_jobs()
     terminal = console()
-    if not terminal.is_terminal:
-        terminal.width = max(120, terminal.width)
     if not jobs:
         terminal.print("no job was submitted from here")
         return
@@ -76,7 +75,7 @@ def run_logs(arguments: Sequence[str]) -> None:
                 f"worker {worker} of {job.name} has no log in {folder} yet; workers write every minute once "
                 "they run"
             )
-        if not values.follow or exit_codes(job, storage):
+        if not values.follow or exit_codes(job, storage) or output.is_unread():
             return
         time.sleep(_FOLLOW_SECONDS)
 

@@ -1,6 +1,7 @@
 """The commands `submit` and `render`: a job is checked and priced before anything is made."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -92,13 +93,13 @@ def require_plan(job: Job) -> None:
             raise UserError(
                 f"the launcher sets '{word.partition('=')[0]}' itself; leave '{word}' out after --"
             )
-    if not any(word.startswith("--config=") for word in job.arguments):
+    if not any(word.partition("=")[0] == "--config" for word in job.arguments):
         raise UserError(f"the trainer's flags follow --, and --config is not among them; e.g. {EXAMPLE}")
     values: Any = parse_flags("train", job.arguments, config=True)
     recipe = read_recipe(values.config.to_dict())
     target = job.machine.target
     replicas, kind = target.replicas * job.slices, f"{target.chip.replica}s"
-    if any(word.startswith("--config.cpu_replicas=") for word in job.arguments):
+    if any(word.partition("=")[0] == "--config.cpu_replicas" for word in job.arguments):
         replicas, kind = recipe.cpu_replicas * job.hosts, "CPU devices"
     try:
         images = asdict(image_numbers(recipe))
@@ -132,9 +133,17 @@ def ask_preflight(job: Job) -> Fit:
         answer = Path(folder) / "preflight.json"
         command = [sys.executable, "-m", "efficientnet_pod", "preflight", *job.arguments]
         command += [f"--topology={job.machine.target.name}", f"--json={answer}"]
-        ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        variables = os.environ | {"PYTHONIOENCODING": "utf-8"}
+        ended = subprocess.run(
+            command,
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
         if answer.exists():
-            return read_fit(job, json.loads(answer.read_text()), ended.stderr)
+            return read_fit(job, json.loads(answer.read_text("utf-8")), ended.stderr)
     reason = _last_line(ended.stderr, f"exit code {ended.returncode}")
     return Fit(None, f"preflight could not say: {reason}")
 

@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: floors, rooms, and each heavy library in its one place."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,23 @@ def test_the_root_is_a_hall_and_every_file_says_what_it_is():
     assert {entry.removesuffix(".py") for entry in entries} == set.union(*FLOORS) and len(entries) <= 14
     for path in MODULES:
         assert ast.get_docstring(ast.parse((ROOT / path).read_text())), path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_text_is_utf_8_whatever_the_locale(path):
+    for call in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        given = [word.arg for word in call.keywords]
+        texts = [node.value for node in call.args if isinstance(node, ast.Constant)]
+        is_opened = name in ("open", "fdopen") and any(
+            isinstance(text, str) and re.fullmatch("[rwxat+]+", text) for text in texts
+        )
+        of_workdir = name == "write_text" and ast.unparse(call.func).endswith("workdir.write_text")
+        is_text = is_opened or name in ("read_text", "write_text") and not of_workdir
+        assert not is_text or "encoding" in given or "utf-8" in texts, f"{path}:{call.lineno}"
+        assert "text" not in given or name != "run", f"{path}:{call.lineno}: encoding=, not text="
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)

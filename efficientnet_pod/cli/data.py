@@ -7,6 +7,7 @@ from absl import flags
 from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod.terminal import plural
+from efficientnet_pod.workdir.files import is_remote, require_output
 
 USAGE = """usage: efficientnet-pod data COMMAND [FLAGS]
 
@@ -41,6 +42,8 @@ def _describe(arguments: Sequence[str]) -> None:
     check = values.check
     if check != "all" and not (check.isdecimal() and int(check)):
         raise UserError(f"--check={check} is not a number above 0; give the images of each split, or 'all'")
+    if values.sheet is not None:
+        require_output(values.sheet, "--sheet")
     from efficientnet_pod.data.inspect import describe_data  # --help does not wait for TensorFlow
     from efficientnet_pod.models.registry import network_named
     from efficientnet_pod.recipe.reading import read_recipe
@@ -72,6 +75,8 @@ def _prepare(arguments: Sequence[str]) -> None:
     for name, example in (("resize", "256"), ("output", "/data/small")):
         if values[name].value is None:
             raise UserError(f"data prepare needs --{name}, e.g. --{name}={example}")
+    if not is_remote(values.output):
+        require_output(values.output, "--output", folder=True)
     from efficientnet_pod.data.prepare import prepare
     from efficientnet_pod.recipe.reading import read_recipe
 

@@ -1,17 +1,17 @@
 """The command ``evaluate``: any weights on any images, on all devices of all hosts."""
 
+import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
-from etils import epath
 
 from efficientnet_pod.cli.flags import define_checkpoint, parse_flags, values_of
 from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import console
-from efficientnet_pod.workdir.files import cannot_write, write_json
+from efficientnet_pod.workdir.files import require_output, write_result
+from efficientnet_pod.workdir.redact import redact_strings
 
 _EXAMPLE = "efficientnet-pod evaluate WEIGHTS --data=folder:/photos"
 
@@ -25,8 +25,8 @@ def run_evaluate(arguments: Sequence[str]) -> None:
     if len(words) != 1:
         given = f"not {len(words)} of them: {' '.join(words)}" if words else "or --workdir=RUN"
         raise UserError(f"evaluate needs the path of weights, {given}; e.g. {_EXAMPLE}")
-    if values.json and not Path(values.json).absolute().parent.is_dir():
-        raise UserError(f"--json={values.json} is in a folder that does not exist; make it or name another")
+    if values.json is not None:
+        require_output(values.json, "--json")
     with joined(values) as (interrupt, _), interrupt.nothing_to_lose():
         # These take seconds to import; a signal then counts already.
         from efficientnet_pod.evaluate.overrides import Overrides
@@ -42,14 +42,10 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         )
         if evaluation is None:
             return
-        if values.json:
-            file = epath.Path(values.json)
-            try:
-                write_json(file, evaluation.as_json())
-            except OSError as error:
-                raise UserError(cannot_write(file, error)) from error
         evaluation.print(console())
         if values.json:
+            results = json.dumps(redact_strings(evaluation.as_json())) + "\n"
+            write_result(values.json, results.encode(), or_print=True)
             print(f"\nall results are in {values.json}")
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -55,10 +57,11 @@ def parse_flags(
     Raises:
       UserError: an unknown flag or field, a value of the wrong type, a missing flag or file.
     """
-    arguments = [_as_in_a_shell(_with_underscores(word)) for word in arguments]
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    arguments = [*map(_as_in_a_shell, arguments[:end]), *arguments[end:]]
     folder = _workdir_alone(arguments) if config and workdir else None
     stored = _stored_recipe(folder) if folder else None
-    no_recipe = f"{command} needs --config, e.g. --config=configs/digits.py"
+    no_recipe = f"{command} needs --config, e.g. --config={_recipes()}/digits.py"
     no_recipe += f", for '{folder}' has no config.json" if folder else ""
     values = flags.FlagValues()
     values.set_gnu_getopt(words is not None)  # flags may stand behind words
@@ -67,6 +70,7 @@ def parse_flags(
         flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     if define:
         define(values)
+    arguments = [*(_with_underscores(word, values) for word in arguments[:end]), *arguments[end:]]
     try:
         if config:
             about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
@@ -110,12 +114,17 @@ def values_of(values: flags.FlagValues, kind: type[Any]) -> dict[str, Any]:
     return {field.name: values[field.name].value for field in dataclasses.fields(kind)}
 
 
-def _with_underscores(word: str) -> str:
+def _with_underscores(word: str, values: flags.FlagValues) -> str:
     """Returns a flag as absl knows it: ``--devices-per-process=2`` with underscores; all else as it is."""
     flag, equals, value = word.partition("=")
-    if not flag.startswith("--") or flag.startswith("--config."):
-        return word
-    return "--" + flag[2:].replace("-", "_") + equals + value
+    name = flag.removeprefix("--").replace("-", "_")
+    return f"--{name}{equals}{value}" if flag.startswith("--") and name in values else word
+
+
+def _recipes() -> str:
+    """Returns the folder of the recipes as a path that holds from here; an installed wheel has none."""
+    folder = Path(__file__).parents[2] / "configs"
+    return "configs" if Path("configs").absolute() == folder or not folder.is_dir() else str(folder)
 
 
 def _as_in_a_shell(word: str) -> str:
@@ -160,6 +169,7 @@ def _unknown_field(
     ``recipe`` is None if the arguments name its file.
     """
     paths = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    paths += [path for word, path in pairwise(arguments) if word == "--config"]
     try:
         # The parser is that of config_flags.
         table_of_all = (recipe or values["config"].parser.parse(paths[-1])).to_dict()
@@ -181,5 +191,7 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"^.*Traceback .*?\w+(Error|Exception): ", "config file: ", text)
     if "Failed loading config file" in text:
-        return f"no config file '{text.partition('path]: ')[2].split(' ')[0]}'; the recipes are in configs/"
+        path = text.partition("path]: ")[2].split(" ")[0]
+        example = f"{_recipes()}/digits.py"
+        return f"no config file '{path}'; those of the source code are in {_recipes()}/, e.g. {example}"
     return text

@@ -9,6 +9,7 @@ from importlib import import_module
 import efficientnet_pod.data  # noqa: F401  its settings for TensorFlow, before JAX makes others
 from efficientnet_pod.cli.flags import run_command
 from efficientnet_pod.cli.host import print_error, until_the_end
+from efficientnet_pod.pod import output
 
 USAGE = """usage: efficientnet-pod COMMAND [FLAGS]
 
@@ -37,18 +38,21 @@ again; 130 stopped by Ctrl-C
 COMMANDS = ("train", "evaluate", "predict", "plan", "preflight", "report", "import", "export", "data", "pod")
 # A module named `import` could not be imported, and `export` would not say what.
 _MODULES = {"import": "import_weights", "export": "export_weights"}
+# Their results are what they print. The others leave files, and can do without being heard.
+_PRINT_RESULTS = ("evaluate", "predict", "plan", "preflight", "data describe")
 
 
 def run() -> None:
     """Runs the command line and exits with the code that the usage explains."""
+    output.protect()
     try:
         code = _main(sys.argv[1:])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    prints_results = " ".join(sys.argv[1:3]).startswith(_PRINT_RESULTS)
+    code = output.exit_code_with_output(code, program="efficientnet-pod", prints_results=prints_results)
     if code:
         # Python's own end would wait for threads, of which one may compile, or wait for input in vain.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     until_the_end.close()
     sys.exit(code)

@@ -1,7 +1,6 @@
 """The command ``predict``: image files in, class names with probabilities out."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,9 @@ from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, parse_flags
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod import output
 from efficientnet_pod.pod.terminal import progress_bar
+from efficientnet_pod.workdir.files import require_output
 
 if TYPE_CHECKING:  # --help and mistakes do not wait for JAX and TensorFlow
     from efficientnet_pod.evaluate.predictor import Predictor
@@ -27,11 +28,10 @@ def run_predict(arguments: Sequence[str]) -> int:
     if len(words) < 2:
         missing = "images, files or folders of them" if words else "weights and images"
         raise UserError(f"predict needs {missing}, e.g. {_EXAMPLE}")
+    if values.sheet is not None:
+        require_output(values.sheet, "--sheet")
     try:
         return _predict(words[0], words[1:], values)
-    except BrokenPipeError:  # by `| head`, which ends early
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
-        return 1
     except KeyboardInterrupt:
         print("efficientnet-pod: stopped; what is printed stands", file=sys.stderr)
         return 130
@@ -65,17 +65,22 @@ def _predict(path: str, names: Sequence[str], values: flags.FlagValues) -> int:
     trained = open_weights(path, which=values.checkpoint, raw=values.raw)
     # A whole batch of a few images would mostly be padding.
     predictor = Predictor(trained, batch=min(values.batch, len(files)), flip=values.flip)
-    titles = _print_all(predictor, files, top=values.top, as_json=values.json)
+    titles = _print_all(predictor, files, values)
     if values.sheet and titles:
         shown = write_sheet(values.sheet, titles, predictor.preprocessing)
         print(f"{values.sheet} shows {shown:,} of {len(titles):,} images", file=sys.stderr)
+    if output.is_unread():
+        return int(bool(faults))
     return int(len(titles) < len(files) or bool(faults))
 
 
 def _print_all(
-    predictor: "Predictor", files: Sequence[str], *, top: int, as_json: bool
+    predictor: "Predictor", files: Sequence[str], values: flags.FlagValues
 ) -> list[tuple[str, str]]:
-    """Prints a line for each file; returns the usable files with their titles."""
+    """Prints a line for each file; returns the usable files with their titles.
+
+    It ends early where nobody reads the lines, and there is no sheet to write.
+    """
     titles = []
     # On a terminal the bar prints these lines above itself; for a pipe or a file that must not happen.
     out = None if sys.stdout.isatty() else sys.stdout
@@ -84,10 +89,12 @@ def _print_all(
             if isinstance(probabilities, str):
                 _warn(file, probabilities)
             else:
-                best = _best(predictor.trained, probabilities, top)
-                print(_line(file, best, as_json=as_json), file=out, flush=True)
+                best = _best(predictor.trained, probabilities, values.top)
+                print(_line(file, best, as_json=values.json), file=out, flush=True)
                 titles.append((file, f"{best[0]['name']} {best[0]['probability']:.1%}"))
             advance(1)
+            if output.is_unread() and not values.sheet:
+                break
     return titles
 
 
@@ -102,7 +109,9 @@ def _best(trained: "Trained", probabilities: np.ndarray, top: int) -> list[dict[
 
 def _line(file: str, best: Sequence[dict[str, Any]], *, as_json: bool) -> str:
     if as_json:
-        return json.dumps({"image": _printable(file), "predictions": best}, ensure_ascii=False)
+        is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+        row = {"image": _printable(file), "predictions": best}
+        return json.dumps(row, ensure_ascii=not is_unicode)
     classes = (f"{row['name']} {100 * row['probability']:.1f} %" for row in best)
     return f"{_printable(file)}  {', '.join(classes)}"
 

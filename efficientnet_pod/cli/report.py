@@ -13,7 +13,7 @@ from efficientnet_pod.report.exports import dawnbench_json, dawnbench_tsv, mlper
 from efficientnet_pod.report.page import read_runs, render
 from efficientnet_pod.report.records import RunRecords
 from efficientnet_pod.report.side_by_side import ReportRun, run_of
-from efficientnet_pod.workdir.files import reason, write_whole
+from efficientnet_pod.workdir.files import require_output, write_result
 
 _EXAMPLE = "efficientnet-pod report runs/digits"
 _SECONDS = 5
@@ -27,16 +27,20 @@ def run_report(arguments: Sequence[str]) -> int:
     values = parse_flags("report", arguments, _define, words=workdirs)
     if not workdirs:
         raise UserError(f"report needs the workdir of a run, or several, e.g. {_EXAMPLE}")
-    exports = [flag for flag in ("dawnbench", "mlperf") if values[flag].value]
+    exports = [flag for flag in ("dawnbench", "mlperf") if values[flag].value is not None]
     if exports and len(workdirs) > 1:
         raise UserError(f"--{exports[0]} is of one run, not of {len(workdirs)}; give one workdir")
     if values.dawnbench and not values.dawnbench.endswith((".tsv", ".json")):
         raise UserError(f"--dawnbench={values.dawnbench} must end in .tsv or .json, which chooses the format")
     default = epath.Path(workdirs[0]) / "report.html" if len(workdirs) == 1 else epath.Path("report.html")
     out = epath.Path(values.out) if values.out else default
+    records = read_runs(workdirs)
+    require_output(str(out) if values.out is None else values.out, "--out")
+    for flag in exports:
+        require_output(values[flag].value or "", f"--{flag}")
     if values.follow:
         return _follow(workdirs, out, values)
-    _write(read_runs(workdirs), out, values)
+    _write(records, out, values)
     print(f"the report is {out}")
     return 0
 
@@ -100,10 +104,4 @@ def _write(
     if values.mlperf:
         texts[epath.Path(values.mlperf)] = mlperf_log(records[0])
     for file, text in texts.items():
-        try:
-            write_whole(file, text.encode())
-        except Exception as error:  # an OSError, or an error of the library of an object store
-            flag = " with --out=FILE" if file is out else ""
-            raise UserError(
-                f"'{file}' cannot be written: {reason(error)}; name another file{flag}"
-            ) from error
+        write_result(str(file), text.encode())

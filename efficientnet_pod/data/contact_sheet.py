@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from efficientnet_pod.errors import UserError
+from efficientnet_pod.workdir.files import write_result
 
 _GAP, _LETTERS, _LINE = 4, 10, 12  # pixels between tiles, of a title's letters, and of a line of it
 
@@ -44,7 +44,7 @@ def write_contact_sheet(
       titles: text above each tile, of equally many lines; none by default.
 
     Raises:
-      UserError: the file cannot be written.
+      RunError: the file cannot be written.
     """
     import matplotlib  # a tenth of a second to import; its font has more scripts than Pillow's own
 
@@ -62,10 +62,9 @@ def write_contact_sheet(
         if image is not None:
             tile = _picture(image).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(tile, (left, top + lines * _LINE))
-    try:
-        sheet.save(path, "PNG")
-    except OSError as error:
-        raise UserError(f"--sheet={path} cannot be written: {error.strerror}; name another file") from error
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    write_result(path, file.getvalue())
 
 
 def _picture(levels: np.ndarray) -> Image.Image:

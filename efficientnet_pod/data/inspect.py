@@ -9,8 +9,8 @@ from itertools import islice
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from efficientnet_pod.data.bad_images import find_fault
 from efficientnet_pod.data.contact_sheet import write_contact_sheet
@@ -71,22 +71,24 @@ def describe_data(
       console: console to print on; standard output by default.
 
     Raises:
-      UserError: the sheet cannot be written, or no image of the sample can be shown on it.
+      UserError: no image of the sample can be shown on the sheet.
+      RunError: the sheet cannot be written.
     """
     console = console or terminal.console()
     splits = {data.train_split: source.train, data.eval_split: source.eval}
     checked = _check(splits, check, source.num_classes)
     console.print(_table(source, splits, checked))
+    console.print("least, median and greatest of the images that were checked and are not bad", style="dim")
     for warning in source.warnings:
-        console.print(f"[yellow]warning[/]  {escape(warning)}")
+        console.print(Text("warning ", style="yellow"), warning)
     bad = [(split, example) for split in checked for example in checked[split] if example.fault]
     for split, example in bad:
-        console.print(f"[red]bad image[/]  {escape(f'{split}: {example.name}: {example.fault}')}")
+        console.print(Text("bad image ", style="red"), f"{split}: {example.name}: {example.fault}")
     if sheet:
         images = [example.image for example in checked[data.train_split] if example.image is not None]
         _write_sheet(sheet, images, Preprocessing.of(data, image_size=image_size, dtype="uint8"))
         console.print(
-            f"sheet {escape(sheet)}: a row for each of {len(images)} training images, as it would be "
+            f"sheet {sheet}: a row for each of {len(images)} training images, as it would be "
             f"evaluated, then augmented {_SHEET_COLUMNS - 1} times; mixup and cutmix follow on the device"
         )
     return len(bad)
@@ -181,8 +183,8 @@ def _table(
     names = source.class_names
     listed = ", ".join(names) if len(names) <= 10 else f"{', '.join(names[:4])} … {', '.join(names[-2:])}"
     good = {split: [example for example in checked[split] if not example.fault] for split in splits}
-    table = terminal.table(escape(source.name), *map(escape, splits), left=1 + len(splits))
-    table.add_row("classes", f"{len(names):,}: {escape(listed)}")
+    table = terminal.table(source.name, *splits, left=1 + len(splits))
+    table.add_row("classes", f"{len(names):,}: {listed}")
     table.add_row("images", *(f"{split.num_examples:,}" for split in splits.values()))
     table.add_row("read", *map(_way_of_reading, splits.values()))
     table.add_row("checked", *(f"{len(examples):,}" for examples in checked.values()))
@@ -198,8 +200,6 @@ def _table(
         totals.append(f"{about}{_size(float(np.mean(sizes)) * split.num_examples)}" if sizes else "–")
     table.add_row("all images", *totals)
     table.add_row("images a class", *(_per_class(examples, len(names)) for examples in good.values()))
-    table.caption = "least, median and greatest of the images that were checked and are not bad"
-    table.caption_justify = "left"
     return table
 
 

@@ -50,7 +50,7 @@ class _Manifest:
     def read(cls, folder: Path) -> _Manifest | None:
         """Returns the manifest of a folder, None if there is none."""
         file = folder / MANIFEST
-        return cls(**json.loads(file.read_text())) if file.exists() else None
+        return cls(**json.loads(file.read_text("utf-8"))) if file.exists() else None
 
     def write(self, folder: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=1) + "\n"

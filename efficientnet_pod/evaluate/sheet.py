@@ -14,7 +14,7 @@ _COLUMNS, _SIDE, _LONGEST = 8, 192, 26  # tiles in a row, their pixels, letters 
 def write_sheet(path: str, shown: Sequence[tuple[str, str]], preprocessing: Preprocessing) -> int:
     """Writes a PNG of the first :data:`MOST` images and returns how many it shows.
 
-    The images are files, each with its title: a class name, a space and a probability. Raises UserError if
+    The images are files, each with its title: a class name, a space and a probability. Raises RunError if
     the PNG cannot be written.
     """
     files, titles = zip(*shown[:MOST], strict=True)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from efficientnet_pod.evaluate.calibration import Bin, expected_calibration_error
@@ -135,20 +134,20 @@ class Evaluation:
         }
         summary = table()
         for name, value in rows.items():
-            summary.add_row(name, escape(value))
+            summary.add_row(name, value)
         return summary
 
     def _worst(self) -> Table:
         worst = table("least accurate classes", "accuracy", "right", "images")
         for row in self.worst[:SHOWN]:
-            name = escape(self.class_names[row.label])
-            worst.add_row(name, f"{row.hits / row.images:.1%}", f"{row.hits:,}", f"{row.images:,}")
+            name, accuracy = self.class_names[row.label], f"{row.hits / row.images:.1%}"
+            worst.add_row(name, accuracy, f"{row.hits:,}", f"{row.images:,}")
         return worst
 
     def _most_confused(self) -> Table:
         confused = table("most confused", "taken for", "images", left=2)
         of_class = images_by_class(self.pairs)
         for label, predicted, images in self.confusions[:SHOWN]:
-            names = (escape(self.class_names[number]) for number in (label, predicted))
+            names = (self.class_names[number] for number in (label, predicted))
             confused.add_row(*names, f"{images:,} of {of_class[label]:,}")
         return confused

@@ -13,22 +13,22 @@ from typing import NoReturn, Self
 
 from efficientnet_pod.errors import CHECKPOINTED
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = [signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 # Two that come closer together are one: `timeout` and some schedulers signal a process and then its group.
 _SAME_SECONDS = 0.3
 _LAST_WORDS_SECONDS = 5.0
 
 
 class Interrupt:
-    """Notices SIGTERM and SIGINT, and remembers that somebody wants this process to stop.
+    """Notices SIGTERM, SIGINT and SIGHUP, and remembers that somebody wants this process to stop.
 
     A context manager: inside it the signals do nothing by themselves. Python runs its signal handlers in the
     main thread only, which may be in a compiler or a collective for minutes; the C part of a handler runs at
     once and writes to a socket, which a thread reads. Entered in another than the main thread it leaves the
-    signals alone.
+    signals alone, and SIGHUP where it is ignored, as by nohup.
 
     Attributes:
-      reason: ``SIGTERM``, ``SIGINT`` or the reason given to :meth:`request`; None if nobody has asked.
+      reason: name of the signal, or the reason given to :meth:`request`; None if nobody has asked.
       before_exit: actions, each called once before this process is ended at once; their errors are ignored.
     """
 
@@ -66,7 +66,7 @@ class Interrupt:
         self._restore.callback(watcher.join, _LAST_WORDS_SECONDS)
         self._restore.callback(writer.close)
         self._restore.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer.fileno()))
-        for number in _SIGNALS:
+        for number in heard_signals():
             # A handler that is not Python's cannot be read, nor put back.
             before = signal.signal(number, _nothing) or signal.SIG_DFL
             self._restore.callback(signal.signal, number, before)
@@ -139,6 +139,12 @@ class Interrupt:
     def _on_signal(self, number: signal.Signals) -> None:
         if self._is_all_saved or self._ending.locked():
             return
+        if number.name == "SIGHUP":
+            # A lost terminal: shell and kernel both send it, and a session's end adds one SIGTERM.
+            if not self.requested:
+                self._telling = _in_background(lambda: self._notify(number.name))
+            self.request(number.name)
+            return
         if self._first_signal is not None:
             if time.monotonic() - self._first_signal > _SAME_SECONDS:
                 self._end(128 + number)
@@ -184,6 +190,13 @@ class Interrupt:
 
         _in_background(last_words).join(_LAST_WORDS_SECONDS)
         os._exit(code)
+
+
+def heard_signals() -> list[signal.Signals]:
+    """Returns the signals that ask this process to stop; SIGHUP is none where it is ignored, as by nohup."""
+    return [
+        number for number in _SIGNALS if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN
+    ]
 
 
 def _in_background(action: Callable[[], None]) -> threading.Thread:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from efficientnet_pod.errors import CHECKPOINTED
+from efficientnet_pod.pod import output as own_output
+from efficientnet_pod.pod.interrupt import heard_signals
 
 # After one rank failed the others go down by themselves, as on a pod. A rank that still runs after this time
 # is told to stop, and at last killed.
@@ -44,8 +46,8 @@ def rehearse(
 ) -> int:
     """Runs so many processes of one command as the hosts of a pod and returns the exit code of the whole.
 
-    Each line they print gets the rank in front. When one fails all are stopped. SIGTERM and Ctrl-C are passed
-    on as SIGTERM; a second one kills. On Linux no rank outlives this process.
+    Each line they print gets the rank in front. When one fails all are stopped. SIGTERM, Ctrl-C and SIGHUP
+    are passed on as SIGTERM; a second one kills, unless it is SIGHUP. On Linux no rank outlives this process.
 
     Args:
       command: of one process, such as ``[sys.executable, "-m", "efficientnet_pod", "train", …]``;
@@ -65,7 +67,7 @@ def rehearse(
             name = flag.partition("=")[0]
             if not any(word.partition("=")[0] == name for word in command):
                 added.append(flag)
-    variables = {**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **(environment or {})}
     output = _Output()
     asked: list[int] = []
     ranks: list[_Rank] = []
@@ -104,6 +106,8 @@ class _Output:
                     if self.failed is None and (follows := _FOLLOWS.match(line)):
                         self.failed = int(follows[1])
                     print(f"{label} " + line.removesuffix("\n"), file=to, flush=True)
+                if to is sys.stdout and own_output.is_unread():
+                    return  # the rank meets the same end, and its journal says so
 
 
 class _Rank:
@@ -186,15 +190,16 @@ def _conclude(ranks: list[_Rank], output: _Output) -> int:
 
 @contextmanager
 def _heard_signals(asked: list[int]) -> Iterator[None]:
-    """Appends SIGTERM and SIGINT to `asked` inside the context, where this is the main thread."""
+    """Appends the signals to stop to `asked` inside the context, where this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def hear(number: int, _: object) -> None:
-        asked.append(number)
+        if not asked or signal.Signals(number).name != "SIGHUP":
+            asked.append(number)
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, hear) for number in heard_signals()}
     try:
         yield
     finally:

@@ -117,7 +117,7 @@ def accelerators_present() -> list[str]:
         signs.append("an NVIDIA driver under WSL")
     # Newer TPUs (v5e on) are handed through VFIO, which other devices use too: Google's PCI vendor decides.
     if vfio := glob("/dev/vfio/[0-9]*"):
-        vendors = {Path(path).read_text().strip() for path in glob("/sys/bus/pci/devices/*/vendor")}
+        vendors = {Path(path).read_text("utf-8").strip() for path in glob("/sys/bus/pci/devices/*/vendor")}
         signs += vfio if "0x1ae0" in vendors else []
     plugins = [plugin.name for plugin in metadata.entry_points(group="jax_plugins")]
     signs += [f"JAX plugin {name}" for name in plugins if not name.startswith("xla_cuda") or _has_cuda()]
@@ -243,7 +243,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     """Returns what a git command prints, None if it prints nothing, fails or is not installed."""
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        printed = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        printed = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return printed.stdout.strip() or None if printed.returncode == 0 else None

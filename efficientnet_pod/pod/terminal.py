@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -10,21 +11,42 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 NOT_KNOWN = "–"
 _GIB, _MIB = 1 << 30, 1 << 20
+_LONGEST_LINE = 100_000  # columns; a file has no width
 
 
-def console(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """Returns a console that prints text unchanged: it adds no colours for numbers and no line breaks.
+def console(*, stderr: bool = False, quiet: bool = False, file: IO[str] | None = None) -> Console:
+    """Returns a console that prints text unchanged: no markup in it, no colours for numbers, no line breaks.
 
-    A quiet one, for all hosts but the first, prints nothing.
+    A quiet one, for all hosts but the first, prints nothing. In a file or a pipe the rows of a table are
+    lines, too, however long. ``file`` takes the place of standard output.
     """
-    return Console(stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True)
+    made = _Console(
+        file=file, stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False
+    )
+    if not made.is_terminal:
+        made.width = _LONGEST_LINE
+    return made
+
+
+class _Console(Console):
+    """A console that leaves no blanks at the ends of the lines in a file."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.is_terminal or self.quiet:
+            return super().print(*objects, **options)
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write("\n".join(line.rstrip(" ") for line in captured.get().split("\n")))
+        self.file.flush()
 
 
 def table(*names: str, left: int = 1) -> Table:
@@ -43,13 +65,21 @@ def table(*names: str, left: int = 1) -> Table:
 def bar_columns() -> tuple[ProgressColumn, ...]:
     """Returns the columns of a progress bar whose tasks have a field ``rate``."""
     return (
-        TextColumn("{task.description}"),
+        _Description(),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
+
+
+class _Description(ProgressColumn):
+    """What goes on; of a task with a field ``since``, also the seconds since that time.monotonic()."""
+
+    def render(self, task: Task) -> Text:
+        since = task.fields.get("since")
+        return Text(task.description + ("" if since is None else f" {time.monotonic() - since:.0f} s"))
 
 
 @contextmanager

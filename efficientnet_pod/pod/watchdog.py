@@ -133,7 +133,8 @@ class Watchdog:
     def _end(self, line: str) -> None:
         def write_report() -> None:
             if self._report_folder:
-                with open(self._report_folder / f"stuck-{os.getpid()}.txt", "w") as file:
+                report = self._report_folder / f"stuck-{os.getpid()}.txt"
+                with open(report, "w", encoding="utf-8") as file:
                     print(line, file=file, flush=True)
                     faulthandler.dump_traceback(file)
 
@@ -146,7 +147,8 @@ class Watchdog:
 
 
 def _print_stacks(line: str) -> None:
-    os.write(2, f"efficientnet-pod: {line}; the stacks of all threads:\n".encode())
+    with suppress(OSError):  # nobody may read it
+        os.write(2, f"efficientnet-pod: {line}; the stacks of all threads:\n".encode())
     faulthandler.dump_traceback(2)
 
 
@@ -183,7 +185,9 @@ def _guard(watched: int) -> None:
         elif not _is_suspended(watched):
             looks += 1  # and not seconds: this process may have been suspended, too
         if looks > limit + _LAST_WORDS_SECONDS:
-            os.write(2, f"efficientnet-pod: stuck: no Python has run for {looks} s; stacks follow\n".encode())
+            with suppress(OSError):  # nobody may read it
+                line = f"efficientnet-pod: stuck: no Python has run for {looks} s; stacks follow\n"
+                os.write(2, line.encode())
             os.kill(watched, signal.SIGABRT)
             if not select.select([0], [], [], _LAST_WORDS_SECONDS)[0]:
                 os.kill(watched, signal.SIGKILL)
@@ -193,10 +197,10 @@ def _guard(watched: int) -> None:
 def _is_suspended(process: int) -> bool:
     """Returns whether a process has been stopped by a signal or a debugger."""
     try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2]
+        state = Path(f"/proc/{process}/stat").read_text("utf-8", "replace").rpartition(")")[2]
     except OSError:  # no Linux
         command = ["ps", "-o", "state=", "-p", str(process)]
-        state = subprocess.run(command, capture_output=True, text=True).stdout
+        state = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
     return state.strip()[:1] in ("T", "t")
 
 

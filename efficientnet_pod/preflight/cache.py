@@ -86,7 +86,7 @@ def key_of(run: Run, lowered: jax.stages.Lowered) -> str:
 def read(folder: Path, key: str) -> CompilerOutput | None:
     """Returns the output under a key; None if there is none, or if it is damaged."""
     try:
-        with gzip.open(_file(folder, key), "rt") as file:
+        with gzip.open(_file(folder, key), "rt", encoding="utf-8") as file:
             fields = json.load(file)
         memory = fields.pop("memory")
         return CompilerOutput(memory=MemoryTotals(**memory) if memory else None, **fields)
@@ -98,7 +98,7 @@ def write(folder: Path, key: str, output: CompilerOutput) -> None:
     """Keeps the output of a compiler; a reader finds all of it or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     scratch = folder / f"{key}.{os.getpid()}.{threading.get_ident()}"
-    with gzip.open(scratch, "wt", compresslevel=4) as file:
+    with gzip.open(scratch, "wt", compresslevel=4, encoding="utf-8") as file:
         json.dump(asdict(output), file)
     scratch.replace(_file(folder, key))
 

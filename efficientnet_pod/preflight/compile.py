@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +109,8 @@ def _cached(
     output = read(folder, key)
     if output is None:
         output = _compile(name, phase, lowered).output
-        write(folder, key, output)
+        with suppress(OSError):  # the estimate needs no cache
+            write(folder, key, output)
     else:
         hits.append(name)
     return CompiledProgram(name, phase, None, output)
@@ -179,7 +180,7 @@ def _progress(console: Console, programs: str) -> Iterator[None]:
         console.print(f"compiling {programs}; minutes the first time")
         yield
         return
-    text = TextColumn("compiling {task.description}: {task.elapsed:,.0f} s")
+    text = TextColumn("compiling {task.description}: {task.elapsed:,.0f} s", markup=False)
     with Progress(SpinnerColumn(), text, console=console, transient=True) as progress:
         progress.add_task(programs, total=None)
         yield

@@ -24,6 +24,7 @@ from efficientnet_pod.preflight.targets import Target, parse_target, runtime_for
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.run.run import image_numbers, run_on
+from efficientnet_pod.workdir.files import require_output, write_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,20 +55,22 @@ class Preflight:
         """
         sweep = parse_sweep(self.sweep) if self.sweep else None
         recipe = read_recipe(config)
-        for path in filter(None, (self.json, self.hlo)):
-            folder = Path(path).parent
-            if not folder.is_dir():
-                raise UserError(f"'{path}' cannot be written: there is no folder '{folder}'; make it first")
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = max(100, console.width)  # a file or a pipe has no width of its own
+        for flag, path in (("--json", self.json), ("--hlo", self.hlo), ("--cache", self.cache)):
+            if path is not None:
+                require_output(path, flag, folder=flag == "--cache")
+        console = terminal.console()
         target = None if self.topology is None else parse_target(self.topology)
         if sweep and target:
             estimate, rows = self._sweep(recipe, target, *sweep, console=console)
         else:
             estimate, rows = self._estimate_one(recipe, target), {}
         print_report(estimate, console)
-        self._write(estimate_as_json(estimate) | rows, estimate)
+        try:
+            self._write_hlo(estimate)
+        finally:
+            if self.json:
+                document = json.dumps(estimate_as_json(estimate) | rows, indent=1) + "\n"
+                write_result(self.json, document.encode(), or_print=True)
         if not estimate.fits:
             model = estimate.run.plan.recipe.model.name
             raise UserError(f"{model} does not fit {estimate.target.name}; {remedy(estimate)}")
@@ -117,12 +120,10 @@ class Preflight:
         measured = measure_programs(run, compilation.programs) if self.measure else {}
         return dataclasses.replace(estimate, measured=measured)
 
-    def _write(self, document: dict[str, Any], estimate: Estimate) -> None:
-        if self.json:
-            Path(self.json).write_text(json.dumps(document, indent=1) + "\n")
+    def _write_hlo(self, estimate: Estimate) -> None:
         if self.hlo:
             for step in estimate.steps:
                 path = Path(self.hlo)
                 if step is not estimate.train:
                     path = path.with_name(f"{path.stem}.{step.name.replace(' ', '.')}{path.suffix}")
-                path.write_text(step.compiled.output.text)
+                write_result(str(path), step.compiled.output.text.encode())

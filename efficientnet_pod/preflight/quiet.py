@@ -11,7 +11,7 @@ def quiet_libraries() -> Iterator[None]:
     """Hides what compilers for other machines write to standard error while they load."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nothing:
+    with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)
     try:
         yield

@@ -121,6 +121,7 @@ _WORDINGS = {
     "skipped_step": _skipped_steps,
     "skipped_image": lambda events: (f"{plural(len(events), 'image')} skipped", _texts(events, "name")),
     "quarantined": lambda events: ("Checkpoint set aside", _texts(events, "what")),
+    "output_lost": lambda events: (f"Lost {_texts(events, 'stream')}", _texts(events, "reason")),
     "phase": _phase,
     "end": lambda events: ("Complete", ""),
 }

@@ -43,7 +43,7 @@ def render(runs: Sequence[ReportRun], *, refresh_seconds: int | None = None) -> 
     all_complete = all(run.state.kind == "complete" for run in runs)
     return environment.get_template("page.html").render(
         title=" and ".join(run.name for run in runs) if len(runs) < 3 else f"{len(runs)} runs",
-        style=Markup((_FOLDER / "style.css").read_text()),
+        style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         refresh_seconds=refresh_seconds,
         heads=[head_of(run, all_complete=all_complete) for run in runs],
         sections=_sections(runs),

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from efficientnet_pod.data.host_cores import describe_input
 from efficientnet_pod.models.registry import network_named
@@ -95,7 +95,7 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
     table = Table.grid(padding=(0, 2))
     rows = [
         ("model", f"{model}, {plan.image_size} px, {plan.compute_dtype} convolutions"),
-        ("data", f"{escape(recipe.data.name)}: {plan.num_train:,} to train, {plan.num_eval:,} to evaluate"),
+        ("data", f"{recipe.data.name}: {plan.num_train:,} to train, {plan.num_eval:,} to evaluate"),
         ("replicas", devices),
         ("batch", f"{recipe.global_batch:,} global, {plan.per_replica_batch:,} per replica"),
         ("batch norm", f"{plan.bn_batch:,} images together; {bn_groups}"),
@@ -107,13 +107,13 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
                        f"{describe_shapes(plan.eval_shapes)}"),
     ]  # fmt: skip
-    weights = [("weights", escape(str(recipe.init)))] if recipe.init.weights else []
+    weights = [("weights", str(recipe.init))] if recipe.init.weights else []
     for name, value in rows + weights + _phase_rows(plan):
         table.add_row(name, value)
     for note in recipe.notes:
-        table.add_row("note", escape(note))
+        table.add_row("note", note)
     for warning in plan.warnings:
-        table.add_row("[yellow]warning[/]", escape(warning))
+        table.add_row(Text("warning", style="yellow"), warning)
     return table
 
 

@@ -1,15 +1,15 @@
-"""What a person sees while a run runs: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""What a person sees while a run runs: plain lines, and below them on a terminal a bar with the time left."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.progress import Progress
-from rich.text import Text
 
-from efficientnet_pod.pod.terminal import bar_columns
+from efficientnet_pod.pod import terminal
 
 
 class Display:
@@ -17,9 +17,9 @@ class Display:
 
     def __init__(self, *, total_steps: int, silent: bool, console: Console | None = None):
         """Prepares the bar; nothing is printed yet. The console is by default standard output."""
-        self.console = console or Console(quiet=silent, highlight=False, soft_wrap=True)
+        self.console = console or terminal.console(quiet=silent)
         is_off = silent or not self.console.is_terminal
-        self._bar = Progress(*bar_columns(), console=self.console, disable=is_off)
+        self._bar = Progress(*terminal.bar_columns(), console=self.console, disable=is_off)
         self._task = self._bar.add_task("training", total=total_steps, rate="")
 
     def __enter__(self) -> Self:
@@ -30,22 +30,22 @@ class Display:
         self._bar.stop()
 
     def print(self, *what: RenderableType) -> None:
-        """Prints above the bar; text as it is, with no markup in it, unlike that in the cells of a table."""
-        self.console.print(*(Text(part) if isinstance(part, str) else part for part in what))
+        """Prints above the bar."""
+        self.console.print(*what)
 
     def warn(self, line: str) -> None:
         """Prints a line above the bar, on the host it concerns; standard error where this host is silent."""
         if self.console.quiet:
             print(line, file=sys.stderr)
         else:
-            self.console.print(line, style="yellow", markup=False)
+            self.console.print(line, style="yellow")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Shows what is going on that is not training."""
-        self._bar.update(self._task, description=name)
+        """Shows what is going on that is not training, and for how many seconds."""
+        self._bar.update(self._task, description=name, since=time.monotonic())
         yield
-        self._bar.update(self._task, description="training")
+        self._bar.update(self._task, description="training", since=None)
 
     def begin_at(self, step: int) -> None:
         """Puts the bar where the training begins; the steps done before say nothing of its speed."""
@@ -55,8 +55,3 @@ class Display:
         """Moves the bar."""
         rate = f"{images_per_second:,.0f} images/s" if images_per_second else ""
         self._bar.update(self._task, completed=step, rate=rate)
-
-    @property
-    def is_bar_shown(self) -> bool:
-        """Whether a bar makes lines of training progress unnecessary."""
-        return not self._bar.disable

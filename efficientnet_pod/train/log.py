@@ -141,14 +141,13 @@ class TrainingLog:
             phase = plan.phase_of(self._last_read)
             row |= {"image_size": phase.image_size, "global_batch": phase.recipe.global_batch}
         self._write(row)
-        if not self.display.is_bar_shown:
-            images_left = plan.images_seen(plan.total_steps) - plan.images_seen(self._last_read)
-            self.display.print(
-                f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
-                f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
-                f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
-                f"{images_left * seconds / result.images:.0f} s left"
-            )
+        images_left = plan.images_seen(plan.total_steps) - plan.images_seen(self._last_read)
+        self.display.print(
+            f"epoch {row['epoch']:6.2f}  step {row['step']:,}  train  loss {result.loss:.4f}  "
+            f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
+            f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
+            f"{images_left * seconds / result.images:.0f} s left"
+        )
         self._window = _Window(now)
 
     def rewind(self, step: int) -> None:

@@ -13,7 +13,7 @@ from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
 from efficientnet_pod.weights.formats.safetensors_file import write_safetensors
 from efficientnet_pod.weights.layouts import TIMM
 from efficientnet_pod.weights.trained import CROP_PCT, WHOLE, Trained, default_epsilon
-from efficientnet_pod.workdir.files import cannot_write, is_remote, write_whole
+from efficientnet_pod.workdir.files import cannot_write, is_remote, require_output, write_whole
 
 
 def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
@@ -51,11 +51,16 @@ def write_folder(trained: Trained, folder: Path) -> None:
 
 
 def local_folder(out: str) -> Path:
-    """Returns the folder of ``--out``; raises UserError if it is not on this machine or holds other files."""
+    """Returns the folder of ``--out``.
+
+    Raises:
+      UserError: it is not on this machine, holds other files or cannot be written.
+    """
     if is_remote(out):
         raise UserError(f"--out={out} is not on this machine; name a local folder and copy it there")
     folder = Path(out)
     require_own(folder)
+    require_output(out, "--out", folder=True)
     return folder
 
 

@@ -94,7 +94,7 @@ def make_writable(folder: epath.Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
-        probe.write_text("x")
+        probe.write_bytes(b"x")
         probe.unlink(missing_ok=True)  # of two starts at once, the other one may have removed it
     except Exception as error:  # an OSError, or what the library of an object store raises
         nearest = next((parent for parent in (folder, *folder.parents) if parent.exists()), folder)
@@ -129,8 +129,55 @@ def linked(paths: Mapping[str, epath.PathLike]) -> Iterator[epath.Path]:
         yield epath.Path(folder)
 
 
+def require_output(path: str, flag: str, *, folder: bool = False) -> None:
+    """Checks before any work that a file, or a folder, can be written; leaves nothing behind.
+
+    ``flag`` has given the path, such as ``--json``; the message names both.
+
+    Raises:
+      UserError: it cannot.
+    """
+    given, kind = f"{flag}={path}", "folder" if folder else "file"
+    if not path or path.endswith("/") and not folder:
+        raise UserError(f"{given} names no {kind}; name one")
+    output = epath.Path(path)
+    if folder:
+        scratch = next(place for place in (output, *output.parents) if place.exists()) / ".writable"
+    else:
+        scratch = _scratch(output)
+    if not folder and not is_remote(path):
+        if output.is_dir():
+            raise UserError(f"{given} is a folder; name a file in it, e.g. {flag}={output / 'results'}")
+        if _is_written_in_place(output):
+            return
+        if not output.parent.exists():
+            raise UserError(f"{given} is in a folder that does not exist; make it or name another")
+    try:
+        scratch.write_bytes(b"")
+        scratch.unlink(missing_ok=True)  # of two commands at once, the other one may have removed it
+    except Exception as error:  # an OSError, or what the library of an object store raises
+        raise UserError(f"{given} cannot be written: {reason(error)}; name another {kind}") from error
+
+
+def write_result(path: str, contents: bytes, *, or_print: bool = False) -> None:
+    """Writes the result of a command to a file, whole or not at all.
+
+    Raises:
+      RunError: it cannot be written after all; with ``or_print`` it is text, and is printed instead.
+    """
+    try:
+        write_whole(epath.Path(path), contents)
+    except Exception as error:  # an OSError, or what the library of an object store raises
+        if or_print:
+            print(contents.decode(), end="", flush=True)
+        instead = "; its contents are printed instead" if or_print else ""
+        raise RunError(cannot_write(epath.Path(path), error) + instead) from error
+
+
 def write_whole(file: epath.Path | Path, contents: bytes) -> None:
     """Writes a file to the disk; whatever happens, it has either its old contents or the new ones.
+
+    What is no plain file, such as ``/dev/stdout`` or a pipe, gets the contents as they are.
 
     Raises:
       OSError: the file cannot be written.
@@ -138,7 +185,11 @@ def write_whole(file: epath.Path | Path, contents: bytes) -> None:
     if is_remote(file):
         file.write_bytes(contents)  # an object appears whole or not at all
         return
-    scratch = file.parent / f".{file.name}.partial"
+    if _is_written_in_place(file):
+        with open(file, "ab") as stream:
+            stream.write(contents)
+        return
+    scratch = _scratch(file)
     try:
         with open(scratch, "wb") as stream:
             stream.write(contents)
@@ -184,6 +235,16 @@ def warn_if_not_written(file: epath.Path, warn: Callable[[str], None]) -> Iterat
     except Exception as error:  # an OSError, or what the library of an object store raises
         why = str(error) if isinstance(error, RunError) else reason(error)
         warn(f"warning: '{file}' is not written: {why}; the run goes on without it")
+
+
+def _scratch(file: epath.Path | Path) -> Any:
+    """Returns the file that is written and then takes the place of another one."""
+    return file.parent / f".{file.name}.partial"
+
+
+def _is_written_in_place(file: epath.Path | Path) -> bool:
+    """Returns whether a path leads to a device or a pipe; another file must never take its place."""
+    return str(file).startswith("/dev/") or os.path.exists(file) and not os.path.isfile(file)
 
 
 def _sync_folder(folder: epath.Path | Path) -> None:

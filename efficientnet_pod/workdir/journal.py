@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from efficientnet_pod.errors import Preempted, in_one_line
+from efficientnet_pod.pod import output
 from efficientnet_pod.workdir.files import warn_if_not_written
 from efficientnet_pod.workdir.json_lines import OptionalLines, Row
 from efficientnet_pod.workdir.redact import redact
@@ -42,24 +43,32 @@ class Journal:
         self._seconds_before = _sum_of_spent(events)
         self._written_seconds = dict.fromkeys(KINDS, 0.0)
         self._quarantined = {str(event.get("what")) for event in events if event.get("kind") == "quarantined"}
-        self._has_ended = False
+        self._has_ended, self._losses = False, 0
         self._lock = threading.Lock()
 
     def write(self, kind: str, step: int | None = None, **fields: Any) -> None:
-        """Adds a line; ``fields`` hold what JSON can, and of a float three decimals are kept."""
+        """Adds a line; ``fields`` hold what JSON can, and of a float three decimals are kept.
+
+        Before it comes a line for each output of this process that was lost since the last one.
+        """
         with self._lock:
-            now, so_far = datetime.now(UTC).isoformat(timespec="milliseconds"), self.spent.so_far()
-            step = self.step if step is None else step
-            row = {"time": now.replace("+00:00", "Z"), "kind": kind, "step": step}
-            row |= {
-                name: round(value, 3) if isinstance(value, float) else value for name, value in fields.items()
-            }
-            spent = {name: round(so_far[name] - self._written_seconds[name], 3) for name in KINDS}
-            row["spent"] = {name: seconds for name, seconds in spent.items() if seconds}
-            for name, seconds in spent.items():
-                self._written_seconds[name] += seconds  # what was rounded off comes with a later line
-            if self._lines:
-                self._lines.append([row])
+            for loss in output.losses()[self._losses :]:
+                self._losses += 1
+                self._add("output_lost", self.step, {"stream": loss.stream, "reason": loss.reason})
+            self._add(kind, self.step if step is None else step, fields)
+
+    def _add(self, kind: str, step: int, fields: dict[str, Any]) -> None:
+        now, so_far = datetime.now(UTC).isoformat(timespec="milliseconds"), self.spent.so_far()
+        row = {"time": now.replace("+00:00", "Z"), "kind": kind, "step": step}
+        row |= {
+            name: round(value, 3) if isinstance(value, float) else value for name, value in fields.items()
+        }
+        spent = {name: round(so_far[name] - self._written_seconds[name], 3) for name in KINDS}
+        row["spent"] = {name: seconds for name, seconds in spent.items() if seconds}
+        for name, seconds in spent.items():
+            self._written_seconds[name] += seconds  # what was rounded off comes with a later line
+        if self._lines:
+            self._lines.append([row])
 
     def quarantined(self) -> None:
         """Adds a line for each damaged checkpoint or file of metrics that was set aside and has none yet."""

@@ -95,7 +95,7 @@ def process_start(pid: int) -> int | None:
     """Returns when a process was started, in ticks since the boot; None if it has ended or nobody knows."""
     try:
         # The name of the program, in parentheses, may hold anything, spaces and parentheses included.
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
         return None if state in "ZX" else int(fields[18])
     except (OSError, ValueError, IndexError):
         return None
@@ -105,6 +105,6 @@ def _this_machine() -> dict[str, str | None]:
     """Returns the boot of the machine and the name space of its process numbers, None where unknown."""
     boot = pids = None
     with suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
         pids = os.readlink("/proc/self/ns/pid")
     return {"boot_id": boot, "pid_namespace": pids}

@@ -11,7 +11,7 @@ BLANK = "[redacted]"
 _NAME = (
     r"(?:[\w-]{0,60}?(?i:token|secret|passw(?:or)?d|passphrase|credential|signature)[\w-]{0,60}"
     r"|[\w-]{0,60}?(?:[_-][kK]ey|(?<=[a-z])Key|KEY|(?i:apikey|accesskey))(?![a-z])[\w-]{0,20}"
-    r"|(?i:sig|key)(?==))"
+    r"|(?i:sig|key)(?==(?!lambda\b)))"
 )
 _QUOTE = r"\\?[\"']"  # JSON inside a JSON string has its quotes escaped
 _OPEN = rf"(?:[bru]?{_QUOTE})?+(?!{re.escape(BLANK)})"
@@ -73,6 +73,14 @@ SECRETS = (
     Secret("value of a flag", rf"(?P<keep>(?<![\w-])--{_NAME} {_OPEN}){_VALUE}", "train --api-key hunter2"),
 )
 _PATTERNS = tuple(re.compile(secret.pattern, re.DOTALL) for secret in SECRETS)
+# A traceback's lines of source code. There only a literal is a value: `key=lambda row: row.step` is none.
+_SOURCE = re.compile(
+    r'^[ |]*File "[^\n]*", line \d+, in [^\n]*\n(?P<code>(?:[ |]*    [^\n]*(?:\n|\Z))+)', re.M
+)
+_PATTERNS_OF_CODE = (
+    *_PATTERNS[:-2],
+    re.compile(rf"(?P<keep>(?<![\w-]){_NAME}(?:{_QUOTE})?\]?\s*[:=]\s*[bru]?{_QUOTE}){_VALUE}"),
+)
 
 
 def redact(text: str) -> str:
@@ -85,7 +93,16 @@ def redact(text: str) -> str:
     # The longest first: one may be a part of another.
     for value in sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True):
         text = text.replace(value, BLANK)
-    for pattern in _PATTERNS:
+    parts, done = [], 0
+    for source in _SOURCE.finditer(text):
+        parts.append(_blanked(text[done : source.start("code")], _PATTERNS))
+        parts.append(_blanked(source["code"], _PATTERNS_OF_CODE))
+        done = source.end()
+    return "".join(parts) + _blanked(text[done:], _PATTERNS)
+
+
+def _blanked(text: str, patterns: tuple[re.Pattern[str], ...]) -> str:
+    for pattern in patterns:
         text = pattern.sub(lambda match: match.groupdict().get("keep", "") + BLANK, text)
     return text
 

@@ -49,7 +49,7 @@ class Mig:
         _delete(deletions(job)[1:])  # left over from a run that deleted its group itself
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "startup.sh"
-            script.write_text(startup_script(job))
+            script.write_text(startup_script(job), "utf-8")
             commands, attempted = creations(job, str(script)), 0
             try:
                 for words in commands:

@@ -31,7 +31,7 @@ class Sky:
         """Launches the managed job; SkyPilot looks after it."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "task.yaml"
-            path.write_text(to_yaml(task(job)))
+            path.write_text(to_yaml(task(job)), "utf-8")
             call(["sky", "jobs", "launch", "--yes", "--detach-run", "--name", job.name, str(path)])
         return 0
 

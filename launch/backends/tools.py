@@ -27,7 +27,14 @@ def call(command: Sequence[str], *, stdin: str = "", missing: Sequence[str] = ()
     """
     shown = " ".join(command[:3])
     try:
-        ended = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=CALL_SECONDS)
+        ended = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=CALL_SECONDS,
+        )
     except subprocess.TimeoutExpired as error:
         raise RunError(f"{shown} did not answer within {CALL_SECONDS:.0f} s; try again") from error
     if ended.returncode == 0:

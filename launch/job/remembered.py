@@ -35,7 +35,7 @@ def recall(name: str) -> Job:
     """
     path = jobs_folder() / f"{require_name(name)}.json"
     try:
-        return from_json(path.read_text())
+        return from_json(path.read_text("utf-8"))
     except FileNotFoundError:
         names = [job.name for job in all_jobs()]
         hint = did_you_mean(name, names) if names else "; none was submitted from here"
@@ -49,5 +49,5 @@ def all_jobs() -> list[Job]:
     jobs = []
     for path in sorted(jobs_folder().glob("*.json")):
         with suppress(*_UNREADABLE):
-            jobs.append(from_json(path.read_text()))
+            jobs.append(from_json(path.read_text("utf-8")))
     return jobs

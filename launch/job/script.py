@@ -32,7 +32,7 @@ def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True)
     lines = [f"{name}={_quoted(value)}" for name, value in values.items()]
     lines += [f"ARGUMENTS=({' '.join(map(_quoted, job.arguments))})"]
     lines += [f"export {name}={_quoted(value)}" for name, value in job.env]
-    first, _, rest = _SCRIPT.read_text().partition("\n")
+    first, _, rest = _SCRIPT.read_text("utf-8").partition("\n")
     no_expansion = "# shellcheck disable=SC2016 # words of the job, in which a dollar is a dollar"
     return "\n".join([first, no_expansion, *lines, rest])
 

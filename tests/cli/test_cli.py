@@ -1,16 +1,20 @@
 """What a person gets who mistypes: one line, the remedy, exit code 2."""
 
+import io
 import json
+import sys
 
 import pytest
 from photos import write_folder
 from recipes import CONFIGS, load
 
-from efficientnet_pod.cli import host, plan
+from efficientnet_pod.cli import host, plan, predict
+from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import Preempted, RunError
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.train import train
+from efficientnet_pod.workdir.files import write_result
 from efficientnet_pod.workdir.workdir import Workdir
 
 DIGITS = "--config=configs/digits.py"
@@ -105,6 +109,87 @@ def test_dashes_in_flags_are_underscores_but_not_in_values_and_recipes(capsys):
     assert "not-there/of-some-kind" in capsys.readouterr().err
     assert main(["plan", DIGITS, "--config.global-batch=64"]) == 2
     assert "config has no field 'global-batch'; did you mean 'global_batch'?" in capsys.readouterr().err
+    for words in (["--", "--a-b.jpg", "--top-5"], ["--sheet", "--a-b.png", "--", "--a-b.jpg"]):
+        names: list[str] = []
+        values = parse_flags("predict", ["w", *words], predict._define, words=names)
+        assert names == ["w", *words[words.index("--") + 1 :]] and values.sheet in (None, "--a-b.png")
+
+
+@pytest.mark.parametrize(
+    "given", [["--config.epoch", "5"], ["--config.epoch=5"], ["--config.model.nmae", "b0"]]
+)
+@pytest.mark.parametrize("recipe", [[DIGITS], DIGITS.split("=")])
+def test_an_unknown_field_is_named_however_it_is_given(capsys, recipe, given):
+    field, near = ("epoch", "epochs") if "epoch" in given[0] else ("nmae", "name")
+    for words in ([*recipe, *given], [*given, *recipe]):
+        assert main(["plan", *words]) == 2
+        assert f"has no field '{field}'; did you mean '{near}'?\n" in capsys.readouterr().err
+
+
+def test_the_recipes_are_named_by_a_path_that_holds(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["--config=digits.py"], []):
+        assert main(["plan", *words]) == 2
+        error = capsys.readouterr().err
+        assert ("no config file 'digits.py'; " in error) == bool(words) and f"{CONFIGS}/digits.py" in error
+
+
+FILES = (
+    ["data", "describe", DIGITS, "--sheet=OUT"],
+    ["predict", "weights", "a.jpg", "--sheet=OUT"],
+    ["evaluate", "weights", "--json=OUT"],
+    ["preflight", DIGITS, "--topology=cpu:1", "--json=OUT"],
+    ["preflight", DIGITS, "--topology=cpu:1", "--hlo=OUT"],
+    ["report", "RUN", "--out=OUT"],
+    ["report", "RUN", "--mlperf=OUT"],
+)
+FOLDERS = (
+    ["data", "prepare", DIGITS, "--resize=8", "--output=OUT"],
+    ["export", "weights", "--out=OUT"],
+    ["import", "weights", "--out=OUT"],
+    ["preflight", DIGITS, "--topology=cpu:1", "--cache=OUT"],
+)
+
+
+@pytest.mark.parametrize("arguments", [*FILES, *FOLDERS], ids=lambda words: f"{words[0]} {words[-1]}")
+def test_outputs_are_checked_before_any_work(capsys, tmp_path, arguments):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{}")
+    (tmp_path / "file").write_text("kept")
+    outputs = {"folder": "is a folder; name a file in it", "no/x": "does not exist", "new/": "names no file"}
+    if arguments in FOLDERS:
+        outputs = {"file/x": "cannot be written: Not a directory; name another folder"}
+    flag = arguments[-1].removesuffix("=OUT")
+    for name, words in (outputs | {"file/y": "cannot be written: Not a dir"}).items():
+        filled = [
+            word.replace("OUT", f"{tmp_path}/{name}").replace("RUN", f"{tmp_path}/run") for word in arguments
+        ]
+        assert main(filled) == 2, filled
+        error = capsys.readouterr().err
+        assert error.startswith(f"efficientnet-pod: {flag}={tmp_path}/{name} ") and words in error
+        assert error.count("\n") == 1
+    names = {"folder", "run", "file"}
+    assert {path.name for path in tmp_path.iterdir()} == names and not any((tmp_path / "folder").iterdir())
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_result_that_cannot_be_written_after_all_is_printed(capsys, tmp_path):
+    (tmp_path / "x.json").mkdir()
+    with pytest.raises(RunError, match="x.json' cannot be written: Is a directory.*its contents are printed"):
+        write_result(str(tmp_path / "x.json"), b'{"top1": 0.5}\n', or_print=True)
+    assert capsys.readouterr().out == '{"top1": 0.5}\n'
+
+
+def test_what_an_ascii_terminal_lacks_is_replaced(monkeypatch):
+    out = io.BytesIO()
+    ascii_only = io.TextIOWrapper(out, encoding="ascii", errors="efficientnet_pod.readable")
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    resnet9 = ["--config=configs/cifar10.py:resnet9", "--config.data.name=digits"]
+    assert main(["plan", *resnet9, "--replicas=1"]) == 0
+    ascii_only.flush()
+    printed = out.getvalue().decode("ascii")
+    assert "32 x 32 px" in printed and "\\u" not in printed
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import tensorflow as tf
 from photos import encoded, imagenet_example, photo, write_folder, write_records
 from PIL import Image
 from recipes import load
-from rich.console import Console
 
 from efficientnet_pod.data.inspect import describe_data
 from efficientnet_pod.data.prepare import prepare
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.transforms.preprocess import eval_image, train_image
-from efficientnet_pod.errors import UserError
+from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.pod.terminal import console
 from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.recipe.reading import read_recipe
 
@@ -32,9 +32,11 @@ def described(name, *, image_size=16, check=None, sheet=None, **fields):
     config["data"] |= {"name": str(name), "augment": "inception_crop", "max_shift": 0, **fields}
     data = read_recipe(config).data
     source = open_source(data.name, train_split=data.train_split, eval_split=data.eval_split)
-    console = Console(record=True, width=1000, file=io.StringIO())
-    bad = describe_data(source, data, image_size=image_size, check=check, sheet=sheet, console=console)
-    return "\n".join(" ".join(line.split()) for line in console.export_text().splitlines()), bad
+    out = io.StringIO()
+    bad = describe_data(
+        source, data, image_size=image_size, check=check, sheet=sheet, console=console(file=out)
+    )
+    return "\n".join(" ".join(line.split()) for line in out.getvalue().splitlines()), bad
 
 
 @pytest.fixture
@@ -94,13 +96,24 @@ def test_bad_images_are_listed_by_name_with_the_reason(folder, check):
         )
 
 
+def test_names_are_shown_as_they_are_whatever_they_look_like(tmp_path):
+    classes = ("[red]", "[_]", ":dog:", "[bold]é×[bold]")
+    root = write_folder(
+        tmp_path / "[b]i[_b]", {f"{split}/{name}": 1 for split in ("train", "validation") for name in classes}
+    )
+    (root / "train/[red]/000.jpg").write_bytes(b"")
+    text, bad = described(f"folder:{root}")
+    assert bad == 1 and f"folder:{root} train validation" in text
+    assert f"classes 4: {', '.join(sorted(classes))}" in text
+    assert f"bad image train: {root}/train/[red]/000.jpg: " in text
+
+
 def test_a_file_that_is_gone_is_a_bad_image(folder):
     config_source = open_source(f"folder:{folder}")
     (folder / "train/dog/001.jpg").unlink()
-    console = Console(record=True, width=1000, file=io.StringIO())
-    data = read_recipe(load("digits.py")).data
-    assert describe_data(config_source, data, image_size=16, check=None, console=console) == 1
-    assert f"{folder}/train/dog/001.jpg; No such file" in console.export_text().replace("\n", "")
+    out, data = io.StringIO(), read_recipe(load("digits.py")).data
+    assert describe_data(config_source, data, image_size=16, check=None, console=console(file=out)) == 1
+    assert f"{folder}/train/dog/001.jpg; No such file" in out.getvalue()
 
 
 def test_labels_and_damage_of_record_files_are_found(tmp_path):
@@ -147,8 +160,8 @@ def test_the_sheet_shows_each_image_evaluated_and_then_augmented(folder, tmp_pat
     np.testing.assert_array_equal(tiles[5, 3], train_image(image, seed, preprocessing))
 
 
-def test_a_sheet_that_cannot_be_written_is_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="--sheet=.*nowhere/sheet.png cannot be written: No such file"):
+def test_a_sheet_that_cannot_be_written_after_all_is_an_error(folder, tmp_path):
+    with pytest.raises(RunError, match="nowhere/sheet.png' cannot be written: No such file"):
         described(f"folder:{folder}", sheet=str(tmp_path / "nowhere/sheet.png"))
     for file in folder.glob("train/*/*.jpg"):
         file.write_bytes(b"")
@@ -164,8 +177,8 @@ def test_damage_of_a_copy_is_a_bad_image(folder, tmp_path):
     source = open_source(f"prepared:{tmp_path}/copy")
     content[100:-100] = bytes(len(content) - 200)
     shard.write_bytes(content)
-    console = Console(record=True, width=1000, file=io.StringIO())
-    bad = describe_data(source, data, image_size=16, check=None, console=console)
-    text = " ".join(console.export_text().split())
+    out = io.StringIO()
+    bad = describe_data(source, data, image_size=16, check=None, console=console(file=out))
+    text = " ".join(out.getvalue().split())
     assert bad >= 1 and "checked 14 2" in text
     assert f"bad image train: : record '{shard}#" in text and "cannot be read" in text

@@ -91,6 +91,26 @@ def test_a_second_one_ends_at_once(where, second, code):
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_lost_terminal_asks_and_hurries_nobody(is_ignored):
+    before = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" if is_ignored else ""
+    body = (
+        before
+        + NOTED
+        + (
+            "with Interrupt() as run:\n"
+            "    run.among(notify=note, linger=lambda: None)\n"
+            "    say('ready')\n    run.wait(1.5)\n    time.sleep(2.2)\n    say(str(run.reason))"
+        )
+    )
+    process = Process(body)
+    # A shell passes it on, the kernel sends another one, and the end of the session SIGTERM.
+    process.signal(signal.SIGHUP, signal.SIGHUP, *[] if is_ignored else [signal.SIGTERM])
+    code, out, error = process.end()
+    assert (code, out) == ((0, "None\n") if is_ignored else (0, "told SIGHUP\ntold SIGTERM\nSIGHUP\n"))
+    assert error == ("" if is_ignored else "SIGHUP: saving a checkpoint after this step\n")
+
+
 def test_two_in_one_moment_are_one():
     body = "with Interrupt() as run:\n    say('ready')\n    time.sleep(1.5)\nsay('went on')"
     process = Process(body)
@@ -113,7 +133,12 @@ def test_a_request_of_another_host_is_no_first_signal():
 
 @pytest.mark.parametrize(
     "number, lone, code",
-    [(signal.SIGTERM, True, 42), (signal.SIGINT, True, 130), (signal.SIGINT, False, 42)],
+    [
+        (signal.SIGTERM, True, 42),
+        (signal.SIGHUP, True, 42),
+        (signal.SIGINT, True, 130),
+        (signal.SIGINT, False, 42),
+    ],
 )
 def test_ends_at_once_with_nothing_to_lose(number, lone, code):
     body = NOTED + (

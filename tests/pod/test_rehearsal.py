@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from efficientnet_pod.cli.main import main
+from efficientnet_pod.pod import rehearsal
 from efficientnet_pod.pod.rehearsal import rehearse
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ def test_the_rank_that_failed_is_named_though_its_followers_go_first(capfd):
     assert "rank 0 failed with exit code 2; all 2 were down within 0." in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_is_passed_on_and_the_ranks_checkpoint(number):
     program = (
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(42)); print('up', os.getpid())\n"
@@ -121,6 +122,14 @@ def test_a_signal_is_passed_on_and_the_ranks_checkpoint(number):
         pids_when_up(process)
         process.send_signal(number)
         assert process.wait(20) == 42
+
+
+def test_a_rank_learns_that_nobody_reads_the_pod(monkeypatch):
+    monkeypatch.setattr(rehearsal.own_output, "is_unread", lambda: True)
+    program = (
+        "try:\n    while True: print('x', flush=True); time.sleep(0.01)\nexcept BrokenPipeError: os._exit(42)"
+    )
+    assert ranks(program, processes=1) == 42
 
 
 def test_a_second_signal_kills():

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from efficientnet_pod.pod.terminal import (
     byte_size,
+    console,
     duration,
     percent,
     plural,
@@ -51,6 +52,23 @@ def test_a_table_aligns_words_to_the_left_and_numbers_to_the_right():
     rows.add_row("long name", "7")
     Console(file=out, width=40).print(rows)
     assert out.getvalue().splitlines()[1:] == ["a           1,024", "long name       7"]
+
+
+@pytest.mark.parametrize("text", ["[red]", "[/]", "[link=x]y[/link]", ":dog:", "a\\[b]", "[bold]c[/bold]"])
+def test_text_is_no_markup_and_a_line_of_a_file_is_whole(text):
+    out = io.StringIO()
+    rows = table(text, "number")
+    rows.title = text
+    rows.add_row(f"{text} " + 300 * "w", "1")
+    rows.add_row(text, "")
+    plain = console(file=out)
+    plain.print(text, rows, f"{text} " + 300 * "v", sep="\n")
+    lines = out.getvalue().splitlines()
+    assert (lines[0], lines[-1]) == (text, f"{text} " + 300 * "v")
+    assert lines[1].strip() == text and lines[2].split() == [*text.split(), "number"]
+    assert lines[3].split() == [*text.split(), 300 * "w", "1"] and lines[4] == text
+    console(file=out, quiet=True).print("unseen")
+    assert "unseen" not in out.getvalue()
 
 
 def test_a_bar_is_shown_on_a_terminal_only():

@@ -88,7 +88,7 @@ def test_what_does_not_fit_ends_with_2_after_the_report(v3, folder, tmp_path, mo
         (["--topology=v33:2x2"], "did you mean 'v3'?"),
         (["--topology=v3:2x2", "--sweep=batch=1"], "--sweep=batch=1 varies 'batch'"),
         (["--topology=v3:2x2", "--sweep=replicas=8", "--measure"], "--measure runs one recipe"),
-        (["--topology=v3:2x2", "--json=/not/there/o.json"], "there is no folder '/not/there'"),
+        (["--topology=v3:2x2", "--json=/not/there/o.json"], "/o.json is in a folder that does not exist"),
         (["--topology=cpu:8", "--config.global_batch=33"], "the nearest that is: --config.global_batch="),
         (["--topolgy=v3:2x2"], "topology"),
     ],

@@ -56,6 +56,7 @@ class Training:
         workdir_of_others: Path | None = None,
         reversed_places: bool = False,
         forked: bool = True,
+        out: Path | None = None,
         **fields: Any,
     ):
         """Starts it.
@@ -70,6 +71,7 @@ class Training:
           workdir_of_others: what the other hosts are told; None: what the first one is.
           reversed_places: let the devices number the processes the other way round, as a TPU's runtime may.
           forked: False for processes as a user starts them, which take seconds to import all they need.
+          out: where all that the hosts print goes, such as ``/dev/full``; None: to files of their own.
           fields: of the config, beside ``FIELDS``; ``__`` stands for a dot.
         """
         self.workdir, self.hosts, self.fault = workdir, hosts, fault
@@ -83,13 +85,14 @@ class Training:
         slow = json.dumps({"step": step_seconds, "saving": save_seconds})
         self.processes = []
         for host in range(hosts):
+            self._output(host).touch()
             words = [str(self._points(host)), slow, str(workdir / "programs"), *arguments]
             words += [f"--workdir={workdir_of_others if host and workdir_of_others else workdir}"]
             words += [f"--process={host}"] if hosts > 1 else []
             process = zygote.start(
                 Path(__file__),
                 words,
-                out=self._output(host),
+                out=out or self._output(host),
                 environment={"EFFICIENTNET_POD_FAULT": fault, REVERSED: str(int(reversed_places))},
                 forked=forked,
             )
@@ -260,7 +263,7 @@ def _free_port() -> int:
         return server.getsockname()[1]
 
 
-def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[str]) -> int:
+def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[str]) -> None:
     """Runs a command of the real command line on a network of one block; notes each point it comes to."""
     import pytest
     from tiny import build_tiny_networks
@@ -280,7 +283,8 @@ def _main(points: str, slow: dict[str, float], programs: Path, arguments: list[s
     if int(os.environ.get(REVERSED, "0")):
         _reverse_places()
     _keep_programs_of_other_hosts(arguments, programs)
-    return cli.main(arguments)
+    sys.argv[1:] = arguments
+    cli.run()
 
 
 def _reverse_places() -> None:
@@ -317,4 +321,4 @@ def _keep_programs_of_other_hosts(arguments: list[str], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:]))
+    _main(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])

@@ -37,7 +37,7 @@ def recipe_of(**fields):
 
 
 def report(estimate):
-    console = Console(width=100, file=io.StringIO())
+    console = Console(width=100, markup=False, file=io.StringIO())
     print_report(estimate, console)
     return console.file.getvalue()
 

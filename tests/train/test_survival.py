@@ -6,9 +6,12 @@ user starts them; the others are forked (zygote.py), and must come to the same b
 """
 
 import json
+import os
 import shutil
 import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from pod_processes import (
@@ -100,6 +103,32 @@ def test_told_to_stop_anywhere(workdir, uninterrupted):
     assert journal(workdir)[-1]["kind"] == "stopped"
     assert run(workdir, steps=STEPS)[0] == [0]
     assert differences(workdir, uninterrupted) == []
+
+
+def test_output_that_is_lost_ends_no_run(workdir, uninterrupted):
+    with Training(workdir, steps=STEPS, fault="term@step:8", out=Path("/dev/full")) as training:
+        assert training.end() == [42]
+    lost = [row for row in journal(workdir) if row["kind"] == "output_lost"]
+    full = ("standard output", "No space left on device")
+    assert (lost[0]["stream"], lost[0]["reason"]) == full and len(lost) <= 2  # and standard error
+    assert journal(workdir)[-1]["kind"] == "stopped" and max(digests(workdir)) >= 7
+
+    os.mkfifo(pipe := workdir.parent / "pipe")
+
+    def read_three_lines():
+        with pipe.open("rb") as head:
+            lines.extend(head.readline() for _ in range(3))
+
+    lines: list[bytes] = []
+    (reader := threading.Thread(target=read_three_lines)).start()
+    with Training(workdir, steps=STEPS, out=pipe, step_seconds=0.05) as training:
+        assert training.end() == [0]
+    reader.join()
+    assert lines[0].startswith(b"model ")
+    reasons = [row["reason"] for row in journal(workdir) if row["kind"] == "output_lost"][len(lost) :]
+    assert reasons[0] == "Broken pipe" and journal(workdir)[-1]["kind"] == "end"
+    assert differences(workdir, uninterrupted) == []
+    assert "Lost standard output" in (workdir / "report.html").read_text()
 
 
 @pytest.fixture(scope="module")

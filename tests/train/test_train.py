@@ -1,7 +1,9 @@
 """Whole runs of a tiny network on the digits: records, resume, best checkpoint, and how a run fails."""
 
 import dataclasses
+import io
 import json
+import re
 import time
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from photos import encoded, photo
 from recipes import load
+from rich.console import Console
 from runs import final_state
 from states import digest_of
 from tiny import build_tiny_networks
@@ -16,7 +19,7 @@ from tiny import build_tiny_networks
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.evaluate.weights import evaluate_checkpoint
-from efficientnet_pod.pod import hosts
+from efficientnet_pod.pod import hosts, terminal
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.metrics import Rates
 from efficientnet_pod.run.run import open_run
@@ -58,7 +61,7 @@ def uninterrupted(tmp_path_factory):
     return workdir, summary
 
 
-def test_a_run_that_waits_for_its_input_says_so(tmp_path, monkeypatch, capsys):
+def test_a_run_that_waits_for_its_input_says_so_on_a_terminal_too(tmp_path, monkeypatch):
     def slow(run, **start):
         for batch in batches(run, **start):
             time.sleep(0.4)
@@ -66,12 +69,17 @@ def test_a_run_that_waits_for_its_input_says_so(tmp_path, monkeypatch, capsys):
 
     batches = loop.train_batches
     monkeypatch.setattr(loop, "train_batches", slow)
+    out = io.StringIO()
+    on_terminal = Console(file=out, force_terminal=True, width=200, soft_wrap=True, highlight=False)
+    monkeypatch.setattr(terminal, "console", lambda **_: on_terminal)
     summary = train_and_evaluate(config(epochs=0.5), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     waits = [row["input_wait"] for row in rows if row["split"] == "train"]
     assert all(0 <= wait <= 1 for wait in waits)
     assert 0 < summary["input_wait"] <= 1  # the first batch is always waited for
-    assert f"input wait {waits[0]:.0%}" in capsys.readouterr().out
+    lines = [line for line in out.getvalue().splitlines() if "  train  loss " in line]
+    assert len(lines) == len(waits) and f"input wait {waits[0]:.0%}" in lines[0]
+    assert re.search(r"compiling \d+ s", out.getvalue()) and "evaluating" in out.getvalue()
 
 
 @pytest.mark.parametrize("host, place", [(1, 0), (0, 1), (1, 1)])

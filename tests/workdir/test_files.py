@@ -31,6 +31,17 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         Workdir(tmp_path / "gone").write_text("a.txt", "")  # no folder, no free bytes to tell
 
 
+def test_a_device_or_a_pipe_is_written_to_and_never_replaced(tmp_path):
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (str(pipe), "/dev/null"):
+        files.require_output(path, "--json")
+        files.write_result(path, b"{}\n")
+    assert os.read(reader, 9) == b"{}\n" and pipe.is_fifo() and os.path.samefile(os.devnull, "/dev/null")
+    os.close(reader)
+    assert os.listdir(tmp_path) == ["pipe"] and not os.path.isfile("/dev/null")
+
+
 def test_a_damaged_summary_is_none(tmp_path):
     workdir = Workdir(tmp_path)
     assert workdir.summary() is None
@@ -46,7 +57,7 @@ def test_a_workdir_on_a_full_disk_is_refused_with_the_room_there_is(tmp_path, mo
     def full(self, text):
         raise OSError(errno.ENOSPC, "")
 
-    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_text", full)
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
     message = (
         r"workdir '.*/run' cannot be written: No space left on device, [\d,]+ bytes free; make room there"
     )

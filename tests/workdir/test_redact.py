@@ -45,6 +45,8 @@ TEXTS = [
     (f"https://maps/o?key={CANARY}", "https://maps/o"),
     (f"-----BEGIN RSA PRIVATE KEY-----\n{CANARY}\n-----END RSA PRIVATE KEY----- rest", "rest"),
     (f"-----BEGIN PRIVATE KEY-----\n{CANARY}", ""),
+    (f'  File "/a/b.py", line 3, in f\n    load(key=name, token="{CANARY}")\nE: no', "load(key=name, token="),
+    (f'  File "/a/b.py", line 3, in f\n    load(x)\nValueError: token={CANARY}\n    key={CANARY}', "load(x)"),
 ]
 
 
@@ -78,6 +80,9 @@ def test_secrets_are_blanked(text, left):
         "config.global_batch was 120, is 240; choose another --workdir",
         "hf_transfer is not installed",
         "tokenizer of the data set",
+        "max(rows, key=lambda row: row['step'])",
+        'Traceback (most recent call last):\n  File "/b.py", line 3, in f\n    b = max(rows, key=step_of)\n'
+        '           ^^^\n  File "/c.py", line 4, in g\n    load(token=token, password=self.word)\nError: no',
     ],
 )
 def test_what_is_no_secret_is_left(text):

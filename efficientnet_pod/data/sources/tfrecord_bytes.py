@@ -165,7 +165,7 @@ def _read_index(folder: str) -> dict[str, dict[str, int]]:
     """Returns {file name: {"bytes": size, "records": count}}, empty if there is no readable index."""
     for file in _index_files(folder):
         try:
-            return json.loads(file.read_text())["files"]
+            return json.loads(file.read_text("utf-8"))["files"]
         except (OSError, ValueError, KeyError, TypeError):  # absent or not ours: the records are counted anew
             continue
     return {}
@@ -179,7 +179,7 @@ def _write_index(folder: str, index: dict[str, dict[str, int]]) -> None:
         scratch = file.parent / f".{file.name}.{platform.node()}.{os.getpid()}.partial"
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(text)
+            scratch.write_text(text, "utf-8")
             scratch.replace(file)
             return
         except OSError:

@@ -1,7 +1,6 @@
 """Tables of the programs: memory, time, the most expensive layers, communication."""
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.text import Text
 
 from efficientnet_pod.pod.chips import GIB, Chip
@@ -50,7 +49,7 @@ def _buffers(buffers: tuple[Buffer, ...]) -> RenderableType:
     for buffer in buffers[:_MOST_BUFFERS]:
         place = buffer.place
         names = (place.layer, place.part or buffer.kind, place.direction, buffer.array)
-        rows.add_row(*map(escape, names), byte_size(buffer.bytes))
+        rows.add_row(*names, byte_size(buffer.bytes))
     return rows
 
 

@@ -1,7 +1,6 @@
 """The report on an estimate: the answer first, then where memory, time and money go."""
 
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -62,9 +61,10 @@ def _sections(estimate: Estimate) -> RenderableType:
         ("sources", _sources(estimate.target.chip)),
         ("compiled", _compiled(estimate)),
     ]
-    rows += [("[yellow]warning[/]", escape(warning)) for warning in estimate.run.plan.warnings]
     for name, value in rows:
         table.add_row(name, value)
+    for warning in estimate.run.plan.warnings:
+        table.add_row(Text("warning", style="yellow"), warning)
     return table
 
 

@@ -25,11 +25,13 @@ def write_onnx(folder: Path, python: str | None = None) -> None:
       RunError: jax2onnx cannot convert the network, or onnxruntime computes other logits.
     """
     python = python or sys.executable
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTHONPATH", None)  # it would bring this environment's packages into that one
     command = [python, "-P", onnx_worker.__file__, str(folder)]
     try:
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        ended = subprocess.run(
+            command, env=environment, capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError as error:
         raise UserError(f"--onnx-python={python} cannot be started: {error.strerror}") from error
     last_line = (ended.stderr.strip() or ended.stdout.strip()).rpartition("\n")[2]

@@ -33,7 +33,7 @@ def channel(*, start: bool) -> grpc.Channel | None:
     """
     folder = jobs_folder() / "fake"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         port = running_port() or (_start(folder) if start else None)
     return grpc.insecure_channel(f"127.0.0.1:{port}") if port else None
@@ -63,7 +63,7 @@ def _start(folder: Path) -> int:
 def running_port() -> int | None:
     """Returns the port of the service; None if it does not run."""
     try:
-        service = json.loads((jobs_folder() / "fake" / "service.json").read_text())
+        service = json.loads((jobs_folder() / "fake" / "service.json").read_text("utf-8"))
         os.kill(service["pid"], 0)
         # The number of a process that has ended may be another's now.
         command = Path(f"/proc/{service['pid']}/cmdline")

@@ -56,7 +56,7 @@ class LocalWorkers:
         for worker in range(hosts):
             here = folder / f"worker{worker}"
             here.mkdir(parents=True)
-            (here / "startup-script").write_text(script)
+            (here / "startup-script").write_text(script, "utf-8")
             with (here / "console.log").open("wb") as console:
                 process = subprocess.Popen(
                     bound(["bash", str(here / "startup-script")]),
@@ -110,6 +110,6 @@ def _shims(folder: Path) -> Path:
     shims.mkdir(parents=True)
     variable = f"PYTHONPATH={shlex.quote(str(Path(__file__).parents[3]))}"
     shim = f'#!/bin/sh\n{variable} exec {shlex.quote(sys.executable)} -m launch.backends.fake.gcloud "$@"\n'
-    (shims / "gcloud").write_text(shim)
+    (shims / "gcloud").write_text(shim, "utf-8")
     (shims / "gcloud").chmod(0o755)
     return shims
