@@ -32,11 +32,13 @@ class Initial:
     Attributes:
       variables: ``params`` and ``batch_stats`` of the run's network, numpy.
       line: their origin as a line for people.
+      warnings: sentences on what their file states and is not kept.
       origin: their origin as a table for JSON.
     """
 
     variables: dict[str, Any]
     line: str
+    warnings: tuple[str, ...]
     origin: dict[str, Any]
 
 
@@ -63,6 +65,7 @@ def open_initial(run: Run) -> Initial:
     number = sum(array.size for array in taken.values())
     return Initial(
         variables=unflatten(taken | new),
+        warnings=trained.warnings,
         line=f"starts from {recipe.init.weights}{step}: {number:,} numbers, {classifier}",
         origin={**trained.origin, "weights": recipe.init.weights, "new_classifier": not keeps_classifier},
     )
