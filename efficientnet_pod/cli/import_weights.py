@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
-from efficientnet_pod.data.class_names import lines_of
+from efficientnet_pod.data.class_names import names_in
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.weights.classes import imagenet_names
 
@@ -63,7 +63,7 @@ def _define(values: flags.FlagValues) -> None:
 def _read_class_names(path: str) -> tuple[str, ...]:
     """Returns the names in a text file, one a line; raises UserError if it cannot be read."""
     try:
-        return tuple(lines_of(Path(path).read_bytes().decode("utf-8")))
+        return names_in(Path(path).read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--class-names={path} cannot be read: {error}; give a text file in UTF-8") from error
 

@@ -1,5 +1,6 @@
 """Names of classes: which of them are one name, and what is wrong with a list of them."""
 
+import codecs
 import unicodedata
 from collections.abc import Sequence
 
@@ -37,14 +38,16 @@ def pair_of(one: str, other: str) -> tuple[str, str]:
     return f"'{one}'", f"'{other}'"
 
 
-def lines_of(text: str) -> list[str]:
-    """Returns the names in the text of a file that has one on each line.
+def names_in(contents: bytes) -> tuple[str, ...]:
+    """Returns the names in a file of UTF-8, or of UTF-16 with its mark, that has one on each line.
 
     Empty lines, spaces around a name and the byte-order mark of Windows are left out. Only a line feed ends a
-    line: U+2028 and the like, where ``str.splitlines`` breaks too, belong to the name.
+    line: U+2028 and the like, where ``str.splitlines`` breaks too, belong to the name. Raises
+    UnicodeDecodeError for anything else.
     """
-    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
-    return [line.strip() for line in lines if line.strip()]
+    is_utf16 = contents.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    lines = contents.decode("utf-16" if is_utf16 else "utf-8-sig").split("\n")
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def _is_utf8(name: str) -> bool:

@@ -241,7 +241,7 @@ def _settings(run: Run) -> dict[str, Any]:
     plan, data = run.plan, run.plan.recipe.data
     crop = "crops in rectangles" if data.eval_crop == "rectangular" else "central crops"
     is_whole = data.augment != "inception_crop"
-    share = "" if is_whole else f" from {100 * data.eval_crop_share:.4g} % of the shorter side"
+    share = "" if is_whole else f" ({100 * data.eval_crop_share:.4g} %)"
     mirrored = ", each and its mirror image" if plan.recipe.eval_flip else ""
     return {
         "data": run.images.name,

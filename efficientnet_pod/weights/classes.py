@@ -31,8 +31,8 @@ def readable(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def keys_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Returns what lists of classes are compared by: words for WordNet numbers, in one spelling."""
-    return tuple(map(key_of, readable(names)))
+    """Returns what classes are compared by: words for ImageNet's WordNet numbers, in one spelling."""
+    return tuple(key_of(_imagenet().get(name, name)) for name in names)
 
 
 def may_be_same(a: Sequence[str], b: Sequence[str]) -> bool:

@@ -49,6 +49,8 @@ def read_foreign(name: str, *, raw: bool = False) -> Foreign:
     if start[8:9] == b"{":
         about = about_folder(file.parent) if file.name == WEIGHTS else {}
         return Foreign(read_safetensors(file), name, about, _digest([file]))
+    if not start:
+        raise UserError(f"'{name}' (0 bytes) is cut off or damaged; fetch it again")
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"'{name}' is a pointer of Git LFS, not the file; fetch it with: git lfs pull")
     if start.startswith((_PICKLE, _NUMPY)) or file.suffix in (".pkl", ".pt", ".pth", ".bin"):

@@ -121,6 +121,7 @@ NUMBERED = ("n01440764", "n01443537", "n01484850")  # ImageNet's first, by WordN
         (("tea", "caf\xe9", "milk"), ("cafe\u0301", "milk"), (1, 2)),
         (imagenet_names()[:3], NUMBERED[1:], (1, 2)),
         (NUMBERED, NUMBERED[::-1], (2, 1, 0)),
+        (("a", "tench", "z"), ("a", "n01440764"), (0, 1)),
         (("0", "1", "2"), ("1", "2"), (1, 2)),
         ((), NAMES, None),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from efficientnet_pod.data.class_names import fault_of, key_of, lines_of, pair_of
+from efficientnet_pod.data.class_names import fault_of, key_of, names_in, pair_of
 
 NFC, NFD = "caf\xe9", "cafe\u0301"
 
@@ -34,12 +34,13 @@ def test_names_that_look_alike_are_shown_apart():
 
 
 @pytest.mark.parametrize(
-    ("text", "names"),
+    ("contents", "names"),
     [
-        ("\ufeffcat\r\ndog\r\n", ["cat", "dog"]),
-        ("a\u2028b\x0bc\n\n  d \n", ["a\u2028b\x0bc", "d"]),
-        ("", []),
+        ("\ufeffcat\r\ndog\r\n".encode(), ("cat", "dog")),
+        ("é\r\n猫".encode("utf-16"), ("é", "猫")),
+        ("a\u2028b\x0bc\n\n  d \n".encode(), ("a\u2028b\x0bc", "d")),
+        (b"", ()),
     ],
 )
-def test_files_of_one_name_a_line(text, names):
-    assert lines_of(text) == names
+def test_files_of_one_name_a_line(contents, names):
+    assert names_in(contents) == names

@@ -60,6 +60,7 @@ FORMS = {
     "transposed": (transposed(), None),
     "shared": (of_one_storage(), None),
     "parameters": ({**TENSORS, "conv.weight": Parameter(TENSORS["conv.weight"])}, None),
+    "beside an object": ({"ema": Module(), "model": TENSORS, "state_dict_ema": {}}, "model"),
     "beside a tensor": ({"state_dict": TENSORS, "top1": np.array(71.5, np.float32)}, "state_dict"),
 }
 
@@ -183,6 +184,18 @@ def test_files_that_are_cut_off_are_refused_in_one_line(legacy, tmp_path):
         with pytest.raises(UserError, match="cut off or damaged") as error:
             open_weights(str(path))
         assert "\n" not in str(error.value)
+
+
+def test_deep_and_endless_pickles_are_refused(tmp_path):
+    for steps in (
+        b"\x80\x02)" + b"\x85" * 200_000 + b".",
+        b"\x80\x02}q\x00X\x05\0\0\0modelh\x00s.",
+        b"\x80\x02N0.",
+    ):
+        with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+            archive.writestr("w/data.pkl", steps)
+        with pytest.raises(UserError, match=r"holds an object, tuple|no table of tensors|cut off or damaged"):
+            open_weights(str(tmp_path / "w.pth"))
 
 
 def test_archives_whose_numbers_are_not_those_described_are_refused(tmp_path):

@@ -246,6 +246,7 @@ def test_a_file_that_is_cut_off_is_refused(folder, share, tmp_path):
     "arguments, said",
     [
         (["nowhere.h5"], "'nowhere.h5' does not exist; weights are"),
+        (["/dev/null"], "'/dev/null' holds no weights"),
         ([], "import needs one file or folder of weights"),
         (["x", "--model=b12"], "--model=b12 is unknown; did you mean 'b"),
     ],

@@ -1,13 +1,11 @@
 """Files of PyTorch, ``.pth``, ``.pt`` and ``.bin``, read without PyTorch; nothing in them is executed.
 
-They hold a pickle, which is a program: it can call anything that has a name. Here its steps are followed and
-its calls are noted, not made. What stands for the rebuilding of a tensor becomes a tensor; all else, such as
-the arguments of a training, is left alone. Two forms exist: a zip archive since PyTorch 1.6, and before it
-five pickles in a row and the numbers behind them.
+They hold a pickle, which :mod:`pickle_steps` follows without calling anything. What stands for the rebuilding
+of a tensor becomes a tensor; all else, such as the arguments of a training, is left alone. Two forms exist: a
+zip archive since PyTorch 1.6, and before it five pickles in a row and the numbers behind them.
 """
 
 import io
-import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.foreign import MAX_BYTES, as_float32, check_size
+from efficientnet_pod.weights.formats.pickle_steps import Call, Name, follow
 from efficientnet_pod.weights.paths import Tensors
 
 # The first pickle before PyTorch 1.6: a number of ten bytes.
@@ -39,18 +38,6 @@ _DTYPES = {
     "BoolStorage": np.bool_,
 }
 _MOST_STEPS = 16 << 20  # bytes of a pickle; that of a network has 0.1 MB, without its numbers
-
-
-class _Name(NamedTuple):
-    """Something that the pickle names: ``"torch._utils._rebuild_tensor_v2"``."""
-
-    name: str
-
-
-class _Call(NamedTuple):
-    """A call that was not made."""
-
-    name: str
 
 
 class _Storage(NamedTuple):
@@ -94,15 +81,7 @@ def read_torch(path: Path, *, raw: bool = False) -> tuple[Tensors, str | None]:
         return _read_archive(path, raw=raw)
     except UserError:
         raise
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-    ) as error:
+    except Exception as error:  # a damaged pickle or archive can break any step
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"'{path}' is cut off or damaged: {reason}; save or fetch it again") from error
 
@@ -158,13 +137,15 @@ def _table(path: Path, content: Any, *, raw: bool) -> tuple[dict[str, Any], str 
     names: list[str] = []
     order = (*_RAW, *_AVERAGED) if raw else (*_AVERAGED, *_RAW)
     while isinstance(content, dict) and len(names) < 4:
-        name = next((name for name in order if isinstance(content.get(name), dict | _Call)), None)
+        named = {name: content[name] for name in order if content.get(name)}
+        tables = [name for name, value in named.items() if isinstance(value, dict)]
+        name = next(iter(tables), next((n for n, value in named.items() if isinstance(value, Call)), None))
         if name is None:
             break
         names.append(name)
         content = content[name]
     if not isinstance(content, dict):
-        kind = content.name if isinstance(content, _Call) else type(content).__name__
+        kind = content.name if isinstance(content, Call) else type(content).__name__
         raise UserError(
             f"'{path}' is a pickle that holds an object, {kind}, and not its tensors; nothing in it is "
             "executed: where its code is, save the tensors: torch.save(model.state_dict(), 'weights.pth')"
@@ -177,7 +158,7 @@ def _table(path: Path, content: Any, *, raw: bool) -> tuple[dict[str, Any], str 
 
 def _tensors(path: Path, table: Mapping[str, Any], numbers: Callable[[_Storage], bytes]) -> Tensors:
     for name, value in table.items():
-        if isinstance(value, _Call | _Name):
+        if isinstance(value, Call | Name):
             raise UserError(
                 f"'{path}' has an object at '{name}', {value.name}, which is no tensor; nothing is "
                 "executed: save the network's state_dict()"
@@ -212,103 +193,24 @@ def _array(name: str, values: np.ndarray, tensor: _Tensor) -> np.ndarray:
 
 
 def _followed(file: IO[bytes], storages: dict[str, _Storage]) -> Any:
-    """Returns what the next pickle of a file would make, with notes in place of its calls.
+    """Returns what the next pickle of a file would make; ``storages`` gets those that it names, by key."""
 
-    ``storages`` gets those that it names, by their keys.
-    """
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
+    def outside(reference: Any) -> _Storage | Name:
+        """Returns what PyTorch keeps outside its pickle: numbers, and modules with their source."""
+        kind, named, *more = reference
+        if kind == "module" and isinstance(named, Name):
+            return named
+        key, _, count = more[:3]
+        dtype = _DTYPES.get(named.name.removeprefix("torch."))
+        if kind != "storage" or dtype is None or type(count) is not int or not 0 <= count <= MAX_BYTES:
+            raise ValueError(f"a tensor's numbers are {count!r} of {named.name}")
+        return storages.setdefault(str(key), _Storage(str(key), count, np.dtype(dtype)))
 
-    def marked() -> list[Any]:
-        start = marks.pop()
-        values = stack[start:]
-        del stack[start:]
-        return values
-
-    for opcode, argument, _ in pickletools.genops(file):
-        match opcode.name:
-            case "PROTO" | "FRAME":
-                pass
-            case "STOP":
-                return stack.pop()
-            case "MARK":
-                marks.append(len(stack))
-            case "POP":
-                stack.pop()
-            case "BINPUT" | "LONG_BINPUT" | "PUT":
-                memo[int(argument)] = stack[-1]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET" | "GET":
-                stack.append(memo[int(argument)])
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE" | "NEWFALSE":
-                stack.append(opcode.name == "NEWTRUE")
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST" | "EMPTY_SET":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                size = int(opcode.name[-1])
-                stack[-size:] = [tuple(stack[-size:])]
-            case "TUPLE":
-                stack.append(tuple(marked()))
-            case "LIST" | "FROZENSET":
-                stack.append(marked())
-            case "DICT":
-                values = marked()
-                stack.append(dict(zip(values[::2], values[1::2], strict=True)))
-            case "APPEND":
-                value = stack.pop()
-                _fill(stack[-1], [value])
-            case "SETITEM":
-                pair = stack[-2:]
-                del stack[-2:]
-                _fill(stack[-1], pair)
-            case "APPENDS" | "ADDITEMS" | "SETITEMS":
-                values = marked()
-                _fill(stack[-1], values)
-            case "GLOBAL":
-                stack.append(_Name(str(argument).replace(" ", ".")))
-            case "STACK_GLOBAL":
-                stack[-2:] = [_Name(".".join(stack[-2:]))]
-            case "REDUCE" | "NEWOBJ":
-                stack[-2:] = [_called(stack[-2], stack[-1])]
-            case "NEWOBJ_EX":
-                stack[-3:] = [_called(stack[-3], stack[-2])]
-            case "OBJ" | "INST":
-                values = marked()
-                stack.append(_Call(str(argument or values[0])))
-            case "BUILD":
-                stack.pop()  # attributes, such as the _metadata of a state_dict
-            case "BINPERSID":
-                stack.append(found := _persistent(stack.pop()))
-                if isinstance(found, _Storage):
-                    storages[found.key] = found
-            case _ if len(opcode.stack_after) == 1 and not opcode.stack_before:
-                stack.append(argument)  # a number or a text
-            case _:
-                raise ValueError(f"its pickle has the step {opcode.name}, which no tensor needs")
-    raise ValueError("its pickle has no end")
+    return follow(file, _rebuilt, outside)
 
 
-def _fill(target: Any, values: list[Any]) -> None:
-    """Puts values into a list, or keys and values into a table; the note of a call stays as it is."""
-    if isinstance(target, dict):
-        target.update(zip(values[::2], values[1::2], strict=True))
-    elif isinstance(target, list):
-        target += values
-    elif not isinstance(target, _Call):
-        raise ValueError(f"its pickle puts something into {type(target).__name__}")
-
-
-def _called(function: Any, arguments: Any) -> Any:
-    """Returns what a call that rebuilds a tensor or a table would give, else a note of the call."""
-    name = function.name if isinstance(function, _Name | _Call) else type(function).__name__
+def _rebuilt(name: str, arguments: tuple[Any, ...]) -> _Tensor | None:
+    """Returns the tensor that a call would rebuild; None for all other calls."""
     match name, arguments:
         case "torch._utils._rebuild_tensor_v2", (_Storage() as storage, int(offset), shape, strides, *_):
             if not all(type(size) is int and size >= 0 for size in (offset, *shape, *strides)):
@@ -319,22 +221,6 @@ def _called(function: Any, arguments: Any) -> Any:
             (_Tensor() as tensor, *_),
         ):
             return tensor
-        case "torch._tensor._rebuild_from_type_v2", (_Name() as inner, _, tuple(inner_arguments), *_):
-            return _called(inner, inner_arguments)
-        case "collections.OrderedDict", _:
-            return dict(*arguments)
-        case "copyreg._reconstructor", (_Name() as kind, *_):
-            return _Call(kind.name)
-    return _Call(name)
-
-
-def _persistent(reference: Any) -> _Storage | _Name:
-    """Returns what PyTorch keeps outside its pickle: numbers of tensors, and modules with their source."""
-    kind, named, *more = reference
-    if kind == "module" and isinstance(named, _Name):
-        return named
-    key, _, count = more[:3]
-    dtype = _DTYPES.get(named.name.removeprefix("torch."))
-    if kind != "storage" or dtype is None or type(count) is not int or not 0 <= count <= MAX_BYTES:
-        raise ValueError(f"a tensor's numbers are {count!r} of {named.name}")
-    return _Storage(str(key), count, np.dtype(dtype))
+        case "torch._tensor._rebuild_from_type_v2", (Name() as inner, _, tuple(inner_arguments), *_):
+            return _rebuilt(inner.name, inner_arguments)
+    return None
