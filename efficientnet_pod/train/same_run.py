@@ -141,11 +141,9 @@ def require_same_images(old: dict[str, Any], new: dict[str, Any], workdir: objec
     if was != now:
         label = next((i for i, pair in enumerate(zip(was, now, strict=False)) if pair[0] != pair[1]), None)
         counts = f"{len(was):,} classes, now {len(now):,}" if len(was) != len(now) else ""
-        first = (
-            "class {} was {}, is {}".format(label, *pair_of(was[label], now[label]))
-            if label is not None
-            else ""
-        )
+        first = ""
+        if label is not None:
+            first = "class {} was {}, is {}".format(label, *pair_of(was[label], now[label]))
         raise refuse(" and ".join(filter(None, (counts, first))))
     for name, images in (("num_train", "training"), ("num_eval", "evaluation")):
         if old[name] != new[name]:

@@ -104,7 +104,7 @@ def convert(
     is_new = size != match.num_classes
     about, ours = foreign.about, foreign.about.get("ours") or {}
     settings = dict(ours.get("settings") or {})
-    settings["bn_epsilon"] = float(settings.get("bn_epsilon", about.get("bn_epsilon", default_epsilon(name))))
+    settings["bn_epsilon"] = float(about.get("bn_epsilon", settings.get("bn_epsilon", default_epsilon(name))))
     origin = {
         "source": foreign.path,
         "sha256": foreign.sha256,
@@ -115,7 +115,7 @@ def convert(
     if foreign.path.startswith("hf:"):
         origin["base_model"] = foreign.path.removeprefix("hf:").partition("@")[0]
     mean, std = image_constants(name)
-    sizes = (image_size, ours.get("image_size"), about.get("image_size"), network_named(name).image_size)
+    sizes = (image_size, about.get("image_size"), ours.get("image_size"), network_named(name).image_size)
     warnings = list(about.get("warnings", ()))
     return Trained(
         network=name,
@@ -124,7 +124,7 @@ def convert(
         image_size=int(next(filter(None, sizes))),
         mean_rgb=tuple(about.get("mean", mean)),
         stddev_rgb=tuple(about.get("std", std)),
-        view=ours.get("view", about.get("view", CENTRE)),
+        view=about.get("view", ours.get("view", CENTRE)),
         # Our first folders had "bicubic" for every resize.
         resize="fast" if "fast" in (ours.get("resize"), about.get("resize")) else "reference",
         eval_crop_share=about.get("eval_crop_share", EVAL_CROP_SHARE),

@@ -80,13 +80,13 @@ def _images(file: Path, stated: dict[str, Any], warnings: list[str]) -> dict[str
     for name, own in (("test_input_size", size), ("test_crop_pct", crop)):
         if stated.get(name) not in (None, own):
             not_kept(name, "images are evaluated as they were trained; evaluate has --image-size=PIXELS")
-    resize = {kernel: ours for ours, kernel in INTERPOLATIONS.items()}.get(interpolation)
+    resize = {kernel: ours for ours, kernel in INTERPOLATIONS.items()}.get(str(interpolation))
     return {
         "mean": rgb("mean", lambda value: True, "means are numbers"),
         "std": rgb("std", lambda value: value > 0, "standard deviations are above 0"),
         "image_size": size[-1] if isinstance(size, list) and size else size or None,
         "eval_crop_share": crop if crop is None else float(crop),
-        "view": None if crop is None and mode is None else WHOLE if is_whole else CENTRE,
+        "view": mode and (WHOLE if is_whole else CENTRE),
         "resize": resize,
     }
 

@@ -42,6 +42,7 @@ def follow(
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
+    argument: Any
 
     def marked() -> list[Any]:
         start = marks.pop()

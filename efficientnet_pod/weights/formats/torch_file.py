@@ -44,7 +44,7 @@ class _Storage(NamedTuple):
     """A run of numbers in the file."""
 
     key: str
-    count: int
+    length: int
     dtype: np.dtype
 
 
@@ -99,9 +99,9 @@ def _read_archive(path: Path, *, raw: bool) -> tuple[Tensors, str | None]:
 
         def numbers(storage: _Storage) -> bytes:
             member = archive.getinfo(f"{folder}data/{storage.key}")
-            if member.file_size != storage.count * storage.dtype.itemsize:
+            if member.file_size != storage.length * storage.dtype.itemsize:
                 raise ValueError(
-                    f"storage {storage.key} has {member.file_size:,} bytes, not {storage.count:,} numbers"
+                    f"storage {storage.key} has {member.file_size:,} bytes, not {storage.length:,} numbers"
                 )
             return archive.read(member)
 
@@ -119,9 +119,9 @@ def _read_legacy(path: Path, file: IO[bytes], *, raw: bool) -> tuple[Tensors, st
     table, name = _table(path, content, raw=raw)
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
-        if int.from_bytes(file.read(8), "little") != kinds[key].count:
-            raise ValueError(f"storage {key} has not {kinds[key].count:,} numbers")
-        places[key] = file.tell(), kinds[key].count * kinds[key].dtype.itemsize
+        if int.from_bytes(file.read(8), "little") != kinds[key].length:
+            raise ValueError(f"storage {key} has not {kinds[key].length:,} numbers")
+        places[key] = file.tell(), kinds[key].length * kinds[key].dtype.itemsize
         file.seek(places[key][1], io.SEEK_CUR)
 
     def numbers(storage: _Storage) -> bytes:
@@ -168,10 +168,10 @@ def _tensors(path: Path, table: Mapping[str, Any], numbers: Callable[[_Storage],
     while prefix := next((p for p in _PREFIXES if tensors and all(n.startswith(p) for n in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
-    sizes = (storage.count * storage.dtype.itemsize for storage in storages.values())
+    sizes = (storage.length * storage.dtype.itemsize for storage in storages.values())
     check_size(str(path), len(tensors), max(sum(sizes), sum(tensor.nbytes for tensor in tensors.values())))
     values = {
-        key: np.frombuffer(numbers(storage), storage.dtype, storage.count)
+        key: np.frombuffer(numbers(storage), storage.dtype, storage.length)
         for key, storage in storages.items()
     }
     return {
