@@ -1,10 +1,11 @@
 """The command ``export``: trained weights as files that other programs open."""
 
+import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import define_checkpoint, parse_flags
+from efficientnet_pod.cli.flags import define_checkpoint, parse_flags, values_of
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod.terminal import console, table
 
@@ -22,6 +23,7 @@ def run_export(arguments: Sequence[str]) -> None:
 
     from efficientnet_pod.weights.export import FORMATS, export
     from efficientnet_pod.weights.folder import local_folder
+    from efficientnet_pod.weights.model_card import Published
     from efficientnet_pod.weights.open import open_weights
 
     for name in values.to:
@@ -31,7 +33,10 @@ def run_export(arguments: Sequence[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     out = local_folder(values.out)
     trained = open_weights(words[0], which=values.checkpoint, raw=values.raw)
-    files = export(trained, out, values.to, onnx_python=values.onnx_python)
+    for warning in trained.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    published = Published(**values_of(values, Published))
+    files = export(trained, out, values.to, onnx_python=values.onnx_python, published=published)
     rows = table(str(out), "bytes", "")
     for file in files:
         rows.add_row(file.name, f"{file.size:,}", file.purpose)
@@ -46,5 +51,12 @@ def _define(values: flags.FlagValues) -> None:
     about = "What to write besides model.safetensors: safetensors, keras, stablehlo, onnx."
     flags.DEFINE_list("to", ["safetensors"], about, flag_values=values)
     define_checkpoint(values)
+    texts = {
+        "license": "Licence for the model card, e.g. apache-2.0; by default the one stated with the weights.",
+        "dataset_name": "Name of the images for the model card; by default that of a public data set.",
+        "base_model": "OWNER/NAME of the weights it began with; by default known of those from the hub.",
+    }
+    for name, about in texts.items():
+        flags.DEFINE_string(name, None, about, flag_values=values)
     about = "Python of an environment with jax2onnx, e.g. onnxenv/bin/python; by default this one."
     flags.DEFINE_string("onnx_python", None, about, flag_values=values)

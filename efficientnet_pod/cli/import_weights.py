@@ -1,5 +1,6 @@
 """The command ``import``: weights of another library as a folder of weights."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.data.class_names import names_in
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.weights.classes import imagenet_names
 
@@ -39,6 +41,8 @@ def run_import(arguments: Sequence[str]) -> None:
         class_names=class_names,
         image_size=values.image_size,
     )
+    for warning in trained.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     write_folder(trained, out)
     print(_summary(trained, out))
 
@@ -57,22 +61,23 @@ def _define(values: flags.FlagValues) -> None:
 
 
 def _read_class_names(path: str) -> tuple[str, ...]:
-    """Returns the lines of a text file that are not empty; raises UserError if it cannot be read."""
+    """Returns the names in a text file, one a line; raises UserError if it cannot be read."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        return names_in(Path(path).read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--class-names={path} cannot be read: {error}; give a text file") from error
-    return tuple(line.strip() for line in lines if line.strip())
+        raise UserError(f"--class-names={path} cannot be read: {error}; give a text file in UTF-8") from error
 
 
 def _summary(trained: "Trained", out: Path) -> str:
     mean, std = (", ".join(f"{value:.4g}" for value in rgb) for rgb in (trained.mean_rgb, trained.stddev_rgb))
     named = " of ImageNet" if trained.class_names == imagenet_names() else ""
     classes = f"{trained.num_classes:,} classes" + (named if trained.class_names else " without names")
+    table = f", its table '{trained.origin['table']}'" if "table" in trained.origin else ""
     head = " (a new classifier)" if trained.origin.get("new_classifier") else ""
     return (
-        f"{trained.title} of {trained.origin.get('layout', 'efficientnet-pod')}: "
+        f"{trained.title} of {trained.origin.get('layout', 'efficientnet-pod')}{table}: "
         f"{len(trained.tensors)} tensors, {trained.num_parameters:,} parameters, {classes}{head}\n"
-        f"sees {trained.image_size} × {trained.image_size} pixels, mean {mean}, standard deviation {std}\n"
+        f"sees {trained.image_size} × {trained.image_size} pixels of {trained.seen}, mean {mean}, "
+        f"standard deviation {std}\n"
         f"in {out}: model.safetensors, config.json; next: efficientnet-pod predict {out} photo.jpg"
     )

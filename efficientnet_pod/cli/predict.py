@@ -63,6 +63,8 @@ def _predict(path: str, names: Sequence[str], values: flags.FlagValues) -> int:
         )
     runtime.start("any", None)
     trained = open_weights(path, which=values.checkpoint, raw=values.raw)
+    for warning in trained.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     # A whole batch of a few images would mostly be padding.
     predictor = Predictor(trained, batch=min(values.batch, len(files)), flip=values.flip)
     titles = _print_all(predictor, files, values)

@@ -1,12 +1,13 @@
 """The recipe that evaluates given weights on given images, and a comparison of their classes."""
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.recipe.base_config import base_config
-from efficientnet_pod.weights.classes import readable
+from efficientnet_pod.weights.classes import keys_of, readable
 from efficientnet_pod.weights.trained import Trained
 
 PER_REPLICA = 32  # images by default: B7's activations of them still fit 16 GB
@@ -72,16 +73,20 @@ def config_for(trained: Trained) -> dict[str, Any]:
         "image_size": trained.image_size,
         "augment": trained.augment,
         "resize": trained.resize,
+        "eval_crop_share": trained.eval_crop_share,
         "mean_rgb": trained.mean_rgb,
         "stddev_rgb": trained.stddev_rgb,
     }
     return config
 
 
-def compare_classes(
+def labels_by_name(
     num_classes: int, names: Sequence[str], image_names: Sequence[str], *, weights: str, data: str
-) -> str | None:
-    """Returns a warning if weights and images have different names for a class, else None.
+) -> tuple[tuple[int, ...] | None, str | None]:
+    """Returns the weights' label of each class of the images, by its name, and a warning or None.
+
+    The labels are None where classes are compared by number: where one side has no names, or mere numbers.
+    The warning says that names then differ.
 
     Args:
       num_classes: number of the weights' classes.
@@ -91,23 +96,33 @@ def compare_classes(
       data: name of the images, for messages.
 
     Raises:
-      UserError: the numbers of classes differ, or the same names are in another order.
+      UserError: the weights do not know a class of the images, or by number there are more or fewer.
     """
+    label_of = {key: label for label, key in enumerate(keys_of(names))}
+    keys = keys_of(image_names)
+    unknown = [name for name, key in zip(image_names, keys, strict=True) if key not in label_of]
+    if not unknown:
+        return tuple(label_of[key] for key in keys), None
+    named = next((name for name in unknown if not name.isdecimal()), None)
+    if named is not None and not all(name.isdecimal() for name in names):
+        near = difflib.get_close_matches(named, readable(names), n=1)
+        raise UserError(
+            f"class '{named}' of '{data}' is none of the {num_classes:,} classes of '{weights}'"
+            f"{f', which has {near[0]!r}' if near else ''}; name images whose classes it knows with --data, "
+            "rename the class, or name those of the weights anew: import --class-names=FILE"
+        )
     if len(image_names) != num_classes:
         raise UserError(
             f"'{weights}' tells {num_classes:,} classes apart and '{data}' has {len(image_names):,}; "
             "name images of the same classes with --data, or other weights"
         )
-    names, image_names = readable(names), readable(image_names)
-    pairs = list(zip(names, image_names, strict=False))
-    differ = [label for label, (name, image_name) in enumerate(pairs) if name != image_name]
-    if not differ:
-        return None
+    if not names:
+        return None, None
+    theirs = keys_of(names)
+    differ = [label for label, key in enumerate(keys) if key != theirs[label]]
     first = differ[0]
-    difference = f"class {first} is '{names[first]}' in '{weights}' and '{image_names[first]}' in '{data}'"
-    if set(names) == set(image_names):
-        raise UserError(
-            f"{difference}: the same classes in another order, each would be taken for another; "
-            "name images whose labels are in the order of the weights"
-        )
-    return f"{difference}; {len(differ):,} of {num_classes:,} names differ; labels are compared by number"
+    one, other = (readable(side)[first] for side in (names, image_names))
+    return None, (
+        f"class {first} is '{one}' in '{weights}' and '{other}' in '{data}'; {len(differ):,} of "
+        f"{num_classes:,} names differ; labels are compared by number"
+    )

@@ -83,4 +83,9 @@ class Predictor:
     def preprocessing(self) -> Preprocessing:
         """Decoding, crop and size of a file, as in evaluation."""
         trained = self.trained
-        return Preprocessing(image_size=trained.image_size, augment=trained.augment, resize=trained.resize)
+        return Preprocessing(
+            image_size=trained.image_size,
+            augment=trained.augment,
+            resize=trained.resize,
+            eval_crop_share=trained.eval_crop_share,
+        )

@@ -127,6 +127,7 @@ class Evaluation:
         rows = {
             "weights": f"{self.weights['title']}, {self.weights['path']}",
             "images": f"{self.rates.images:,} of {self.settings['data']}, {self.settings['seen']}",
+            "classes": self._classes(),
             "top-1": f"{self.rates.top1:.2%}",
             "top-5": f"{self.rates.top5:.2%}",
             "loss": f"{self.rates.loss:.4f}",
@@ -136,6 +137,14 @@ class Evaluation:
         for name, value in rows.items():
             summary.add_row(name, value)
         return summary
+
+    def _classes(self) -> str:
+        """Returns which classes the images have, and which compete for each image."""
+        of_images, of_weights = self.settings["image_classes"], self.settings["classes"]
+        matched = f"matched by {self.settings['matched_by']}"
+        if of_images == of_weights:
+            return f"{of_weights:,}, {matched}"
+        return f"{of_images:,} of the weights' {of_weights:,}, {matched}; all {of_weights:,} compete"
 
     def _worst(self) -> Table:
         worst = table("least accurate classes", "accuracy", "right", "images")

@@ -1,7 +1,7 @@
 """Any weights on any images: a run's checkpoint or a file of weights, on all devices of all hosts."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate.calibration import Calibration
 from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.evaluate.evaluate import Collect, evaluate
-from efficientnet_pod.evaluate.overrides import PER_REPLICA, Overrides, compare_classes, config_for
+from efficientnet_pod.evaluate.overrides import PER_REPLICA, Overrides, config_for, labels_by_name
 from efficientnet_pod.evaluate.summary import Evaluation
 from efficientnet_pod.models.registry import network_named
 from efficientnet_pod.pod import hosts, runtime
@@ -22,7 +22,7 @@ from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.identity import identity_of
 from efficientnet_pod.run.metrics import Rates
 from efficientnet_pod.run.programs import eval_step_of
-from efficientnet_pod.run.run import Run, run_on
+from efficientnet_pod.run.run import Run, open_images, run_on
 from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.open import checkpoint_at, open_weights
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
@@ -38,6 +38,7 @@ class Subject:
       num_classes: number of classes; None if it is not known.
       class_names: names by label; empty if they are not known.
       origin: history of the weights, for people; empty for a checkpoint.
+      warnings: sentences on what their file states and is not kept.
       workdir: folder of the run; None for weights that are not a run's.
       checkpoint: ``"best"``, ``"latest"`` or a step of the run.
     """
@@ -46,6 +47,7 @@ class Subject:
     num_classes: int | None
     class_names: Sequence[str]
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+    warnings: Sequence[str] = ()
     workdir: str | None = None
     checkpoint: str = ""
 
@@ -80,8 +82,8 @@ def evaluate_path(
             variables, config, subject = _other_weights(path, overrides, raw=raw)
     config, facts = hosts.from_first("config", [config, subject and dataclasses.asdict(subject)])
     subject = Subject(**facts)
-    run = _run_of(config, overrides, subject)
-    for warning in _warnings(run, subject, path):
+    run, matched, warnings = _run_of(config, overrides, subject, path)
+    for warning in warnings:
         if hosts.index() == 0:
             warn(warning)
     hosts.agree("the run", identity_of(run))
@@ -108,7 +110,7 @@ def evaluate_path(
     network = run.plan.recipe.model.name
     return Evaluation(
         weights={"path": path, "title": subject.title, "network": network, "origin": origin},
-        settings=_settings(run),
+        settings=_settings(run) | matched,
         class_names=readable(run.images.class_names),
         rates=rates,
         pairs=pairs,
@@ -140,11 +142,20 @@ def _other_weights(
         raise UserError(
             f"'{path}' comes without a recipe that names images; add --data, e.g. --data=folder:/photos"
         )
-    subject = Subject(trained.title, trained.num_classes, trained.class_names, dict(trained.origin))
+    subject = Subject(
+        trained.title, trained.num_classes, trained.class_names, dict(trained.origin), trained.warnings
+    )
     return dict(trained.variables), overrides.applied(config_for(trained)), subject
 
 
-def _run_of(config: dict[str, Any], overrides: Overrides, subject: Subject) -> Run:
+def _run_of(
+    config: dict[str, Any], overrides: Overrides, subject: Subject, path: str
+) -> tuple[Run, dict[str, Any], list[str]]:
+    """Returns the run whose images have the weights' labels, how labels were matched, and warnings.
+
+    Raises:
+      UserError: the images have other classes than the weights, or the devices do not suit.
+    """
     here = runtime.start(config["platform"], config["cpu_replicas"])
     replicas = len(here.devices)
     if overrides.batch and overrides.batch % replicas:
@@ -153,24 +164,25 @@ def _run_of(config: dict[str, Any], overrides: Overrides, subject: Subject) -> R
         )
     if not overrides.batch and not subject.workdir:
         config = config | {"global_batch": PER_REPLICA * replicas}
-    return run_on(here, read_recipe(config))
-
-
-def _warnings(run: Run, subject: Subject, path: str) -> Iterator[str]:
-    """Yields warnings about the images; raises UserError if they have other classes than the weights."""
-    images, data = run.images, run.plan.recipe.data
-    yield from images.warnings
+    recipe = read_recipe(config)
+    images = open_images(recipe)
+    labels, warnings, classes = None, [*subject.warnings, *images.warnings], images.num_classes
     if subject.num_classes:
-        if warning := compare_classes(
+        labels, warning = labels_by_name(
             subject.num_classes, subject.class_names, images.class_names, weights=path, data=images.name
-        ):
-            yield warning
+        )
+        warnings += [warning] if warning else []
+    data = recipe.data
     is_flat = data.train_split == data.eval_split and images.num_train != images.num_eval
     if data.name.startswith("folder:") and is_flat:
-        yield (
+        warnings.append(
             f"'{images.name}' has no split folders: a fixed tenth of each class is evaluated, "
             f"{images.num_eval:,} images; --split=all takes all of them"
         )
+    if labels and labels != tuple(range(subject.num_classes or 0)):
+        images = images.relabelled(subject.class_names, labels)
+    matched = {"matched_by": "number" if labels is None else "name", "image_classes": classes}
+    return run_on(here, recipe, images), matched, warnings
 
 
 def evaluate_weights(
@@ -225,18 +237,20 @@ def evaluate_checkpoint(
 
 def _settings(run: Run) -> dict[str, Any]:
     plan, data = run.plan, run.plan.recipe.data
-    crop = "central crops" if data.augment == "inception_crop" else "whole images"
-    crop = "crops in rectangles" if data.eval_crop == "rectangular" else crop
+    crop = "crops in rectangles" if data.eval_crop == "rectangular" else "central crops"
+    is_whole = data.augment != "inception_crop"
+    share = "" if is_whole else f" ({100 * data.eval_crop_share:.4g} %)"
     mirrored = ", each and its mirror image" if plan.recipe.eval_flip else ""
     return {
         "data": run.images.name,
-        "seen": f"{crop} of {plan.image_size} px{mirrored}",
+        "seen": f"{'whole images' if is_whole else crop} of {plan.image_size} px{share}{mirrored}",
         "split": data.eval_split,
         "classes": plan.num_classes,
         "image_size": plan.image_size,
         "augment": data.augment,
         "resize": data.resize,
         "eval_crop": data.eval_crop,
+        "eval_crop_share": None if is_whole else data.eval_crop_share,
         "flip": plan.recipe.eval_flip,
         "batch": plan.eval_batch,
         "replicas": plan.num_replicas,

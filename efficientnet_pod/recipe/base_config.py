@@ -74,6 +74,7 @@ def base_config() -> Any:
     config.data.mixup = 0.0
     config.data.cutmix = 0.0
     config.data.eval_crop = "square"
+    config.data.eval_crop_share = 0.875
     config.data.in_memory = False
     config.data.skip_corrupt = 0
 

@@ -25,6 +25,7 @@ class Preprocessing:
       cutout: side of a grey square over a random place, in pixels, an even number; 0 for none.
       resize: ``reference``, the bicubic kernel of the released code, or ``fast``, averaged where the image
         shrinks and linear where it grows, in whole levels; see :mod:`fast_decode`.
+      eval_crop_share: share of the shorter side that evaluation's central crop sees.
       dtype: type of the result, ``uint8``, ``bfloat16`` or ``float32``; levels of 0..255 in each. The bicubic
         kernel overshoots, which uint8 clips and the others keep, as the released code does.
     """
@@ -39,6 +40,7 @@ class Preprocessing:
     policy_bugs: bool = False
     cutout: int = 0
     resize: str = "reference"
+    eval_crop_share: float = 0.875
     dtype: str = "float32"
 
     def __post_init__(self) -> None:

@@ -82,6 +82,8 @@ class DataSettings:
       mixup: α of the Beta distribution of mixup's shares; 0 for none.
       cutmix: α of CutMix's shares; 0 for none. With both, each image draws one of them.
       eval_crop: ``square`` or ``rectangular``.
+      eval_crop_share: share of an image's shorter side that the central crop of evaluation sees; timm's
+        ``crop_pct``.
       in_memory: whether to decode and resize all training images before the first step and keep them.
       skip_corrupt: training images that a host may skip because they cannot be decoded, each counted once
         from the start of its process on; one more stops it.
@@ -107,6 +109,7 @@ class DataSettings:
     mixup: float
     cutmix: float
     eval_crop: str
+    eval_crop_share: float
     in_memory: bool
     skip_corrupt: int = dataclasses.field(metadata=FREE)
 

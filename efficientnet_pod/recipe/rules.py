@@ -28,6 +28,7 @@ RANGES = {
     **dict.fromkeys(("epochs", "eval_epochs", "log_steps", "keep_checkpoints", "model.bn_epsilon"), ABOVE_0),
     **dict.fromkeys(("label_smoothing", "ema_decay", "model.bn_momentum"), SHARE),
     **dict.fromkeys(("model.survival_probability", "data.min_crop_area"), NON_ZERO_SHARE),
+    "data.eval_crop_share": NON_ZERO_SHARE,
     "model.dropout": BELOW_1,
     "data.policy_magnitude": MAGNITUDE,
     "data.cutout": EVEN,

@@ -21,7 +21,7 @@ from efficientnet_pod.weights.classes import may_be_same
 from efficientnet_pod.weights.convert import new_classifier
 from efficientnet_pod.weights.open import open_weights, settings_of
 from efficientnet_pod.weights.paths import is_head, unflatten
-from efficientnet_pod.weights.trained import Trained
+from efficientnet_pod.weights.trained import CENTRE, Trained, view_of
 from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 
@@ -32,11 +32,13 @@ class Initial:
     Attributes:
       variables: ``params`` and ``batch_stats`` of the run's network, numpy.
       line: their origin as a line for people.
+      warnings: sentences on what their file states and is not kept.
       origin: their origin as a table for JSON.
     """
 
     variables: dict[str, Any]
     line: str
+    warnings: tuple[str, ...]
     origin: dict[str, Any]
 
 
@@ -63,6 +65,7 @@ def open_initial(run: Run) -> Initial:
     number = sum(array.size for array in taken.values())
     return Initial(
         variables=unflatten(taken | new),
+        warnings=(*trained.warnings, *_other_crop(trained, recipe)),
         line=f"starts from {recipe.init.weights}{step}: {number:,} numbers, {classifier}",
         origin={**trained.origin, "weights": recipe.init.weights, "new_classifier": not keeps_classifier},
     )
@@ -88,6 +91,17 @@ def _require_alike(trained: Trained, recipe: Recipe) -> None:
     for name, value in trained.settings.items():
         if name in settings and not math.isclose(settings[name], value, rel_tol=1e-6, abs_tol=1e-12):
             raise refuse(f"was trained with {name}={value}", f"model.{name}", settings[name], value)
+
+
+def _other_crop(trained: Trained, recipe: Recipe) -> list[str]:
+    """Returns a sentence if the run evaluates another crop than the weights were published with."""
+    theirs, ours = trained.eval_crop_share, recipe.data.eval_crop_share
+    if theirs == ours or not trained.view == view_of(recipe.data.augment) == CENTRE:
+        return []
+    return [
+        f"'{recipe.init.weights}' is evaluated on {trained.seen}, and config.data.eval_crop_share={ours}; "
+        f"to compare with it set --config.data.eval_crop_share={theirs}"
+    ]
 
 
 def initial_state(run: Run, initial: Initial) -> TrainState:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any
 
+from efficientnet_pod.data.class_names import pair_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.plan import OF_THE_MACHINE
@@ -186,7 +187,9 @@ def require_same_images(old: dict[str, Any], new: dict[str, Any], workdir: objec
     if was != now:
         label = next((i for i, pair in enumerate(zip(was, now, strict=False)) if pair[0] != pair[1]), None)
         counts = f"{len(was):,} classes, now {len(now):,}" if len(was) != len(now) else ""
-        first = f"class {label} was '{was[label]}', is '{now[label]}'" if label is not None else ""
+        first = ""
+        if label is not None:
+            first = "class {} was {}, is {}".format(label, *pair_of(was[label], now[label]))
         raise refuse(" and ".join(filter(None, (counts, first))))
     for name, images in (("num_train", "training"), ("num_eval", "evaluation")):
         if old[name] != new[name]:

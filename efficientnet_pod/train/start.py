@@ -107,6 +107,8 @@ def print_plan(run: Run, display: Display, initial: Initial | None) -> None:
         display.print(f"process → place among the devices: {pairs}")
     if initial:
         display.print(initial.line)
+        for warning in initial.warnings:
+            display.warn(f"warning: {warning}")
 
 
 def open_journal(run: Run, workdir: Workdir, start: Start, display: Display, ending: Ending) -> Journal:

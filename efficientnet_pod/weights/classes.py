@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
+from efficientnet_pod.data.class_names import key_of
+
 IMAGENET_CLASSES = 1000
 
 
@@ -28,6 +30,11 @@ def readable(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(words.get(name, name) for name in names)
 
 
+def keys_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns what classes are compared by: words for ImageNet's WordNet numbers, in one spelling."""
+    return tuple(key_of(_imagenet().get(name, name)) for name in names)
+
+
 def may_be_same(a: Sequence[str], b: Sequence[str]) -> bool:
     """Returns whether both lists name the same classes in the same order; an empty list equals any."""
-    return not a or not b or readable(a) == readable(b)
+    return not a or not b or keys_of(a) == keys_of(b)

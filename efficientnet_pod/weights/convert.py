@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from efficientnet_pod.data.class_names import fault_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.models.registry import NETWORKS, network_named
@@ -16,7 +17,7 @@ from efficientnet_pod.weights.lookalikes import refuse_lookalikes, stated_networ
 from efficientnet_pod.weights.paths import Tensors, is_head, unflatten
 from efficientnet_pod.weights.trained import (
     CENTRE,
-    WHOLE,
+    EVAL_CROP_SHARE,
     Trained,
     default_epsilon,
     image_constants,
@@ -103,26 +104,33 @@ def convert(
     is_new = size != match.num_classes
     about, ours = foreign.about, foreign.about.get("ours") or {}
     settings = dict(ours.get("settings") or {})
-    settings["bn_epsilon"] = float(settings.get("bn_epsilon", default_epsilon(name)))
+    settings["bn_epsilon"] = float(about.get("bn_epsilon", settings.get("bn_epsilon", default_epsilon(name))))
     origin = {
         "source": foreign.path,
         "sha256": foreign.sha256,
         "layout": match.layout.title,
         "new_classifier": is_new,
+        **{name: about[name] for name in ("table", "license") if name in about},
     }
+    if foreign.path.startswith("hf:"):
+        origin["base_model"] = foreign.path.removeprefix("hf:").partition("@")[0]
     mean, std = image_constants(name)
-    sizes = (image_size, ours.get("image_size"), about.get("image_size"), network_named(name).image_size)
+    sizes = (image_size, about.get("image_size"), ours.get("image_size"), network_named(name).image_size)
+    warnings = list(about.get("warnings", ()))
     return Trained(
         network=name,
         variables=unflatten(match.tensors | (new_classifier(_shapes(name), size) if is_new else {})),
-        class_names=_class_names(foreign, class_names, size, is_new=is_new),
+        class_names=_class_names(foreign, class_names, size, warnings, is_new=is_new),
         image_size=int(next(filter(None, sizes))),
         mean_rgb=tuple(about.get("mean", mean)),
         stddev_rgb=tuple(about.get("std", std)),
-        view=ours.get("view", WHOLE if about.get("crop_pct") == 1.0 and ours else CENTRE),
-        resize=ours.get("resize", "reference"),
+        view=about.get("view", ours.get("view", CENTRE)),
+        # Our first folders had "bicubic" for every resize.
+        resize="fast" if "fast" in (ours.get("resize"), about.get("resize")) else "reference",
+        eval_crop_share=about.get("eval_crop_share", EVAL_CROP_SHARE),
         settings=settings,
         origin=origin if is_new else ours.get("origin", origin),
+        warnings=tuple(warnings),
     )
 
 
@@ -202,10 +210,12 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _class_names(
-    foreign: Foreign, given: Sequence[str] | None, size: int, *, is_new: bool
+    foreign: Foreign, given: Sequence[str] | None, size: int, warnings: list[str], *, is_new: bool
 ) -> tuple[str, ...]:
     """Returns the given names of the classes, else the file's; none for a new classifier."""
     if given is not None:
+        if fault := fault_of(given):
+            raise UserError(f"the class names cannot be used: {fault}; correct the list")
         if len(given) == size:
             return tuple(given)
         raise UserError(
@@ -214,9 +224,17 @@ def _class_names(
         )
     if is_new:
         return ()
-    of_file: Any = foreign.about.get("class_names")
-    if isinstance(of_file, list | tuple) and len(of_file) == size:
-        return tuple(map(str, of_file))
+    of_file, fault = foreign.about.get("class_names"), foreign.about.get("class_names_fault")
+    if of_file and len(of_file) != size:
+        fault = f"there are {len(of_file):,} for {size:,} classes"
+    if fault:
+        warnings.append(
+            f"the class names of '{foreign.path}' are not kept: {fault}; name the classes with: "
+            "import --class-names=FILE"
+        )
+        return ()
+    if of_file:
+        return tuple(of_file)
     # A thousand classes without names are ImageNet's, wherever the weights are from.
     return imagenet_names() if size == IMAGENET_CLASSES and of_file is None else ()
 

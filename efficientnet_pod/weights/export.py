@@ -13,7 +13,7 @@ from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
 from efficientnet_pod.weights.formats.keras import write_keras
 from efficientnet_pod.weights.formats.onnx_export import write_onnx
 from efficientnet_pod.weights.formats.stablehlo import write_stablehlo
-from efficientnet_pod.weights.model_card import CardFile, model_card
+from efficientnet_pod.weights.model_card import CardFile, Published, model_card
 from efficientnet_pod.weights.trained import Trained
 from efficientnet_pod.workdir.files import cannot_write
 
@@ -44,7 +44,12 @@ FORMATS = {
 
 
 def export(
-    trained: Trained, out: Path, formats: Sequence[str], *, onnx_python: str | None = None
+    trained: Trained,
+    out: Path,
+    formats: Sequence[str],
+    *,
+    onnx_python: str | None = None,
+    published: Published | None = None,
 ) -> list[CardFile]:
     """Writes the folder of weights, a model card, and the other formats asked for, all or none.
 
@@ -53,6 +58,7 @@ def export(
       out: a new or empty folder, or one written by this function.
       formats: names in :data:`FORMATS`.
       onnx_python: Python that has jax2onnx; None: this one.
+      published: facts for the model card.
 
     Returns:
       The files now in the folder, the model card left out.
@@ -74,7 +80,7 @@ def export(
         if "onnx" in formats:  # the other environment reads the folder of weights
             write_onnx(scratch, onnx_python)
         files = _files(trained, scratch, out)
-        card = model_card(trained, files, name=out.resolve().name, folder=str(out))
+        card = model_card(trained, files, name=out.resolve().name, published=published)
         (scratch / "README.md").write_text(card, encoding="utf-8")
         out.mkdir(parents=True, exist_ok=True)
         for form in FORMATS.values():  # other weights, from an earlier export
@@ -91,7 +97,7 @@ def export(
 
 def _files(trained: Trained, folder: Path, out: Path) -> list[CardFile]:
     values = {
-        "folder": out,
+        "folder": out.resolve().name,  # where it lies is nobody's business elsewhere
         "network": trained.network.upper(),
         "classes": trained.num_classes,
         "size": trained.image_size,

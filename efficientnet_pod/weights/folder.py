@@ -12,7 +12,7 @@ from efficientnet_pod.weights.convert import layout_for
 from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
 from efficientnet_pod.weights.formats.safetensors_file import write_safetensors
 from efficientnet_pod.weights.layouts import TIMM
-from efficientnet_pod.weights.trained import CROP_PCT, WHOLE, Trained, default_epsilon
+from efficientnet_pod.weights.trained import INTERPOLATIONS, WHOLE, Trained, default_epsilon
 from efficientnet_pod.workdir.files import cannot_write, is_remote, require_output, write_whole
 
 
@@ -82,6 +82,11 @@ def _is_own(folder: Path) -> bool:
         return False
 
 
+def public_name(source: str) -> str:
+    """Returns the name of weights without the folders of a machine; ``hf:OWNER/NAME`` is public as it is."""
+    return source if source.startswith("hf:") else source.rstrip("/").rpartition("/")[2]
+
+
 def _config(trained: Trained) -> dict[str, Any]:
     """Returns ``config.json``: timm's fields, and ours under ``efficientnet_pod``."""
     size, name = trained.image_size, architecture(trained.network, trained.bn_epsilon)
@@ -93,8 +98,8 @@ def _config(trained: Trained) -> dict[str, Any]:
         "pretrained_cfg": {
             "input_size": [3, size, size],
             "fixed_input_size": False,
-            "interpolation": "bicubic",
-            "crop_pct": CROP_PCT[trained.view],
+            "interpolation": INTERPOLATIONS[trained.resize],
+            "crop_pct": 1.0 if trained.view == WHOLE else trained.eval_crop_share,
             "crop_mode": "squash" if trained.view == WHOLE else "center",
             "mean": list(trained.mean_rgb),
             "std": list(trained.stddev_rgb),
@@ -108,7 +113,11 @@ def _config(trained: Trained) -> dict[str, Any]:
             "view": trained.view,
             "resize": trained.resize,
             "settings": {**trained.settings, "bn_epsilon": trained.bn_epsilon},
-            "origin": dict(trained.origin),
+            "origin": {
+                name: public_name(str(fact)) if name == "source" else fact
+                for name, fact in trained.origin.items()
+                if name != "workdir"
+            },
         },
     }
     if name and trained.bn_epsilon != default_epsilon(trained.network):

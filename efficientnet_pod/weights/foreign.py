@@ -11,6 +11,7 @@ from efficientnet_pod.weights.paths import Tensors
 
 # The two files of a folder of weights, as timm and the Hugging Face hub name them.
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TORCH_WEIGHTS = "pytorch_model.bin"  # in older folders of the hub
 # Twice B7 in float64. A few bytes of a header can claim any size.
 MAX_BYTES = 2 << 30
 MAX_TENSORS = 20_000
@@ -24,7 +25,9 @@ class Foreign:
       tensors: float32, or the integers of counters.
       path: place of the file or folder, for messages.
       about: facts stated next to the tensors: ``architecture``, ``mean`` and ``std`` (of pixels in 0..1),
-        ``class_names``, ``image_size``, ``crop_pct``, and ``ours``, our own table; unknown ones are left out.
+        ``image_size``, ``view``, ``eval_crop_share``, ``resize``, ``class_names`` and the
+        ``class_names_fault`` for which they are not kept, ``bn_epsilon``, ``license``, ``table`` (of several
+        in the file), ``warnings``, and ``ours``, our own table; unknown ones are left out.
       sha256: digest of the file, or of several files in a row.
     """
 

@@ -3,20 +3,24 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from etils import epath
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.report.head import head_of
 from efficientnet_pod.report.records import RunRecords, read_run_records
 from efficientnet_pod.report.side_by_side import run_of
-from efficientnet_pod.weights.folder import architecture
+from efficientnet_pod.weights.folder import architecture, public_name
 from efficientnet_pod.weights.trained import Trained
-from efficientnet_pod.workdir.files import is_remote
-from efficientnet_pod.workdir.values import dig, flatten, list_of
+from efficientnet_pod.workdir.values import dig, flatten, list_of, table_of
+
+# Images under a path, which is nobody's business elsewhere, by the beginning of ``config.data.name``.
+_PRIVATE_DATA = {
+    "folder:": "a folder of images",
+    "tfrecord:": "record files in the layout of tensorflow/tpu",
+    "prepared:": "a prepared data set",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +40,31 @@ class CardFile:
     size: int = 0
 
 
-def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder: str) -> str:
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """Facts that the user states about published weights; None where they are as known.
+
+    Attributes:
+      license: the hub's name of a licence, such as ``apache-2.0``.
+      dataset_name: name of the images, on the hub if they are there.
+      base_model: ``OWNER/NAME`` of the weights that the training began with.
+    """
+
+    license: str | None = None
+    dataset_name: str | None = None
+    base_model: str | None = None
+
+
+def model_card(
+    trained: Trained, files: Sequence[CardFile], *, name: str, published: Published | None = None
+) -> str:
     """Returns the card in Markdown, with the hub's metadata before it.
 
     If the weights are a run's whose workdir is here, the card has its accuracy, hardware, hours, price and
-    recipe. Its code loads the model from ``folder``.
+    recipe. Folders of this machine are not named. Its code loads the model from the folder ``name``.
     """
-    records = _records(trained)
+    published = published or Published()
+    records = _records(trained, published.dataset_name)
     facts, what = [], ""
     if records:
         head = head_of(run_of(records))
@@ -53,11 +75,13 @@ def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder
     return template.render(
         trained=trained,
         name=name,
-        folder=folder,
+        license=published.license or trained.origin.get("license") or "unknown",
+        base_model=published.base_model or trained.origin.get("base_model"),
         architecture=architecture(trained.network, trained.bn_epsilon),
         parameters=trained.num_parameters,
         tags=["image-classification", "jax", "efficientnet-pod", trained.network],
-        data={"name": records.data.get("name")} if records and records.data.get("name") else None,
+        datasets=_datasets(records, published.dataset_name),
+        data=published.dataset_name or (records and records.data.get("name")) or "unknown",
         metrics=_metrics(trained) if records else [],
         what=what,
         facts=facts,
@@ -68,12 +92,35 @@ def model_card(trained: Trained, files: Sequence[CardFile], *, name: str, folder
     )
 
 
-def _records(trained: Trained) -> RunRecords | None:
-    """Returns the records of the run that made the weights; None if its workdir is not here."""
-    source = str(trained.origin.get("source", ""))
-    if "step" not in trained.origin or not (is_remote(epath.Path(source)) or Path(source).is_dir()):
+def _records(trained: Trained, dataset_name: str | None) -> RunRecords | None:
+    """Returns the records of the run that made the weights, with public names for images and weights.
+
+    None if its workdir is not here.
+    """
+    if "workdir" not in trained.origin:
         return None
-    return read_run_records(source)
+    records = read_run_records(trained.origin["workdir"])
+    parts = {part: dict(table_of(records.config.get(part))) for part in ("data", "init")}
+    config = records.config | parts
+    config["data"].pop("data_dir", None)
+    name = dataset_name or _PRIVATE_DATA.get(_prefix(records), dig(config, "data.name"))
+    if name:
+        config["data"]["name"] = name
+    if weights := config["init"].get("weights"):
+        config["init"]["weights"] = public_name(str(weights))
+    return dataclasses.replace(records, config=config, data={**records.data, "name": name})
+
+
+def _prefix(records: RunRecords) -> str:
+    """Returns ``"folder:"`` and the like, of images with a path of this machine; empty for all others."""
+    name = str(records.data.get("name") or dig(records.config, "data.name") or "")
+    return next((prefix for prefix in _PRIVATE_DATA if name.startswith(prefix)), "")
+
+
+def _datasets(records: RunRecords | None, given: str | None) -> list[str]:
+    """Returns the names of images that others can have."""
+    name = given or (records and records.data.get("name"))
+    return [str(name)] if name and name not in _PRIVATE_DATA.values() else []
 
 
 def _metrics(trained: Trained) -> list[dict[str, Any]]:
@@ -92,7 +139,7 @@ def _rows(trained: Trained, records: RunRecords | None) -> list[tuple[str, str]]
     if "source" in origin:
         step = f", step {origin['step']:,}" if "step" in origin else ""
         averaged = ", weights averaged over the training" if origin.get("averaged") else ""
-        rows.append(("Weights", f"`{Path(str(origin['source'])).name}`{step}{averaged}"))
+        rows.append(("Weights", f"`{public_name(str(origin['source']))}`{step}{averaged}"))
     for key, title in (("layout", "Read as"), ("sha256", "SHA-256 of the file"), ("digest", "State digest")):
         if origin.get(key):
             rows.append((title, f"`{origin[key]}`" if key != "layout" else str(origin[key])))

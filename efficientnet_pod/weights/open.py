@@ -61,6 +61,7 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
     shapes = abstract_variables(model, plan["image_size"])
     variables = checkpoints.variables(step, shapes, averaged=not raw)
     commit = checkpoints.commit(step)
+    initial = workdir.read("initial.json") if (workdir.path / "initial.json").exists() else {}
     return Trained(
         network=recipe.model.name,
         variables=variables,
@@ -70,13 +71,16 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
         stddev_rgb=recipe.data.stddev_rgb,
         view=view_of(recipe.data.augment),
         resize=recipe.data.resize,
+        eval_crop_share=recipe.data.eval_crop_share,
         settings=settings,
         origin={
             "source": str(workdir.path),
+            "workdir": str(workdir.path),
             "step": step,
             "digest": commit["digest"],
             "averaged": not raw and checkpoints.has_averages(step),
             "metrics": commit["metrics"],
+            **{name: initial[name] for name in ("base_model",) if name in initial},
         },
     )
 

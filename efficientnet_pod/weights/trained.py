@@ -11,8 +11,10 @@ from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 # The part of an image that evaluation sees.
 CENTRE, WHOLE = "centre", "whole"
-# timm's ``crop_pct`` of each; that of the centre is tensorflow/tpu's.
-CROP_PCT = {CENTRE: 0.875, WHOLE: 1.0}
+EVAL_CROP_SHARE = 0.875  # source: tensorflow/tpu, models/official/efficientnet/preprocessing.py
+# timm's names of what resizes an image: Pillow's kernels, which average where an image shrinks. The bicubic
+# one here is that of the released code, which does not.
+INTERPOLATIONS = {"reference": "bicubic", "fast": "bilinear"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +30,10 @@ class Trained:
       stddev_rgb: divisor of the pixels after that.
       view: part of a photograph that the network sees, ``centre`` or ``whole``.
       resize: ``reference`` or ``fast``, see :class:`Preprocessing`.
+      eval_crop_share: share of the shorter side that a central view has, see :class:`Preprocessing`.
       settings: fields of ``config.model`` that change what the network computes in evaluation.
       origin: history of the weights, for people: ``source``, ``sha256``, ``step``, ``top1`` …
+      warnings: sentences on what their file states and is not kept.
     """
 
     network: str
@@ -40,8 +44,10 @@ class Trained:
     stddev_rgb: tuple[float, ...] = STDDEV_RGB
     view: str = CENTRE
     resize: str = "reference"
+    eval_crop_share: float = EVAL_CROP_SHARE
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def tensors(self) -> Tensors:
@@ -77,6 +83,13 @@ class Trained:
     def augment(self) -> str:
         """A ``config.data.augment`` that evaluates images as these weights see them."""
         return "inception_crop" if self.view == CENTRE else "pad_crop_flip"
+
+    @property
+    def seen(self) -> str:
+        """The part of an image that these weights see, for people."""
+        if self.view == WHOLE:
+            return "the whole image"
+        return f"the central {100 * self.eval_crop_share:.4g} % of the shorter side"
 
     def logits(self, levels: Any) -> Any:
         """Returns float32 logits (batch, classes), of levels as :meth:`normalise` takes them.

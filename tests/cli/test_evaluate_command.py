@@ -1,6 +1,7 @@
 """``evaluate`` of weights that come without a recipe: what it prints, writes and refuses."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from efficientnet_pod.cli.main import main
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate import overrides
-from efficientnet_pod.evaluate.overrides import Overrides, compare_classes, config_for
+from efficientnet_pod.evaluate.overrides import Overrides, config_for, labels_by_name
 from efficientnet_pod.evaluate.predictor import Predictor
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.weights.classes import imagenet_names
@@ -106,25 +107,79 @@ def test_mistakes_are_one_line(weights, photos, capsys, arguments, words):
     assert "Traceback" not in error
 
 
-def test_classes_must_be_the_same_ones_in_the_same_order():
-    def compare(names, image_names):
-        return compare_classes(3, names, image_names, weights="w", data="d")
+NUMBERED = ("n01440764", "n01443537", "n01484850")  # ImageNet's first, by WordNet's numbers
 
-    assert compare(NAMES, NAMES) is None and compare((), NAMES) is None
-    with pytest.raises(
-        UserError, match="class 1 is 'cow' in 'w' and 'dog' in 'd': the same classes in another"
-    ):
-        compare(NAMES, ("cat", "dog", "cow"))
-    with pytest.raises(UserError, match="'w' tells 3 classes apart and 'd' has 2"):
-        compare(NAMES, ("cat", "dog"))
-    said = "class 2 is 'dog' in 'w' and 'hound' in 'd'; 1 of 3 names differ; labels are compared by number"
-    assert compare(NAMES, ("cat", "cow", "hound")) == said
-    tfds = (
-        "n01440764",
-        "n01443537",
-        "n01484850",
-    )  # ImageNet's first, by the numbers that WordNet has for them
-    assert compare(imagenet_names()[:3], tfds) is None
+
+@pytest.mark.parametrize(
+    ("names", "image_names", "labels"),
+    [
+        (NAMES, NAMES, (0, 1, 2)),
+        (NAMES, ("cat", "dog"), (0, 2)),
+        (NAMES, ("dog",), (2,)),
+        (NAMES, ("cat", "dog", "cow"), (0, 2, 1)),
+        (("a", "A", "Straße"), ("A", "Straße", "a"), (1, 2, 0)),
+        (("tea", "caf\xe9", "milk"), ("cafe\u0301", "milk"), (1, 2)),
+        (imagenet_names()[:3], NUMBERED[1:], (1, 2)),
+        (NUMBERED, NUMBERED[::-1], (2, 1, 0)),
+        (("a", "tench", "z"), ("a", "n01440764"), (0, 1)),
+        (("0", "1", "2"), ("1", "2"), (1, 2)),
+        ((), NAMES, None),
+    ],
+)
+def test_classes_are_matched_by_name_where_both_sides_name_them(names, image_names, labels):
+    assert labels_by_name(3, names, image_names, weights="w", data="d") == (labels, None)
+
+
+def test_mere_numbers_are_compared_by_number_and_that_is_said():
+    found = labels_by_name(3, ("0", "1", "2"), NAMES, weights="w", data="d")
+    said = "class 0 is '0' in 'w' and 'cat' in 'd'; 3 of 3 names differ; labels are compared by number"
+    assert found == (None, said)
+    assert labels_by_name(3, NAMES, ("1", "2", "3"), weights="w", data="d")[0] is None
+
+
+@pytest.mark.parametrize(
+    ("names", "image_names", "words"),
+    [
+        (NAMES, ("cat", "cow", "hound"), "class 'hound' of 'd' is none of the 3 classes of 'w'; name images"),
+        (NAMES, ("cat", "dog", "emu", "gnu"), "class 'emu' of 'd' is none of the 3 classes"),
+        (NAMES, ("Cat", "dog"), "class 'Cat' of 'd' is none of the 3 classes of 'w', which has 'cat'"),
+        (("Straße", "b", "c"), ("strasse", "b"), "class 'strasse' of 'd'"),
+        (("0", "1", "plus"), ("0", "1", "minus"), "class 'minus' of 'd'"),
+        ((), ("cat", "dog"), "'w' tells 3 classes apart and 'd' has 2"),
+        (NAMES, ("1", "2"), "'w' tells 3 classes apart and 'd' has 2"),
+    ],
+)
+def test_a_class_that_the_weights_do_not_know_is_refused(names, image_names, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        labels_by_name(3, names, image_names, weights="w", data="d")
+
+
+def test_a_part_of_the_classes_is_evaluated_among_all_of_them(weights, tmp_path, capsys):
+    folder, trained = weights
+    photos = write_folder(tmp_path / "photos", {"cow": 5, "dog": 6})
+    file = tmp_path / "all.json"
+    assert main(["evaluate", str(folder), f"--data=folder:{photos}", "--split=all", f"--json={file}"]) == 0
+    printed = capsys.readouterr()
+    assert "2 of the weights' 3, matched by name; all 3 compete" in printed.out and printed.err == ""
+    found = json.loads(file.read_text())
+    assert [(row["name"], row["images"]) for row in found["per_class"]] == [
+        ("cat", 0),
+        ("cow", 5),
+        ("dog", 6),
+    ]
+    assert (found["settings"]["matched_by"], found["settings"]["image_classes"]) == ("name", 2)
+    files = sorted(photos.rglob("*.jpg"))
+    of_files = Predictor(trained).of_files(list(map(str, files)))
+    hits = [
+        np.argmax(p) == NAMES.index(path.parent.name) for path, (_, p) in zip(files, of_files, strict=True)
+    ]
+    assert found["top1"] == pytest.approx(np.mean(hits))
+    strange = write_folder(tmp_path / "strange", {"cow": 2, "emu": 2})
+    assert main(["evaluate", str(folder), f"--data=folder:{strange}", "--split=all"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"class 'emu' of 'folder:{strange}' is none of the 3 classes of" in error and error.count("\n") == 1
+    )
 
 
 def test_a_recipe_of_weights_has_their_network_size_view_and_constants():

@@ -53,6 +53,24 @@ def test_evaluation_padding_of_each_variant(image_size, padding):
     assert eval_padding(image_size) == padding
 
 
+# timm 1.0.31: crop_pct of tf_efficientnet_b0 … b7, three digits of size / (size + 32).
+@pytest.mark.parametrize(
+    ("image_size", "share"),
+    [
+        (224, 0.875),
+        (240, 0.882),
+        (260, 0.89),
+        (300, 0.904),
+        (380, 0.922),
+        (456, 0.934),
+        (528, 0.942),
+        (600, 0.949),
+    ],
+)
+def test_the_shares_of_timm_are_32_pixels(image_size, share):
+    assert eval_padding(image_size, share) == (33 if image_size == 528 else 32)
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (64, 64), (61, 97), (33, 20)])
 def test_the_whole_image_is_resized_by_the_unfiltered_cubic_kernel(shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -62,21 +80,22 @@ def test_the_whole_image_is_resized_by_the_unfiltered_cubic_kernel(shape):
 
 
 @pytest.mark.parametrize("shape", [(100, 100), (101, 160), (160, 101), (45, 250)])
-@pytest.mark.parametrize("image_size", [32, 60])
-def test_evaluation_resizes_the_central_square(shape, image_size):
+@pytest.mark.parametrize(
+    ("image_size", "padding", "share"), [(32, 5, {}), (60, 9, {}), (32, 2, {"eval_crop_share": 0.95})]
+)
+def test_evaluation_resizes_the_central_square(shape, image_size, padding, share):
     pixels = photo(1, *shape)
-    side = int(min(shape) * image_size / (image_size + round(image_size / 7)))
+    side = int(min(shape) * image_size / (image_size + padding))
+    preprocessing = Preprocessing(image_size=image_size, augment="inception_crop", **share)
     top, left = ((extent - side + 1) // 2 for extent in shape)
     expected = resized(pixels[top : top + side, left : left + side], image_size)
     for image in (pixels, encoded(pixels, "PNG")):
-        cropped = eval_image(
-            tf.constant(image), Preprocessing(image_size=image_size, augment="inception_crop")
-        )
+        cropped = eval_image(tf.constant(image), preprocessing)
         assert cropped.dtype == tf.float32
         np.testing.assert_allclose(cropped, expected, atol=0.5)
     jpeg = encoded(pixels, "JPEG")
     decoded = np.asarray(Image.open(io.BytesIO(jpeg)))[top : top + side, left : left + side]
-    cropped = eval_image(tf.constant(jpeg), Preprocessing(image_size=image_size, augment="inception_crop"))
+    cropped = eval_image(tf.constant(jpeg), preprocessing)
     np.testing.assert_allclose(cropped, resized(decoded, image_size), atol=0.5)
 
 

@@ -117,13 +117,16 @@ def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, counts, message
     assert str(root) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_classes_that_differ_by_case_only_are_refused(tmp_path):
-    root = write_folder(tmp_path / "one", {"cat": 2, "Dog": 2, "dog": 2})
-    with pytest.raises(UserError, match=f"classes 'Dog' and 'dog' in '{root}' differ by case only"):
-        open_source(f"folder:{root}")
-    root = write_folder(tmp_path / "two", {"train/cat": 2, "train/dog": 2, "validation/Dog": 2})
-    with pytest.raises(UserError, match=f"classes 'dog' and 'Dog' in '{root}' differ by case only"):
-        open_source(f"folder:{root}")
+def test_classes_that_differ_by_case_are_two(tmp_path):
+    root = write_folder(tmp_path, {"Dog": 2, "dog": 2, "Straße": 2, "strasse": 2})
+    assert open_source(f"folder:{root}").class_names == ("Dog", "Straße", "dog", "strasse")
+
+
+def test_one_name_in_two_spellings_is_refused_and_shown(tmp_path):
+    for folders in (("caf\xe9", "cafe\u0301"), ("train/caf\xe9", "train/b", "validation/cafe\u0301")):
+        root = write_folder(tmp_path / str(len(folders)), dict.fromkeys(folders, 2))
+        with pytest.raises(UserError, match=r"'cafe\\u0301' and 'caf\\xe9', have one name in two spellings"):
+            open_source(f"folder:{root}")
 
 
 def test_what_is_left_out_of_class_folders_is_said(tmp_path):

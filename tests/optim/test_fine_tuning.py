@@ -30,6 +30,7 @@ from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.weights import convert
 from efficientnet_pod.weights.folder import write_folder
 from efficientnet_pod.weights.open import open_weights
+from efficientnet_pod.weights.trained import CENTRE
 from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 INIT = InitSettings("somewhere", (), (), "train", 64)
@@ -215,6 +216,17 @@ def test_classes_of_other_names_are_other_classes(source, tmp_path):
     given = open_weights(str(source))
     write_folder(dataclasses.replace(given, class_names=tuple("abcdefghij")), tmp_path / "w")
     assert open_initial(open_run(read_recipe(config(tmp_path / "w")))).origin["new_classifier"]
+
+
+def test_a_crop_that_is_not_the_weights_is_said(source, tmp_path):
+    write_folder(
+        dataclasses.replace(open_weights(str(source)), view=CENTRE, eval_crop_share=0.922), tmp_path / "w"
+    )
+    cfg = config(tmp_path / "w")
+    assert open_initial(open_run(read_recipe(cfg))).warnings == ()  # the digits are seen whole
+    cfg["data"] |= {"augment": "inception_crop", "max_shift": 0}
+    [warning] = open_initial(open_run(read_recipe(cfg))).warnings
+    assert "the central 92.2 %" in warning and warning.endswith("--config.data.eval_crop_share=0.922")
 
 
 @pytest.mark.parametrize(

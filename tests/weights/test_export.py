@@ -3,14 +3,16 @@
 import dataclasses
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import yaml
-from given_weights import random_weights
+from given_weights import random_weights, with_statistics
 from runs import fine_tuning_config as config
+from same_logits import assert_same_logits
 from same_tensors import same
 from tiny import build_tiny_networks
 
@@ -28,18 +30,9 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def weights() -> Trained:
-    """A B0 whose statistics are those of the images, so that the images matter to the logits."""
-    given = random_weights("b0", 5, kernel_noise=0.0)
-    levels = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3)).astype(np.float32)
-    model = given.model
-    model = model.clone(norm=lambda **options: given.model.norm(**options, momentum=0.0))
-    _, updated = jax.jit(
-        lambda x: model.apply(
-            given.variables, x, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
-        )
-    )(given.normalise(levels))
-    variables = {"params": given.variables["params"], **jax.device_get(updated)}
-    return Trained("b0", variables, ("a", "Bär", "猫", "d", "e"), SIZE, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    given = with_statistics(random_weights("b0", 5, kernel_noise=0.0), SIZE)
+    classes = ("a", "Bär", "猫", "d", "e")
+    return Trained("b0", given.variables, classes, SIZE, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +66,7 @@ def test_keras_computes_the_same(weights, images, logits, tmp_path):
     options = {"weights": None, "classes": 5, "classifier_activation": None, "input_shape": (SIZE, SIZE, 3)}
     model = keras.applications.EfficientNetB0(**options)
     model.load_weights(tmp_path / "w" / "model.weights.h5")
-    found = np.asarray(model(images.astype(np.float32), training=False))
-    scale = np.abs(logits).max()
-    assert np.abs(found - logits).max() <= 1e-4 * scale
-    assert np.std(logits, axis=0).min() > 1e-3 * scale
+    assert_same_logits(model(images.astype(np.float32), training=False), logits)
     assert same(open_weights(str(tmp_path / "w" / "model.weights.h5")).tensors, weights.tensors)
 
 
@@ -84,9 +74,8 @@ def test_the_program_takes_any_batch_on_any_platform(weights, images, logits, tm
     export(weights, tmp_path / "w", ["stablehlo"])
     program = jax.export.deserialize(bytearray((tmp_path / "w" / "model.stablehlo").read_bytes()))
     assert program.platforms == ("cpu", "tpu", "cuda")
-    for batch in (1, 3):
-        found = np.asarray(program.call(images[:batch]))
-        np.testing.assert_allclose(found, logits[:batch], atol=1e-5 * np.abs(logits).max())
+    assert_same_logits(program.call(images), logits, of_largest=1e-5)
+    np.testing.assert_allclose(program.call(images[:1]), logits[:1], atol=1e-5 * np.abs(logits).max())
 
 
 def test_the_program_of_a_residual_network_too():
@@ -105,18 +94,32 @@ def card_of(folder: Path) -> tuple[dict, str]:
     return yaml.safe_load(front), text
 
 
-def test_a_card_of_a_run_says_what_it_was(tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def run_of_digits(tmp_path_factory):
+    """Returns the workdir of a tiny run, and its summary."""
+    path = tmp_path_factory.mktemp("runs") / "clinic" / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        build_tiny_networks(patch)
+        return path, train_and_evaluate(config(), path)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
     build_tiny_networks(monkeypatch)
     convert._shapes.cache_clear()
-    summary = train_and_evaluate(config(), tmp_path / "run")
-    capsys.readouterr()
-    assert main(["export", str(tmp_path / "run"), f"--out={tmp_path / 'Ziffern'}"]) == 0
+    yield
     convert._shapes.cache_clear()
+
+
+def test_a_card_of_a_run_says_what_it_was(run_of_digits, tiny, tmp_path, capsys):
+    run, summary = run_of_digits
+    assert main(["export", str(run), f"--out={tmp_path / 'Ziffern'}"]) == 0
     out = capsys.readouterr().out
     assert "model.safetensors" in out and "README.md" in out
     about, text = card_of(tmp_path / "Ziffern")
     [result] = about["model-index"][0]["results"]
     assert about["model-index"][0]["name"] == "Ziffern" and about["datasets"] == ["digits"]
+    assert about["license"] == "unknown" and "base_model" not in about
     assert result["metrics"][0]["value"] == pytest.approx(100 * summary["best"]["top1"], abs=1e-3)
     for said in (
         "8 × cpu",
@@ -131,6 +134,53 @@ def test_a_card_of_a_run_says_what_it_was(tmp_path, monkeypatch, capsys):
     settings = json.loads((tmp_path / "Ziffern" / "config.json").read_text())
     assert settings["label_names"] == list("0123456789")
     assert settings["pretrained_cfg"]["crop_mode"] == "squash"
+
+
+def test_private_paths_do_not_leave_the_machine(run_of_digits, tiny, tmp_path):
+    run = tmp_path / "clinic" / "run"
+    shutil.copytree(run_of_digits[0], run)
+    for file, change in {
+        "config.json": {
+            "data": {"name": f"folder:{tmp_path}/patients/scans", "data_dir": f"{tmp_path}/secret"},
+            "init": {"weights": f"{tmp_path}/clinic/old/weights"},
+        },
+        "data.json": {"name": f"folder:{tmp_path}/patients/scans"},
+        "initial.json": {"source": "hf:me/base", "base_model": "me/base"},
+    }.items():
+        table = json.loads((run / file).read_text()) if (run / file).exists() else {}
+        changed = {k: table[k] | v if isinstance(v, dict) else v for k, v in change.items()}
+        (run / file).write_text(json.dumps(table | changed))
+    given = ["--license=mit", "--dataset-name=me/insects"]
+    assert main(["export", str(run), f"--out={tmp_path / 'out'}", "--to=stablehlo", *given]) == 0
+    assert main(["export", str(run), f"--out={tmp_path / 'plain'}", "--base-model=x/y"]) == 0
+    (tmp_path / "secret").mkdir()
+    shutil.copy(tmp_path / "out" / "model.safetensors", tmp_path / "secret" / "loose.safetensors")
+    assert main(["import", f"{tmp_path}/secret/loose.safetensors", f"--out={tmp_path / 'in'}"]) == 0
+    for folder in ("out", "plain", "in"):
+        for file in (tmp_path / folder).iterdir():
+            for private in (str(tmp_path), "patients", "scans", "clinic", "secret"):
+                assert private.encode() not in file.read_bytes(), (file, private)
+    about, text = card_of(tmp_path / "out")
+    assert (about["license"], about["datasets"], about["base_model"]) == ("mit", ["me/insects"], "me/base")
+    assert about["model-index"][0]["results"][0]["dataset"] == {"name": "me/insects", "type": "me/insects"}
+    assert '"data.name": "me/insects"' in text and 'ep.load("out")' in text
+    about, text = card_of(tmp_path / "plain")
+    assert about["license"] == "unknown" and "datasets" not in about and about["base_model"] == "x/y"
+    assert about["model-index"][0]["results"][0]["dataset"] == {
+        "name": "a folder of images",
+        "type": "imagefolder",
+    }
+    assert '"init.weights": "weights"' in text and "on a folder of images" in text
+    origin = json.loads((tmp_path / "in" / "config.json").read_text())["efficientnet_pod"]["origin"]
+    assert origin["source"] == "loose.safetensors"
+
+
+def test_weights_of_the_hub_keep_their_name_and_licence(weights, tmp_path):
+    origin = {"source": "hf:timm/b0@main", "base_model": "timm/b0", "license": "apache-2.0"}
+    export(dataclasses.replace(weights, origin=origin), tmp_path / "once", ["safetensors"])
+    export(open_weights(str(tmp_path / "once")), tmp_path / "twice", ["safetensors"])
+    about, text = card_of(tmp_path / "twice")
+    assert (about["license"], about["base_model"]) == ("apache-2.0", "timm/b0") and "hf:timm/b0@main" in text
 
 
 def test_a_card_of_foreign_weights_says_where_they_are_from(weights, tmp_path):

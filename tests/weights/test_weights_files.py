@@ -52,7 +52,7 @@ def folder(b0, tmp_path_factory):
 
 @pytest.mark.parametrize("network", ["b0", "b3", "resnet50", "resnet9", "resnet9_whitened", "resnet18_cifar"])
 def test_a_folder_gives_back_the_same_bits(network, tmp_path):
-    names = ("a", "Bär", "猫", "d\n", "")
+    names = ("a", "Bär", "猫", "d\n", " e")
     given = random_weights(network)
     given = Trained(network, given.variables, names, 48, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25), "whole", "fast")
     write_folder(given, tmp_path / "w")
@@ -86,14 +86,22 @@ def save_checkpoint(prefix, tensors):
     )
 
 
-@pytest.mark.parametrize("scope", ["efficientnet-b0/", "efficientnet-b0/model/"])
-def test_tensorflows_checkpoint_is_read_with_its_averages(b0, scope, tmp_path):
+@pytest.mark.parametrize(
+    "scope, optimizer",
+    [
+        ("efficientnet-b0/", ("RMSProp", "RMSProp_1")),
+        ("efficientnet-b0/model/", ("LARSOptimizer",)),
+        ("efficientnet-b0/", ("Momentum", "Adam", "Adam_1", "Shampoo/preconditioner")),
+    ],
+)
+def test_tensorflows_checkpoint_is_read_with_its_averages(b0, scope, optimizer, tmp_path):
     names = TENSORFLOW.names(b0.tensors)
     ours = {scope + names[path]: TENSORFLOW.from_ours(path, array) for path, array in b0.tensors.items()}
     average = {f"{name}/ExponentialMovingAverage": array for name, array in ours.items()}
     raw = {name: array + 1 for name, array in ours.items()}
-    beside = {"global_step": np.int64(3), **{f"{name}/RMSProp": array for name, array in ours.items()}}
-    save_checkpoint(tmp_path / "model.ckpt", raw | average | beside)
+    slots = {f"{name}/{slot}": array for name, array in ours.items() for slot in optimizer}
+    beside = {"global_step": np.int64(3), "beta1_power": np.float32(1)}
+    save_checkpoint(tmp_path / "model.ckpt", raw | average | beside | slots)
     for path in (tmp_path, tmp_path / "model.ckpt", tmp_path / "model.ckpt.index"):
         found = convert(read_foreign(str(path)), network="b0")
         assert same(found.tensors, b0.tensors) and found.mean_rgb == (0.485, 0.456, 0.406)
@@ -206,13 +214,16 @@ def test_pickles_are_refused_with_the_way_out_and_nothing_runs(tmp_path):
     pickled = pickle.dumps(Bomb(mark))
     (tmp_path / "a.pth").write_bytes(pickled)
     (tmp_path / "named.safetensors").write_bytes(pickled)
+    (tmp_path / "pointer.pth").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
     np.save(tmp_path / "objects.npy", np.array([Bomb(mark)], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "objects.npz", a=np.array([Bomb(mark)], dtype=object))
     for name in ("a.pth", "named.safetensors", "zip.pth", "objects.npy", "objects.npz"):
-        with pytest.raises(UserError, match="pickle.*weights_only=True"):
+        with pytest.raises(UserError, match="pickle.*save the (tensors|arrays)"):
             open_weights(str(tmp_path / name))
+    with pytest.raises(UserError, match="a pointer of Git LFS.*git lfs pull"):
+        open_weights(str(tmp_path / "pointer.pth"))
     assert not mark.exists()
 
 
@@ -250,6 +261,7 @@ def test_a_file_that_is_cut_off_is_refused(folder, share, tmp_path):
     "arguments, said",
     [
         (["nowhere.h5"], "'nowhere.h5' does not exist; weights are"),
+        (["/dev/null"], "'/dev/null' holds no weights"),
         ([], "import needs one file or folder of weights"),
         (["x", "--model=b12"], "--model=b12 is unknown; did you mean 'b"),
     ],
@@ -261,7 +273,7 @@ def test_import_says_what_is_wrong_in_one_line(arguments, said, tmp_path, capsys
 
 
 def test_import_writes_a_folder_with_names_and_never_over_other_files(folder, b0, tmp_path, capsys):
-    (tmp_path / "names.txt").write_text("ä\nb\n\nc\nd\ne\n")
+    (tmp_path / "names.txt").write_text("\ufeffä\r\nb\r\n\r\nc\r\nd\u2028x\r\ne\r\n")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     source = str(folder / "model.safetensors")
@@ -271,11 +283,15 @@ def test_import_writes_a_folder_with_names_and_never_over_other_files(folder, b0
     assert main(["import", source, names, f"--out={tmp_path / 'w'}", "--image-size=48"]) == 0
     assert "5 classes\n" in capsys.readouterr().out
     found = open_weights(str(tmp_path / "w"))
-    assert found.class_names == ("ä", "b", "c", "d", "e") and found.image_size == 48
+    assert found.class_names == ("ä", "b", "c", "d\u2028x", "e") and found.image_size == 48
     assert same(found.tensors, b0.tensors)
     (tmp_path / "names.txt").write_text("one\n")
     assert main(["import", source, names, f"--out={tmp_path / 'w'}"]) == 2
     assert "1 class names for the 5 classes" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("a\nb\nc\nb\nd\n")
+    assert main(["import", source, names, f"--out={tmp_path / 'w'}"]) == 2
+    error = capsys.readouterr().err
+    assert "classes 1 and 3, 'b' and 'b', have the same name" in error and error.count("\n") == 1
 
 
 def serve(root: Path):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import join
 
+from efficientnet_pod.data.class_names import fault_of
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.types import Example, Indexed, Source, fingerprint_of
 from efficientnet_pod.errors import UserError
@@ -55,7 +56,7 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
         if not train_split == eval_split == ALL:
             held_out = {label: _tenth(path, label, of_class) for label, of_class in files.items()}
             train = {label: sorted(set(files[label]) - set(held_out[label])) for label in files}
-    if len(train) < 2:
+    if len(train) < 2 and train_split != eval_split:  # weights may be evaluated on one of their classes
         raise UserError(
             f"folder '{path}' has only one class, '{next(iter(train))}'; two or more are needed; {_LAYOUT}"
         )
@@ -139,15 +140,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _require_distinct(class_names: Iterable[str], path: str) -> None:
-    """Raises UserError for classes that a file system which ignores case would merge."""
-    seen: dict[str, str] = {}
-    for name in class_names:
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            raise UserError(
-                f"classes '{other}' and '{name}' in '{path}' differ by case only; on some file systems they "
-                "are one folder; merge or rename them"
-            )
+    """Raises UserError for two classes whose names are one in two spellings; case tells classes apart."""
+    if fault := fault_of(sorted(set(class_names))):
+        raise UserError(f"folder '{path}' cannot be used: {fault}; rename one of the class folders")
 
 
 def _warnings(listings: Sequence[_Listing]) -> tuple[str, ...]:

@@ -61,19 +61,20 @@ def eval_image(
     """
     shape = shape or (preprocessing.image_size, preprocessing.image_size)
     if preprocessing.augment == "inception_crop":
-        box = _centre_box(*size_of(image), preprocessing.image_size, shape)
+        box = _centre_box(*size_of(image), preprocessing, shape)
         image = _decode_crop_resize(image, box, shape, preprocessing)
     else:
         image = _resize(decode(image), shape, preprocessing)
     return _finish(image, preprocessing, shape)
 
 
-def eval_padding(image_size: int) -> int:
+def eval_padding(image_size: int, share: float = 0.875) -> int:
     """Returns the pixels of the resized image around evaluation's crop: 32, 34, 37, 43, 54, 65 for B0 to B5.
 
-    Source: tensorflow/tpu, models/official/efficientnet/preprocessing.py (crop fraction 0.875).
+    ``share`` is the crop's of the shorter side. Source of its default: tensorflow/tpu,
+    models/official/efficientnet/preprocessing.py.
     """
-    return round(image_size * (1 / 0.875 - 1))
+    return round(image_size * (1 / share - 1))
 
 
 def _random_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
@@ -93,18 +94,21 @@ def _random_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing
     failed = tf.reduce_all(size[:2] == tf.stack([height, width]))
     box = tf.where(
         failed,
-        _centre_box(height, width, preprocessing.image_size, shape),
+        _centre_box(height, width, preprocessing, shape),
         tf.concat([begin[:2], size[:2]], 0),
     )
     return _decode_crop_resize(image, box, shape, preprocessing)
 
 
-def _centre_box(height: tf.Tensor, width: tf.Tensor, image_size: int, shape: tuple[int, int]) -> tf.Tensor:
+def _centre_box(
+    height: tf.Tensor, width: tf.Tensor, preprocessing: Preprocessing, shape: tuple[int, int]
+) -> tf.Tensor:
     """Returns (top, left, height, width), int32: the largest centred box of this shape, less the padding.
 
     A square is rounded as in the released code.
     """
-    fraction = image_size / (image_size + eval_padding(image_size))
+    size = preprocessing.image_size
+    fraction = size / (size + eval_padding(size, preprocessing.eval_crop_share))
     scale = tf.minimum(tf.cast(height, tf.float32) / shape[0], tf.cast(width, tf.float32) / shape[1])
     if shape[0] == shape[1]:  # dividing and multiplying again would round
         sides = [tf.cast(fraction * tf.cast(tf.minimum(height, width), tf.float32), tf.int32)] * 2

@@ -84,6 +84,7 @@ def _converted(trained: Any, jax2onnx: Any) -> Any:
         "class_names": json.dumps(list(trained.class_names), ensure_ascii=False),
         "image_size": str(size),
         "view": trained.view,
+        "eval_crop_share": str(trained.eval_crop_share),
         # For pixels in 0..1; the program itself normalises.
         "mean": json.dumps(list(trained.mean_rgb)),
         "std": json.dumps(list(trained.stddev_rgb)),

@@ -1,5 +1,6 @@
 """Checkpoints of TensorFlow, read: files ``….index`` and ``….data-…`` with one prefix."""
 
+import itertools
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,7 +54,11 @@ def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
         reader = tf.train.load_checkpoint(str(path))
         shapes = reader.get_variable_to_shape_map()
         types = reader.get_variable_to_dtype_map()
-        kept = [name for name in shapes if not TENSORFLOW.is_ignored(_scopeless(name.removesuffix(_AVERAGE)))]
+        own_names = {name.removesuffix(_AVERAGE) for name in shapes}
+        # An optimizer's slot is called as its variable, and then as the optimizer: kernel/LARSOptimizer.
+        slots = {name for name in own_names if own_names & set(_outer(name))}
+        kept = [name for name in shapes if name.removesuffix(_AVERAGE) not in slots]
+        kept = [name for name in kept if not TENSORFLOW.is_ignored(_scopeless(name.removesuffix(_AVERAGE)))]
         kept = [name for name in kept if types[name].is_floating]
         check_size(prefix, len(shapes), sum(int(np.prod(shapes[name])) * types[name].size for name in kept))
         averaged = {name.removesuffix(_AVERAGE) for name in kept if name.endswith(_AVERAGE)}
@@ -71,6 +76,11 @@ def read_checkpoint(prefix: str, *, raw: bool) -> Tensors:
     finally:
         links.close()  # the reader opens files when it needs them
     return tensors
+
+
+def _outer(name: str) -> list[str]:
+    """Returns the names that this one continues: of ``a/b/c``, ``a`` and ``a/b``."""
+    return list(itertools.accumulate(name.split("/")[:-1], "{}/{}".format))
 
 
 def _scopeless(name: str) -> str:

@@ -16,7 +16,6 @@ _EXPANDED = _SQUEEZE | conv_and_bn(
     expand=("conv2d", _BN), depthwise=("depthwise_conv2d", f"{_BN}_1"), project=("conv2d_1", f"{_BN}_2")
 )
 _NOT_EXPANDED = _SQUEEZE | conv_and_bn(depthwise=("depthwise_conv2d", _BN), project=("conv2d", f"{_BN}_1"))
-_SLOTS = ("RMSProp", "RMSProp_1", "Momentum", "ExponentialMovingAverage")
 
 
 def _name(block: Block | None, layer: str, leaf: str) -> str:
@@ -31,7 +30,7 @@ def _name(block: Block | None, layer: str, leaf: str) -> str:
 
 
 def _is_ignored(name: str) -> bool:
-    return "/" not in name or name.rpartition("/")[2] in _SLOTS
+    return "/" not in name  # global_step, beta1_power: of no layer
 
 
 TENSORFLOW = Layout(
