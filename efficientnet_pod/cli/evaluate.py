@@ -7,7 +7,7 @@ from pathlib import Path
 from absl import flags
 from etils import epath
 
-from efficientnet_pod.cli.flags import define_checkpoint, parse_flags, values_of
+from efficientnet_pod.cli.flags import define_checkpoint, define_exif, parse_flags, values_of
 from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import console
@@ -70,5 +70,6 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("image_size", None, about, 1, flag_values=values)
     about = "Evaluate each image and its mirror image; by default as the recipe has it."
     flags.DEFINE_bool("flip", None, about, flag_values=values)
+    define_exif(values)
     define_checkpoint(values, default=None, rule="; by default the best, with --workdir the latest")
     define_hosts(values)

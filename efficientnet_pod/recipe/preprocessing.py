@@ -25,6 +25,8 @@ class Preprocessing:
       cutout: side of a grey square over a random place, in pixels, an even number; 0 for none.
       resize: ``reference``, the bicubic kernel of the released code, or ``fast``, averaged where the image
         shrinks and linear where it grows, in whole levels; see :mod:`fast_decode`.
+      exif: ``ignored``: pixels are taken as they are stored, as the released code and TFDS take them;
+        ``respected``: a photo is first turned or mirrored as its camera notes in EXIF.
       dtype: type of the result, ``uint8``, ``bfloat16`` or ``float32``; levels of 0..255 in each. The bicubic
         kernel overshoots, which uint8 clips and the others keep, as the released code does.
     """
@@ -39,11 +41,12 @@ class Preprocessing:
     policy_bugs: bool = False
     cutout: int = 0
     resize: str = "reference"
+    exif: str = "ignored"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         """Asserts what the rules of a recipe have checked, for callers without a recipe."""
-        for name in ("augment", "resize", "policy"):
+        for name in ("augment", "resize", "exif", "policy"):
             assert getattr(self, name) in CHOICES[f"data.{name}"], self
         assert 0 <= self.max_shift < self.image_size and self.cutout % 2 == 0, self
 

@@ -121,6 +121,7 @@ def convert(
         stddev_rgb=tuple(about.get("std", std)),
         view=ours.get("view", WHOLE if about.get("crop_pct") == 1.0 and ours else CENTRE),
         resize=ours.get("resize", "reference"),
+        exif=ours.get("exif", "ignored"),
         settings=settings,
         origin=origin if is_new else ours.get("origin", origin),
     )

@@ -102,6 +102,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             "image_size": size,
             "view": trained.view,
             "resize": trained.resize,
+            "exif": trained.exif,
             "settings": {**trained.settings, "bn_epsilon": trained.bn_epsilon},
             "origin": dict(trained.origin),
         },

@@ -68,6 +68,7 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
         stddev_rgb=recipe.data.stddev_rgb,
         view=view_of(recipe.data.augment),
         resize=recipe.data.resize,
+        exif=recipe.data.exif,
         settings=settings,
         origin={
             "source": str(workdir.path),

@@ -13,6 +13,7 @@ from efficientnet_pod.weights.formats.keras import MEMBER, normalisation_of, rea
 from efficientnet_pod.weights.formats.safetensors_file import read_safetensors
 from efficientnet_pod.weights.formats.tensorflow_checkpoint import find_checkpoint, read_checkpoint
 from efficientnet_pod.weights.hub import fetch
+from efficientnet_pod.workdir.files import GIT_LFS
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK"
 _PICKLE, _NUMPY = b"\x80", b"\x93NUMPY"
@@ -37,7 +38,9 @@ def read_foreign(name: str, *, raw: bool = False) -> Foreign:
     if not file.is_file():
         return _read_checkpoint(path, name, raw=raw)
     with file.open("rb") as opened:
-        start = opened.read(16)
+        start = opened.read(len(GIT_LFS))
+    if start == GIT_LFS:
+        raise UserError(f"'{name}' is a pointer of Git LFS, not the file; fetch it with: git lfs pull")
     if start.startswith((_HDF5, _ZIP)):
         if start.startswith(_ZIP):
             _refuse_archives_of_torch(file)
@@ -48,8 +51,6 @@ def read_foreign(name: str, *, raw: bool = False) -> Foreign:
         return Foreign(read_safetensors(file), name, about, _digest([file]))
     if start.startswith((_PICKLE, _NUMPY)) or file.suffix in (".pkl", ".pt", ".pth", ".bin"):
         raise _refusal(file)
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"'{name}' is a pointer of Git LFS, not the file; fetch it with: git lfs pull")
     if file.suffix in (".safetensors", ".h5", ".hdf5", ".keras"):
         size = file.stat().st_size
         raise UserError(

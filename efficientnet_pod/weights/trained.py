@@ -28,6 +28,7 @@ class Trained:
       stddev_rgb: divisor of the pixels after that.
       view: part of a photograph that the network sees, ``centre`` or ``whole``.
       resize: ``reference`` or ``fast``, see :class:`Preprocessing`.
+      exif: ``ignored`` or ``respected``, see :class:`Preprocessing`.
       settings: fields of ``config.model`` that change what the network computes in evaluation.
       origin: history of the weights, for people: ``source``, ``sha256``, ``step``, ``top1`` …
     """
@@ -40,6 +41,7 @@ class Trained:
     stddev_rgb: tuple[float, ...] = STDDEV_RGB
     view: str = CENTRE
     resize: str = "reference"
+    exif: str = "ignored"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
