@@ -194,3 +194,12 @@ def test_labels_and_arrays():
     assert find_fault({"image": image, "label": 1}, 2) is None
     for label in (-1, 2):
         assert find_fault({"image": image, "label": label}, 2) == f"its label {label} is outside 0..1"
+
+
+@pytest.mark.parametrize("data", [PROGRESSIVE[: len(PROGRESSIVE) // 2], PROGRESSIVE[:-20], JPEG[:200]])
+def test_a_torn_image_is_refused_before_the_decoder_prints_a_line_without_its_name(data, capfd):
+    for preprocessing in (CROP, WHOLE):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="a torn JPEG"):
+            eval_image(tf.constant(data), preprocessing)
+    assert "truncated JPEG" in (find_fault({"image": data, "label": 0}, 1) or "")
+    assert capfd.readouterr() == ("", "")

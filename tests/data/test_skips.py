@@ -171,9 +171,7 @@ def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(
         return replaced(*arguments)
 
     monkeypatch.setattr(pipeline.Batches, "_with_bad_images_replaced", repaired)
-    with pytest.raises(
-        RunError, match="could not be read: jpeg::Uncompress failed.*; a second look"
-    ) as stopped:
+    with pytest.raises(RunError, match="could not be read: .*a torn JPEG.*; a second look") as stopped:
         training(opened(folder))
     assert "\n" not in str(stopped.value)
 

@@ -202,8 +202,6 @@ def test_a_path_without_the_word_in_front_gets_it(tmp_path, monkeypatch, name):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     root = write_folder(tmp_path / "photos", {"cat": 2, "dog": 2})
-    monkeypatch.setattr(tf.io.gfile, "exists", os.path.exists)  # no bucket is asked
-    monkeypatch.setattr(tf.io.gfile, "isdir", os.path.isdir)
     name = name.replace("ROOT", str(root))
     with pytest.raises(
         UserError, match=f"'{name}' is a path; .* --config.data.name=folder:{name} "
@@ -229,6 +227,13 @@ def test_a_store_out_of_reach_is_one_line(monkeypatch):
     monkeypatch.setattr(tf.io.gfile, "isdir", unreachable)
     with pytest.raises(UserError, match="data set 'folder:gs://b/x' cannot be reached: Error executing"):
         open_source("folder:gs://b/x")
+
+    def wrapped(*_, **__):
+        raise RuntimeError("Failed to construct") from tf.errors.AbortedError(None, None, "no host")
+
+    monkeypatch.setattr(tfds, "builder", wrapped)
+    with pytest.raises(UserError, match="data set 'cifar10' cannot be reached: no host; correct the path"):
+        open_source("cifar10", data_dir="gs://b")
 
 
 def test_a_split_folder_of_another_name_gets_the_field_that_names_it(tmp_path):

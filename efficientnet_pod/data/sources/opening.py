@@ -47,5 +47,6 @@ def open_source(
         return open_tfds(name, data_dir and expanduser(data_dir), train_split, eval_split)
     except (tf.errors.OpError, OSError) as error:  # of an object store, a network or a disk
         raise UserError(
-            f"data set '{name}' cannot be reached: {reason_of(error)}; see to path, network and credentials"
+            f"data set '{name}' cannot be reached: {reason_of(error)}; correct the path, or see to network "
+            "and credentials"
         ) from None

@@ -148,6 +148,8 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         raise UserError(_a_path(name))
     try:
         return tfds.builder(name, data_dir=data_dir)
+    except RuntimeError as error:
+        raise error.__cause__ or error from None  # TFDS wraps the error of an object store
     except (AssertionError, ImportError, ValueError) as error:
         is_unknown = isinstance(error, tfds.core.DatasetNotFoundError)  # a kind of ValueError
         if not is_unknown and "builder name string" not in str(
@@ -169,13 +171,13 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 def _a_path(name: str) -> str:
     """Returns the message for a path in place of a name, with the word that its contents suggest."""
     folder, kind = os.path.expanduser(name), "folder"
-    if tf.io.gfile.exists(join(folder, "dataset_info.json")):
+    if os.path.exists(join(folder, "dataset_info.json")):
         kind = "prepared"
-    elif tf.io.gfile.isdir(folder) and any("-of-" in entry for entry in tf.io.gfile.listdir(folder)):
+    elif os.path.isdir(folder) and any("-of-" in entry for entry in os.listdir(folder)):
         kind = "tfrecord"
     return (
-        f"data set '{name}' is a path; a path has a word in front that says what is there: "
-        f"--config.data.name={kind}:{name} (of evaluate: --data={kind}:{name})"
+        f"data set '{name}' is a path; a word in front says what is there: "
+        f"--config.data.name={kind}:{name} (of evaluate: --data={kind}:…)"
     )
 
 

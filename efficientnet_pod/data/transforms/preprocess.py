@@ -139,10 +139,22 @@ def size_of(image: tf.Tensor, orientation: tf.Tensor | None = None) -> tuple[tf.
             tf.io.decode_raw(tf.strings.substr(image, 16, 8), tf.int32, little_endian=False), [0]
         )
 
-    number = tf.cast(_is(image, JPEG_MAGIC), tf.int32) + 2 * tf.cast(_is(image, PNG_MAGIC), tf.int32)
-    size = tf.switch_case(
-        number, [lambda: other_size(image), lambda: tf.image.extract_jpeg_shape(image)[:2], png_size]
+    def jpeg_size() -> tf.Tensor:
+        return tf.image.extract_jpeg_shape(image)[:2]
+
+    def torn_jpeg_size() -> tf.Tensor:
+        # Refused here: the decoder prints a line of its own about a torn JPEG, which names no file.
+        pairs = tf.cast(tf.io.decode_raw(image, tf.uint8), tf.int32)
+        is_end = pairs[:-1] * 256 + pairs[1:] == int.from_bytes(JPEG_END, "big")
+        has_end = tf.raw_ops.Assert(condition=tf.reduce_any(is_end), data=["a torn JPEG"], summarize=3)
+        with tf.control_dependencies([has_end]):
+            return jpeg_size()
+
+    is_jpeg, is_png = _is(image, JPEG_MAGIC), _is(image, PNG_MAGIC)
+    number = tf.cast(is_jpeg, tf.int32) * (1 + tf.cast(_ends(image), tf.int32)) + 3 * tf.cast(
+        is_png, tf.int32
     )
+    size = tf.switch_case(number, [lambda: other_size(image), torn_jpeg_size, jpeg_size, png_size])
     height, width = tf.unstack(tf.ensure_shape(size, [2]))
     # The op itself: tf.debugging.Assert wraps it in a conditional, which costs more than the comparison.
     message = f"an image of more than {MAX_PIXELS:,} pixels"
@@ -154,6 +166,12 @@ def size_of(image: tf.Tensor, orientation: tf.Tensor | None = None) -> tuple[tf.
 
 def _is(image: tf.Tensor, magic: bytes) -> tf.Tensor:
     return tf.equal(tf.strings.substr(image, 0, len(magic)), magic)
+
+
+def _ends(image: tf.Tensor) -> tf.Tensor:
+    """Returns whether the last bytes of an encoded image are a JPEG's end marker."""
+    tail = tf.strings.length(image) - len(JPEG_END)
+    return tf.equal(tf.strings.substr(image, tf.maximum(tail, 0), len(JPEG_END)), JPEG_END)
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:
@@ -207,9 +225,8 @@ def _decode_crop_resize(
 
     if image.dtype != tf.string:
         return _resize(crop(image), size, preprocessing)
-    ends = tf.equal(tf.strings.substr(image, -len(JPEG_END), len(JPEG_END)), JPEG_END)
     pixels = tf.cond(  # ImageNet has one PNG among its JPEGs, and the JPEG crop rejects it
-        _is(image, JPEG_MAGIC) & ends, crop_jpeg, lambda: crop(_decode_whole(image))
+        _is(image, JPEG_MAGIC) & _ends(image), crop_jpeg, lambda: crop(_decode_whole(image))
     )
     return _resize(upright(pixels, orientation), size, preprocessing)
 
