@@ -77,8 +77,8 @@ def _predict(path: str, names: Sequence[str], values: flags.FlagValues) -> int:
     shown = [file for file, _ in titles[:_LOOKED_AT]]
     if trained.exif == "ignored" and not values.exif and (turned := count_turned(shown)):
         print(
-            f"{turned:,} of {len(shown):,} photos were not turned upright as EXIF notes, because the weights "
-            "were trained without that; --exif=respected turns them",
+            f"EXIF notes {turned:,} of {len(shown):,} photos as turned, which these weights were trained to "
+            "ignore; --exif=respected turns them upright",
             file=sys.stderr,
         )
     if values.sheet and titles:

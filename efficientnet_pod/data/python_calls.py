@@ -30,6 +30,9 @@ def call_python(function: Callable[..., Any], argument: tf.Tensor, dtype: Any) -
         raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
 
 
+_QUIET = 5  # tenths of a second without a call, after which there are none
+
+
 class _Calls:
     """The calls of Python by tf.data's threads.
 
@@ -48,11 +51,12 @@ class _Calls:
             raise RuntimeError("the process ends")
 
     def end(self) -> None:
-        """Makes the calls fail, and waits until there are none."""
-        self._is_ending, deadline, seen = True, time.monotonic() + 5, 0
-        while self._count != seen and time.monotonic() < deadline:
+        """Makes the calls fail, and waits until there are none; on a busy machine they come with pauses."""
+        self._is_ending, deadline, quiet = True, time.monotonic() + 5, 0
+        while self._count and quiet < _QUIET and time.monotonic() < deadline:
             seen = self._count
-            time.sleep(0.2)
+            time.sleep(0.1)
+            quiet = quiet + 1 if self._count == seen else 0
 
 
 @functools.cache

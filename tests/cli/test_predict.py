@@ -160,7 +160,7 @@ def test_photos_are_turned_as_in_training_or_as_asked(tmp_path, capsys, trained_
         found = expected(trained, eval_image(seen, Preprocessing(image_size=32)).numpy()[None])[0]
         best = json.loads(printed.out)["predictions"][0]
         assert best["probability"] == pytest.approx(found.max(), abs=1e-4)
-        warning = "1 of 1 photos were not turned upright as EXIF notes"
+        warning = "EXIF notes 1 of 1 photos as turned"
         assert (warning in printed.err) == (trained_exif == "ignored" and not asked)
 
 
