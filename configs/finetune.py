@@ -39,6 +39,7 @@ def get_config(network: str = "b0") -> ConfigDict:
         config.data.mean_rgb = (127 / 255,) * 3
         config.data.stddev_rgb = (128 / 255,) * 3
     config.data.name = "folder:/photos"
+    config.data.exif = "respected"  # photos of one's own come from cameras
     config.data.min_crop_area = 0.2
 
     config.optimizer.name = "sgd"

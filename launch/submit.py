@@ -15,6 +15,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.plan import resolve
 from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.recipe.rules import check_weights
 from efficientnet_pod.run.run import image_numbers
 from launch.flags import EXAMPLE, PROGRAM, parse_submission
 from launch.job.job import Job
@@ -101,6 +102,7 @@ def require_plan(job: Job) -> None:
     replicas, kind = target.replicas * job.slices, f"{target.chip.replica}s"
     if any(word.partition("=")[0] == "--config.cpu_replicas" for word in job.arguments):
         replicas, kind = recipe.cpu_replicas * job.hosts, "CPU devices"
+    check_weights(recipe)
     try:
         images = asdict(image_numbers(recipe))
         resolve(recipe, **images, num_replicas=replicas, num_hosts=job.hosts, default_dtype="float32")

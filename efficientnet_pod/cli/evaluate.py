@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import define_checkpoint, parse_flags, values_of
+from efficientnet_pod.cli.flags import define_checkpoint, define_exif, parse_flags, values_of
 from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import console
@@ -66,5 +66,6 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("image_size", None, about, 1, flag_values=values)
     about = "Evaluate each image and its mirror image; by default as the recipe has it."
     flags.DEFINE_bool("flip", None, about, flag_values=values)
+    define_exif(values)
     define_checkpoint(values)
     define_hosts(values)

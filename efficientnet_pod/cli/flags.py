@@ -109,6 +109,13 @@ def define_checkpoint(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("raw", False, "Take the raw weights, not the averaged ones.", flag_values=values)
 
 
+def define_exif(values: flags.FlagValues) -> None:
+    """Defines the flag for the orientation that cameras note."""
+    about = "Orientation of photos noted in EXIF; by default as the weights were trained."
+    choices = ["ignored", "respected"]  # of config.data.exif, whose module imports JAX
+    flags.DEFINE_enum("exif", None, choices, about, flag_values=values)
+
+
 def values_of(values: flags.FlagValues, kind: type[Any]) -> dict[str, Any]:
     """Returns the values of the flags that are called as the fields of a dataclass."""
     return {field.name: values[field.name].value for field in dataclasses.fields(kind)}

@@ -1,5 +1,6 @@
 """The command ``predict``: image files in, class names with probabilities out."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from efficientnet_pod.cli.flags import define_checkpoint, parse_flags
+from efficientnet_pod.cli.flags import define_checkpoint, define_exif, parse_flags
+from efficientnet_pod.data.names import printable
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import output
 from efficientnet_pod.pod.terminal import progress_bar
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # --help and mistakes do not wait for JAX and TensorFlow
     from efficientnet_pod.evaluate.predictor import Predictor
     from efficientnet_pod.weights.trained import Trained
 
+_LOOKED_AT = 1000  # files whose orientation is counted
 _EXAMPLE = "efficientnet-pod predict runs/digits photos/ cat.jpg"
 
 
@@ -44,33 +47,45 @@ def _define(values: flags.FlagValues) -> None:
     about = "PNG to write: the images with their classes."
     flags.DEFINE_string("sheet", None, about, flag_values=values)
     flags.DEFINE_bool("flip", False, "Average each image and its mirror image.", flag_values=values)
+    define_exif(values)
     define_checkpoint(values)
 
 
 def _predict(path: str, names: Sequence[str], values: flags.FlagValues) -> int:
-    from efficientnet_pod.data.image_files import find_images
+    from efficientnet_pod.data.image_files import count_turned, find_images
+    from efficientnet_pod.data.sources.folders import left_out
     from efficientnet_pod.evaluate.predictor import Predictor
     from efficientnet_pod.evaluate.sheet import write_sheet
     from efficientnet_pod.pod import runtime
     from efficientnet_pod.weights.open import open_weights
 
-    files, faults = find_images(names)
+    files, faults, others = find_images(names)
     for file, reason in faults:
         _warn(file, reason)
+    for sentence in left_out(others, "file", "without the suffix of an image"):
+        print(sentence, file=sys.stderr)
     if not files:
         raise UserError(
-            f"no image to predict in {', '.join(map(repr, names))}; name files or folders of them"
+            f"no image to predict in {', '.join(map(_quoted, names))}; name files or folders of them"
         )
     runtime.start("any", None)
     trained = open_weights(path, which=values.checkpoint, raw=values.raw)
     for warning in trained.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    trained = dataclasses.replace(trained, exif=values.exif or trained.exif)
     # A whole batch of a few images would mostly be padding.
     predictor = Predictor(trained, batch=min(values.batch, len(files)), flip=values.flip)
     titles = _print_all(predictor, files, values)
+    shown = [file for file, _ in titles[:_LOOKED_AT]]
+    if trained.exif == "ignored" and not values.exif and (turned := count_turned(shown)):
+        print(
+            f"EXIF notes {turned:,} of {len(shown):,} photos as turned, which these weights were trained to "
+            "ignore; --exif=respected turns them upright",
+            file=sys.stderr,
+        )
     if values.sheet and titles:
-        shown = write_sheet(values.sheet, titles, predictor.preprocessing)
-        print(f"{values.sheet} shows {shown:,} of {len(titles):,} images", file=sys.stderr)
+        number = write_sheet(values.sheet, titles, predictor.preprocessing)
+        print(f"{values.sheet} shows {number:,} of {len(titles):,} images", file=sys.stderr)
     if output.is_unread():
         return int(bool(faults))
     return int(len(titles) < len(files) or bool(faults))
@@ -110,18 +125,17 @@ def _best(trained: "Trained", probabilities: np.ndarray, top: int) -> list[dict[
 
 
 def _line(file: str, best: Sequence[dict[str, Any]], *, as_json: bool) -> str:
-    if as_json:
+    if as_json:  # a byte that is not UTF-8 is \udc80 to \udcff, of which Python opens the file
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        row = {"image": _printable(file), "predictions": best}
-        return json.dumps(row, ensure_ascii=not is_unicode)
+        text = json.dumps({"image": file, "predictions": best}, ensure_ascii=not is_unicode)
+        return text.encode(errors="backslashreplace").decode()
     classes = (f"{row['name']} {100 * row['probability']:.1f} %" for row in best)
-    return f"{_printable(file)}  {', '.join(classes)}"
+    return f"{printable(file)}  {', '.join(classes)}"
 
 
 def _warn(file: str, reason: str) -> None:
-    print(f"skipped '{_printable(file)}': {reason}", file=sys.stderr, flush=True)
+    print(f"skipped {_quoted(file)}: {reason}", file=sys.stderr, flush=True)
 
 
-def _printable(file: str) -> str:
-    """Returns a path as UTF-8 text, with replacements for bytes that are not UTF-8."""
-    return file.encode(errors="surrogateescape").decode(errors="replace")
+def _quoted(file: str) -> str:
+    return f"'{printable(file)}'"

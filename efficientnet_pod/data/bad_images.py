@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.skips import SKIP_FLAG, Skips
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
-from efficientnet_pod.data.sources.types import Records
+from efficientnet_pod.data.sources.types import Indexed, Records
+from efficientnet_pod.data.transforms.other_formats import decode_by_pillow, size_by_pillow
 from efficientnet_pod.data.transforms.preprocess import JPEG_END, JPEG_MAGIC, MAX_PIXELS, PNG_MAGIC
 from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.workdir.files import GIT_LFS
 
 _SCAN_MAGIC = b"\xff\xda"  # begins the pixel data of a JPEG
+_SAMPLE_IMAGES, _SAMPLE_SECONDS, _SAMPLE_THREADS = 300, 3.0, 8
 _BASELINE = (b"\xff\xc0", b"\xff\xc1")  # frame headers of a JPEG that is not progressive
 
 
@@ -35,7 +41,8 @@ def _label_fault(example: Mapping[str, Any], num_classes: int) -> str | None:
     return None if 0 <= label < num_classes else f"its label {label} is outside 0..{num_classes - 1}"
 
 
-def _image_fault(image: Any) -> str | None:
+def _image_fault(image: Any, *, silent: bool = True) -> str | None:
+    """Returns the fault of an image; with ``silent`` also one that no decoder reports."""
     tensor = tf.convert_to_tensor(image)
     if tensor.dtype != tf.string:
         return None
@@ -45,8 +52,10 @@ def _image_fault(image: Any) -> str | None:
     if data.startswith(PNG_MAGIC):
         return _png_fault(data)
     if data.startswith(JPEG_MAGIC):
-        return _jpeg_fault(data)
-    return f"neither a JPEG nor a PNG image, it begins with {data[:8]!r}"
+        return _jpeg_fault(data, silent=silent)
+    if data.startswith(GIT_LFS):
+        return "it is a pointer of Git LFS, not the image, which git lfs pull fetches"
+    return _other_fault(data)
 
 
 def _png_fault(data: bytes) -> str | None:
@@ -62,7 +71,7 @@ def _png_fault(data: bytes) -> str | None:
     return None
 
 
-def _jpeg_fault(data: bytes) -> str | None:
+def _jpeg_fault(data: bytes, *, silent: bool) -> str | None:
     truncated = "truncated JPEG, its end marker is missing"
     if JPEG_END not in data:
         return truncated
@@ -77,7 +86,19 @@ def _jpeg_fault(data: bytes) -> str | None:
     except tf.errors.InvalidArgumentError:
         # The end marker may belong to a preview in the header.
         return truncated if data.rfind(JPEG_END) < data.rfind(_SCAN_MAGIC) else "damaged JPEG"
-    return "truncated JPEG, to which an end marker was added" if _ends_early(data, pixels) else None
+    if silent and _ends_early(data, pixels):
+        return "truncated JPEG, to which an end marker was added"
+    return None
+
+
+def _other_fault(data: bytes) -> str | None:
+    try:
+        height, width = size_by_pillow(data)
+        if not (fault := _size_fault(width, height)):
+            decode_by_pillow(data)
+    except ValueError as error:
+        return str(error)
+    return fault
 
 
 def _ends_early(data: bytes, pixels: np.ndarray) -> bool:
@@ -210,16 +231,54 @@ class Batches:
 
     def _skip(self, number: int | None, example: Any, reason: str) -> None:
         """Counts a bad image; raises UserError if it must not be skipped."""
-        name = example["name"].numpy().decode(errors="replace")
+        name = printable(example["name"].numpy())
         split = f"of the {self.split} split"
         image = f"image '{name}' " + (split if number is None else f"(number {number} {split})")
         if _label_fault(example, self.num_classes):
             raise UserError(f"{image} cannot be used: {reason}; correct its label or remove it")
         if self.skips and self.skips.allowed:
             return self.skips.add(name, image, reason)
-        remedy = (
-            f"replace or remove it, or let each host skip up to N such images: {SKIP_FLAG}=N"
-            if self.skips
-            else "replace or remove it; evaluation skips none: the accuracy on fewer images is another number"
-        )
-        raise UserError(f"{image} cannot be used: {reason}; {remedy}")
+        raise UserError(f"{image} cannot be used: {reason}; {_remedy(may_skip=self.skips is not None)}")
+
+
+def _remedy(*, may_skip: bool) -> str:
+    if may_skip:
+        return f"replace or remove it, or let each host skip up to N such images: {SKIP_FLAG}=N"
+    return "replace or remove it; evaluation skips none: the accuracy on fewer images is another number"
+
+
+def look_at_sample(examples: Indexed | Records, *, split: str, may_skip: bool) -> None:
+    """Looks at some images of all parts of a split, for a few seconds, before minutes of compilation.
+
+    Args:
+      examples: the split; record files, which are read from the front, are not looked at, nor are arrays.
+      split: ``training`` or ``evaluation``.
+      may_skip: whether the recipe has a field that lets bad images be skipped.
+
+    Raises:
+      UserError: an image cannot be used.
+    """
+    if not isinstance(examples, Indexed):
+        return
+    read: Any = tf.data.Dataset.range(1).map(examples.fetch).element_spec  # traced, and no image read
+    if read["image"].dtype != tf.string:
+        return
+    end = time.monotonic() + _SAMPLE_SECONDS
+    # Evenly over the split, in which the classes follow each other.
+    numbers = np.unique(np.linspace(0, examples.num_examples - 1, _SAMPLE_IMAGES).astype(np.int64))
+
+    def fault_of(number: int) -> str | None:
+        if time.monotonic() > end:
+            return None
+        try:
+            example = examples.fetch(tf.constant(number, tf.int64))
+        except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: of a reader written in Python
+            return f"image number {number} of the {split} split cannot be read: {reason_of(error)}"
+        fault = _image_fault(example["image"], silent=False)
+        image = f"image '{printable(example['name'].numpy())}' (number {number} of the {split} split)"
+        return f"{image} cannot be used: {fault}" if fault else None
+
+    with ThreadPoolExecutor(_SAMPLE_THREADS) as pool:
+        order = np.random.default_rng(0).permutation(numbers).tolist()
+        if fault := next(filter(None, pool.map(fault_of, order)), None):
+            raise UserError(f"{fault}; {_remedy(may_skip=may_skip)}")

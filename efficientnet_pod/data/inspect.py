@@ -14,10 +14,12 @@ from rich.text import Text
 
 from efficientnet_pod.data.bad_images import find_fault
 from efficientnet_pod.data.contact_sheet import write_contact_sheet
+from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.reading import read_records
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
 from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
+from efficientnet_pod.data.transforms.orientation import UPRIGHT, noted_orientation
 from efficientnet_pod.data.transforms.preprocess import eval_image, size_of, train_image
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import terminal
@@ -39,6 +41,7 @@ class CheckedExample:
       height: pixels; 0 for a bad image.
       width: pixels; 0 for a bad image.
       fault: reason why the example cannot be used; None for a good one.
+      is_turned: whether EXIF notes that the image does not lie as it stands; False for a bad one.
       image: undecoded image; None for a bad one.
     """
 
@@ -48,6 +51,7 @@ class CheckedExample:
     height: int
     width: int
     fault: str | None
+    is_turned: bool = False
     image: tf.Tensor | None = dataclasses.field(repr=False, default=None)
 
 
@@ -81,6 +85,13 @@ def describe_data(
     console.print("least, median and greatest of the images that were checked and are not bad", style="dim")
     for warning in source.warnings:
         console.print(Text("warning ", style="yellow"), warning)
+    turned = sum(example.is_turned for split in checked.values() for example in split)
+    if turned and data.exif == "ignored":
+        console.print(
+            Text("warning ", style="yellow"),
+            f"EXIF notes {turned:,} of the photos checked as turned, and they are taken as stored; to turn "
+            "them upright: --config.data.exif=respected",
+        )
     bad = [(split, example) for split in checked for example in checked[split] if example.fault]
     for split, example in bad:
         console.print(Text("bad image ", style="red"), f"{split}: {example.name}: {example.fault}")
@@ -168,12 +179,13 @@ def _checked(read: Callable[[], Example] | str, num_classes: int) -> CheckedExam
     except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: of a reader in Python
         return CheckedExample("", -1, 0, 0, 0, reason_of(error))
     image, label = example["image"], int(example["label"])
-    name = bytes(example["name"].numpy()).decode(errors="replace")
+    name = printable(example["name"].numpy())
     num_bytes = len(image.numpy()) if image.dtype == tf.string else image.numpy().nbytes
     if fault := find_fault(example, num_classes):
         return CheckedExample(name, label, num_bytes, 0, 0, fault)
     height, width = (int(side) for side in size_of(image))
-    return CheckedExample(name, label, num_bytes, height, width, None, image)
+    is_turned = image.dtype == tf.string and bool(noted_orientation(image.numpy()) != UPRIGHT)
+    return CheckedExample(name, label, num_bytes, height, width, None, is_turned, image)
 
 
 def _table(
@@ -189,6 +201,9 @@ def _table(
     table.add_row("read", *map(_way_of_reading, splits.values()))
     table.add_row("checked", *(f"{len(examples):,}" for examples in checked.values()))
     table.add_row("bad", *(f"{len(checked[split]) - len(good[split]):,}" for split in splits))
+    counts = [sum(example.is_turned for example in good[split]) for split in splits]
+    if any(counts):
+        table.add_row("turned by EXIF", *(f"{count:,}" for count in counts))
     table.add_row("bytes an image", *map(_bytes, good.values()))
     for row, side in (("short side, px", min), ("long side, px", max)):
         lengths = ([side(example.height, example.width) for example in good[split]] for split in splits)

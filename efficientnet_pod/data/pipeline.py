@@ -13,6 +13,7 @@ from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.skips import Skips
 from efficientnet_pod.data.sources.reading import map_in_parallel
 from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
+from efficientnet_pod.data.transforms.orientation import orientation_of
 from efficientnet_pod.data.transforms.preprocess import eval_image, size_of, train_image
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
@@ -151,8 +152,10 @@ def eval_batches(
     )
 
 
-def aspect_ratios(source: Source) -> np.ndarray:
+def aspect_ratios(source: Source, *, exif: str) -> np.ndarray:
     """Returns width / height of each evaluation image, float64, read from the headers without decoding.
+
+    ``exif`` is the field of :class:`.Preprocessing`.
 
     Raises:
       UserError: the source is read from the front, or a file is no image.
@@ -164,6 +167,9 @@ def aspect_ratios(source: Source) -> np.ndarray:
         )
     fetch, numbers = source.eval.fetch, tf.data.Dataset.range(source.num_eval)
 
+    def size(example: Example) -> tuple[tf.Tensor, tf.Tensor]:
+        return size_of(example["image"], orientation_of(example["image"], exif))
+
     def look(number: int) -> Iterator[Undecoded]:
         examples = numbers.skip(number * _HEADERS).take(_HEADERS)
         return _fetched(fetch, examples.map(lambda i: (i,)))
@@ -171,9 +177,9 @@ def aspect_ratios(source: Source) -> np.ndarray:
     headers = Batches(
         split="evaluation",
         num_classes=source.num_classes,
-        open=map_in_parallel(numbers, lambda i: size_of(fetch(i)["image"])).batch(_HEADERS).skip,
+        open=map_in_parallel(numbers, lambda i: size(fetch(i))).batch(_HEADERS).skip,
         look=look,
-        finish=lambda number: lambda example: size_of(example["image"]),
+        finish=lambda number: size,
     )
     sizes: list[Any] = []
     with progress_bar(

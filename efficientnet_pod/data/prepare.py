@@ -14,6 +14,7 @@ from efficientnet_pod.data.shards import features_of, shards_of, write_metadata,
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.tfds import MANIFEST, split_names
 from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
+from efficientnet_pod.data.transforms.orientation import orientation_of, with_note
 from efficientnet_pod.data.transforms.preprocess import decode, in_levels
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
@@ -60,8 +61,9 @@ class _Manifest:
 def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) -> CopySummary:
     """Writes the splits that a recipe names, whole and in order, as ArrayRecord files with TFDS metadata.
 
-    A JPEG or PNG whose short side is at most ``resize`` pixels is copied byte for byte. Others are resized to
-    that short side (bicubic, antialiased) and encoded as JPEG of this ``quality``, 1..100. The same call
+    An image whose short side is at most ``resize`` pixels is copied byte for byte. Others are resized to
+    that short side (bicubic, antialiased) and encoded as JPEG of this ``quality``, 1..100, which notes the
+    same orientation in EXIF: a copy can be read with any ``config.data.exif``. The same call
     again goes on at the first missing shard, and changes nothing in a complete copy. ``open_source`` opens it
     as ``prepared:OUTPUT``, with the same splits and slices.
 
@@ -129,7 +131,7 @@ def _claim(output: str, wanted: _Manifest) -> tuple[Path, _Manifest]:
             f"output '{output}' is in an object store; ArrayRecord files are written to a file system; "
             "name a local folder and copy it afterwards"
         )
-    folder = Path(output)
+    folder = Path(output).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = _Manifest.read(folder)
@@ -189,14 +191,19 @@ def _complete(folder: Path, manifest: _Manifest, splits: dict[str, Indexed | Rec
 def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tensor:
     """Returns an encoded image whose short side is at most ``resize`` pixels.
 
-    ``image`` is an encoded JPEG or PNG, which is returned byte for byte if it is small enough, or a uint8
-    array (height, width, 3), which then becomes a PNG. A larger one becomes a JPEG of this ``quality``,
-    1..100. Raises InvalidArgumentError if the image cannot be decoded.
+    ``image`` is an encoded image, which is returned byte for byte if it is small enough, or a uint8 array
+    (height, width, 3), which then becomes a PNG. A larger one becomes a JPEG of this ``quality``, 1..100,
+    that notes the same orientation. Raises InvalidArgumentError if the image cannot be decoded.
     """
     pixels, is_array = decode(image), image.dtype != tf.string
+
+    def smaller() -> tf.Tensor:
+        jpeg = tf.io.encode_jpeg(shorten(pixels, resize), quality=quality, format="rgb")
+        return with_note(jpeg, orientation_of(image, "respected"))
+
     return tf.cond(
         tf.reduce_min(tf.shape(pixels)[:2]) > resize,
-        lambda: tf.io.encode_jpeg(shorten(pixels, resize), quality=quality, format="rgb"),
+        smaller,
         lambda: tf.io.encode_png(pixels) if is_array else image,
     )
 

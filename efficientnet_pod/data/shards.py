@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from efficientnet_pod.data.bad_images import find_fault
+from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.reading import map_in_parallel, read_part
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
@@ -89,7 +90,7 @@ def write_shard(
             for example in iterator:
                 image, label = example["image"], int(example["label"])
                 if not 0 <= label < num_classes:
-                    name = example["name"].decode(errors="replace")
+                    name = printable(example["name"])
                     raise UserError(
                         f"image '{name}' has label {label}; labels must be 0..{num_classes - 1}; correct or "
                         "remove it"
@@ -127,7 +128,7 @@ def _first_fault(examples: Indexed | Records, shard: Shard, transform: Callable[
         except tf.errors.OpError as error:
             # The label is checked where it is written.
             reason = find_fault({**example, "label": 0}, 1) or reason_of(error)
-            return f"image '{example['name'].numpy().decode(errors='replace')}' cannot be decoded: {reason}"
+            return f"image '{printable(example['name'].numpy())}' cannot be decoded: {reason}"
 
 
 def write_metadata(

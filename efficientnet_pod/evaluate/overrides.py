@@ -26,6 +26,7 @@ class Overrides:
       batch: images a step, all replicas together.
       image_size: height and width in pixels.
       flip: whether mirror images are evaluated too.
+      exif: ``ignored`` or ``respected``: whether photos are turned upright as EXIF notes.
     """
 
     data: str | None = None
@@ -34,6 +35,7 @@ class Overrides:
     batch: int | None = None
     image_size: int | None = None
     flip: bool | None = None
+    exif: str | None = None
 
     def applied(self, config: dict[str, Any]) -> dict[str, Any]:
         """Returns the config with these values.
@@ -43,7 +45,9 @@ class Overrides:
         """
         if self.flip is not None:
             config = config | {"eval_flip": self.flip}
-        if dataclasses.replace(self, flip=None) == Overrides():
+        if self.exif is not None:
+            config = config | {"data": config["data"] | {"exif": self.exif}}
+        if dataclasses.replace(self, flip=None, exif=None) == Overrides():
             return config  # images and batches stay as they are
         data = dict(config["data"])
         if self.data:
@@ -74,6 +78,7 @@ def config_for(trained: Trained) -> dict[str, Any]:
         "augment": trained.augment,
         "resize": trained.resize,
         "eval_crop_share": trained.eval_crop_share,
+        "exif": trained.exif,
         "mean_rgb": trained.mean_rgb,
         "stddev_rgb": trained.stddev_rgb,
     }

@@ -68,7 +68,7 @@ class Predictor:
     def of_files(self, paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray | str]]:
         """Yields each path, in order, with its probabilities (classes,), or with the reason, in one line.
 
-        JPEG and PNG files are decoded, cropped and resized as evaluation does it, some ahead of the network.
+        Files are decoded, cropped and resized as evaluation does it, some ahead of the network.
         """
         from efficientnet_pod.data.image_files import decode_files  # TensorFlow takes seconds to import
 
@@ -83,9 +83,5 @@ class Predictor:
     def preprocessing(self) -> Preprocessing:
         """Decoding, crop and size of a file, as in evaluation."""
         trained = self.trained
-        return Preprocessing(
-            image_size=trained.image_size,
-            augment=trained.augment,
-            resize=trained.resize,
-            eval_crop_share=trained.eval_crop_share,
-        )
+        same = ("image_size", "augment", "resize", "exif", "eval_crop_share")
+        return Preprocessing(**{name: getattr(trained, name) for name in same})

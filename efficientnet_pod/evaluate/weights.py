@@ -22,7 +22,7 @@ from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.identity import identity_of
 from efficientnet_pod.run.metrics import Rates
 from efficientnet_pod.run.programs import eval_step_of
-from efficientnet_pod.run.run import Run, open_images, run_on
+from efficientnet_pod.run.run import Run, look_at_images, open_images, run_on
 from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.open import checkpoint_at, open_weights
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
@@ -87,6 +87,7 @@ def evaluate_path(
         if hosts.index() == 0:
             warn(warning)
     hosts.agree("the run", identity_of(run))
+    look_at_images(run, splits=("evaluation",))
     confusions, calibration = Confusions(run.plan.num_classes), Calibration()
 
     def collect(*batch: Any) -> None:
@@ -249,6 +250,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "image_size": plan.image_size,
         "augment": data.augment,
         "resize": data.resize,
+        "exif": data.exif,
         "eval_crop": data.eval_crop,
         "eval_crop_share": None if is_whole else data.eval_crop_share,
         "flip": plan.recipe.eval_flip,

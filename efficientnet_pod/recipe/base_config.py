@@ -61,6 +61,7 @@ def base_config() -> Any:
     config.data.image_size = 0  # the network's
     config.data.link_dtype = "auto"
     config.data.resize = "reference"
+    config.data.exif = "ignored"
     config.data.mean_rgb = (0.485, 0.456, 0.406)  # ImageNet's
     config.data.stddev_rgb = (0.229, 0.224, 0.225)
     config.data.augment = "inception_crop"

@@ -9,7 +9,7 @@ from efficientnet_pod.optim.schedules import peak_learning_rate, schedule_warnin
 from efficientnet_pod.recipe.phases import Phase, PlacedRecipe, resolve_phases
 from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.recipe.rectangles import Shapes, eval_batch_of
-from efficientnet_pod.recipe.rules import check_recipe
+from efficientnet_pod.recipe.rules import check_recipe, lack_of_weights
 
 # The names in ``plan.json``, in its order: those between ``recipe`` and ``phases``, and those of a phase.
 _BATCHES = ("host_batch", "per_replica_batch", "bn_batch")
@@ -192,4 +192,6 @@ def _warnings(plan: Plan) -> list[str]:
     if bn_batch < 16:
         remedy = "ghost_batch" if plan.recipe.model.ghost_batch else "bn_group_size"
         warnings.append(f"{bn_batch} images normalise together; below 16 accuracy suffers: raise {remedy}")
+    if lack := lack_of_weights(plan.recipe):
+        warnings.append(lack)
     return warnings

@@ -26,6 +26,8 @@ class Preprocessing:
       resize: ``reference``, the bicubic kernel of the released code, or ``fast``, averaged where the image
         shrinks and linear where it grows, in whole levels; see :mod:`fast_decode`.
       eval_crop_share: share of the shorter side that evaluation's central crop sees.
+      exif: ``ignored``: pixels are taken as they are stored, as the released code and TFDS take them;
+        ``respected``: a photo is first turned or mirrored as its camera notes in EXIF.
       dtype: type of the result, ``uint8``, ``bfloat16`` or ``float32``; levels of 0..255 in each. The bicubic
         kernel overshoots, which uint8 clips and the others keep, as the released code does.
     """
@@ -41,11 +43,12 @@ class Preprocessing:
     cutout: int = 0
     resize: str = "reference"
     eval_crop_share: float = 0.875
+    exif: str = "ignored"
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         """Asserts what the rules of a recipe have checked, for callers without a recipe."""
-        for name in ("augment", "resize", "policy"):
+        for name in ("augment", "resize", "exif", "policy"):
             assert getattr(self, name) in CHOICES[f"data.{name}"], self
         assert 0 <= self.max_shift < self.image_size and self.cutout % 2 == 0, self
 

@@ -13,6 +13,7 @@ CHOICES = {
     "model.dtype": ("auto", "bfloat16", "float32"),
     "data.link_dtype": ("auto", "uint8", "bfloat16", "float32"),
     "data.resize": ("reference", "fast"),
+    "data.exif": ("ignored", "respected"),
     "data.augment": ("inception_crop", "pad_crop_flip", "shift"),
     "data.policy": ("none", "autoaugment", "randaugment"),
     "data.eval_crop": ("square", "rectangular"),
@@ -69,6 +70,7 @@ class DataSettings:
       link_dtype: type of the images on their way to the devices, which normalise them: ``uint8``,
         ``bfloat16``, ``float32``, or ``auto``: the compute dtype.
       resize: ``reference`` or ``fast``.
+      exif: ``ignored`` or ``respected``: whether photos stand upright as their cameras note in EXIF.
       mean_rgb: mean of pixels in 0..1, subtracted from the images; ImageNet's unless weights need another.
       stddev_rgb: standard deviation that the images are then divided by.
       augment: name of the geometry of training images.
@@ -96,6 +98,7 @@ class DataSettings:
     image_size: int
     link_dtype: str = dataclasses.field(metadata=RESOLVED)
     resize: str
+    exif: str
     mean_rgb: tuple[float, ...]
     stddev_rgb: tuple[float, ...]
     augment: str

@@ -51,6 +51,23 @@ def check_recipe(recipe: Recipe, num_replicas: int) -> None:
     _check_order(recipe.phases, recipe.epochs)
 
 
+def check_weights(recipe: Recipe) -> None:
+    """Raises UserError if a recipe that trains given weights names none; only training needs them."""
+    if lack := lack_of_weights(recipe):
+        raise UserError(lack)
+
+
+def lack_of_weights(recipe: Recipe) -> str:
+    """Returns that the recipe trains given weights and names none; empty if it is not so."""
+    init = recipe.init
+    if init.weights or not (init.frozen or init.lr_factors or init.bn_statistics != TRAIN):
+        return ""
+    return (
+        "config.init.frozen, lr_factors and bn_statistics are for weights that exist; name them: "
+        "--config.init.weights=PATH"
+    )
+
+
 def _check(recipe: Recipe, num_replicas: int, full: Callable[[str], str]) -> None:
     """Checks a recipe without its phases; ``full`` returns the name of a field in the config."""
     _check_network(recipe, full)
@@ -63,7 +80,6 @@ def _check(recipe: Recipe, num_replicas: int, full: Callable[[str], str]) -> Non
         if not holds(value):
             raise UserError(f"{full(field)}={value} must be {rule}; set --{full(field)}")
     _check_images(recipe, full)
-    _check_init(recipe)
     _check_batches(recipe, num_replicas, full("global_batch"))
 
 
@@ -95,15 +111,6 @@ def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
         raise UserError(
             f"{full('data.image_size')}={size} pixels must be above config.data.max_shift="
             f"{data.max_shift}; lower --config.data.max_shift"
-        )
-
-
-def _check_init(recipe: Recipe) -> None:
-    init = recipe.init
-    if not init.weights and (init.frozen or init.lr_factors or init.bn_statistics != TRAIN):
-        raise UserError(
-            "config.init.frozen, lr_factors and bn_statistics are for weights that exist; name them: "
-            "--config.init.weights=PATH"
         )
 
 

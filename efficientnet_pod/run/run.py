@@ -1,7 +1,7 @@
 """A recipe on a machine: devices, images, plan, mesh, network and optimizer, ready to compile."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -221,7 +221,7 @@ def _in_rectangles(plan: Plan, source: Source | ImageNumbers) -> tuple[Plan, np.
         return plan, None
     from efficientnet_pod.data.pipeline import aspect_ratios  # imports TensorFlow
 
-    ratios = aspect_ratios(source)
+    ratios = aspect_ratios(source, exif=plan.recipe.data.exif)
     shapes = shapes_of(ratios, image_size=plan.image_size, eval_batch=plan.eval_batch)
     return dataclasses.replace(plan, eval_shapes=shapes), order_of(ratios)
 
@@ -234,6 +234,21 @@ def open_images(recipe: Recipe) -> Source:
     return open_source(
         data.name, data_dir=data.data_dir or None, train_split=data.train_split, eval_split=data.eval_split
     )
+
+
+def look_at_images(run: Run, *, splits: Sequence[str] = ("training", "evaluation")) -> None:
+    """Looks for a few seconds at some images of these splits, before minutes of compilation.
+
+    Raises:
+      UserError: an image of the sample cannot be used, and none may be skipped.
+    """
+    from efficientnet_pod.data.bad_images import look_at_sample  # imports TensorFlow
+
+    source, may_skip = run.images, run.plan.recipe.data.skip_corrupt > 0
+    if "training" in splits and not may_skip:
+        look_at_sample(source.train, split="training", may_skip=True)
+    if "evaluation" in splits:
+        look_at_sample(source.eval, split="evaluation", may_skip=False)
 
 
 def image_numbers(recipe: Recipe) -> ImageNumbers:

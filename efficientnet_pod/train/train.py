@@ -8,9 +8,10 @@ from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.pod.peers import Peers
 from efficientnet_pod.pod.watchdog import Watchdog
 from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.recipe.rules import check_weights
 from efficientnet_pod.run.identity import identity_of
 from efficientnet_pod.run.programs import Programs
-from efficientnet_pod.run.run import Run, open_run
+from efficientnet_pod.run.run import Run, look_at_images, open_run
 from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.ending import Ending
 from efficientnet_pod.train.log import TrainingLog
@@ -62,9 +63,12 @@ def train_and_evaluate(
             ending.hold(interrupt)
         with interrupt.nothing_to_lose():
             inject.at("starting")
+            recipe = read_recipe(config)
+            check_weights(recipe)
             workdir = Workdir(workdir_path)
-            run = open_run(read_recipe(config))
+            run = open_run(recipe)
             hosts.agree("the run", identity_of(run))
+            look_at_images(run)
             display = ending.hold(Display(total_steps=run.plan.total_steps, silent=hosts.index() > 0))
             # Before the workdir is taken: a mistake in the path of weights must not bind it to this config.
             initial = open_initial_weights(run, workdir)

@@ -127,6 +127,7 @@ def convert(
         view=about.get("view", ours.get("view", CENTRE)),
         # Our first folders had "bicubic" for every resize.
         resize="fast" if "fast" in (ours.get("resize"), about.get("resize")) else "reference",
+        exif=ours.get("exif", "ignored"),
         eval_crop_share=about.get("eval_crop_share", EVAL_CROP_SHARE),
         settings=settings,
         origin=origin if is_new else ours.get("origin", origin),

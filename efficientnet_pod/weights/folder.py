@@ -112,6 +112,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             "image_size": size,
             "view": trained.view,
             "resize": trained.resize,
+            "exif": trained.exif,
             "settings": {**trained.settings, "bn_epsilon": trained.bn_epsilon},
             "origin": {
                 name: public_name(str(fact)) if name == "source" else fact

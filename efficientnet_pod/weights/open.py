@@ -72,6 +72,7 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
         view=view_of(recipe.data.augment),
         resize=recipe.data.resize,
         eval_crop_share=recipe.data.eval_crop_share,
+        exif=recipe.data.exif,
         settings=settings,
         origin={
             "source": str(workdir.path),

@@ -14,6 +14,7 @@ from efficientnet_pod.weights.formats.tensorflow_checkpoint import files_of, fin
 from efficientnet_pod.weights.formats.torch_file import LEGACY, read_torch
 from efficientnet_pod.weights.hub import fetch
 from efficientnet_pod.weights.timm_config import about_folder
+from efficientnet_pod.workdir.files import GIT_LFS
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK"
 _PICKLE, _NUMPY = b"\x80", b"\x93NUMPY"
@@ -39,6 +40,8 @@ def read_foreign(name: str, *, raw: bool = False) -> Foreign:
         return _read_checkpoint(path, name, raw=raw)
     with file.open("rb") as opened:
         start = opened.read(32)
+    if start.startswith(GIT_LFS):
+        raise UserError(f"'{name}' is a pointer of Git LFS, not the file; fetch it with: git lfs pull")
     if start.startswith(LEGACY) or (start.startswith(_ZIP) and _is_of_torch(file)):
         tensors, table = read_torch(file, raw=raw)
         about = about_folder(file.parent) if file.name == TORCH_WEIGHTS else {}
@@ -51,8 +54,6 @@ def read_foreign(name: str, *, raw: bool = False) -> Foreign:
         return Foreign(read_safetensors(file), name, about, _digest([file]))
     if not start:
         raise UserError(f"'{name}' (0 bytes) is cut off or damaged; fetch it again")
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"'{name}' is a pointer of Git LFS, not the file; fetch it with: git lfs pull")
     if start.startswith((_PICKLE, _NUMPY)) or file.suffix in (".pkl", ".pt", ".pth", ".bin"):
         raise UserError(
             f"'{name}' is a pickle of Python, or may hold one, and no file of tensors; nothing in it is "

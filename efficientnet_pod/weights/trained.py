@@ -31,6 +31,7 @@ class Trained:
       view: part of a photograph that the network sees, ``centre`` or ``whole``.
       resize: ``reference`` or ``fast``, see :class:`Preprocessing`.
       eval_crop_share: share of the shorter side that a central view has, see :class:`Preprocessing`.
+      exif: ``ignored`` or ``respected``, see :class:`Preprocessing`.
       settings: fields of ``config.model`` that change what the network computes in evaluation.
       origin: history of the weights, for people: ``source``, ``sha256``, ``step``, ``top1`` …
       warnings: sentences on what their file states and is not kept.
@@ -45,6 +46,7 @@ class Trained:
     view: str = CENTRE
     resize: str = "reference"
     eval_crop_share: float = EVAL_CROP_SHARE
+    exif: str = "ignored"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()

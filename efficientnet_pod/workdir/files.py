@@ -26,6 +26,7 @@ _NO_DAMAGE = re.compile(
     "permissiondenied|unauthenticated|(service)?unavailable|deadlineexceeded|timeout|connection|aborted"
     "|cancelled|resourceexhausted|toomanyrequests|internal|unknown"
 )
+GIT_LFS = b"version https://git-lfs"  # begins a small text that Git LFS has in place of a file
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # In an object store a path is a pattern to some libraries and a URL to others, which agree on all but these.
 _NOT_REMOTE = re.compile(r"[*?\[\]\\#%]")

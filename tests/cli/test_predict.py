@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from given_weights import ANIMALS as NAMES
 from given_weights import random_resnet9 as random_weights
-from photos import encoded, photo, write_folder
+from photos import encoded, noted, photo, write_folder
+from PIL import Image, ImageOps
 
 from efficientnet_pod.cli import predict as predict_command
 from efficientnet_pod.cli.main import main
@@ -83,15 +84,18 @@ def test_a_file_is_seen_as_in_evaluation(photos, view):
 
 
 def test_images_are_found_at_any_depth_sorted_and_faults_have_reasons(photos):
-    files, faults = find_images([str(photos), str(photos / "notes.txt"), "not-there.jpg", str(photos / "b")])
+    files, faults, others = find_images(
+        [str(photos), str(photos / "notes.txt"), "not-there.jpg", str(photos / "b")]
+    )
     names = [os.path.relpath(file, photos) for file in files]
     below = ["z.PNG", "a/cut.jpeg", "a/deep/000.jpg", "b/000.jpg", "b/001.jpg"]
     assert names == [*below, "notes.txt", "b/000.jpg", "b/001.jpg"]
     assert faults == [("not-there.jpg", "it does not exist")]
+    assert others == [str(photos / "notes.txt")]
     results = list(decode_files([*files[1:3], files[5], "gone.jpg"], Preprocessing(image_size=32)))
     assert [path for path, _ in results] == [*files[1:3], files[5], "gone.jpg"]
     cut, good, text, gone = (result for _, result in results)
-    assert cut.startswith("truncated JPEG") and text.startswith("neither a JPEG nor a PNG image")
+    assert cut.startswith("truncated JPEG") and text.startswith("neither JPEG, PNG, WebP")
     assert gone == "it cannot be read: No such file or directory"
     assert good.shape == (32, 32, 3) and good.dtype == np.float32
 
@@ -114,8 +118,10 @@ def test_each_image_has_a_line_and_bad_ones_are_skipped(weights, photos, capsys)
     first, second = np.argsort(-found)[:2]
     said = f"{NAMES[first]} {100 * found[first]:.1f} %, {NAMES[second]} {100 * found[second]:.1f} %"
     assert lines[0] == f"{photos / 'z.PNG'}  {said}"
-    assert printed.err.startswith(f"skipped '{photos / 'a/cut.jpeg'}': truncated JPEG")
-    assert printed.err.count("\n") == 1
+    assert printed.err.splitlines() == [
+        f"left out: 1 file without the suffix of an image, first: {photos / 'notes.txt'}",
+        f"skipped '{photos / 'a/cut.jpeg'}': truncated JPEG, its end marker is missing",
+    ]
 
 
 def test_json_lines_and_the_sheet(weights, photos, tmp_path, capsys):
@@ -136,6 +142,37 @@ def test_json_lines_and_the_sheet(weights, photos, tmp_path, capsys):
     assert sheet.read_bytes().startswith(b"\x89PNG") and f"{sheet} shows 2 of 2 images" in printed.err
     assert main(["predict", folder, files[0], "--sheet=/not/there.png"]) == 2
     assert "--sheet=/not/there.png is in a folder that does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trained_exif", ["ignored", "respected"])
+def test_photos_are_turned_as_in_training_or_as_asked(tmp_path, capsys, trained_exif):
+    trained = random_weights(view=CENTRE, exif=trained_exif)
+    write_weights(trained, tmp_path / "weights")
+    photo_file = tmp_path / "lying.jpg"
+    photo_file.write_bytes(noted(6))
+    lying = Image.open(photo_file)
+    levels = {"ignored": lying, "respected": ImageOps.exif_transpose(lying)}
+    for asked in (None, "ignored", "respected"):
+        flag = [f"--exif={asked}"] if asked else []
+        assert main(["predict", str(tmp_path / "weights"), str(photo_file), "--json", *flag]) == 0
+        printed = capsys.readouterr()
+        seen = tf.constant(np.asarray(levels[asked or trained_exif]))
+        found = expected(trained, eval_image(seen, Preprocessing(image_size=32)).numpy()[None])[0]
+        best = json.loads(printed.out)["predictions"][0]
+        assert best["probability"] == pytest.approx(found.max(), abs=1e-4)
+        warning = "EXIF notes 1 of 1 photos as turned"
+        assert (warning in printed.err) == (trained_exif == "ignored" and not asked)
+
+
+def test_a_name_that_is_not_utf8_is_printed_and_json_gives_it_back(weights, photos, capsys):
+    file = os.path.join(os.fsencode(photos), b"caf\xe9\n.jpg")
+    os.rename(photos / "b/000.jpg", file)
+    assert main(["predict", weights[0], os.fsdecode(file), "--json"]) == 0
+    line = capsys.readouterr().out
+    line.encode()
+    assert os.fsencode(json.loads(line)["image"]) == file and line.count("\n") == 1
+    assert main(["predict", weights[0], os.fsdecode(file)]) == 0
+    assert capsys.readouterr().out.startswith(rf"{photos}/caf\xe9\x0a.jpg  ")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from photos import prepare_numbered_photos
 
-from efficientnet_pod.data.sources.array_records import _Calls, indexed_records
+from efficientnet_pod.data.python_calls import _Calls
+from efficientnet_pod.data.sources.array_records import indexed_records
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.types import FileRange, Indexed, Records

@@ -73,17 +73,16 @@ REFUSED = {
     "PNG cut": (PNG[:-30], "truncated PNG, its end is missing"),
     "PNG header cut": (PNG[:20], "truncated PNG, its header is incomplete"),
     "empty": (b"", "it is empty, 0 bytes"),
-    "GIF": (
-        saved(Image.fromarray(photo(1)), "GIF"),
-        r"neither a JPEG nor a PNG image, it begins with b'GIF87a",
+    "TIFF": (saved(Image.fromarray(photo(1)), "TIFF"), "nor AVIF, it begins with b'II*"),
+    "GIF cut": (saved(Image.fromarray(photo(1)), "GIF")[:-100], "damaged GIF: "),
+    "WebP cut": (saved(Image.fromarray(photo(1)), "WEBP")[:200], "damaged WEBP, its header cannot be read"),
+    "BMP cut": (saved(Image.fromarray(photo(1)), "BMP")[:200], "damaged BMP: "),
+    "a pointer of Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "pointer of Git LFS",
     ),
-    "WebP": (
-        saved(Image.fromarray(photo(1)), "WEBP"),
-        r"neither a JPEG nor a PNG image, it begins with b'RIFF",
-    ),
-    "BMP": (saved(Image.fromarray(photo(1)), "BMP"), "neither a JPEG nor a PNG image, it begins with b'BM"),
-    "text": (b"<!DOCTYPE html>", "neither a JPEG nor a PNG image, it begins with b'<!DOCTYP'"),
-    "one byte": (b"\xff", "neither a JPEG nor a PNG image"),
+    "text": (b"<!DOCTYPE html>", "neither JPEG, PNG, WebP, GIF, BMP nor AVIF, it begins with b'<!DOCTYP'"),
+    "one byte": (b"\xff", "neither JPEG, PNG"),
 }
 
 
@@ -121,6 +120,13 @@ ACCEPTED = {
     "16-bit colour": png(40, 40, 16, 2, COLOUR_ROWS),
     "PNG with bytes behind the end": PNG + b"\xff\xd9",
     "restart markers": saved(Image.fromarray(photo(2)), subsampling=0, restart_marker_blocks=2),
+    "GIF": saved(Image.fromarray(photo(1)), "GIF"),
+    "GIF of two pictures": saved(PALETTE, "GIF", save_all=True, append_images=[PALETTE.rotate(90)]),
+    "WebP with transparency": saved(Image.fromarray(photo(1)).convert("RGBA"), "WEBP"),
+    "BMP": saved(Image.fromarray(photo(1)), "BMP"),
+    "grey BMP": saved(Image.fromarray(photo(1)).convert("L"), "BMP"),
+    "BMP of four channels": saved(Image.fromarray(photo(1)).convert("RGBA"), "BMP"),
+    "AVIF": saved(Image.fromarray(photo(1)), "AVIF"),
     "mid-grey": encoded(np.full((40, 40, 3), 128, np.uint8), "JPEG"),
 }
 
@@ -188,3 +194,12 @@ def test_labels_and_arrays():
     assert find_fault({"image": image, "label": 1}, 2) is None
     for label in (-1, 2):
         assert find_fault({"image": image, "label": label}, 2) == f"its label {label} is outside 0..1"
+
+
+@pytest.mark.parametrize("data", [PROGRESSIVE[: len(PROGRESSIVE) // 2], PROGRESSIVE[:-20], JPEG[:200]])
+def test_a_torn_image_is_refused_before_the_decoder_prints_a_line_without_its_name(data, capfd):
+    for preprocessing in (CROP, WHOLE):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="a torn JPEG"):
+            eval_image(tf.constant(data), preprocessing)
+    assert "truncated JPEG" in (find_fault({"image": data, "label": 0}, 1) or "")
+    assert capfd.readouterr() == ("", "")

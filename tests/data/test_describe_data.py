@@ -2,14 +2,16 @@
 
 import dataclasses
 import io
+import os
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from photos import encoded, imagenet_example, photo, write_folder, write_records
+from photos import encoded, imagenet_example, noted, photo, write_folder, write_records
 from PIL import Image
 from recipes import load
 
+from efficientnet_pod.cli.main import main
 from efficientnet_pod.data.inspect import describe_data
 from efficientnet_pod.data.prepare import prepare
 from efficientnet_pod.data.sources.opening import open_source
@@ -61,7 +63,7 @@ def test_numbers_of_a_folder_are_those_of_its_files(folder):
         "short side, px 30, 48, 48 48, 48, 48",
         "long side, px 64, 64, 100 64, 64, 64",
         "images a class 5, 7, 9 1, 1, 1",
-        f"warning left out: 1 file other than .jpg, .jpeg or .png in class folders, first: {folder}",
+        f"warning left out: 1 file without the suffix of an image in class folders, first: {folder}",
     ):
         assert line in text, line
     assert (
@@ -106,6 +108,27 @@ def test_names_are_shown_as_they_are_whatever_they_look_like(tmp_path):
     assert bad == 1 and f"folder:{root} train validation" in text
     assert f"classes 4: {', '.join(sorted(classes))}" in text
     assert f"bad image train: {root}/train/[red]/000.jpg: " in text
+
+
+@pytest.mark.parametrize("exif", ["ignored", "respected"])
+def test_photos_that_exif_notes_as_turned_are_counted(folder, exif):
+    (folder / "train/dog/001.jpg").write_bytes(noted(6))
+    (folder / "train/cat/001.jpg").write_bytes(noted(3))
+    (folder / "validation/cat/000.jpg").write_bytes(noted(1))
+    text, bad = described(f"folder:{folder}", exif=exif)
+    assert bad == 0 and "turned by EXIF 2 0" in text
+    warning = (
+        "warning EXIF notes 2 of the photos checked as turned, and they are taken as stored; to turn them"
+    )
+    assert (f"{warning} upright: --config.data.exif=respected" in text) == (exif == "ignored")
+
+
+def test_names_that_are_not_utf8_are_printed(folder):
+    name = b"caf\xe9.jpg"
+    os.rename(folder / "train/cat/001.jpg", os.path.join(os.fsencode(folder / "train/cat"), name))
+    (folder / os.fsdecode(b"train/cat/" + name)).write_bytes(b"")
+    text, bad = described(f"folder:{folder}")
+    assert bad == 1 and rf"bad image train: {folder}/train/cat/caf\xe9.jpg: it is empty, 0 bytes" in text
 
 
 def test_a_file_that_is_gone_is_a_bad_image(folder):
@@ -182,3 +205,14 @@ def test_damage_of_a_copy_is_a_bad_image(folder, tmp_path):
     text = " ".join(out.getvalue().split())
     assert bad >= 1 and "checked 14 2" in text
     assert f"bad image train: : record '{shard}#" in text and "cannot be read" in text
+
+
+def test_neither_a_description_nor_a_plan_asks_for_weights_to_start_from(folder, capsys):
+    recipe = ["--config=configs/finetune.py:lite0", f"--config.data.name=folder:{folder}"]
+    assert main(["data", "describe", *recipe, "--check=2"]) == 0
+    assert main(["plan", *recipe, "--config.cpu_replicas=8", "--config.global_batch=8"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "name them: --config.init.weights=PATH" in printed
+    assert main(["train", *recipe, "--workdir=nowhere"]) == 2
+    assert "are for weights that exist; name them: --config.init.weights=PATH" in capsys.readouterr().err
+    assert not os.path.exists("nowhere")

@@ -14,12 +14,15 @@ from tiny import build_tiny_networks
 
 from efficientnet_pod.cli import main as cli
 from efficientnet_pod.data import pipeline
+from efficientnet_pod.data.bad_images import look_at_sample
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.skips import Skips
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.types import Indexed, Source
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.recipe.preprocessing import Preprocessing
+from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.run.run import look_at_images, open_run
 from efficientnet_pod.train import start
 from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.workdir import Workdir
@@ -100,9 +103,10 @@ def test_a_file_that_vanished_or_is_a_folder_is_named(folder):
 def test_sizes_read_for_rectangular_crops_name_what_is_no_image(folder):
     (folder / "val/dog/001.jpg").write_bytes(b"GIF89a")
     with pytest.raises(
-        UserError, match=r"val/dog/001\.jpg' \(number 4 of the evaluation split\) .*b'GIF89a'; repl"
+        UserError,
+        match=r"val/dog/001\.jpg' \(number 4 of the evaluation split\) .*damaged GIF, its header cannot",
     ):
-        pipeline.aspect_ratios(opened(folder))
+        pipeline.aspect_ratios(opened(folder), exif="ignored")
 
 
 def test_a_jpeg_named_png_is_decided_by_content(folder):
@@ -167,11 +171,53 @@ def test_an_error_that_a_second_look_does_not_find_is_told_in_tensorflows_words(
         return replaced(*arguments)
 
     monkeypatch.setattr(pipeline.Batches, "_with_bad_images_replaced", repaired)
-    with pytest.raises(
-        RunError, match="could not be read: jpeg::Uncompress failed.*; a second look"
-    ) as stopped:
+    with pytest.raises(RunError, match="could not be read: .*a torn JPEG.*; a second look") as stopped:
         training(opened(folder))
     assert "\n" not in str(stopped.value)
+
+
+# The first look
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (
+            "train/dog/005.jpg",
+            JPEG[:-100],
+            "(number 11 of the training split) cannot be used: truncated JPEG, its end",
+        ),
+        (
+            "train/cat/000.jpg",
+            b"<html>",
+            "(number 0 of the training split) cannot be used: neither JPEG, PNG",
+        ),
+        (
+            "val/cat/002.jpg",
+            b"",
+            "(number 2 of the evaluation split) cannot be used: it is empty, 0 bytes; replace",
+        ),
+    ],
+)
+def test_bad_images_are_found_before_anything_is_compiled(folder, file, content, message):
+    (folder / file).write_bytes(content)
+    for image in (folder / "train/dog/001.jpg", folder / "val/dog/001.jpg"):  # goes through every decoder
+        image.write_bytes(JPEG[: len(JPEG) // 2] + b"\xff\xd9")
+    config = load("digits.py")
+    config["data"] |= {"name": f"folder:{folder}", "eval_split": "val"}
+    run = open_run(read_recipe(config))
+    with pytest.raises(UserError, match=re.escape(f"image '{folder}/{file}' {message}")):
+        look_at_images(run)
+    config["data"]["skip_corrupt"] = 1
+    if file.startswith("train"):
+        look_at_images(open_run(read_recipe(config)))
+
+
+def test_a_file_that_is_gone_is_named_before_anything_is_compiled(folder):
+    source = opened(folder)
+    (folder / "train/cat/000.jpg").unlink()
+    with pytest.raises(UserError, match="number 0 of the training split cannot be read: .*cat/000.jpg; No"):
+        look_at_sample(source.train, split="training", may_skip=True)
 
 
 # Skipping

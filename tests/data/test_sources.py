@@ -1,5 +1,6 @@
 """The sources against scikit-learn, tfds.ImageFolder and record files; every refusal names its cause."""
 
+import codecs
 import hashlib
 import os
 
@@ -8,12 +9,18 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from photos import encoded, mocked_tfds, photo, prepare_numbered_photos, write_folder
+from recipes import load
 from sklearn.datasets import load_digits
 
+from efficientnet_pod.data.image_files import find_images
+from efficientnet_pod.data.names import printable
+from efficientnet_pod.data.prepare import prepare
+from efficientnet_pod.data.sources.folders import SUFFIXES
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.reading import read_records
 from efficientnet_pod.data.sources.types import Indexed, Records
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.recipe.reading import read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +124,6 @@ def test_a_folder_that_cannot_be_trained_on_is_refused(tmp_path, counts, message
     assert str(root) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_classes_that_differ_by_case_are_two(tmp_path):
-    root = write_folder(tmp_path, {"Dog": 2, "dog": 2, "Straße": 2, "strasse": 2})
-    assert open_source(f"folder:{root}").class_names == ("Dog", "Straße", "dog", "strasse")
-
-
 def test_one_name_in_two_spellings_is_refused_and_shown(tmp_path):
     for folders in (("caf\xe9", "cafe\u0301"), ("train/caf\xe9", "train/b", "validation/cafe\u0301")):
         root = write_folder(tmp_path / str(len(folders)), dict.fromkeys(folders, 2))
@@ -129,17 +131,136 @@ def test_one_name_in_two_spellings_is_refused_and_shown(tmp_path):
             open_source(f"folder:{root}")
 
 
+def test_classes_that_differ_by_case_are_two_where_the_file_system_has_two_folders(tmp_path):
+    root = write_folder(tmp_path / "one", {"A": 2, "a": 2, "Straße": 2, "strasse": 2})
+    assert open_source(f"folder:{root}").class_names == ("A", "Straße", "a", "strasse")
+    root = write_folder(tmp_path / "two", {"train/cat": 2, "train/dog": 2, "validation/Dog": 2})
+    with pytest.raises(UserError, match="class 'Dog' in '.*' is not in"):
+        open_source(f"folder:{root}")
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        (b"caf\xe9", r"caf\xe9"),
+        (rb"caf\xe9", r"caf\\xe9"),
+        (b"two\nlines", r"two\x0alines"),
+        (b"outer ", r"outer\x20"),
+        (b" ", r"\x20"),
+        ("line\u2028end".encode(), r"line\xe2\x80\xa8end"),
+        ("\ufeffmarked".encode(), r"\xef\xbb\xbfmarked"),
+        (b"tab\there", r"tab\x09here"),
+        ("naïve 木 100 %".encode(), "naïve 木 100 %"),
+        (b"[red]", "[red]"),
+    ],
+)
+def test_class_names_are_utf8_on_one_line_and_a_copy_has_the_same_classes(tmp_path, name, class_name):
+    root = write_folder(tmp_path / "photos", {"cat": 2, "other": 2})
+    os.rename(root / "other", os.path.join(os.fsencode(root), name))
+    source = open_source(f"folder:{root}")
+    assert sorted(source.class_names) == sorted(["cat", class_name])
+    assert codecs.escape_decode(class_name.encode())[0] == name  # reversible
+    config = load("digits.py")
+    config["data"] |= {"name": f"folder:{root}"}
+    prepare(read_recipe(config).data, resize=24, output=str(tmp_path / "copy"))
+    assert open_source(f"prepared:{tmp_path}/copy").class_names == source.class_names
+
+
+def test_different_names_stay_different():
+    rng = np.random.default_rng(0)
+    letters = [b"\\", b"x", b"e", b"9", b"\xe9", "é".encode(), b" ", b"\n", b"\xc3"]
+    names = {b"".join(rng.choice(letters, rng.integers(1, 7))) for _ in range(3000)}
+    shown = {name: printable(name) for name in names}
+    assert len(set(shown.values())) == len(names)
+    for name, text in shown.items():
+        assert codecs.escape_decode(text.encode())[0] == name
+        assert text == text.strip() and len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines"])
+def test_a_path_that_no_record_can_hold_is_refused_in_one_line(tmp_path, name):
+    root = write_folder(tmp_path / "photos", {"cat": 2, "dog": 2})
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))
+    os.rename(root, path)
+    with pytest.raises(UserError, match="cannot be written into the records of a run") as caught:
+        open_source(f"folder:{path}")
+    assert str(caught.value).isprintable()
+
+
+def test_the_home_folder_may_be_written_short(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_folder(tmp_path / "photos", {"cat": 2, "dog": 2})
+    assert open_source("folder:~/photos").num_train == 2
+    prepare_numbered_photos(tmp_path / "tfds")
+    assert open_source("numbered_photos", data_dir="~/tfds").num_train == 103
+    with pytest.raises(UserError, match=f"folder '{tmp_path}/gone' does not exist"):
+        open_source("prepared:~/gone")
+
+
+@pytest.mark.parametrize("kind", ["folder", "prepared", "tfrecord"])
+def test_a_file_in_place_of_a_folder_is_called_a_file(tmp_path, kind):
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=f"folder '{tmp_path}/photo.jpg' is a file; a .* source"):
+        open_source(f"{kind}:{tmp_path}/photo.jpg")
+
+
+@pytest.mark.parametrize("name", ["ROOT", "./photos", "~/photos", "photos", "gs://bucket/photos"])
+def test_a_path_without_the_word_in_front_gets_it(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    root = write_folder(tmp_path / "photos", {"cat": 2, "dog": 2})
+    name = name.replace("ROOT", str(root))
+    with pytest.raises(
+        UserError, match=f"'{name}' is a path; .* --config.data.name=folder:{name} "
+    ) as caught:
+        open_source(name)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_path_of_records_or_of_a_copy_gets_their_word(tmp_path):
+    root = prepare_numbered_photos(tmp_path)
+    with pytest.raises(UserError, match="--config.data.name=prepared:"):
+        open_source(str(root / "numbered_photos/1.0.0"))
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records/train-00000-of-00001").write_bytes(b"")
+    with pytest.raises(UserError, match="--config.data.name=tfrecord:"):
+        open_source(str(tmp_path / "records"))
+
+
+def test_a_store_out_of_reach_is_one_line(monkeypatch):
+    def unreachable(path):
+        raise tf.errors.AbortedError(None, None, f"Error executing an HTTP request for {path}")
+
+    monkeypatch.setattr(tf.io.gfile, "isdir", unreachable)
+    with pytest.raises(UserError, match="data set 'folder:gs://b/x' cannot be reached: Error executing"):
+        open_source("folder:gs://b/x")
+
+    def wrapped(*_, **__):
+        raise RuntimeError("Failed to construct") from tf.errors.AbortedError(None, None, "no host")
+
+    monkeypatch.setattr(tfds, "builder", wrapped)
+    with pytest.raises(UserError, match="data set 'cifar10' cannot be reached: no host; correct the path"):
+        open_source("cifar10", data_dir="gs://b")
+
+
+def test_a_split_folder_of_another_name_gets_the_field_that_names_it(tmp_path):
+    root = write_folder(tmp_path, {"train/cat": 2, "train/dog": 2, "extra/cat": 1, "val/cat": 1})
+    remedy = r"name the one to evaluate: --config.data.eval_split=val \(of evaluate: --split=val\)"
+    with pytest.raises(UserError, match=f"no split folder 'validation', only extra, train, val; {remedy}"):
+        open_source(f"folder:{root}")
+
+
 def test_what_is_left_out_of_class_folders_is_said(tmp_path):
     root = write_folder(tmp_path, {"train/cat": 2, "train/dog": 2, "validation/dog": 1})
     assert open_source(f"folder:{root}").warnings == ()
     (root / "train/cat/notes.txt").write_text("not an image")
     (root / "train/cat/.hidden").write_text("of a file manager")
-    one_file = f"left out: 1 file other than .jpg, .jpeg or .png in class folders, first: {root}"
+    one_file = f"left out: 1 file without the suffix of an image in class folders, first: {root}"
     assert open_source(f"folder:{root}").warnings == (f"{one_file}/train/cat/notes.txt",)
     (root / "validation/dog/photo.tiff").write_text("")
     (root / "train/dog/more").mkdir()
     assert open_source(f"folder:{root}").warnings == (
-        "left out: 2 files other than .jpg, .jpeg or .png in class folders, "
+        "left out: 2 files without the suffix of an image in class folders, "
         f"first: {root}/train/cat/notes.txt",
         f"left out: 1 folder inside class folders, first: {root}/train/dog/more",
     )
@@ -157,6 +278,40 @@ def test_an_entry_that_cannot_be_an_image_is_refused_by_name(tmp_path):
     (root / "dog/000.jpg").unlink()
     with pytest.raises(UserError, match=f"'{root}/cat/linked.jpg' is a link to a file that does not exist"):
         open_source(f"folder:{root}")
+    (root / "cat/linked.jpg").unlink()
+    (root / "cat/round.jpg").symlink_to(root / "cat/round.jpg")
+    with pytest.raises(UserError, match=f"'{root}/cat/round.jpg' cannot be read: Too many levels"):
+        open_source(f"folder:{root}")
+    (root / "cat/round.jpg").unlink()
+    os.mkfifo(root / "cat/pipe.jpg")
+    with pytest.raises(UserError, match=f"'{root}/cat/pipe.jpg' is a pipe, a socket or a device, not a file"):
+        open_source(f"folder:{root}")
+
+
+def test_training_and_prediction_take_the_same_images_from_a_folder(tmp_path):
+    root = write_folder(tmp_path / "photos", {"cat": 3, "elsewhere/dog": 2, ".hidden": 1})
+    (root / "elsewhere/dog").rename(tmp_path / "dogs")
+    (root / "elsewhere").rmdir()
+    (root / "dog").symlink_to(tmp_path / "dogs")
+    for number, suffix in enumerate((*SUFFIXES, ".JPG", ".tiff", ".heic", ".txt")):
+        (root / f"cat/{number}{suffix}").write_bytes(encoded(photo(number), "PNG"))
+    (root / "cat/.1.jpg").write_bytes(b"")
+    source = open_source(f"folder:{root}")
+    trained = sorted(
+        example["name"].decode() for split in (source.train, source.eval) for example in read(split)
+    )
+    (root / "dog/loop").symlink_to(root)
+    files, faults, others = find_images([str(root)])
+    assert sorted(files) == trained and len(files) == 3 + 2 + len(SUFFIXES) + 1 and faults == []
+    assert [os.path.splitext(file)[1] for file in others] == [".tiff", ".heic", ".txt"]
+    os.mkfifo(root / "dog/pipe.jpg")
+    (root / "dog/gone.jpg").symlink_to(root / "nowhere")
+    pipe = "it is a pipe, a socket or a device, not a file"
+    assert find_images([str(root), str(root / "dog/pipe.jpg")])[1] == [
+        (f"{root}/dog/gone.jpg", "it is a link to a file that does not exist"),
+        (f"{root}/dog/pipe.jpg", pipe),
+        (f"{root}/dog/pipe.jpg", pipe),
+    ]
 
 
 def test_the_fingerprint_of_a_folder_is_of_its_names_wherever_it_lies(tmp_path):

@@ -80,7 +80,7 @@ def source(tmp_path_factory):
 
 @pytest.mark.parametrize("host_count", [1, 2])
 def test_each_image_is_in_one_batch_of_its_shape(source, host_count):
-    ratios = aspect_ratios(source)
+    ratios = aspect_ratios(source, exif="ignored")
     sizes = [
         tf.image.decode_png(source.eval.fetch(tf.constant(i, tf.int64))["image"]).shape for i in range(45)
     ]
@@ -135,4 +135,4 @@ def test_streams_and_whole_images_are_refused(source):
         open_run(read_recipe(digits))
     streamed = dataclasses.replace(source, eval=Records((), lambda record, place: {}))
     with pytest.raises(UserError, match="which 'folder:.*' does not allow, read from the front"):
-        aspect_ratios(streamed)
+        aspect_ratios(streamed, exif="ignored")

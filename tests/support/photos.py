@@ -31,6 +31,15 @@ def encoded(pixels: np.ndarray, kind: str, mode: str | None = None) -> bytes:
     return buffer.getvalue()
 
 
+def noted(orientation: int, kind: str = "JPEG", height: int = 60, width: int = 90) -> bytes:
+    """Returns an encoded photo of this size that notes the orientation in EXIF."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    Image.fromarray(photo(orientation, height, width)).save(buffer, kind, exif=exif, **options)
+    return buffer.getvalue()
+
+
 def write_folder(root: Path, counts: dict[str, int]) -> Path:
     """Writes ``counts["train/cat"]`` JPEGs into root/train/cat, and so on; returns root."""
     for number, (folder, count) in enumerate(counts.items()):

@@ -209,6 +209,16 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", "a.h5", "a.pth", "a.bin", "folder/model.safetensors"])
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path, name):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    path = file.parent if name.startswith("folder") else file
+    with pytest.raises(UserError, match=f"'{path}' is a pointer of Git LFS, not the file; .*git lfs pull"):
+        read_foreign(str(path))
+
+
 def test_pickles_are_refused_with_the_way_out_and_nothing_runs(tmp_path):
     mark = tmp_path / "executed"
     pickled = pickle.dumps(Bomb(mark))

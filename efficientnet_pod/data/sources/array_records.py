@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
-import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import numpy as np
 
+from efficientnet_pod.data.python_calls import call_python
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.types import Example, FileRange, Indexed
 from efficientnet_pod.errors import UserError
@@ -41,7 +39,6 @@ def indexed_records(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.T
     for file in files:
         if not os.path.exists(file.path):
             raise UserError(f"file '{file.path}' is missing; a split needs all its files; copy it there")
-    calls = _calls()
     _allow_open_files(len(files) + _OTHER_FILES)
     # Each file is opened at its first record and stays open.
     source = ArrayRecordDataSource([f"{file.path}[{file.start}:{file.stop}]" for file in files])
@@ -51,7 +48,6 @@ def indexed_records(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.T
     paths = np.array([file.path for file in files])
 
     def read(index: np.ndarray) -> bytes:
-        calls.count()
         try:
             return source[int(index)]
         except Exception as error:  # the library does not say which
@@ -61,7 +57,7 @@ def indexed_records(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.T
 
     def fetch(index: tf.Tensor) -> Example:
         # One call a record: 0.3 to 0.5 ms for 110 kB; decoding takes one to two.
-        record = tf.numpy_function(read, [index], tf.string)
+        record = call_python(read, index, tf.string)
         number = tf.searchsorted(tf.constant(starts), index[None], side="right")[0] - 1
         path = tf.gather(tf.constant(paths), number)
         record_number = index - tf.gather(tf.constant(starts - first), number)
@@ -69,39 +65,6 @@ def indexed_records(files: Sequence[FileRange], parse: Callable[[tf.Tensor, tf.T
         return parse(tf.ensure_shape(record, ()), place)
 
     return Indexed(ends[-1], fetch)
-
-
-class _Calls:
-    """The calls of Python by tf.data's threads, which must be over before the interpreter ends.
-
-    If a stream still reads ahead when the process exits, it waits for its threads, and the threads wait for
-    the interpreter without end. Therefore each call fails from then on: the buffers fill with failures, and
-    the threads stop.
-    """
-
-    def __init__(self) -> None:
-        self._count, self._is_ending = 0, False
-
-    def count(self) -> None:
-        """Counts a call; raises RuntimeError while the process ends."""
-        self._count += 1
-        if self._is_ending:
-            raise RuntimeError("the process ends")
-
-    def end(self) -> None:
-        """Makes the calls fail, and waits until there are none."""
-        self._is_ending, deadline, seen = True, time.monotonic() + 5, -1
-        while self._count != seen and time.monotonic() < deadline:
-            seen = self._count
-            time.sleep(0.2)
-
-
-@functools.cache
-def _calls() -> _Calls:
-    """Returns the calls of this process, which end with it."""
-    calls = _Calls()
-    atexit.register(calls.end)
-    return calls
 
 
 def _allow_open_files(count: int) -> None:

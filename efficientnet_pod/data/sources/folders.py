@@ -7,18 +7,21 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os.path import join
+from typing import NamedTuple
 
 from efficientnet_pod.data.class_names import fault_of
+from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import tf
-from efficientnet_pod.data.sources.types import Example, Indexed, Source, fingerprint_of
+from efficientnet_pod.data.sources.types import SPLIT_FLAGS, Example, Indexed, Source, fingerprint_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import plural
 
-# Layout and suffixes are as in tfds.ImageFolder. That class hides its list of files and reads from the front
-# only; with our own list, images are fetched by number and shared among any number of hosts.
-SUFFIXES = (".jpg", ".jpeg", ".png")
+# The layout is as in tfds.ImageFolder. That class hides its list of files and reads from the front only; with
+# our own list, images are fetched by number and shared among any number of hosts.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".avif")
+NO_FILE = "is a pipe, a socket or a device, not a file"
 ALL = "all"  # a split of a folder without split folders: nothing is held out
-_LAYOUT = "a folder source holds <split>/<class>/*.jpg or <class>/*.jpg (.jpg, .jpeg or .png)"
+_LAYOUT = "a folder source holds <split>/<class>/*.jpg or <class>/*.jpg (or .png, .webp, .gif, .bmp, .avif)"
 
 
 def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Source:
@@ -30,23 +33,26 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
     Raises:
       UserError: the folder is missing, unreadable, or not laid out as splits and classes.
     """
-    if not path or not tf.io.gfile.isdir(path):
-        raise UserError(f"folder '{path}' does not exist; {_LAYOUT}; give it as folder:/path")
+    require_folder(path, f"{_LAYOUT}; give it as folder:/path")
     folders = _subfolders(path)
     if not folders:
         raise UserError(f"folder '{path}' has no class folders; {_LAYOUT}; put each class in its own folder")
     if train_split in folders and _subfolders(join(path, train_split)):
         if eval_split not in folders:
+            others = [folder for folder in folders if folder != train_split] or folders
+            nearest = printable(min(others, key=lambda folder: not folder.startswith(eval_split[:3])))
             raise UserError(
-                f"folder '{path}' has no split folder '{eval_split}', only {', '.join(folders)}; "
-                "an evaluation split is needed; name one of these as the evaluation split"
+                f"folder '{path}' has no split folder '{eval_split}', only "
+                f"{', '.join(map(printable, folders))}; name the one to evaluate: "
+                f"--config.data.eval_split={nearest} (of evaluate: --split={nearest})"
             )
         listings = [_list(join(path, split)) for split in dict.fromkeys((train_split, eval_split))]
         train, held_out = listings[0].images, listings[-1].images
         _require_distinct([*train, *held_out], path)
         if unknown := sorted(set(held_out) - set(train)):
             raise UserError(
-                f"class '{unknown[0]}' in '{join(path, eval_split)}' is not in '{join(path, train_split)}'; "
+                f"class '{printable(unknown[0])}' in '{join(path, eval_split)}' is not in "
+                f"'{join(path, train_split)}'; "
                 "each class evaluated must be trained; remove its folder or add it to the training split"
             )
     else:
@@ -58,14 +64,15 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
             train = {label: sorted(set(files[label]) - set(held_out[label])) for label in files}
     if len(train) < 2 and train_split != eval_split:  # weights may be evaluated on one of their classes
         raise UserError(
-            f"folder '{path}' has only one class, '{next(iter(train))}'; two or more are needed; {_LAYOUT}"
+            f"folder '{path}' has only one class, '{printable(next(iter(train)))}'; two or more are needed; "
+            f"{_LAYOUT}"
         )
-    class_names = tuple(sorted(train))
+    labels = sorted(train)
     return Source(
         name,
-        class_names,
-        _files(train, class_names),
-        _files(held_out, class_names),
+        tuple(map(printable, labels)),
+        _files(train, labels),
+        _files(held_out, labels),
         _warnings(listings),
         fingerprint_of(_relative(path, train, held_out)),
     )
@@ -85,23 +92,21 @@ def _list(path: str) -> _Listing:
     listing = _Listing({}, [], [])
     for label in _subfolders(path):
         images = listing.images[label] = []
-        for entry, is_folder in _entries(join(path, label)):
-            file = join(path, label, entry)
-            if entry.lower().endswith(SUFFIXES):
-                if is_folder:
-                    raise UserError(
-                        f"'{file}' is a folder, and is named like an image; {_LAYOUT}; rename or remove it"
-                    )
-                images.append(file)
-            elif is_folder:
-                listing.folders.append(file)
-            else:
-                listing.files.append(file)
+        folder = join(path, label)
+        for entry in _readable(folder):
+            named, shown = entry.name.lower().endswith(SUFFIXES), printable(entry.path)
+            if entry.fault:
+                raise UserError(f"'{shown}' {entry.fault}; images must be readable; repair or remove it")
+            if named and entry.is_folder:
+                raise UserError(
+                    f"'{shown}' is a folder, and is named like an image; {_LAYOUT}; rename or remove it"
+                )
+            (images if named else listing.folders if entry.is_folder else listing.files).append(entry.path)
         if not images:
             remedy = "add images to it or remove it"
-            if any(os.path.dirname(folder) == join(path, label) for folder in listing.folders):
-                remedy = f"if '{label}' is a split, name it as one"
-            raise UserError(f"class folder '{join(path, label)}' has no images; {_LAYOUT}; {remedy}")
+            if any(os.path.dirname(inner) == folder for inner in listing.folders):
+                remedy = f"if '{printable(label)}' is a split, name it as one: {SPLIT_FLAGS}"
+            raise UserError(f"class folder '{printable(folder)}' has no images; {_LAYOUT}; {remedy}")
     if not listing.images:
         raise UserError(
             f"split folder '{path}' has no class folders; {_LAYOUT}; put each class in its own folder"
@@ -109,34 +114,65 @@ def _list(path: str) -> _Listing:
     return listing
 
 
-def _subfolders(path: str) -> list[str]:
-    return [name for name, is_folder in _entries(path) if is_folder]
+class Entry(NamedTuple):
+    """An entry of a folder; ``fault`` says why one that is named as an image is none."""
+
+    name: str
+    path: str
+    is_folder: bool
+    fault: str = ""
 
 
-def _entries(path: str) -> list[tuple[str, bool]]:
-    """Returns (name, whether it is a folder) of a folder's entries, sorted, without the hidden ones.
+def entries(path: str) -> list[Entry]:
+    """Returns a folder's entries, sorted by name, without the hidden ones; links count as their targets.
 
-    Only links cost an access to the disk each: ImageNet has 1.3 million entries.
+    Every reader of a folder takes its images from here: those whose names end as ``SUFFIXES``. Only links
+    cost an access to the disk each: ImageNet has 1.3 million entries. Raises OSError.
     """
     if "://" in path:  # object stores append a slash to the name of a folder
         names = tf.io.gfile.listdir(path)
-        entries = [(name.rstrip("/"), name.endswith("/")) for name in names]
+        listed = [Entry(name.rstrip("/"), join(path, name.rstrip("/")), name.endswith("/")) for name in names]
     else:
-        try:
-            with os.scandir(path) as scan:
-                entries = [(entry.name, _is_folder(entry)) for entry in scan]
-        except OSError as error:
-            raise UserError(f"folder '{path}' cannot be read: {error.strerror}; make it readable") from None
-    return sorted((name, is_folder) for name, is_folder in entries if not name.startswith("."))
+        with os.scandir(path) as scan:
+            listed = [
+                Entry(entry.name, join(path, entry.name), *_kind(entry))
+                for entry in scan
+                if not entry.name.startswith(".")
+            ]
+    return sorted(entry for entry in listed if not entry.name.startswith("."))
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    if entry.is_symlink() and not os.path.exists(entry.path) and entry.name.lower().endswith(SUFFIXES):
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, str]:
+    """Returns whether an entry is a folder, and why it is no image if it is named like one."""
+    try:
+        if entry.is_dir():
+            return True, ""
+        fault = "" if entry.is_file() else NO_FILE
+        if fault and entry.is_symlink() and not os.path.exists(entry.path):
+            fault = "is a link to a file that does not exist"
+    except OSError as error:  # a link to itself, a folder that may not be entered
+        fault = f"cannot be read: {error.strerror}"
+    return False, fault if entry.name.lower().endswith(SUFFIXES) else ""
+
+
+def require_folder(path: str, rule: str) -> None:
+    """Raises UserError, with the rule and the remedy, if there is no such folder."""
+    if not path or not tf.io.gfile.isdir(path):
+        fault = "is a file" if path and tf.io.gfile.exists(path) else "does not exist"
+        raise UserError(f"folder '{path}' {fault}; {rule}")
+
+
+def _subfolders(path: str) -> list[str]:
+    return [entry.name for entry in _readable(path) if entry.is_folder]
+
+
+def _readable(path: str) -> list[Entry]:
+    try:
+        return entries(path)
+    except OSError as error:
         raise UserError(
-            f"'{entry.path}' is a link to a file that does not exist; images must be readable; "
-            "repair or remove it"
-        )
-    return entry.is_dir()
+            f"folder '{printable(path)}' cannot be read: {error.strerror}; make it readable"
+        ) from None
 
 
 def _require_distinct(class_names: Iterable[str], path: str) -> None:
@@ -149,20 +185,25 @@ def _warnings(listings: Sequence[_Listing]) -> tuple[str, ...]:
     """Returns a sentence on the files, and one on the folders, that are left out."""
     files = [file for listing in listings for file in listing.files]
     folders = [folder for listing in listings for folder in listing.folders]
-    pairs = ((files, "file", "other than .jpg, .jpeg or .png in"), (folders, "folder", "inside"))
-    return tuple(
-        f"left out: {plural(len(paths), noun)} {place} class folders, first: {paths[0]}"
-        for paths, noun, place in pairs
-        if paths
+    return (
+        *left_out(files, "file", "without the suffix of an image in class folders"),
+        *left_out(folders, "folder", "inside class folders"),
     )
+
+
+def left_out(paths: Sequence[str], noun: str, rest: str) -> tuple[str, ...]:
+    """Returns a sentence on the files or folders that are left out, none if there are none."""
+    if not paths:
+        return ()
+    return (f"left out: {plural(len(paths), noun)} {rest}, first: {printable(paths[0])}",)
 
 
 def _tenth(path: str, label: str, files: Sequence[str]) -> list[str]:
     """Returns a tenth of the files, at least one, by the digests of their names: the same everywhere."""
     if len(files) < 2:
         raise UserError(
-            f"class folder '{join(path, label)}' has one image; without split folders a tenth of each class "
-            "is held out for evaluation, so a class needs two; add images or make split folders"
+            f"class folder '{printable(join(path, label))}' has one image; without split folders a tenth of "
+            "each class is held out for evaluation, so a class needs two; add images or make split folders"
         )
     by_digest = sorted(
         files, key=lambda file: hashlib.sha256(os.fsencode(file[len(path) :].lstrip("/"))).digest()
@@ -178,8 +219,8 @@ def _relative(path: str, *splits: dict[str, list[str]]) -> Iterator[str]:
             yield from (file[len(path) :].lstrip("/") for file in files[label])
 
 
-def _files(files: dict[str, list[str]], class_names: Sequence[str]) -> Indexed:
-    number = {label: i for i, label in enumerate(class_names)}
+def _files(files: dict[str, list[str]], classes: Sequence[str]) -> Indexed:
+    number = {label: i for i, label in enumerate(classes)}
     paths = [path for label in sorted(files) for path in files[label]]
     labels = [number[label] for label in sorted(files) for _ in files[label]]
     path_table = tf.constant([os.fsencode(path) for path in paths])  # names need not be UTF-8

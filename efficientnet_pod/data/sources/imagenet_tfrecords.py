@@ -13,10 +13,19 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core.splits import SplitDict
 
+from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import reason_of, tf
+from efficientnet_pod.data.sources.folders import require_folder
 from efficientnet_pod.data.sources.tfds import file_ranges, split_names
 from efficientnet_pod.data.sources.tfrecord_bytes import count_records
-from efficientnet_pod.data.sources.types import Example, FileRange, Records, Source, fingerprint_of_files
+from efficientnet_pod.data.sources.types import (
+    SPLIT_FLAGS,
+    Example,
+    FileRange,
+    Records,
+    Source,
+    fingerprint_of_files,
+)
 from efficientnet_pod.errors import UserError
 
 NUM_CLASSES = 1000
@@ -64,8 +73,7 @@ def open_tfrecords(name: str, path: str, train_split: str, eval_split: str) -> S
 
 def _list_shards(path: str, splits: Sequence[str]) -> dict[str, list[str]]:
     """Returns the files of each split in their order; raises UserError if one is absent."""
-    if not path or not tf.io.gfile.isdir(path):
-        raise UserError(f"folder '{path}' does not exist; {_LAYOUT}; give it as tfrecord:/path")
+    require_folder(path, f"{_LAYOUT}; give it as tfrecord:/path")
     present: dict[str, dict[int, set[int]]] = {}  # by split and number of shards
     for entry in tf.io.gfile.listdir(path):
         if match := _SHARD.fullmatch(entry):
@@ -78,7 +86,8 @@ def _list_shards(path: str, splits: Sequence[str]) -> dict[str, list[str]]:
         if split not in present:
             known = ", ".join(sorted(present))
             raise UserError(
-                f"folder '{path}' has no files of split '{split}', only of {known}; name one of these"
+                f"folder '{path}' has no files of split '{split}', only of {known}; "
+                f"name one of these: {SPLIT_FLAGS}"
             )
         totals = sorted(present[split])
         if len(totals) > 1:
@@ -131,7 +140,7 @@ def _first_records(records: Records) -> list[tuple[int, str]]:
                 "name a folder of labelled ImageNet records"
             )
         word = parsed["image/class/synset"].numpy() or parsed["image/class/text"].numpy()
-        return label - 1, word.decode(errors="replace")
+        return label - 1, printable(word)
 
     with ThreadPoolExecutor(_SAMPLED_FILES) as pool:
         return list(pool.map(first, islice(records.files, _SAMPLED_FILES)))

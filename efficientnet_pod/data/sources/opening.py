@@ -1,10 +1,15 @@
 """Opens a data set by its name."""
 
+from os.path import expanduser
+
+from efficientnet_pod.data.names import printable
+from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.digits import open_digits
 from efficientnet_pod.data.sources.folders import open_folder
 from efficientnet_pod.data.sources.imagenet_tfrecords import open_tfrecords
 from efficientnet_pod.data.sources.tfds import open_prepared, open_tfds
 from efficientnet_pod.data.sources.types import Source
+from efficientnet_pod.errors import UserError
 
 _BY_PATH = {"folder:": open_folder, "tfrecord:": open_tfrecords, "prepared:": open_prepared}
 
@@ -21,14 +26,27 @@ def open_source(
     * ``prepared:/path``: a folder with TFDS metadata, written by ``data prepare`` or by TFDS itself.
     * anything else: a TFDS name, ``name[/config][:version]``, read from ``data_dir`` (None: TFDS's default).
 
-    Splits of the last three may be slices such as ``train[:99%]``.
+    Splits of the last three may be slices such as ``train[:99%]``. In paths and in ``data_dir``, ``~`` is the
+    home folder.
 
     Raises:
-      UserError: the data set is missing, incomplete or not labelled.
+      UserError: the data set is missing, out of reach, incomplete or not labelled; or its name is not UTF-8.
     """
+    for text in (name, data_dir or "", train_split, eval_split):
+        if printable(text) != text and not text.isprintable():
+            raise UserError(
+                f"'{printable(text)}' cannot be written into the records of a run, which are lines of UTF-8; "
+                "rename it, or make a link to it that has another name"
+            )
     if name == "digits":
         return open_digits()
-    for prefix, open_path in _BY_PATH.items():
-        if name.startswith(prefix):
-            return open_path(name, name.removeprefix(prefix), train_split, eval_split)
-    return open_tfds(name, data_dir, train_split, eval_split)
+    try:
+        for prefix, open_path in _BY_PATH.items():
+            if name.startswith(prefix):
+                return open_path(name, expanduser(name.removeprefix(prefix)), train_split, eval_split)
+        return open_tfds(name, data_dir and expanduser(data_dir), train_split, eval_split)
+    except (tf.errors.OpError, OSError) as error:  # of an object store, a network or a disk
+        raise UserError(
+            f"data set '{name}' cannot be reached: {reason_of(error)}; correct the path, or see to network "
+            "and credentials"
+        ) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from os.path import join
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ from tensorflow_datasets.core.splits import SplitDict
 
 from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.array_records import indexed_records
+from efficientnet_pod.data.sources.folders import require_folder
 from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.types import (
+    SPLIT_FLAGS,
     Example,
     FileRange,
     Indexed,
@@ -42,11 +46,11 @@ def open_prepared(name: str, path: str, train_split: str, eval_split: str) -> So
     Raises:
       UserError: the folder does not exist or holds no finished data set with classes.
     """
-    if not path or not tf.io.gfile.isdir(path):
-        raise UserError(
-            f"folder '{path}' does not exist; a prepared source is a folder with TFDS metadata; "
-            "give it as prepared:/path, or write it with `efficientnet-pod data prepare`"
-        )
+    require_folder(
+        path,
+        "a prepared source is a folder with TFDS metadata; give it as prepared:/path, or write it with "
+        "`efficientnet-pod data prepare`",
+    )
     try:
         builder = tfds.builder_from_directory(path)
     except Exception as error:  # TFDS raises many kinds: no metadata, or metadata of another version
@@ -71,7 +75,7 @@ def file_ranges(name: str, splits: SplitDict, split: str) -> tuple[FileRange, ..
     except (KeyError, ValueError) as error:
         raise UserError(
             f"data set '{name}' has no split '{split}': {reason_of(error)}; "
-            f"name one of {', '.join(sorted(splits))}, or a slice of one"
+            f"name one of {', '.join(sorted(splits))}, or a slice of one: {SPLIT_FLAGS}"
         ) from None
     ranges = tuple(FileRange(str(i.filename), i.skip, i.skip + i.take) for i in instructions if i.take > 0)
     if not ranges:
@@ -140,17 +144,41 @@ def _split(
 
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     base = name.partition(":")[0].partition("/")[0]
+    if os.path.isabs(name) or name.startswith((".", "~")) or "://" in name:
+        raise UserError(_a_path(name))
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError:
+    except RuntimeError as error:
+        raise error.__cause__ or error from None  # TFDS wraps the error of an object store
+    except (AssertionError, ImportError, ValueError) as error:
+        is_unknown = isinstance(error, tfds.core.DatasetNotFoundError)  # a kind of ValueError
+        if not is_unknown and "builder name string" not in str(
+            error
+        ):  # a version, a config, a missing package
+            raise UserError(
+                f"data set '{name}' cannot be opened: {reason_of(error)}; correct the name"
+            ) from None
+        if os.path.exists(name):
+            raise UserError(_a_path(name)) from None
         known = tfds.list_builders(with_community_datasets=False)
         paths = ["folder:/path", "prepared:/path", "tfrecord:/path"]
         hint = did_you_mean(base, ["digits", *paths, *known])
         if "did you mean" not in hint:  # nothing near, and hundreds are known
             hint = f"; use digits, {', '.join(paths)}, or a name from tensorflow.org/datasets/catalog"
         raise UserError(f"unknown data set '{name}'{hint}") from None
-    except (AssertionError, ImportError, ValueError) as error:  # no such version or config; a missing package
-        raise UserError(f"data set '{name}' cannot be opened: {reason_of(error)}; correct the name") from None
+
+
+def _a_path(name: str) -> str:
+    """Returns the message for a path in place of a name, with the word that its contents suggest."""
+    folder, kind = os.path.expanduser(name), "folder"
+    if os.path.exists(join(folder, "dataset_info.json")):
+        kind = "prepared"
+    elif os.path.isdir(folder) and any("-of-" in entry for entry in os.listdir(folder)):
+        kind = "tfrecord"
+    return (
+        f"data set '{name}' is a path; a word in front says what is there: "
+        f"--config.data.name={kind}:{name} (of evaluate: --data={kind}:…)"
+    )
 
 
 def _require_classes(name: str, builder: tfds.core.DatasetBuilder) -> None:

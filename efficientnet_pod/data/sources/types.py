@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:  # takes seconds to import
     import tensorflow as tf
 
-# {"image": encoded JPEG or PNG as a string, or uint8 (height, width, 3); "label": int32; "name": string}
+# The flags that name a split, for messages.
+SPLIT_FLAGS = "--config.data.train_split=…, --config.data.eval_split=… (of evaluate: --split=…)"
+
+# {"image": encoded image as a string, or uint8 (height, width, 3); "label": int32; "name": string}
 Example: TypeAlias = "dict[str, tf.Tensor]"
 
 

@@ -11,8 +11,8 @@ from efficientnet_pod.data.quiet import tf
 _RATIOS = (1, 2, 4, 8)
 
 
-def fast_crop(image: tf.Tensor, box: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """Returns a crop of an encoded JPEG, resized to ``size`` = (height, width), as uint8 (height, width, 3).
+def fast_crop(image: tf.Tensor, box: tf.Tensor, size: tuple[int | tf.Tensor, int | tf.Tensor]) -> tf.Tensor:
+    """Returns a crop of an encoded JPEG for ``fast_resize`` to ``size``, as uint8 (height, width, 3).
 
     ``image`` is a string scalar, ``box`` (top, left, height, width) in pixels, int32, within the image. If
     the crop is four times the output or more, the decoder shrinks it by 2, 4 or 8, to twice the output or
@@ -20,8 +20,7 @@ def fast_crop(image: tf.Tensor, box: tf.Tensor, size: tuple[int, int]) -> tf.Ten
     """
     scale = tf.reduce_min(box[2:] // size)
     number = tf.reduce_sum(tf.cast(scale >= [2 * ratio for ratio in _RATIOS[1:]], tf.int32))
-    pixels = tf.switch_case(number, [lambda ratio=ratio: _decode(image, box, ratio) for ratio in _RATIOS])
-    return fast_resize(pixels, size)
+    return tf.switch_case(number, [lambda ratio=ratio: _decode(image, box, ratio) for ratio in _RATIOS])
 
 
 def fast_resize(pixels: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:

@@ -4,6 +4,8 @@ from typing import Literal
 
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.transforms.fast_decode import fast_crop, fast_resize
+from efficientnet_pod.data.transforms.orientation import orientation_of, stored_box, upright, upright_size
+from efficientnet_pod.data.transforms.other_formats import decode_other, other_size
 from efficientnet_pod.data.transforms.policies import apply_policy, cutout
 from efficientnet_pod.recipe.preprocessing import Preprocessing
 
@@ -13,16 +15,17 @@ JPEG_MAGIC, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 # A file of a few kilobytes can claim any size. Pillow warns from here on, a quarter of a gigabyte of pixels.
 MAX_PIXELS = 89_478_485
 
-# The released code used TensorFlow's default, the fast transform: up to 4 levels of 255 off, no faster with
-# today's decoder (1.10 to 1.15 ms for a 500x375 photo either way). This one gives Pillow's pixels.
+# The released code used TensorFlow's default, the fast transform, whose pixels differ from these by up to 14
+# levels of 255 (15.6 after the bicubic resize; 1.08 in the mean). It is no faster with today's decoder (1.10
+# to 1.15 ms for a 500x375 photo either way). This one gives Pillow's pixels.
 _DCT = "INTEGER_ACCURATE"
 
 
 def train_image(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """Returns a randomly augmented image (image_size, image_size, 3) of ``preprocessing.dtype``.
 
-    ``image`` is an encoded JPEG or PNG (string scalar) or a uint8 array (height, width, 3); equal ``seed``
-    pairs (int64, shape (2,)) give equal results.
+    ``image`` is an encoded JPEG, PNG, WebP, GIF, BMP or AVIF (string scalar) or a uint8 array (height, width,
+    3); equal ``seed`` pairs (int64, shape (2,)) give equal results.
 
     Raises InvalidArgumentError for an image that cannot be used.
     """
@@ -31,7 +34,7 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing)
     if preprocessing.augment == "inception_crop":
         image = _random_crop(image, geometry_seed, preprocessing)
     else:
-        image = _resize(decode(image), shape, preprocessing)
+        image = _resize(_decode_upright(image, preprocessing), shape, preprocessing)
         border = "CONSTANT" if preprocessing.augment == "shift" else "REFLECT"
         image = _shift(image, geometry_seed, preprocessing.max_shift, border)
     if preprocessing.augment != "shift":
@@ -61,10 +64,12 @@ def eval_image(
     """
     shape = shape or (preprocessing.image_size, preprocessing.image_size)
     if preprocessing.augment == "inception_crop":
-        box = _centre_box(*size_of(image), preprocessing, shape)
-        image = _decode_crop_resize(image, box, shape, preprocessing)
+        orientation = orientation_of(image, preprocessing.exif)
+        size = size_of(image, orientation)
+        box = stored_box(_centre_box(*size, preprocessing, shape), size, orientation)
+        image = _decode_crop_resize(image, orientation, box, shape, preprocessing)
     else:
-        image = _resize(decode(image), shape, preprocessing)
+        image = _resize(_decode_upright(image, preprocessing), shape, preprocessing)
     return _finish(image, preprocessing, shape)
 
 
@@ -78,7 +83,8 @@ def eval_padding(image_size: int, share: float = 0.875) -> int:
 
 
 def _random_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    height, width = size_of(image)
+    orientation = orientation_of(image, preprocessing.exif)
+    height, width = size_of(image, orientation)
     shape = (preprocessing.image_size, preprocessing.image_size)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.stack([height, width, 3]),
@@ -90,14 +96,17 @@ def _random_crop(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
-    # The sampler returns the whole image when all attempts fail.
+    # The sampler returns the whole image when all attempts fail. The released code finds out by comparing
+    # shapes, and fails to for a grey JPEG, whose header has one channel: it squashes the whole image to a
+    # square. Here a grey image gets the centre crop, as any other one does.
     failed = tf.reduce_all(size[:2] == tf.stack([height, width]))
     box = tf.where(
         failed,
         _centre_box(height, width, preprocessing, shape),
         tf.concat([begin[:2], size[:2]], 0),
     )
-    return _decode_crop_resize(image, box, shape, preprocessing)
+    box = stored_box(box, (height, width), orientation)
+    return _decode_crop_resize(image, orientation, box, shape, preprocessing)
 
 
 def _centre_box(
@@ -119,10 +128,11 @@ def _centre_box(
     return tf.stack([*begin, *sides])
 
 
-def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def size_of(image: tf.Tensor, orientation: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns (height, width), int32 scalars, of an encoded image or an array, without decoding it.
 
-    Raises InvalidArgumentError unless the image is a JPEG or PNG of at most MAX_PIXELS.
+    They are those of the upright image if the orientation is given, else as stored. Raises
+    InvalidArgumentError unless the image is of a known format and has at most MAX_PIXELS.
     """
     if image.dtype != tf.string:
         size = tf.shape(image)
@@ -133,58 +143,96 @@ def size_of(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             tf.io.decode_raw(tf.strings.substr(image, 16, 8), tf.int32, little_endian=False), [0]
         )
 
-    is_png = tf.equal(tf.strings.substr(image, 0, len(PNG_MAGIC)), PNG_MAGIC)
-    size = tf.cond(is_png, png_size, lambda: tf.image.extract_jpeg_shape(image)[:2])
+    def jpeg_size() -> tf.Tensor:
+        return tf.image.extract_jpeg_shape(image)[:2]
+
+    def torn_jpeg_size() -> tf.Tensor:
+        # Refused here: the decoder prints a line of its own about a torn JPEG, which names no file.
+        pairs = tf.cast(tf.io.decode_raw(image, tf.uint8), tf.int32)
+        is_end = pairs[:-1] * 256 + pairs[1:] == int.from_bytes(JPEG_END, "big")
+        has_end = tf.raw_ops.Assert(condition=tf.reduce_any(is_end), data=["a torn JPEG"], summarize=3)
+        with tf.control_dependencies([has_end]):
+            return jpeg_size()
+
+    is_jpeg, is_png = _is(image, JPEG_MAGIC), _is(image, PNG_MAGIC)
+    number = tf.cast(is_jpeg, tf.int32) * (1 + tf.cast(_ends(image), tf.int32)) + 3 * tf.cast(
+        is_png, tf.int32
+    )
+    size = tf.switch_case(number, [lambda: other_size(image), torn_jpeg_size, jpeg_size, png_size])
     height, width = tf.unstack(tf.ensure_shape(size, [2]))
     # The op itself: tf.debugging.Assert wraps it in a conditional, which costs more than the comparison.
     message = f"an image of more than {MAX_PIXELS:,} pixels"
     is_small = tf.raw_ops.Assert(condition=height <= MAX_PIXELS // width, data=[message], summarize=3)
     with tf.control_dependencies([is_small]):
-        return tf.identity(height), tf.identity(width)
+        height, width = tf.identity(height), tf.identity(width)
+    return upright_size(height, width, orientation)
+
+
+def _is(image: tf.Tensor, magic: bytes) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(image, 0, len(magic)), magic)
+
+
+def _ends(image: tf.Tensor) -> tf.Tensor:
+    """Returns whether the last bytes of an encoded image are a JPEG's end marker."""
+    tail = tf.strings.length(image) - len(JPEG_END)
+    return tf.equal(tf.strings.substr(image, tf.maximum(tail, 0), len(JPEG_END)), JPEG_END)
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:
     """Returns uint8 (height, width, 3) of a whole image: grey and CMYK become RGB, transparency is dropped.
 
-    16 bits a channel are reduced to the upper 8. The orientation in EXIF is ignored, as by the released code
-    and TFDS. Arrays are returned unchanged.
+    16 bits a channel are reduced to the upper 8. The pixels are as stored, whatever EXIF says. Arrays are
+    returned unchanged.
 
     Raises InvalidArgumentError for an image that cannot be decoded or has more than MAX_PIXELS.
     """
     if image.dtype != tf.string:
         return image
     with tf.control_dependencies(size_of(image)):  # refused before memory is taken
-        return tf.image.decode_jpeg(image, channels=3, dct_method=_DCT)  # a PNG too, decided by content
+        return _decode_whole(image)
+
+
+def _decode_whole(image: tf.Tensor) -> tf.Tensor:
+    return tf.cond(
+        _is(image, JPEG_MAGIC) | _is(image, PNG_MAGIC),
+        lambda: tf.image.decode_jpeg(image, channels=3, dct_method=_DCT),  # a PNG too, decided by content
+        lambda: decode_other(image),
+    )
+
+
+def _decode_upright(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    return upright(decode(image), orientation_of(image, preprocessing.exif))
 
 
 def _decode_crop_resize(
-    image: tf.Tensor, box: tf.Tensor, size: tuple[int, int], preprocessing: Preprocessing
+    image: tf.Tensor,
+    orientation: tf.Tensor | None,
+    box: tf.Tensor,
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
 ) -> tf.Tensor:
-    """Returns the box (top, left, height, width) of the image, resized, decoding no more of a JPEG.
+    """Returns the box (top, left, height, width) of the stored image, upright and resized.
 
-    The box must come from ``size_of``, which refuses other files. A decoder that is asked for a crop does not
-    notice that rows below it are missing. A JPEG that does not end with the end marker is therefore decoded
-    whole: either it has bytes after the marker, or it is truncated, which raises InvalidArgumentError.
+    No more of a JPEG is decoded. The box must come from ``size_of``, which refuses other files. A decoder
+    that is asked for a crop does not notice that rows below it are missing. A JPEG that does not end with the
+    end marker is therefore decoded whole: either it has bytes after the marker, or it is truncated, which
+    raises InvalidArgumentError.
     """
 
     def crop(pixels: tf.Tensor) -> tf.Tensor:
-        return _resize(tf.slice(pixels, [box[0], box[1], 0], [box[2], box[3], 3]), size, preprocessing)
+        return tf.slice(pixels, [box[0], box[1], 0], [box[2], box[3], 3])
 
     def crop_jpeg() -> tf.Tensor:
         if preprocessing.resize == "fast":
-            return fast_crop(image, box, size)
-        pixels = tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=_DCT)
-        return _resize(pixels, size, preprocessing)
+            return fast_crop(image, box, upright_size(*size, orientation))
+        return tf.image.decode_and_crop_jpeg(image, box, channels=3, dct_method=_DCT)
 
     if image.dtype != tf.string:
-        return crop(image)
-    is_jpeg = tf.equal(tf.strings.substr(image, 0, len(JPEG_MAGIC)), JPEG_MAGIC)
-    is_complete = is_jpeg & tf.equal(tf.strings.substr(image, -len(JPEG_END), len(JPEG_END)), JPEG_END)
-    return tf.cond(  # ImageNet has one PNG among its JPEGs, and the JPEG crop rejects it
-        is_complete,
-        crop_jpeg,
-        lambda: crop(tf.image.decode_jpeg(image, channels=3, dct_method=_DCT)),
+        return _resize(crop(image), size, preprocessing)
+    pixels = tf.cond(  # ImageNet has one PNG among its JPEGs, and the JPEG crop rejects it
+        _is(image, JPEG_MAGIC) & _ends(image), crop_jpeg, lambda: crop(_decode_whole(image))
     )
+    return _resize(upright(pixels, orientation), size, preprocessing)
 
 
 def _resize(image: tf.Tensor, size: tuple[int, int], preprocessing: Preprocessing) -> tf.Tensor:

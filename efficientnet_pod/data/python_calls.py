@@ -1,0 +1,67 @@
+"""Python functions inside tf.data, whose calls must be over before the interpreter ends."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from efficientnet_pod.data.quiet import tf
+
+
+def call_python(function: Callable[..., Any], argument: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Returns the result of a Python function of one scalar, as a tensor of unknown shape.
+
+    A ValueError of the function is an InvalidArgumentError.
+    """
+    calls = _calls()
+
+    def call(value: Any) -> Any:
+        calls.count()
+        return function(value.item() if isinstance(value, np.ndarray) else value)
+
+    try:
+        return tf.numpy_function(call, [argument], dtype)
+    except ValueError as error:  # outside of tf.data and tf.function the call is made at once
+        raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+
+
+_QUIET = 5  # tenths of a second without a call, after which there are none
+
+
+class _Calls:
+    """The calls of Python by tf.data's threads.
+
+    If a stream still reads ahead when the process exits, it waits for its threads, and the threads wait for
+    the interpreter without end. Therefore each call fails from then on: the buffers fill with failures, and
+    the threads stop.
+    """
+
+    def __init__(self) -> None:
+        self._count, self._is_ending = 0, False
+
+    def count(self) -> None:
+        """Counts a call; raises RuntimeError while the process ends."""
+        self._count += 1
+        if self._is_ending:
+            raise RuntimeError("the process ends")
+
+    def end(self) -> None:
+        """Makes the calls fail, and waits until there are none; on a busy machine they come with pauses."""
+        self._is_ending, deadline, quiet = True, time.monotonic() + 5, 0
+        while self._count and quiet < _QUIET and time.monotonic() < deadline:
+            seen = self._count
+            time.sleep(0.1)
+            quiet = quiet + 1 if self._count == seen else 0
+
+
+@functools.cache
+def _calls() -> _Calls:
+    """Returns the calls of this process, which end with it."""
+    calls = _Calls()
+    atexit.register(calls.end)
+    return calls
