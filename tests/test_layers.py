@@ -24,7 +24,7 @@ FLOORS = [
 LAUNCH_FLOORS = [
     {"cli"},
     {"submit", "watch", "follow", "doctor"},
-    {"flags"},
+    {"flags", "images"},
     {"backends"},
     {"workdir"},
     {"job"},

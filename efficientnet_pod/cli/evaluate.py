@@ -7,7 +7,13 @@ from pathlib import Path
 from absl import flags
 from etils import epath
 
-from efficientnet_pod.cli.flags import define_checkpoint, parse_flags, values_of
+from efficientnet_pod.cli.flags import (
+    IMAGE_SIZE,
+    define_checkpoint,
+    define_number,
+    parse_flags,
+    values_of,
+)
 from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import console
@@ -65,9 +71,9 @@ def _define(values: flags.FlagValues) -> None:
     for name, about in texts.items():
         flags.DEFINE_string(name, None, about, flag_values=values)
     about = "Images a step, all replicas together."
-    flags.DEFINE_integer("batch", None, about, 1, flag_values=values)
+    define_number(values, "batch", None, about)
     about = "Height and width in pixels; by default the weights'."
-    flags.DEFINE_integer("image_size", None, about, 1, flag_values=values)
+    define_number(values, "image_size", None, about, IMAGE_SIZE)
     about = "Evaluate each image and its mirror image; by default as the recipe has it."
     flags.DEFINE_bool("flip", None, about, flag_values=values)
     define_checkpoint(values, default=None, rule="; by default the best, with --workdir the latest")

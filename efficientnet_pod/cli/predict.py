@@ -1,6 +1,5 @@
 """The command ``predict``: image files in, class names with probabilities out."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -9,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from efficientnet_pod.cli.flags import define_checkpoint, parse_flags
+from efficientnet_pod.cli.flags import define_checkpoint, define_number, parse_flags
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
+from efficientnet_pod.workdir.values import to_json
 
 if TYPE_CHECKING:  # --help and mistakes do not wait for JAX and TensorFlow
     from efficientnet_pod.evaluate.predictor import Predictor
@@ -38,8 +38,8 @@ def run_predict(arguments: Sequence[str]) -> int:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer("top", 5, "Classes to name for each image.", 1, flag_values=values)
-    flags.DEFINE_integer("batch", 32, "Images at a time.", 1, flag_values=values)
+    define_number(values, "top", 5, "Classes to name for each image.")
+    define_number(values, "batch", 32, "Images at a time.")
     flags.DEFINE_bool("json", False, "Print a JSON object for each image.", flag_values=values)
     about = "PNG to write: the images with their classes."
     flags.DEFINE_string("sheet", None, about, flag_values=values)
@@ -102,7 +102,7 @@ def _best(trained: "Trained", probabilities: np.ndarray, top: int) -> list[dict[
 
 def _line(file: str, best: Sequence[dict[str, Any]], *, as_json: bool) -> str:
     if as_json:
-        return json.dumps({"image": _printable(file), "predictions": best}, ensure_ascii=False)
+        return to_json({"image": _printable(file), "predictions": best}, ensure_ascii=False)
     classes = (f"{row['name']} {100 * row['probability']:.1f} %" for row in best)
     return f"{_printable(file)}  {', '.join(classes)}"
 

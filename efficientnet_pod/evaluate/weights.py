@@ -147,15 +147,18 @@ def _other_weights(
 
 
 def _run_of(config: dict[str, Any], overrides: Overrides, subject: Subject) -> Run:
-    here = runtime.start(config["platform"], config["cpu_replicas"])
+    recipe = read_recipe(config)
+    if overrides.image_size:
+        network_named(recipe.model.name).require_size(overrides.image_size, "image-size")
+    here = runtime.start(recipe.platform, recipe.cpu_replicas)
     replicas = len(here.devices)
     if overrides.batch and overrides.batch % replicas:
         raise UserError(
             f"--batch={overrides.batch} is not a multiple of the {replicas} replicas; make it one"
         )
     if not overrides.batch and not subject.workdir:
-        config = config | {"global_batch": PER_REPLICA * replicas}
-    return run_on(here, read_recipe(config))
+        recipe = dataclasses.replace(recipe, global_batch=PER_REPLICA * replicas)
+    return run_on(here, recipe)
 
 
 def _warnings(run: Run, subject: Subject, path: str) -> Iterator[str]:

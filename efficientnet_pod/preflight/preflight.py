@@ -1,7 +1,6 @@
 """A preflight from start to end: one recipe, or the points of a sweep, compiled, printed and written."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from efficientnet_pod.preflight.targets import Target, parse_target, runtime_for
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.run.run import image_numbers, run_on
+from efficientnet_pod.workdir.values import to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Preflight:
 
     def _write(self, document: dict[str, Any], estimate: Estimate) -> None:
         if self.json:
-            Path(self.json).write_text(json.dumps(document, indent=1) + "\n")
+            Path(self.json).write_text(to_json(document, indent=1) + "\n")
         if self.hlo:
             for step in estimate.steps:
                 path = Path(self.hlo)

@@ -19,6 +19,7 @@ _NAMES = (
     *(*_BATCHES, "eval_batch", "eval_steps", "eval_shapes"),
     *("steps_per_epoch", "total_steps", "warmup_steps", "steps_between_evals", "peak_lr"),
 )
+LEAST_STEPS = 50  # from trained weights, whose new classifier begins at zero
 _PHASE_NAMES = ("name", "first_step", "last_step", "first_image", "image_size", "dropout", *_BATCHES)
 
 # Names there that may differ between two starts of one run, because they follow from the machine; the recipe
@@ -130,6 +131,7 @@ class Plan(PlacedRecipe):
         """Returns ``plan.json`` as plain values."""
         recipe = dataclasses.asdict(self.recipe)
         recipe["optimizer"]["name"] = optimizer_name(self.recipe)
+        del recipe["unread"]  # a warning, no field
         phases = [{name: getattr(phase, name) for name in _PHASE_NAMES} for phase in self.phases]
         numbers = {name: getattr(self, name) for name in _NAMES}
         return {"recipe": recipe, **numbers, "phases": phases, "warnings": self.warnings}
@@ -188,8 +190,29 @@ def _warnings(plan: Plan) -> list[str]:
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=round(plan.clock(plan.total_steps)),
     )
+    if plan.recipe.unread:
+        warnings.append(f"without effect: {'; '.join(plan.recipe.unread)}")
+    if plan.recipe.init.weights:
+        warnings += _fine_tuning_warnings(plan)
     bn_batch = min(phase.bn_batch for phase in plan.phases)
     if bn_batch < 16:
         remedy = "ghost_batch" if plan.recipe.model.ghost_batch else "bn_group_size"
         warnings.append(f"{bn_batch} images normalise together; below 16 accuracy suffers: raise {remedy}")
+    return warnings
+
+
+def _fine_tuning_warnings(plan: Plan) -> list[str]:
+    """Returns a line for each number that may wreck trained weights."""
+    warnings, batch = [], plan.recipe.global_batch
+    if plan.total_steps < LEAST_STEPS:
+        epochs = math.ceil(LEAST_STEPS * plan.recipe.epochs / plan.total_steps)
+        warnings.append(
+            f"{plan.total_steps} steps from trained weights; below {LEAST_STEPS} they may end worse than "
+            f"they began: --config.epochs={epochs}, or a smaller --config.global_batch"
+        )
+    if batch > plan.num_train:
+        warnings.append(
+            f"a batch of {batch:,} images is larger than the set of {plan.num_train:,}: a step sees images "
+            "twice; lower --config.global_batch"
+        )
     return warnings
