@@ -132,8 +132,6 @@ def test_a_command_is_one_that_there_is(command, parsing, capsys):
             if behind:
                 own = ["train", "--workdir=x", *behind] if main is launch_cli.main else behind
                 flags_of(cli.main, own, capsys)
-        if main is launch_cli.main and words[0] in ("status", "logs", "watch", "cancel", "preempt", "submit"):
-            assert words[0] in launch_cli.COMMANDS
         flags_of(main, words, capsys)
 
 
@@ -152,7 +150,8 @@ def test_a_job_can_be_rendered_and_its_workers_find_their_images(command, capsys
 @pytest.mark.parametrize(
     "command", [line for line in commands() if line.startswith("efficientnet-pod plan ")]
 )
-def test_a_plan_is_printed_without_a_warning(command, capsys):
+def test_a_plan_is_printed_without_a_warning(command, monkeypatch, capsys):
+    build_tiny_networks(monkeypatch)  # whose operations are counted sooner
     assert cli.main(shlex.split(command)[1:]) == 0
     assert "warning" not in capsys.readouterr().out
 

@@ -72,8 +72,8 @@ def seen(objects, of=None, job=JOB, bucket=True):
 def test_prepared_images_of_the_right_number_are_found():
     line = seen(prepared())
     assert line == (
-        f"images: 1,281,167 of train, 50,000 of validation are prepared in '{FOLDER}'; whether the workers may "
-        "read it cannot be told from here"
+        f"images: 1,281,167 of train, 50,000 of validation are prepared in '{FOLDER}'; whether the workers "
+        "may read it cannot be told from here"
     )
     older = prepared(1, 1, folder=FOLDER.replace("5.1.0", "5.0.0"))
     assert seen(older | prepared()) == line  # the newest counts
@@ -89,16 +89,16 @@ def test_prepared_images_of_the_right_number_are_found():
     ("objects", "of", "words"),
     [
         ({}, {"data_dir": "gs://c/tfds"}, "there is no bucket gs://c; correct --config.data.data_dir"),
-        ({}, {}, "'imagenet2012' is not prepared in 'gs://b/tfds': there is no folder imagenet2012/VERSION; run "
-                 "`tfds build imagenet2012 --data_dir=gs://b/tfds` once"),
+        ({}, {}, "'imagenet2012' is not prepared in 'gs://b/tfds': there is no folder imagenet2012/VERSION; "
+                 "run `tfds build imagenet2012 --data_dir=gs://b/tfds` once"),
         (prepared(), {"name": "imagenet2012:5.0.0"}, "there is no folder imagenet2012/5.0.0"),
         ({f"{FOLDER}/x": b""}, {}, "has no dataset_info.json: it is not prepared to its end"),
         (prepared(left_out=1), {}, "has 3 of 4 files of split 'train'; copy all there"),
         (prepared(train=1000), {}, "has 1,000 images of split 'train', and imagenet2012 has 1,281,167"),
-        (prepared(), {"eval_split": "test"}, "has no split 'test', only train, validation; name one of these"),
+        (prepared(), {"eval_split": "test"}, "has no split 'test', only train, validation; name one"),
         (prepared(fileFormat="array_record"), {}, "holds ArrayRecord files, which workers cannot read"),
         (prepared(splits=3), {}, "dataset_info.json' is damaged"),
-        ({"gs://b/r/train-00000-of-00002": b""}, {"name": "tfrecord:gs://b/r"}, "has 1 of 2 files of split 'tr"),
+        ({"gs://b/r/train-00000-of-00002": b""}, {"name": "tfrecord:gs://b/r"}, "has 1 of 2 files of split"),
         ({}, {"name": "tfrecord:gs://b/r"}, "has 0 of 0 files of split 'train'"),
         ({"gs://b/f": b""}, {"name": "folder:gs://b/f"}, "has no class folders"),
     ],
@@ -121,8 +121,8 @@ def test_what_cannot_be_looked_up_is_said(monkeypatch, at):
 @pytest.mark.parametrize(
     ("name", "data_dir", "words"),
     [
-        ("imagenet2012", "", "would look for 'imagenet2012' in their own home folders, where nothing is; put the "
-                             "images into a bucket: --config.data.data_dir=gs://BUCKET/FOLDER"),
+        ("imagenet2012", "", "would look for 'imagenet2012' in their own home folders, where nothing is; put "
+                             "the images into a bucket: --config.data.data_dir=gs://BUCKET/FOLDER"),
         ("imagenet2012", "/data/tfds", "in '/data/tfds'"),
         ("folder:/data/photos", "", "--config.data.name=folder:gs://BUCKET/photos"),
         ("prepared:photos/", "", "--config.data.name=prepared:gs://BUCKET/photos"),
