@@ -1,7 +1,6 @@
 """The values that a field or a flag may have, written beside its definition, and their one check."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Annotated, Any, get_args
@@ -22,6 +21,7 @@ class Range:
       below: whether ``most`` itself is left out.
       whole: whether fractions are left out.
       step: number that must divide the value.
+      zero: whether 0 is one of them too; it stands for none.
     """
 
     least: float
@@ -30,12 +30,15 @@ class Range:
     below: bool = False
     whole: bool = False
     step: int = 1
+    zero: bool = False
 
     def holds(self, value: Any) -> bool:
         """Returns whether a value is one of the numbers; NaN is not."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
         number: Any = value
+        if self.zero and number == 0:
+            return True
         reached = number > self.least if self.above else number >= self.least
         within = number < self.most if self.below else number <= self.most
         return reached and within and (self.step == 1 or number % self.step == 0)
@@ -50,6 +53,7 @@ class Range:
         """Returns e.g. ``"above 0 and at most 1"`` or ``"a whole number, at least 1 and at most 30"``."""
         low, high = ("above" if self.above else "at least"), ("below" if self.below else "at most")
         kind = "" if not self.whole else "even, " if self.step == 2 else "a whole number, "
+        kind = "0, or " if self.zero else kind
         return f"{kind}{low} {_plain(self.least)} and {high} {_plain(self.most)}"
 
 
@@ -154,4 +158,4 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def _plain(number: float) -> str:
-    return f"{number:,}" if math.floor(number) == number else f"{number:g}"
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"

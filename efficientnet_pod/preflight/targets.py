@@ -162,16 +162,16 @@ def _torus(chip: Chip, sides: tuple[int, ...], topology: str) -> Target:
     chips = math.prod(grid)
     if not all(grid):
         raise UserError(f"--topology={topology} has no chips; every side is at least 1, e.g. {chip.name}:2x2")
+    if chips > chip.most_chips:
+        raise UserError(
+            f"--topology={topology} has {chips:,} chips; {chip.title} has {chip.most_chips:,} at most in one "
+            f"slice: choose fewer, e.g. --topology={chip.name}-{chip.most_chips * chip.named_cores}"
+        )
     if chips > 1 and (grid[0] % 2 or grid[1] % 2):
         even = (*(side + side % 2 for side in grid[:2]), *grid[2:])
         raise UserError(
             f"--topology={topology} cannot be built: hosts hold 2x2 chips, so the first two sides are even; "
             f"the nearest that can: --topology={chip.name}:{'x'.join(map(str, even))}"
-        )
-    if chips > chip.most_chips:
-        raise UserError(
-            f"--topology={topology} has {chips:,} chips; {chip.title} has {chip.most_chips:,} at most in one "
-            f"slice: choose fewer, e.g. --topology={chip.name}-{chip.most_chips * chip.named_cores}"
         )
     name = f"{chip.name}:{'x'.join(map(str, grid))}"
     alone = _bounds(chip, grid)

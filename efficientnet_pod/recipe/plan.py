@@ -4,7 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
+from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim.optimizers import OPTIMIZERS
+from efficientnet_pod.optim.ranges import MOST
 from efficientnet_pod.optim.schedules import peak_learning_rate, schedule_warnings
 from efficientnet_pod.recipe.phases import Phase, PlacedRecipe, resolve_phases
 from efficientnet_pod.recipe.recipe import Recipe
@@ -117,7 +119,10 @@ class Plan(PlacedRecipe):
     def evaluations(self) -> int:
         """Returns how many steps of the run are followed by an evaluation."""
         last = self.total_steps
-        largest_batch = max(phase.recipe.global_batch for phase in self.phases)
+        batches = [phase.recipe.global_batch for phase in self.phases]
+        smallest_batch, largest_batch = min(batches), max(batches)
+        if self.steps_between_evals < smallest_batch / self.recipe.global_batch:
+            return last
         if self.steps_between_evals < largest_batch / self.recipe.global_batch:
             return sum(map(self.is_eval_due, range(1, last + 1)))  # a step may pass several multiples
         passed = self._evals_passed(last)
@@ -179,6 +184,11 @@ def resolve(
         phases=resolve_phases(recipe, num_train=num_train, num_replicas=num_replicas, num_hosts=num_hosts),
         warnings=(),
     )
+    if plan.total_steps > MOST:
+        raise UserError(
+            f"config.epochs={recipe.epochs:g} are {plan.total_steps:,} steps, and devices count to {MOST:,}; "
+            "lower --config.epochs"
+        )
     square = ((plan.image_size, plan.image_size, plan.eval_steps),)
     return dataclasses.replace(plan, eval_shapes=square, warnings=tuple(_warnings(plan)))
 

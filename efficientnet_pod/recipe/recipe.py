@@ -23,7 +23,7 @@ from efficientnet_pod.optim.schedules import Schedule
 # Types of fields with the values that they may have; a phase has some of the recipe's.
 Pixels = Annotated[int, Range(0, 8192, whole=True)]
 Dropout = Annotated[float, Range(-1, 1, below=True)]
-Alpha = Annotated[float, Range(0, 1000)]
+Alpha = Annotated[float, Range(1e-6, 1000, zero=True)]  # smaller ones are 0 on the devices
 _RANDAUGMENT = ReadWith("data.policy", ("randaugment",))
 _CROPS = ReadWith("data.augment", ("inception_crop",))
 PolicyLayers = Annotated[int, Range(1, 100, whole=True), _RANDAUGMENT]
@@ -73,7 +73,7 @@ class ModelSettings(Ranged):
     bn_epsilon: Annotated[float, Range(0, 1, above=True)]
     zero_init_residual: bool
     ghost_batch: Number0
-    bn_scale: Annotated[float, Range(0, 1000)]
+    bn_scale: Annotated[float, Range(1e-6, 1000, zero=True)]
     dtype: Annotated[str, Choices(("auto", "bfloat16", "float32"))] = dataclasses.field(metadata=RESOLVED)
 
     @property

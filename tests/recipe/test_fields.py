@@ -23,7 +23,7 @@ CONFIG = load("digits.py") | {"phases": {"one": {"from_epoch": 0.0}}}
 FIELDS = {field.name: field for field in all_fields()}
 NUMBERS = {name: field.allowed for name, field in FIELDS.items() if isinstance(field.allowed, Range)}
 TABLES = {"data.mean_rgb": 3, "data.stddev_rgb": 3}  # with the numbers they hold
-HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, 2**63)
+HOSTILE = (math.nan, math.inf, -math.inf, -1, 0, 2**63, 1e-300)
 
 
 def with_value(name, value):
@@ -71,6 +71,15 @@ def test_a_number_is_in_its_range_or_refused_in_one_line(name):
             assert "\n" not in str(error)
         else:
             json.dumps(plan.as_dict(), allow_nan=False)
+
+
+def test_more_steps_than_devices_count_are_refused():
+    recipe = read_recipe(CONFIG | {"epochs": 100_000.0, "phases": {}, "global_batch": 8})
+    numbers = DIGITS | {"num_train": 1_281_167}
+    with pytest.raises(
+        UserError, match="are 16,014,587,500 steps, and devices count to 2,147,483,647; lower --c"
+    ):
+        resolve(recipe, **numbers, num_replicas=8, num_hosts=1, default_dtype="float32")
 
 
 def test_every_field_of_a_config_is_in_the_reference():
