@@ -44,9 +44,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Asserts what the rules of a recipe have checked, for callers without a recipe."""
-        allowed = {field.name: allowed_in(field) for field in fields(DataSettings)}
-        for name in ("augment", "resize", "policy"):
-            assert allowed[name].holds(getattr(self, name)), self
+        for field in fields(DataSettings):
+            if field.name in ("augment", "resize", "policy") and (allowed := allowed_in(field)):
+                assert allowed.holds(getattr(self, field.name)), self
         assert 0 <= self.max_shift < self.image_size and self.cutout % 2 == 0, self
 
     @classmethod

@@ -243,7 +243,7 @@ class Recipe(Ranged):
     schedule: Schedule
     phases: tuple[PhaseSettings, ...]
     init: InitSettings
-    unread: tuple[str, ...] = dataclasses.field(default=(), metadata=FREE)
+    unread: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
