@@ -1,7 +1,9 @@
 """EfficientNet as published: RMSProp, exponential decay, 350 epochs at 4,096 images a step.
 
 Source: arXiv 1905.11946 and tensorflow/tpu models/official/efficientnet (batch 4,096 by its maintainers,
-tensorflow/tpu#509); accuracies from its README. AutoAugment: arXiv 1805.09501; ``released`` repeats the
+tensorflow/tpu#509); accuracies from its README. BN groups of 8 replicas are those of its
+``TpuBatchNormalization`` on 16 to 64. It has replicas / 8 on more (128: --config.bn_group_size=16), and 1 on
+8 or fewer (--config.bn_group_size=1). AutoAugment: arXiv 1805.09501; ``released`` repeats the
 faults of the code it was published with. RandAugment: arXiv 1909.13719; magnitudes, and B5's accuracy, are
 recalled. Machine: TPU v3-32 or larger; B0 takes three hours there and 100 dollars on demand, by `preflight`'s
 estimate of its step (100 ms). Not yet reproduced with this code: no figure of ours stands here.
@@ -45,6 +47,7 @@ def get_config(model_and_policy: str = "b0") -> ConfigDict:
 
     config = base_config()
     config.global_batch = 4096
+    config.bn_group_size = 8
     config.epochs = 350.0
     config.label_smoothing = 0.1
     config.ema_decay = 0.9999

@@ -1,10 +1,14 @@
 """EfficientNet at supercomputer scale: B2 and B5 from 4,096 to 65,536 images a step.
 
 Source: arXiv 2011.00071. Its abstract: B5, 83 % top-1 in 64 minutes at 65,536 images a step on 1,024 TPU v3
-cores. Optimizers, schedules and BN batch are those of the authors' code (tensorflow/tpu
-models/official/efficientnet). The rows below, learning rates and accuracies of its tables, are recalled, not
-checked. Not yet reproduced with this code: no figure of ours stands here.
+cores. Optimizers and schedules are those of the authors' code (tensorflow/tpu models/official/efficientnet),
+and so are the BN groups of the RMSProp rows: ``TpuBatchNormalization`` has max(8, replicas / 8) replicas
+beyond 8, here 512, 1,024 and 2,048 images. The BN batch of the LARS rows is ours: the authors' flag for it,
+``--batch_norm_batch_size``, is 128 by default, and nothing that we could read says what the paper's runs gave
+it. The rows below, learning rates and accuracies of its tables, are recalled, not checked. Not yet reproduced
+with this code: no figure of ours stands here.
 Command: efficientnet-pod train --config=configs/supercomputer.py:b5,65536 --workdir=gs://bucket/b5
+    --config.data.data_dir=gs://bucket/tfds
 Before you pay: efficientnet-pod preflight --config=configs/supercomputer.py:b5,65536 --topology=v3-1024
 """
 
@@ -12,7 +16,7 @@ from ml_collections import ConfigDict
 
 from efficientnet_pod.recipe.base_config import base_config, require_row
 
-BN_BATCH = 1024  # images that normalise together; the authors' code has a flag, the paper groups of cores
+BN_BATCH = 1024  # images that normalise together with LARS; ours
 RECALLED = "recalled from the paper's tables, not checked"
 # (optimizer, global batch): TPU v3 cores, base learning rate per 256 images, warm-up epochs.
 ROWS = {
@@ -43,7 +47,8 @@ def get_config(row: str = "b5,65536") -> ConfigDict:
     config = base_config()
     config.platform = "tpu"
     config.global_batch = global_batch
-    config.bn_group_size = BN_BATCH * cores // global_batch
+    per_core = global_batch // cores
+    config.bn_group_size = BN_BATCH // per_core if optimizer == "lars" else max(8, cores // 8)
     config.epochs = 350.0
     config.label_smoothing = 0.1
     config.ema_decay = 0.9999
@@ -68,8 +73,8 @@ def get_config(row: str = "b5,65536") -> ConfigDict:
         f"peak learning rate {lr_per_256:g} × {global_batch:,} / 256 = "
         f"{lr_per_256 * global_batch / 256:.4g}: linear scaling (arXiv 1706.02677); base rate {RECALLED}",
         f"warm-up {warmup_epochs:g} epochs: {RECALLED}; then {decay}: the authors' code",
-        f"BN groups of {BN_BATCH:,} images = {config.bn_group_size} of {cores:,} cores × "
-        f"{global_batch // cores} images",
+        f"BN groups of {per_core * config.bn_group_size:,} images = {config.bn_group_size} of {cores:,} cores"
+        f" × {per_core} images: {'ours' if optimizer == 'lars' else 'TpuBatchNormalization of the authors'}",
         f"published: {TOP1[model][optimizer, global_batch]} % top-1 on {cores:,} TPU v3 cores ({RECALLED})",
     )
     return config

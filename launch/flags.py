@@ -8,8 +8,9 @@ from typing import Any
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import define_number, parse_flags
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.workdir.files import absolute
 from launch.backends.backend import NAMES, Backend, backend_named
 from launch.job.job import Job, require_name, require_no_secrets
@@ -20,7 +21,7 @@ from launch.workdir.storage import require_path
 PROGRAM = "python -m launch"
 EXAMPLE = (
     f"{PROGRAM} submit --backend=qr --tpu=v3-1024 --spot --workdir=gs://b/run1 -- "
-    "--config=configs/supercomputer.py:b5,65536"
+    "--config=configs/supercomputer.py:b5,65536 --config.data.data_dir=gs://b/tfds"
 )
 _STRINGS = {
     "backend": f"Service or tool that runs the job: {', '.join(NAMES)}.",
@@ -41,12 +42,12 @@ _BOOLS = {
     "keep": "Keep the machines when the run has ended.",
     "allow_dirty": "Send a tree that differs from its commit.",
     "preflight": "Compile the run for the machine first: does it fit, at what price?",
-    "force": "Submit a run that does not fit, according to preflight.",
+    "force": "Submit a run that does not fit, according to preflight, or whose images are not found.",
 }
-_NUMBERS = {  # with the least value
-    "slices": (1, "Number of slices."),
-    "max_restarts": (0, "Most restarts of the whole job after its machines were taken away."),
-    "valid_hours": (0, "Hours that a request may wait for machines; 0: no limit."),
+_NUMBERS = {  # with the least and the largest value
+    "slices": (1, 1024, "Number of slices."),
+    "max_restarts": (0, 1_000_000, "Most restarts of the whole job after its machines were taken away."),
+    "valid_hours": (0, 100_000, "Hours that a request may wait for machines; 0: no limit."),
 }
 
 
@@ -123,8 +124,8 @@ def _define(values: flags.FlagValues) -> None:
         flags.DEFINE_string(name, getattr(Job, name, None), about, flag_values=values)
     for name, about in _BOOLS.items():
         flags.DEFINE_bool(name, name == "preflight", about, flag_values=values)
-    for name, (least, about) in _NUMBERS.items():
-        flags.DEFINE_integer(name, getattr(Job, name), about, least, flag_values=values)
+    for name, (least, most, about) in _NUMBERS.items():
+        define_number(values, name, getattr(Job, name), about, Range(least, most, whole=True))
     about = "NAME=VALUE for the workers; no secrets. May be given several times."
     flags.DEFINE_multi_string("env", [], about, flag_values=values)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import AT_LEAST_0, define_number, parse_flags
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.pod import output
 from efficientnet_pod.pod.terminal import console, table
@@ -81,9 +81,9 @@ def run_logs(arguments: Sequence[str]) -> None:
 
 
 def _define_logs(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer("worker", 0, "Number of the worker.", 0, flag_values=values)
+    define_number(values, "worker", 0, "Number of the worker.", AT_LEAST_0)
     about = "Number of the attempt; by default the newest."
-    flags.DEFINE_integer("attempt", None, about, 1, flag_values=values)
+    define_number(values, "attempt", None, about)
     flags.DEFINE_bool("follow", False, "Go on printing.", short_name="f", flag_values=values)
 
 
@@ -109,4 +109,4 @@ def run_preempt(arguments: Sequence[str]) -> None:
 
 def _define_preempt(values: flags.FlagValues) -> None:
     about = "Number of the worker that is told first; by default all at once."
-    flags.DEFINE_integer("worker", None, about, 0, flag_values=values)
+    define_number(values, "worker", None, about, AT_LEAST_0)

@@ -15,14 +15,16 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.plan import resolve
 from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.recipe.rules import check_weights
-from efficientnet_pod.run.run import image_numbers
+from efficientnet_pod.run.run import PUBLISHED_NUMBERS, image_numbers
 from launch.flags import EXAMPLE, PROGRAM, parse_submission
+from launch.images import look, place_of, render_line, unreachable
 from launch.job.job import Job
 from launch.job.remembered import remember
 from launch.job.source_code import name_of, pack
 from launch.workdir.progress import next_attempt
-from launch.workdir.storage import Folder, storage_of
+from launch.workdir.storage import Folder, is_bucket, storage_of
 
 _OURS = ("__workdir", "__coordinator", "__processes", "__process")  # flags that the launcher sets
 
@@ -43,7 +45,9 @@ def run_submit(arguments: Sequence[str]) -> int:
     """
     submission = parse_submission("submit", arguments)
     job, backend = submission.job, submission.backend
-    require_plan(job)
+    recipe = require_plan(job)
+    if backend.needs_bucket and not submission.force and (reason := unreachable(job, recipe.data)):
+        raise UserError(reason)
     code = pack(Path.cwd(), allow_dirty=submission.allow_dirty)
     job = replace(job, commit=code.commit, code=code.file, sha256=code.sha256)
     storage = storage_of(job.workdir)
@@ -51,6 +55,8 @@ def run_submit(arguments: Sequence[str]) -> int:
         storage.require(job.workdir)
     backend.check(job)
     lines = [price_line(job)]
+    if not submission.force:
+        lines.append(look(job, recipe, bucket=backend.needs_bucket, storage_of=storage_of))
     if submission.preflight:
         lines.append(require_fit(job, force=submission.force))
     print("\n".join(lines), flush=True)
@@ -77,14 +83,15 @@ def run_submit(arguments: Sequence[str]) -> int:
 def run_render(arguments: Sequence[str]) -> None:
     """Prints everything that `submit` would send; raises `UserError` for an impossible job."""
     submission = parse_submission("render", arguments, placeholders=True)
-    require_plan(submission.job)
+    recipe = require_plan(submission.job)
     code = name_of(Path.cwd())
     documents = submission.backend.render(replace(submission.job, commit=code.commit, code=code.file))
+    print(f"# images: {render_line(submission.job, recipe, bucket=submission.backend.needs_bucket)}\n")
     print("\n\n".join(f"# ---- {document.title}\n{document.text.rstrip()}" for document in documents))
 
 
-def require_plan(job: Job) -> None:
-    """Checks that the trainer's flags name a recipe that the job's machines can run.
+def require_plan(job: Job) -> Recipe:
+    """Returns the recipe that the trainer's flags name, if the job's machines can run it.
 
     Raises:
       UserError: they do not, or they have a flag that the launcher sets.
@@ -104,10 +111,13 @@ def require_plan(job: Job) -> None:
         replicas, kind = recipe.cpu_replicas * job.hosts, "CPU devices"
     check_weights(recipe)
     try:
-        images = asdict(image_numbers(recipe))
-        resolve(recipe, **images, num_replicas=replicas, num_hosts=job.hosts, default_dtype="float32")
+        # Batches and groups do not depend on the numbers, for which nothing is asked over a network here.
+        is_elsewhere = is_bucket(place_of(job, recipe.data) or "")
+        images = PUBLISHED_NUMBERS["imagenet2012"] if is_elsewhere else image_numbers(recipe)
+        resolve(recipe, **asdict(images), num_replicas=replicas, num_hosts=job.hosts, default_dtype="float32")
     except UserError as error:
         raise UserError(f"{_machines(job)} has {replicas:,} {kind}: {error}") from error
+    return recipe
 
 
 def require_fit(job: Job, *, force: bool) -> str:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from absl import flags
 
+from efficientnet_pod.cli.flags import define_number
 from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.optim.ranges import Range
 from launch.backends.api_errors import QuotaError
 from launch.backends.backend import Backend, State, backend_named
 from launch.flags import PROGRAM, parse_job_name
@@ -171,6 +173,6 @@ def _lost_work(progress: Progress) -> str:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_float("poll_seconds", Pace.poll, "Time between looks.", 0.05, flag_values=values)
+    define_number(values, "poll_seconds", Pace.poll, "Time between looks.", Range(0.05, 86_400))
     about = "Time before the first restart; it doubles with each restart without progress."
-    flags.DEFINE_float("backoff_seconds", Pace.backoff, about, 0.0, flag_values=values)
+    define_number(values, "backoff_seconds", Pace.backoff, about, Range(0, 86_400))

@@ -25,7 +25,7 @@ FLOORS = [
 LAUNCH_FLOORS = [
     {"cli"},
     {"submit", "watch", "follow", "doctor"},
-    {"flags"},
+    {"flags", "images"},
     {"backends"},
     {"workdir"},
     {"job"},

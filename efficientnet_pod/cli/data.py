@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import define_number, parse_flags
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.workdir.files import is_remote, require_output
 
@@ -67,10 +68,10 @@ def _describe(arguments: Sequence[str]) -> None:
 def _prepare(arguments: Sequence[str]) -> None:
     def define(values: flags.FlagValues) -> None:
         about = "Pixels of the short side that images keep at most."
-        flags.DEFINE_integer("resize", None, about, 1, flag_values=values)
+        define_number(values, "resize", None, about, Range(1, 65_536, whole=True))
         flags.DEFINE_string("output", None, "Folder of the copy.", flag_values=values)
         about = "Quality of the JPEGs that are written."
-        flags.DEFINE_integer("quality", 95, about, 1, 100, flag_values=values)
+        define_number(values, "quality", 95, about, Range(1, 100, whole=True))
 
     values = parse_flags("data prepare", arguments, define, config=True)
     for name, example in (("resize", "256"), ("output", "/data/small")):

@@ -1,17 +1,24 @@
 """The command ``evaluate``: any weights on any images, on all devices of all hosts."""
 
-import json
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import define_checkpoint, define_exif, parse_flags, values_of
+from efficientnet_pod.cli.flags import (
+    IMAGE_SIZE,
+    define_checkpoint,
+    define_exif,
+    define_number,
+    parse_flags,
+    values_of,
+)
 from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import console
 from efficientnet_pod.workdir.files import require_output, write_result
 from efficientnet_pod.workdir.redact import redact_strings
+from efficientnet_pod.workdir.values import to_json
 
 _EXAMPLE = "efficientnet-pod evaluate WEIGHTS --data=folder:/photos"
 
@@ -44,7 +51,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
             return
         evaluation.print(console())
         if values.json:
-            results = json.dumps(redact_strings(evaluation.as_json())) + "\n"
+            results = to_json(redact_strings(evaluation.as_json())) + "\n"
             write_result(values.json, results.encode(), or_print=True)
             print(f"\nall results are in {values.json}")
 
@@ -61,9 +68,9 @@ def _define(values: flags.FlagValues) -> None:
     for name, about in texts.items():
         flags.DEFINE_string(name, None, about, flag_values=values)
     about = "Images a step, all replicas together."
-    flags.DEFINE_integer("batch", None, about, 1, flag_values=values)
+    define_number(values, "batch", None, about)
     about = "Height and width in pixels; by default the weights'."
-    flags.DEFINE_integer("image_size", None, about, 1, flag_values=values)
+    define_number(values, "image_size", None, about, IMAGE_SIZE)
     about = "Evaluate each image and its mirror image; by default as the recipe has it."
     flags.DEFINE_bool("flip", None, about, flag_values=values)
     define_exif(values)

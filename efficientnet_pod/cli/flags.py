@@ -11,8 +11,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.workdir.files import expanded
 from efficientnet_pod.workdir.workdir import Workdir
+
+AT_LEAST_1, AT_LEAST_0 = Range(1, whole=True), Range(0, whole=True)
+IMAGE_SIZE = Range(1, 8192, whole=True)  # pixels
 
 
 def run_command(
@@ -88,6 +92,10 @@ def parse_flags(
         raise UserError(line) from error
     if values.help:
         print(f"{program} {command}\n{values.get_help()}")
+        if config:
+            from efficientnet_pod.recipe.fields import reference  # no other start waits for it
+
+            print(f"\nfields of a recipe, with the value that does least:\n{reference()}")
         raise SystemExit(0)
     if words is not None:
         words += stray
@@ -100,6 +108,42 @@ def parse_flags(
     # Libraries that read absl's global flags must find them parsed.
     flags.FLAGS.mark_as_parsed()
     return values
+
+
+class _Number(flags.ArgumentParser):
+    """The parser of a flag whose number must be in a range."""
+
+    def __init__(self, allowed: Range):
+        super().__init__()
+        self._allowed, self.syntactic_help = allowed, str(allowed)
+
+    def parse(self, argument: Any) -> Any:
+        """Returns the number; raises ValueError, whose message follows the flag with its value."""
+        try:
+            number = int(argument) if self._allowed.whole else float(argument)
+        except ValueError:
+            number = None
+        if not self._allowed.holds(number):
+            raise ValueError(f"it must be {self._allowed}")
+        return number
+
+    def flag_type(self) -> str:
+        """Returns the word that absl has for the type."""
+        return "int" if self._allowed.whole else "float"
+
+
+def define_number(
+    values: flags.FlagValues, name: str, default: float | None, about: str, allowed: Range = AT_LEAST_1
+) -> None:
+    """Defines a flag whose number must be in a range, which the help shows."""
+    flags.DEFINE(
+        _Number(allowed), name, default, about, flag_values=values, serializer=flags.ArgumentSerializer()
+    )
+
+
+def overrides_of(values: flags.FlagValues) -> tuple[str, ...]:
+    """Returns the dotted names of the recipe's fields that were set on the command line."""
+    return tuple(config_flags.get_override_values(values["config"]))
 
 
 def define_checkpoint(values: flags.FlagValues) -> None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from efficientnet_pod.cli.flags import AT_LEAST_0, define_number
 from efficientnet_pod.errors import CHECKPOINTED, Preempted, RunError, UserError, exit_code_of, in_one_line
+from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.workdir.redact import redact
 
@@ -23,10 +25,10 @@ def define_hosts(values: flags.FlagValues) -> None:
     """Defines the flags that say where this host is among others."""
     about = "HOST:PORT of process 0, the same on all hosts; by default the hosts find each other."
     flags.DEFINE_string("coordinator", None, about, flag_values=values)
-    flags.DEFINE_integer("processes", None, "Number of hosts.", 1, flag_values=values)
-    flags.DEFINE_integer("process", None, "Index of this host, from 0.", 0, flag_values=values)
+    define_number(values, "processes", None, "Number of hosts.")
+    define_number(values, "process", None, "Index of this host, from 0.", AT_LEAST_0)
     about = "How long a host may be silent before all hosts end; the same on all hosts; by default 100."
-    flags.DEFINE_integer("silent_seconds", None, about, 4, flag_values=values)
+    define_number(values, "silent_seconds", None, about, Range(4, 1_000_000, whole=True))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import IMAGE_SIZE, define_number, parse_flags
 from efficientnet_pod.data.class_names import names_in
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.weights.classes import imagenet_names
@@ -51,11 +51,11 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("model", None, "Network, e.g. b3; by default the one that fits.", flag_values=values)
     flags.DEFINE_string("out", None, "Folder to write: new, empty, or written by this.", flag_values=values)
     about = "Number of classes, if not the file's: a new classifier, of zeros."
-    flags.DEFINE_integer("num_classes", None, about, 1, flag_values=values)
+    define_number(values, "num_classes", None, about)
     about = "File with the name of a class on each line, in the order of the logits."
     flags.DEFINE_string("class_names", None, about, flag_values=values)
     about = "Pixels that the weights were trained for; by default the network's."
-    flags.DEFINE_integer("image_size", None, about, 1, flag_values=values)
+    define_number(values, "image_size", None, about, IMAGE_SIZE)
     about = "Take the raw weights of a TensorFlow checkpoint, not the averaged ones."
     flags.DEFINE_bool("raw", False, about, flag_values=values)
 

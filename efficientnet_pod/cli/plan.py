@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import define_number, overrides_of, parse_flags
+from efficientnet_pod.optim.ranges import Range
 
 
 def run_plan(arguments: Sequence[str]) -> None:
@@ -14,7 +15,7 @@ def run_plan(arguments: Sequence[str]) -> None:
     from efficientnet_pod.run.tables import print_plan
 
     print_plan(
-        read_recipe(values.config.to_dict()),
+        read_recipe(values.config.to_dict(), overrides_of(values)),
         replicas=values.replicas,
         replica_rate=values.replica_rate,
         replicas_per_host=values.replicas_per_host,
@@ -23,8 +24,8 @@ def run_plan(arguments: Sequence[str]) -> None:
 
 def _define(values: flags.FlagValues) -> None:
     about = "Plan for so many replicas instead of the devices here."
-    flags.DEFINE_integer("replicas", None, about, 1, flag_values=values)
+    define_number(values, "replicas", None, about)
     about = "Images/s that one replica trains, to say how many host cores must feed it."
-    flags.DEFINE_float("replica_rate", None, about, 1e-9, flag_values=values)
+    define_number(values, "replica_rate", None, about, Range(0, 1e9, above=True))
     about = "Replicas that one host feeds; by default as here, or 8 with --replicas."
-    flags.DEFINE_integer("replicas_per_host", None, about, 1, flag_values=values)
+    define_number(values, "replicas_per_host", None, about)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import define_number, parse_flags
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.pod.rehearsal import rehearse
 
 _EXAMPLE = "efficientnet-pod pod --processes=4 --devices-per-process=2 -- train --config=… --workdir=…"
@@ -31,6 +32,6 @@ def run_pod(arguments: Sequence[str]) -> int:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer("processes", None, "Hosts of the pod.", 1, flag_values=values)
+    define_number(values, "processes", None, "Hosts of the pod.", Range(1, 1024, whole=True))
     about = "CPU devices of each host; by default as the recipe has it."
-    flags.DEFINE_integer("devices_per_process", None, about, 1, flag_values=values)
+    define_number(values, "devices_per_process", None, about, Range(1, 1024, whole=True))

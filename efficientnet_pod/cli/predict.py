@@ -1,7 +1,6 @@
 """The command ``predict``: image files in, class names with probabilities out."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from efficientnet_pod.cli.flags import define_checkpoint, define_exif, parse_flags
+from efficientnet_pod.cli.flags import define_checkpoint, define_exif, define_number, parse_flags
 from efficientnet_pod.data.names import printable
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import output
 from efficientnet_pod.pod.terminal import progress_bar
 from efficientnet_pod.workdir.files import require_output
+from efficientnet_pod.workdir.values import to_json
 
 if TYPE_CHECKING:  # --help and mistakes do not wait for JAX and TensorFlow
     from efficientnet_pod.evaluate.predictor import Predictor
@@ -41,8 +41,8 @@ def run_predict(arguments: Sequence[str]) -> int:
 
 
 def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_integer("top", 5, "Classes to name for each image.", 1, flag_values=values)
-    flags.DEFINE_integer("batch", 32, "Images at a time.", 1, flag_values=values)
+    define_number(values, "top", 5, "Classes to name for each image.")
+    define_number(values, "batch", 32, "Images at a time.")
     flags.DEFINE_bool("json", False, "Print a JSON object for each image.", flag_values=values)
     about = "PNG to write: the images with their classes."
     flags.DEFINE_string("sheet", None, about, flag_values=values)
@@ -127,7 +127,7 @@ def _best(trained: "Trained", probabilities: np.ndarray, top: int) -> list[dict[
 def _line(file: str, best: Sequence[dict[str, Any]], *, as_json: bool) -> str:
     if as_json:  # a byte that is not UTF-8 is \udc80 to \udcff, of which Python opens the file
         is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        text = json.dumps({"image": file, "predictions": best}, ensure_ascii=not is_unicode)
+        text = to_json({"image": file, "predictions": best}, ensure_ascii=not is_unicode)
         return text.encode(errors="backslashreplace").decode()
     classes = (f"{row['name']} {100 * row['probability']:.1f} %" for row in best)
     return f"{printable(file)}  {', '.join(classes)}"

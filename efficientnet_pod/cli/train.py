@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import overrides_of, parse_flags
 from efficientnet_pod.cli.host import define_hosts, joined
 
 
@@ -18,6 +18,7 @@ def run_train(arguments: Sequence[str]) -> None:
         summary = train_and_evaluate(
             values.config.to_dict(),
             values.workdir,
+            overrides=overrides_of(values),
             compile_apart=True,
             interrupt=interrupt,
             peers=peers,

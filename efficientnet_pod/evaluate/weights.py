@@ -157,15 +157,17 @@ def _run_of(
     Raises:
       UserError: the images have other classes than the weights, or the devices do not suit.
     """
-    here = runtime.start(config["platform"], config["cpu_replicas"])
+    recipe = read_recipe(config)
+    if overrides.image_size:
+        network_named(recipe.model.name).require_size(overrides.image_size, "image-size")
+    here = runtime.start(recipe.platform, recipe.cpu_replicas)
     replicas = len(here.devices)
     if overrides.batch and overrides.batch % replicas:
         raise UserError(
             f"--batch={overrides.batch} is not a multiple of the {replicas} replicas; make it one"
         )
     if not overrides.batch and not subject.workdir:
-        config = config | {"global_batch": PER_REPLICA * replicas}
-    recipe = read_recipe(config)
+        recipe = dataclasses.replace(recipe, global_batch=PER_REPLICA * replicas)
     images = open_images(recipe)
     labels, warnings, classes = None, [*subject.warnings, *images.warnings], images.num_classes
     if subject.num_classes:

@@ -40,6 +40,7 @@ class Network:
       settings: the fields of :data:`NEUTRAL` that it has.
       packs: whether it can put images side by side for a TPU.
       whitens: whether it has a whitening layer, whose kernel comes from the training images.
+      least_size: smallest height and width of an image, in pixels, that its pools leave something of.
     """
 
     title: str
@@ -50,10 +51,19 @@ class Network:
     settings: tuple[str, ...]
     packs: bool = False
     whitens: bool = False
+    least_size: int = 1
+
+    def require_size(self, pixels: int, name: str) -> None:
+        """Raises UserError for images that are too small; ``name`` is the field or flag of their size."""
+        if pixels < self.least_size:
+            raise UserError(
+                f"{name}={pixels} is too small for {self.title}, whose pools leave nothing of it; the least: "
+                f"--{name}={self.least_size}"
+            )
 
 
-def _cifar(name: str, build: Callable[..., Model], *settings: str, whitens: bool = False) -> Network:
-    return Network(TITLES[name], 32, 0.0, 1e-5, build, ("ghost_batch", *settings), whitens=whitens)
+def _cifar(name: str, build: Callable[..., Model], *settings: str, **options: Any) -> Network:
+    return Network(TITLES[name], 32, 0.0, 1e-5, build, ("ghost_batch", *settings), **options)
 
 
 NETWORKS = {
@@ -70,8 +80,8 @@ NETWORKS = {
 } | {
     "resnet50": Network(TITLES["resnet50"], 224, 0.0, 1e-5, ResNet, ("zero_init_residual", "ghost_batch")),
     "resnet18_cifar": _cifar("resnet18_cifar", CifarResNet18),
-    "resnet9": _cifar("resnet9", ResNet9),
-    "resnet9_whitened": _cifar("resnet9_whitened", whitened_resnet9, "bn_scale", whitens=True),
+    "resnet9": _cifar("resnet9", ResNet9, least_size=8),
+    "resnet9_whitened": _cifar("resnet9_whitened", whitened_resnet9, "bn_scale", whitens=True, least_size=8),
 }
 
 

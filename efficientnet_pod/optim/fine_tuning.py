@@ -1,20 +1,21 @@
 """Training from existing weights: frozen layers, slower layers, and the statistics of batch norm."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import optax
 
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.optim.masks import path_name
+from efficientnet_pod.optim.ranges import Choices, Count, Range, Ranged, ReadWith
 
 KEEP, TRAIN, REESTIMATE = "keep", "train", "reestimate"
 BN_STATISTICS = (KEEP, TRAIN, REESTIMATE)
 
 
 @dataclasses.dataclass(frozen=True)
-class InitSettings:
+class InitSettings(Ranged):
     """The weights that training starts from, and how far it may move them.
 
     A layer is named by the beginning of its path, ``stem``, ``block1``, ``block3b``, ``head``, ``classifier``
@@ -32,9 +33,14 @@ class InitSettings:
 
     weights: str
     frozen: tuple[str, ...]
-    lr_factors: tuple[tuple[str, float], ...]
-    bn_statistics: str
-    bn_images: int
+    lr_factors: Annotated[tuple[tuple[str, float], ...], Range(0, 1000)]
+    bn_statistics: Annotated[str, Choices(BN_STATISTICS)]
+    bn_images: Annotated[Count, ReadWith("init.bn_statistics", (REESTIMATE,))]
+
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return "config.init"
 
     @property
     def fixed_statistics(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The base of all optimizers: hyper-parameters in their ranges, the tensors they treat, the update."""
+"""The base of all optimizers: hyper-parameters, the tensors they treat, the update."""
 
 import abc
 import dataclasses
@@ -6,28 +6,24 @@ import dataclasses
 import jax
 import optax
 
-from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim import masks
+from efficientnet_pod.optim.ranges import Ranged, Rate
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyperparameters(abc.ABC):
+class Hyperparameters(Ranged, abc.ABC):
     """The hyper-parameters of one optimizer; raises UserError if one of them is out of range.
 
-    ``lr_per_256`` is the base learning rate, per 256 images of the global batch.
+    Attributes:
+      lr_per_256: base learning rate, per 256 images of the global batch.
     """
 
-    lr_per_256: float
+    lr_per_256: Rate
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            in_range, rule = value >= 0, "at least 0"
-            if field.name in ("momentum", "decay"):
-                in_range, rule = 0 <= value < 1, "at least 0 and below 1"
-            if not in_range:
-                table = f"config.optimizer.{type(self).__name__.lower()}"
-                raise UserError(f"{table}.{field.name} is {value}; it must be {rule}")
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return f"config.optimizer.{type(self).__name__.lower()}"
 
     @property
     @abc.abstractmethod

@@ -8,6 +8,7 @@ import optax
 
 from efficientnet_pod.optim import masks
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
+from efficientnet_pod.optim.ranges import Decay, Factor, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Lars(Hyperparameters):
     Source: tensorflow/tpu models/official/efficientnet/lars_optimizer.py; You et al., arXiv:1708.03888.
     """
 
-    momentum: float = 0.9
-    weight_decay: float = 1e-5
-    trust_coefficient: float = 1e-3
-    epsilon: float = 0.0
+    momentum: Share = 0.9
+    weight_decay: Decay = 1e-5
+    trust_coefficient: Factor = 1e-3
+    epsilon: Factor = 0.0
 
     @property
     def decayed_kinds(self) -> masks.Kinds:

@@ -6,6 +6,7 @@ import optax
 
 from efficientnet_pod.optim import masks
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
+from efficientnet_pod.optim.ranges import Decay, Factor, Rate, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +23,11 @@ class RmsProp(Hyperparameters):
     main.py.
     """
 
-    lr_per_256: float = 0.016
-    decay: float = 0.9
-    momentum: float = 0.9
-    epsilon: float = 1e-3
-    l2: float = 1e-5
+    lr_per_256: Rate = 0.016
+    decay: Share = 0.9
+    momentum: Share = 0.9
+    epsilon: Factor = 1e-3
+    l2: Decay = 1e-5
 
     @property
     def decayed_kinds(self) -> masks.Kinds:

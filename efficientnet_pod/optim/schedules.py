@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.optim.ranges import Choices, Epochs, Range, Ranged, Rate, ReadWith
 
 LearningRate = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -17,42 +18,42 @@ SCHEDULES = ("constant", "cosine", "exponential", "piecewise", "polynomial")
 Knots = tuple[tuple[float, float], ...]
 
 
+def _with(*names: str) -> ReadWith:
+    return ReadWith("schedule.name", names)
+
+
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(Ranged):
     """The course of the learning rate; raises UserError on an unknown name or a number out of range.
 
-    ``end_lr`` is absolute, not a fraction of the peak, and is approached by ``polynomial`` and ``cosine``;
-    ``power`` belongs to ``polynomial``, ``decay_rate`` and ``decay_epochs`` to ``exponential``. Epochs are
-    passes over the training set and may be fractions.
+    Epochs are passes over the training set and may be fractions.
 
-    ``knots`` belong to ``piecewise``: pairs (share of the run, share of the peak), straight lines between
-    them, a jump where two have the same share. A shorter run has the same shape.
+    Attributes:
+      name: course after the warm-up.
+      warmup_epochs: epochs in which the learning rate rises from 0.
+      power: power of ``polynomial``.
+      end_lr: last learning rate, absolute, not a fraction of the peak.
+      decay_rate: factor of each fall of ``exponential``.
+      decay_epochs: epochs from fall to fall.
+      knots: pairs (share of the run, share of the peak) of ``piecewise``: straight lines between them, a jump
+        where two have the same share. A shorter run has the same shape.
     """
 
-    name: str
-    warmup_epochs: float
-    power: float = 2.0
-    end_lr: float = 0.0
-    decay_rate: float = 0.97
-    decay_epochs: float = 2.4
-    knots: Knots = ()
+    name: Annotated[str, Choices(SCHEDULES)]
+    warmup_epochs: Epochs
+    power: Annotated[float, Range(0, 100, above=True), _with("polynomial")] = 2.0
+    end_lr: Annotated[Rate, _with("polynomial", "cosine")] = 0.0
+    decay_rate: Annotated[float, Range(0, 1, above=True), _with("exponential")] = 0.97
+    decay_epochs: Annotated[float, Range(0.01, 100_000), _with("exponential")] = 2.4
+    knots: Annotated[Knots, Range(0, 1000), _with("piecewise")] = ()
+
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return "config.schedule"
 
     def __post_init__(self) -> None:
-        if self.name not in SCHEDULES:
-            raise UserError(
-                f"config.schedule.name='{self.name}' is unknown{did_you_mean(self.name, SCHEDULES)}"
-            )
-        rules = {
-            "warmup_epochs": (self.warmup_epochs >= 0, "at least 0"),
-            "power": (self.power > 0, "above 0"),
-            "end_lr": (self.end_lr >= 0, "at least 0"),
-            "decay_rate": (0 < self.decay_rate <= 1, "above 0 and at most 1"),
-            "decay_epochs": (self.decay_epochs > 0, "above 0"),
-        }
-        for field, (in_range, rule) in rules.items():
-            if not in_range:
-                value = getattr(self, field)
-                raise UserError(f"config.schedule.{field} is {value}; it must be {rule}")
+        super().__post_init__()
         if self.name == "piecewise":
             self._check_knots()
 
@@ -64,8 +65,6 @@ class Schedule:
                 f"config.schedule.knots is {knots}; its shares of the run must rise from 0 to 1, "
                 "e.g. ((0.0, 0.0), (0.2, 1.0), (1.0, 0.0))"
             )
-        if any(height < 0 for _, height in knots):
-            raise UserError(f"config.schedule.knots is {knots}; its shares of the peak must be at least 0")
         if self.warmup_epochs:
             raise UserError(
                 f"config.schedule.warmup_epochs is {self.warmup_epochs:g}; with piecewise the knots say how "

@@ -1,11 +1,13 @@
 """Stochastic gradient descent with momentum, as TensorFlow's MomentumOptimizer computes it."""
 
 import dataclasses
+from typing import Annotated
 
 import optax
 
 from efficientnet_pod.optim import masks
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
+from efficientnet_pod.optim.ranges import Decay, Rate, ReadWith, Share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +23,11 @@ class Sgd(Hyperparameters):
     cifar10-fast does, and imagenet18 does not.
     """
 
-    lr_per_256: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    l2: float = 1e-4
-    l2_everywhere: bool = False
+    lr_per_256: Rate = 0.1
+    momentum: Share = 0.9
+    nesterov: Annotated[bool, ReadWith("optimizer.momentum")] = False
+    l2: Decay = 1e-4
+    l2_everywhere: Annotated[bool, ReadWith("optimizer.l2")] = False
 
     @property
     def decayed_kinds(self) -> masks.Kinds:

@@ -1,7 +1,6 @@
 """A preflight from start to end: one recipe, or the points of a sweep, compiled, printed and written."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.run.run import image_numbers, run_on
 from efficientnet_pod.workdir.files import require_output, write_result
+from efficientnet_pod.workdir.values import to_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Preflight:
             self._write_hlo(estimate)
         finally:
             if self.json:
-                document = json.dumps(estimate_as_json(estimate) | rows, indent=1) + "\n"
+                document = to_json(estimate_as_json(estimate) | rows, indent=1) + "\n"
                 write_result(self.json, document.encode(), or_print=True)
         if not estimate.fits:
             model = estimate.run.plan.recipe.model.name

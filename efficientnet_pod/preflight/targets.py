@@ -17,6 +17,7 @@ from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.pod.topology import Device, divisors
 from efficientnet_pod.preflight.quiet import quiet_libraries
 
+MOST_DEVICES = 16_384  # GPUs, or devices that a CPU shows
 EXAMPLES = "v3:16x32 (chips), v3-1024 (cores), cuda:h100x8 or cpu:8"
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e", "v7x": "tpu7x", "tpu": ""}
 
@@ -139,8 +140,8 @@ def _chip(name: str, topology: str, platform: str) -> Chip:
 
 
 def _plain(name: str, chip: Chip, count: int) -> Target:
-    if count < 1:
-        raise UserError(f"--topology={name} has no devices; at least 1 is needed")
+    if not 1 <= count <= MOST_DEVICES:
+        raise UserError(f"--topology={name} has {count:,} devices; name 1 to {MOST_DEVICES:,}")
     per_host = chip.chips_per_host or count
     if count > per_host and count % per_host:
         above = math.ceil(count / per_host) * per_host
@@ -161,16 +162,16 @@ def _torus(chip: Chip, sides: tuple[int, ...], topology: str) -> Target:
     chips = math.prod(grid)
     if not all(grid):
         raise UserError(f"--topology={topology} has no chips; every side is at least 1, e.g. {chip.name}:2x2")
+    if chips > chip.most_chips:
+        raise UserError(
+            f"--topology={topology} has {chips:,} chips; {chip.title} has {chip.most_chips:,} at most in one "
+            f"slice: choose fewer, e.g. --topology={chip.name}-{chip.most_chips * chip.named_cores}"
+        )
     if chips > 1 and (grid[0] % 2 or grid[1] % 2):
         even = (*(side + side % 2 for side in grid[:2]), *grid[2:])
         raise UserError(
             f"--topology={topology} cannot be built: hosts hold 2x2 chips, so the first two sides are even; "
             f"the nearest that can: --topology={chip.name}:{'x'.join(map(str, even))}"
-        )
-    if chips > chip.most_chips:
-        raise UserError(
-            f"--topology={topology} has {chips:,} chips; {chip.title} has {chip.most_chips:,} at most in one "
-            f"slice: choose fewer, e.g. --topology={chip.name}-{chip.most_chips * chip.named_cores}"
         )
     name = f"{chip.name}:{'x'.join(map(str, grid))}"
     alone = _bounds(chip, grid)
@@ -188,6 +189,8 @@ def _bounds(chip: Chip, grid: tuple[int, ...]) -> tuple[int, int, int] | None:
 def _compact(chip: Chip, named: int, topology: str) -> tuple[int, ...]:
     """Returns the grid with the least sum of sides, shortest first: 32 v3 cores are 4x4 chips."""
     chips, rest = divmod(named, chip.named_cores)
+    if chips > chip.most_chips:
+        return (chips,)  # which the caller refuses
     if chips == 1 and not rest:
         return (1,) * chip.dimensions
     sides = divisors(chips)

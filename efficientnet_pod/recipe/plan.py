@@ -4,7 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
+from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim.optimizers import OPTIMIZERS
+from efficientnet_pod.optim.ranges import MOST
 from efficientnet_pod.optim.schedules import peak_learning_rate, schedule_warnings
 from efficientnet_pod.recipe.phases import Phase, PlacedRecipe, resolve_phases
 from efficientnet_pod.recipe.recipe import Recipe
@@ -19,6 +21,7 @@ _NAMES = (
     *(*_BATCHES, "eval_batch", "eval_steps", "eval_shapes"),
     *("steps_per_epoch", "total_steps", "warmup_steps", "steps_between_evals", "peak_lr"),
 )
+LEAST_STEPS = 50  # from trained weights, whose new classifier begins at zero
 _PHASE_NAMES = ("name", "first_step", "last_step", "first_image", "image_size", "dropout", *_BATCHES)
 
 # Names there that may differ between two starts of one run, because they follow from the machine; the recipe
@@ -116,7 +119,10 @@ class Plan(PlacedRecipe):
     def evaluations(self) -> int:
         """Returns how many steps of the run are followed by an evaluation."""
         last = self.total_steps
-        largest_batch = max(phase.recipe.global_batch for phase in self.phases)
+        batches = [phase.recipe.global_batch for phase in self.phases]
+        smallest_batch, largest_batch = min(batches), max(batches)
+        if self.steps_between_evals < smallest_batch / self.recipe.global_batch:
+            return last
         if self.steps_between_evals < largest_batch / self.recipe.global_batch:
             return sum(map(self.is_eval_due, range(1, last + 1)))  # a step may pass several multiples
         passed = self._evals_passed(last)
@@ -130,6 +136,7 @@ class Plan(PlacedRecipe):
         """Returns ``plan.json`` as plain values."""
         recipe = dataclasses.asdict(self.recipe)
         recipe["optimizer"]["name"] = optimizer_name(self.recipe)
+        del recipe["unread"]  # a warning, no field
         phases = [{name: getattr(phase, name) for name in _PHASE_NAMES} for phase in self.phases]
         numbers = {name: getattr(self, name) for name in _NAMES}
         return {"recipe": recipe, **numbers, "phases": phases, "warnings": self.warnings}
@@ -177,6 +184,11 @@ def resolve(
         phases=resolve_phases(recipe, num_train=num_train, num_replicas=num_replicas, num_hosts=num_hosts),
         warnings=(),
     )
+    if plan.total_steps > MOST:
+        raise UserError(
+            f"config.epochs={recipe.epochs:g} are {plan.total_steps:,} steps, and devices count to {MOST:,}; "
+            "lower --config.epochs"
+        )
     square = ((plan.image_size, plan.image_size, plan.eval_steps),)
     return dataclasses.replace(plan, eval_shapes=square, warnings=tuple(_warnings(plan)))
 
@@ -188,10 +200,31 @@ def _warnings(plan: Plan) -> list[str]:
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=round(plan.clock(plan.total_steps)),
     )
+    if plan.recipe.unread:
+        warnings.append(f"without effect: {'; '.join(plan.recipe.unread)}")
+    if plan.recipe.init.weights:
+        warnings += _fine_tuning_warnings(plan)
     bn_batch = min(phase.bn_batch for phase in plan.phases)
     if bn_batch < 16:
         remedy = "ghost_batch" if plan.recipe.model.ghost_batch else "bn_group_size"
         warnings.append(f"{bn_batch} images normalise together; below 16 accuracy suffers: raise {remedy}")
     if lack := lack_of_weights(plan.recipe):
         warnings.append(lack)
+    return warnings
+
+
+def _fine_tuning_warnings(plan: Plan) -> list[str]:
+    """Returns a line for each number that may wreck trained weights."""
+    warnings, batch = [], plan.recipe.global_batch
+    if plan.total_steps < LEAST_STEPS:
+        epochs = math.ceil(LEAST_STEPS * plan.recipe.epochs / plan.total_steps)
+        warnings.append(
+            f"{plan.total_steps} steps from trained weights; below {LEAST_STEPS} they may end worse than "
+            f"they began: --config.epochs={epochs}, or a smaller --config.global_batch"
+        )
+    if batch > plan.num_train:
+        warnings.append(
+            f"a batch of {batch:,} images is larger than the set of {plan.num_train:,}: a step sees images "
+            "twice; lower --config.global_batch"
+        )
     return warnings

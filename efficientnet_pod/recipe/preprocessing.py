@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, fields
 
-from efficientnet_pod.recipe.recipe import CHOICES, DataSettings
+from efficientnet_pod.optim.ranges import allowed_in
+from efficientnet_pod.recipe.recipe import DataSettings
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Asserts what the rules of a recipe have checked, for callers without a recipe."""
-        for name in ("augment", "resize", "exif", "policy"):
-            assert getattr(self, name) in CHOICES[f"data.{name}"], self
+        for field in fields(DataSettings):
+            if field.name in ("augment", "resize", "exif", "policy") and (allowed := allowed_in(field)):
+                assert allowed.holds(getattr(self, field.name)), self
         assert 0 <= self.max_shift < self.image_size and self.cutout % 2 == 0, self
 
     @classmethod

@@ -1,6 +1,7 @@
 """Reading a config: plain nested tables become a typed recipe, and what is wrong is named by its field."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from efficientnet_pod.errors import UserError, did_you_mean
@@ -8,14 +9,16 @@ from efficientnet_pod.optim.fine_tuning import InitSettings
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
 from efficientnet_pod.optim.optimizers import OPTIMIZERS
 from efficientnet_pod.optim.schedules import Schedule
+from efficientnet_pod.recipe.fields import without_effect
 from efficientnet_pod.recipe.recipe import DataSettings, ModelSettings, PhaseSettings, Recipe
 
 
-def read_recipe(config: dict[str, Any]) -> Recipe:
+def read_recipe(config: dict[str, Any], overrides: Iterable[str] = ()) -> Recipe:
     """Returns the recipe of a config, which is plain nested tables.
 
     ``config.optimizer`` holds ``name`` and one table for each optimizer it can be switched to, because a
-    learning rate means something else to each of them.
+    learning rate means something else to each of them. ``overrides`` are the dotted names of the fields that
+    were set on the command line; those without effect are noted in the recipe.
 
     Raises:
       UserError: a field is missing or unknown, or its value out of range.
@@ -29,12 +32,13 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     fields["notes"] = tuple(fields["notes"])
     phases = [_read_phase(name, table) for name, table in fields["phases"].items()]
     fields["phases"] = tuple(sorted(phases, key=lambda phase: phase.from_epoch))
-    return Recipe(**fields)
+    recipe = Recipe(**fields)
+    return dataclasses.replace(recipe, unread=without_effect(recipe, overrides))
 
 
 def _checked(table: dict[str, Any], into: type, path: str) -> dict[str, Any]:
     """Returns a copy of the table, whose names are those of the fields of ``into``."""
-    names = [field.name for field in dataclasses.fields(into)]
+    names = [field.name for field in dataclasses.fields(into) if field.name != "unread"]
     _require_known(table, names, path)
     for name in names:
         if name not in table:
@@ -42,7 +46,9 @@ def _checked(table: dict[str, Any], into: type, path: str) -> dict[str, Any]:
     return dict(table)
 
 
-def _require_known(table: dict[str, Any], names: list[str], path: str) -> None:
+def _require_known(table: Any, names: list[str], path: str) -> None:
+    if not isinstance(table, dict):
+        raise UserError(f"{path} is {table!r}; it must be a table of fields: correct the config file")
     for name in table:
         if name not in names:
             raise UserError(f"{path} has no field '{name}'{did_you_mean(name, names)}")
@@ -59,7 +65,7 @@ def _read_rgb(value: Any, name: str) -> tuple[float, ...]:
     """Returns three numbers as a tuple, which JSON has as a list."""
     try:
         rgb = tuple(map(float, value))
-        if len(rgb) == 3 and (name == "mean_rgb" or min(rgb) > 0):
+        if len(rgb) == 3:
             return rgb
     except (TypeError, ValueError):
         pass
@@ -96,12 +102,6 @@ def _read_phase(name: str, table: Any) -> PhaseSettings:
         )
     known = [field.name for field in dataclasses.fields(PhaseSettings) if field.name != "name"]
     _require_known(table, known, path)
-    for field, value in table.items():
-        is_whole = "int" in str(PhaseSettings.__annotations__[field])
-        allowed = int if is_whole else (int, float)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, allowed)):
-            kind = "a whole number" if is_whole else "a number"
-            raise UserError(f"{path}.{field} is {value!r}; it must be {kind}; correct it")
     if table.get("from_epoch") is None:
         raise UserError(f"{path}.from_epoch is missing; add it to the config file")
     return PhaseSettings(name, **table)
@@ -123,10 +123,10 @@ def read_init(table: dict[str, Any]) -> InitSettings:
     """Returns ``config.init`` in its typed form; raises UserError."""
     fields = _checked(table, InitSettings, "config.init")
     frozen, factors = _read_layers(fields["frozen"]), _read_pairs(fields["lr_factors"], str)
-    if factors is None or any(factor < 0 for _, factor in factors):
+    if factors is None:
         raise UserError(
-            f"config.init.lr_factors is {fields['lr_factors']!r}; it must be pairs (layer, factor), factors "
-            "of at least 0, e.g. (('', 0.1), ('classifier', 1.0))"
+            f"config.init.lr_factors is {fields['lr_factors']!r}; it must be pairs (layer, factor), e.g. "
+            "(('', 0.1), ('classifier', 1.0))"
         )
     return InitSettings(**fields | {"frozen": frozen, "lr_factors": factors})
 

@@ -2,23 +2,43 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from efficientnet_pod.optim.fine_tuning import BN_STATISTICS, InitSettings
+from efficientnet_pod.models.titles import TITLES
+from efficientnet_pod.optim.fine_tuning import REESTIMATE, TRAIN, InitSettings
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
+from efficientnet_pod.optim.ranges import (
+    Choices,
+    Count,
+    Epochs,
+    NonZeroShare,
+    Number0,
+    Range,
+    Ranged,
+    ReadWith,
+    Share,
+)
 from efficientnet_pod.optim.schedules import Schedule
 
-CHOICES = {
-    "on_non_finite": ("stop", "skip", "rewind"),
-    "model.dtype": ("auto", "bfloat16", "float32"),
-    "data.link_dtype": ("auto", "uint8", "bfloat16", "float32"),
-    "data.resize": ("reference", "fast"),
-    "data.exif": ("ignored", "respected"),
-    "data.augment": ("inception_crop", "pad_crop_flip", "shift"),
-    "data.policy": ("none", "autoaugment", "randaugment"),
-    "data.eval_crop": ("square", "rectangular"),
-    "init.bn_statistics": BN_STATISTICS,
-}
+# Types of fields with the values that they may have; a phase has some of the recipe's.
+Pixels = Annotated[int, Range(0, 8192, whole=True)]
+Dropout = Annotated[float, Range(-1, 1, below=True)]
+Alpha = Annotated[float, Range(1e-6, 1000, zero=True)]  # smaller ones are 0 on the devices
+_RANDAUGMENT = ReadWith("data.policy", ("randaugment",))
+_CROPS = ReadWith("data.augment", ("inception_crop",))
+PolicyLayers = Annotated[int, Range(1, 100, whole=True), _RANDAUGMENT]
+PolicyMagnitude = Annotated[float, Range(0, 30), _RANDAUGMENT]
+MinCropArea = Annotated[NonZeroShare, _CROPS]
+Cutout = Annotated[int, Range(0, 8192, whole=True, step=2)]
+_PATHS = ("folder:", "prepared:", "tfrecord:")  # of data sets that are named by their folder
+
+
+def is_path(name: str) -> bool:
+    """Returns whether a data set is named by its folder, such as ``folder:/photos``."""
+    return name.startswith(_PATHS)
+
+
+_SPLITS = ReadWith("data.name", ("other images than digits",), lambda name: name != "digits")
 
 # Marks of the fields that may differ between two starts of one run; all others must stay as they are.
 FREE = {"restart": "free"}  # does not change the numbers of a run, or only those of bad images
@@ -26,7 +46,7 @@ RESOLVED = {"restart": "resolved"}  # compared by what it comes to: BN batch, dt
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Ranged):
     """The network: its name and what may differ from its published form.
 
     A network lacks some of these features. Their fields must then have the value that means "off": dropout
@@ -46,19 +66,24 @@ class ModelSettings:
         GPU.
     """
 
-    name: str
-    dropout: float
-    survival_probability: float
-    bn_momentum: float
-    bn_epsilon: float
+    name: Annotated[str, Choices(tuple(TITLES))]
+    dropout: Dropout
+    survival_probability: NonZeroShare
+    bn_momentum: Annotated[Share, ReadWith("init.bn_statistics", (TRAIN, REESTIMATE))]
+    bn_epsilon: Annotated[float, Range(0, 1, above=True)]
     zero_init_residual: bool
-    ghost_batch: int
-    bn_scale: float
-    dtype: str = dataclasses.field(metadata=RESOLVED)
+    ghost_batch: Number0
+    bn_scale: Annotated[float, Range(1e-6, 1000, zero=True)]
+    dtype: Annotated[str, Choices(("auto", "bfloat16", "float32"))] = dataclasses.field(metadata=RESOLVED)
+
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return "config.model"
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSettings:
+class DataSettings(Ranged):
     """The images.
 
     Attributes:
@@ -92,33 +117,42 @@ class DataSettings:
     """
 
     name: str = dataclasses.field(metadata=RESOLVED)
-    data_dir: str = dataclasses.field(metadata=FREE)
-    train_split: str
-    eval_split: str
-    image_size: int
-    link_dtype: str = dataclasses.field(metadata=RESOLVED)
-    resize: str
-    exif: str
-    mean_rgb: tuple[float, ...]
-    stddev_rgb: tuple[float, ...]
-    augment: str
-    max_shift: int
-    min_crop_area: float
-    policy: str
-    policy_layers: int
-    policy_magnitude: float
-    policy_bugs: bool
-    cutout: int
-    mixup: float
-    cutmix: float
-    eval_crop: str
-    eval_crop_share: float
+    data_dir: Annotated[
+        str, ReadWith("data.name", ("a TFDS data set",), lambda name: name != "digits" and not is_path(name))
+    ] = dataclasses.field(metadata=FREE)
+    train_split: Annotated[str, _SPLITS]
+    eval_split: Annotated[str, _SPLITS]
+    image_size: Pixels
+    link_dtype: Annotated[str, Choices(("auto", "uint8", "bfloat16", "float32"))] = dataclasses.field(
+        metadata=RESOLVED
+    )
+    resize: Annotated[str, Choices(("reference", "fast"))]
+    exif: Annotated[str, Choices(("ignored", "respected"))]
+    mean_rgb: Annotated[tuple[float, ...], Range(-1000, 1000)]
+    stddev_rgb: Annotated[tuple[float, ...], Range(1e-6, 1000)]
+    augment: Annotated[str, Choices(("inception_crop", "pad_crop_flip", "shift"))]
+    max_shift: Annotated[Pixels, ReadWith("data.augment", ("pad_crop_flip", "shift"))]
+    min_crop_area: MinCropArea
+    policy: Annotated[str, Choices(("none", "autoaugment", "randaugment"))]
+    policy_layers: PolicyLayers
+    policy_magnitude: PolicyMagnitude
+    policy_bugs: Annotated[bool, ReadWith("data.policy", ("autoaugment", "randaugment"))]
+    cutout: Cutout
+    mixup: Alpha
+    cutmix: Alpha
+    eval_crop: Annotated[str, Choices(("square", "rectangular"))]
+    eval_crop_share: NonZeroShare
     in_memory: bool
-    skip_corrupt: int = dataclasses.field(metadata=FREE)
+    skip_corrupt: Number0 = dataclasses.field(metadata=FREE)
+
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return "config.data"
 
 
 @dataclasses.dataclass(frozen=True)
-class PhaseSettings:
+class PhaseSettings(Ranged):
     """A part of the training that differs from the rest.
 
     The fields after ``from_epoch`` have the meaning of the same names in :class:`Recipe`,
@@ -131,18 +165,23 @@ class PhaseSettings:
     """
 
     name: str
-    from_epoch: float
-    global_batch: int | None = None
-    label_smoothing: float | None = None
-    dropout: float | None = None
-    survival_probability: float | None = None
-    image_size: int | None = None
-    min_crop_area: float | None = None
-    policy_layers: int | None = None
-    policy_magnitude: float | None = None
-    cutout: int | None = None
-    mixup: float | None = None
-    cutmix: float | None = None
+    from_epoch: Epochs
+    global_batch: Count | None = None
+    label_smoothing: Share | None = None
+    dropout: Dropout | None = None
+    survival_probability: NonZeroShare | None = None
+    image_size: Pixels | None = None
+    min_crop_area: MinCropArea | None = None
+    policy_layers: PolicyLayers | None = None
+    policy_magnitude: PolicyMagnitude | None = None
+    cutout: Cutout | None = None
+    mixup: Alpha | None = None
+    cutmix: Alpha | None = None
+
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return f"config.phases.{self.name}"
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -152,7 +191,7 @@ class PhaseSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(Ranged):
     """One published or intended result, whatever machine it runs on.
 
     Attributes:
@@ -181,31 +220,40 @@ class Recipe:
       schedule: course of the learning rate.
       phases: phases of the training, by ``from_epoch``; none where all of it is alike.
       init: weights to start from.
+      unread: overrides without effect, as a sentence has them; no field of a config.
     """
 
     notes: tuple[str, ...] = dataclasses.field(metadata=FREE)
-    platform: str = dataclasses.field(metadata=FREE)
-    cpu_replicas: int = dataclasses.field(metadata=FREE)
-    seed: int
-    global_batch: int
-    bn_group_size: int = dataclasses.field(metadata=RESOLVED)
-    epochs: float
-    label_smoothing: float
-    ema_decay: float
-    eval_epochs: float
-    eval_raw: bool
+    platform: Annotated[str, Choices(("any", "cpu", "gpu", "tpu"))] = dataclasses.field(metadata=FREE)
+    cpu_replicas: Annotated[int, Range(1, 1024, whole=True), ReadWith("platform", ("any", "cpu"))] = (
+        dataclasses.field(metadata=FREE)
+    )
+    seed: Number0
+    global_batch: Count
+    bn_group_size: Count = dataclasses.field(metadata=RESOLVED)
+    epochs: Annotated[float, Range(0, 100_000, above=True)]
+    label_smoothing: Share
+    ema_decay: Share
+    eval_epochs: Annotated[float, Range(1e-6, 100_000)]
+    eval_raw: Annotated[bool, ReadWith("ema_decay")]
     eval_flip: bool
-    log_steps: int = dataclasses.field(metadata=FREE)
-    keep_checkpoints: int = dataclasses.field(metadata=FREE)
-    checkpoint_minutes: float = dataclasses.field(metadata=FREE)
-    on_non_finite: str = dataclasses.field(metadata=FREE)
-    stuck_seconds: float = dataclasses.field(metadata=FREE)
+    log_steps: Count = dataclasses.field(metadata=FREE)
+    keep_checkpoints: Count = dataclasses.field(metadata=FREE)
+    checkpoint_minutes: Annotated[float, Range(0, 1e6)] = dataclasses.field(metadata=FREE)
+    on_non_finite: Annotated[str, Choices(("stop", "skip", "rewind"))] = dataclasses.field(metadata=FREE)
+    stuck_seconds: Annotated[float, Range(0, 1e6)] = dataclasses.field(metadata=FREE)
     model: ModelSettings
     data: DataSettings
     optimizer: Hyperparameters
     schedule: Schedule
     phases: tuple[PhaseSettings, ...]
     init: InitSettings
+    unread: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return "config"
 
     def in_phase(self, settings: PhaseSettings) -> "Recipe":
         """Returns the recipe of one phase alone."""

@@ -1,38 +1,12 @@
-"""The rules of a recipe: what its fields may hold, alone, together, and on a number of replicas."""
+"""The rules of a recipe: what its fields may hold together, and on a number of replicas."""
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter
-from typing import Any
 
-from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.registry import NEUTRAL, network_named
 from efficientnet_pod.optim.fine_tuning import TRAIN
 from efficientnet_pod.pod.topology import check_bn_group_size, divisors
-from efficientnet_pod.recipe.recipe import CHOICES, PhaseSettings, Recipe
-
-Range = tuple[Callable[[Any], bool], str]
-AT_LEAST_0: Range = (lambda value: value >= 0, "at least 0")
-AT_LEAST_1: Range = (lambda value: value >= 1, "at least 1")
-ABOVE_0: Range = (lambda value: value > 0, "above 0")
-BELOW_1: Range = (lambda value: value < 1, "below 1")
-SHARE: Range = (lambda value: 0 <= value < 1, "at least 0 and below 1")
-NON_ZERO_SHARE: Range = (lambda value: 0 < value <= 1, "above 0 and at most 1")
-MAGNITUDE: Range = (lambda value: 0 <= value <= 30, "0 to 30")
-EVEN: Range = (lambda value: value >= 0 and value % 2 == 0, "even and at least 0")
-
-RANGES = {
-    **dict.fromkeys(("checkpoint_minutes", "stuck_seconds", "data.mixup", "data.cutmix"), AT_LEAST_0),
-    **dict.fromkeys(("model.ghost_batch", "model.bn_scale"), AT_LEAST_0),
-    **dict.fromkeys(("data.image_size", "data.skip_corrupt"), AT_LEAST_0),
-    **dict.fromkeys(("data.policy_layers", "init.bn_images"), AT_LEAST_1),
-    **dict.fromkeys(("epochs", "eval_epochs", "log_steps", "keep_checkpoints", "model.bn_epsilon"), ABOVE_0),
-    **dict.fromkeys(("label_smoothing", "ema_decay", "model.bn_momentum"), SHARE),
-    **dict.fromkeys(("model.survival_probability", "data.min_crop_area"), NON_ZERO_SHARE),
-    "data.eval_crop_share": NON_ZERO_SHARE,
-    "model.dropout": BELOW_1,
-    "data.policy_magnitude": MAGNITUDE,
-    "data.cutout": EVEN,
-}
+from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
 
 
 def check_recipe(recipe: Recipe, num_replicas: int) -> None:
@@ -71,14 +45,6 @@ def lack_of_weights(recipe: Recipe) -> str:
 def _check(recipe: Recipe, num_replicas: int, full: Callable[[str], str]) -> None:
     """Checks a recipe without its phases; ``full`` returns the name of a field in the config."""
     _check_network(recipe, full)
-    for field, choices in CHOICES.items():
-        value = attrgetter(field)(recipe)
-        if value not in choices:
-            raise UserError(f"config.{field}='{value}' is unknown{did_you_mean(value, choices)}")
-    for field, (holds, rule) in RANGES.items():
-        value = attrgetter(field)(recipe)
-        if not holds(value):
-            raise UserError(f"{full(field)}={value} must be {rule}; set --{full(field)}")
     _check_images(recipe, full)
     _check_batches(recipe, num_replicas, full("global_batch"))
 
@@ -106,8 +72,10 @@ def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
             "config.data.in_memory=True is for shift and pad_crop_flip without a policy, not for "
             f"config.data.augment={data.augment} with policy={data.policy}; use --config.data.in_memory=False"
         )
-    size = data.image_size or network_named(recipe.model.name).image_size
-    if not 0 <= data.max_shift < size:
+    network = network_named(recipe.model.name)
+    size = data.image_size or network.image_size
+    network.require_size(size, full("data.image_size"))
+    if data.max_shift >= size:
         raise UserError(
             f"{full('data.image_size')}={size} pixels must be above config.data.max_shift="
             f"{data.max_shift}; lower --config.data.max_shift"
@@ -117,7 +85,7 @@ def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
 def _check_batches(recipe: Recipe, num_replicas: int, field: str) -> None:
     global_batch, ghost_batch = recipe.global_batch, recipe.model.ghost_batch
     per_replica_batch, rest = divmod(global_batch, num_replicas)
-    if global_batch < 1 or rest:
+    if rest:
         below = per_replica_batch * num_replicas
         near = [n for n in (below, below + num_replicas) if n > 0]
         nearest = min(near, key=lambda n: abs(n - global_batch))

@@ -1,6 +1,5 @@
 """A run in the formats of two benchmarks: TSV and JSON of DAWNBench, the log of MLPerf."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from efficientnet_pod.report.records import RunRecords
 from efficientnet_pod.report.state import device_of, state_of
 from efficientnet_pod.report.words import NOT_RECORDED, joined, network_title
 from efficientnet_pod.workdir.journal import starts
-from efficientnet_pod.workdir.values import dig, number, table_of, time_of, whole
+from efficientnet_pod.workdir.values import dig, number, table_of, time_of, to_json, whole
 
 # Keys of MLPerf's resnet benchmark, which repeats some settings under a name for LARS.
 _SETTINGS = (
@@ -80,7 +79,7 @@ def dawnbench_json(records: RunRecords) -> str:
     }
     if cost.chip and cost.chip.usd is not None and cost.chips is not None:
         entry["costPerHour"] = cost.chip.usd * cost.chips
-    return json.dumps(entry, indent=2) + "\n"
+    return to_json(entry, indent=2) + "\n"
 
 
 def _hours(seconds: float | None) -> float | None:
@@ -104,7 +103,7 @@ def mlperf_log(records: RunRecords) -> str:
 
     Source: the keys of mlcommons/logging, ``mllog/constants.py``.
     """
-    return "".join(f":::MLLOG {json.dumps(event)}\n" for event in _mlperf_events(records))
+    return "".join(f":::MLLOG {to_json(event)}\n" for event in _mlperf_events(records))
 
 
 def _mlperf_events(records: RunRecords) -> Iterator[dict[str, Any]]:

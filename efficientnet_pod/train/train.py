@@ -1,5 +1,6 @@
 """A training run from start to end, in the order things happen."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def train_and_evaluate(
     config: dict[str, Any],
     workdir_path: str,
     *,
+    overrides: Sequence[str] = (),
     compile_apart: bool = False,
     interrupt: Interrupt | None = None,
     peers: Peers | None = None,
@@ -46,6 +48,7 @@ def train_and_evaluate(
     Args:
       config: a recipe as plain nested tables.
       workdir_path: folder of the run.
+      overrides: dotted names of the fields that the user has set; those without effect are warned of.
       compile_apart: see :func:`.programs.get_programs`.
       interrupt: entered by the caller; by default the run has one of its own.
       peers: joined by the caller; None for a run on this host alone.
@@ -63,7 +66,7 @@ def train_and_evaluate(
             ending.hold(interrupt)
         with interrupt.nothing_to_lose():
             inject.at("starting")
-            recipe = read_recipe(config)
+            recipe = read_recipe(config, overrides)
             check_weights(recipe)
             workdir = Workdir(workdir_path)
             run = open_run(recipe)

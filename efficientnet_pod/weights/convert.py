@@ -98,6 +98,8 @@ def convert(
     if network and stated and network != stated:
         raise UserError(f"'{foreign.path}' says that it is {stated}, not {network}; give --model={stated}")
     name, match = _choose(foreign, network or stated)
+    if image_size:
+        network_named(name).require_size(image_size, "image-size")
     size = num_classes or match.num_classes
     if size is None:
         raise UserError(f"'{foreign.path}' has no classifier; give --num-classes=N for a new one")

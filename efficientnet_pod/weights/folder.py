@@ -14,6 +14,7 @@ from efficientnet_pod.weights.formats.safetensors_file import write_safetensors
 from efficientnet_pod.weights.layouts import TIMM
 from efficientnet_pod.weights.trained import INTERPOLATIONS, WHOLE, Trained, default_epsilon
 from efficientnet_pod.workdir.files import cannot_write, is_remote, require_output, write_whole
+from efficientnet_pod.workdir.values import to_json
 
 
 def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
@@ -44,7 +45,7 @@ def write_folder(trained: Trained, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(folder / WEIGHTS, foreign)
-        config = json.dumps(_config(trained), indent=2, ensure_ascii=False)
+        config = to_json(_config(trained), indent=2, ensure_ascii=False)
         write_whole(epath.Path(folder / CONFIG), f"{config}\n".encode())
     except OSError as error:
         raise UserError(cannot_write(epath.Path(folder / WEIGHTS), error)) from error

@@ -1,7 +1,6 @@
 """Files, local or remote: written whole or not at all, measured, removed, with errors in plain words."""
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from etils import epath
 
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.workdir.redact import redact_strings
+from efficientnet_pod.workdir.values import to_json
 
 # Errors of reading a damaged file; any other system error says nothing about the file.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EINVAL}
@@ -214,7 +214,7 @@ def contents_of(file: epath.Path) -> bytes | None:
 
 def write_json(file: epath.Path, table: dict[str, Any], *, indent: int | None = None) -> None:
     """Writes a table as JSON, whole or not at all, with the secrets in its strings blanked."""
-    write_whole(file, (json.dumps(redact_strings(table), indent=indent) + "\n").encode())
+    write_whole(file, (to_json(redact_strings(table), indent=indent) + "\n").encode())
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """JSON lines: files with one JSON object on each line."""
 
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,7 +7,7 @@ from etils import epath
 
 from efficientnet_pod.workdir.files import contents_of, is_remote, warn_if_not_written, write_whole
 from efficientnet_pod.workdir.redact import redact_strings
-from efficientnet_pod.workdir.values import parse_table
+from efficientnet_pod.workdir.values import parse_table, to_json
 
 Row = dict[str, Any]
 
@@ -33,7 +32,7 @@ def parse_lines(
 
 def encode_lines(rows: Iterable[Row]) -> bytes:
     """Returns the contents of a file with these rows."""
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return "".join(to_json(row) + "\n" for row in rows).encode()
 
 
 class OptionalLines:

@@ -1,6 +1,7 @@
 """Values of nested tables, as JSON files of a workdir hold them: taken whatever wrote or damaged the file."""
 
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,25 @@ def parse_table(stored: bytes | str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):  # not UTF-8, or not JSON
         return None
     return table if isinstance(table, dict) else None
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """Returns a value as JSON, with null for a number that is not finite: NaN and Infinity are no JSON.
+
+    ``options`` are those of ``json.dumps``.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from etils import epath
 
-from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.flags import define_number, parse_flags
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.recipe import Recipe
@@ -169,7 +169,7 @@ def check_api(project: str, zone: str) -> Finding:
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run, here or gs://.", flag_values=values)
     about = "Devices that JAX must find: cores of v2, v3 and tpu7x, chips of other TPUs."
-    flags.DEFINE_integer("devices", None, about, 1, flag_values=values)
+    define_number(values, "devices", None, about)
     about = "Machine that this worker belongs to, e.g. v3-32; it sets the number of devices."
     flags.DEFINE_string("tpu", None, about, flag_values=values)
     project, zone = os.environ.get("GOOGLE_CLOUD_PROJECT"), os.environ.get("CLOUDSDK_COMPUTE_ZONE")

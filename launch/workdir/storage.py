@@ -27,6 +27,10 @@ class Folder:
                 f"--workdir={workdir} cannot be made: {error.strerror}; choose another"
             ) from error
 
+    def exists(self, path: str) -> bool:
+        """Returns whether there is such a folder."""
+        return Path(path).is_dir()
+
     def write(self, path: str, contents: bytes) -> float:
         """Writes a file whole, and its folder; returns the time by the disk's clock, seconds since 1970."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +61,7 @@ class Bucket:
         """Checks that the bucket exists and may be read; raises `UserError` if not."""
         name, _ = split(workdir)
         try:
-            exists = self._client.bucket(name).exists(timeout=CALL_SECONDS)
+            exists = self.exists(workdir)
         except Exception as error:  # of the network, of the credentials, of the service
             message = redact(" ".join(str(error).split()))[:200]
             raise UserError(
@@ -68,6 +72,10 @@ class Bucket:
                 f"there is no bucket gs://{name}; make it: gcloud storage buckets create gs://{name} "
                 "--location=REGION, or correct --workdir"
             )
+
+    def exists(self, path: str) -> bool:
+        """Returns whether there is the bucket of a path; raises what Google's client raises."""
+        return self._client.bucket(split(path)[0]).exists(timeout=CALL_SECONDS)
 
     def write(self, path: str, contents: bytes) -> float:
         """Writes an object; returns the time by the service's clock, seconds since 1970."""

@@ -104,7 +104,7 @@ def test_how_a_command_ends_is_in_its_exit_code(capsys, monkeypatch, error, code
 
 def test_dashes_in_flags_are_underscores_but_not_in_values_and_recipes(capsys):
     assert main(["plan", DIGITS, "--replicas-per-host=0"]) == 2
-    assert "replicas_per_host=0: 0 is not a positive integer" in capsys.readouterr().err
+    assert "replicas_per_host=0: it must be a whole number, at least 1" in capsys.readouterr().err
     assert main(["evaluate", "--workdir=not-there/of-some-kind"]) == 2
     assert "not-there/of-some-kind" in capsys.readouterr().err
     assert main(["plan", DIGITS, "--config.global-batch=64"]) == 2

@@ -24,7 +24,7 @@ GOOD = {
     "--project": "p",
     "--zone": "z",
 }
-CONFIG = ["--config=configs/supercomputer.py:b5,65536"]
+CONFIG = ["--config=configs/supercomputer.py:b5,65536", "--config.data.data_dir=gs://b/tfds"]
 
 
 @pytest.fixture(autouse=True)
@@ -135,6 +135,7 @@ def submitting(monkeypatch):
     monkeypatch.setattr("launch.flags.backend_named", lambda name: backend)
     estimate = {"fits": True, "hours": 10.0, "usd": 1000.0, "usd_spot": 250.4}
     answer = SimpleNamespace(estimate=estimate, errors="")
+    monkeypatch.setattr(submit, "look", lambda *_, **__: done.append("images") or "images: there")
     read_fit = submit.read_fit
     monkeypatch.setattr(submit, "ask_preflight", lambda job: read_fit(job, answer.estimate, answer.errors))
     return done, answer
@@ -143,9 +144,11 @@ def submitting(monkeypatch):
 def test_what_submit_does_and_in_which_order(capsys, submitting):
     done, _ = submitting
     code, output, _ = launch(capsys, "submit", *words("--spot"))
-    assert code == 0 and done == ["bucket", "check", "bucket", "write code.tgz", "write job.json", "submit"]
-    assert output.splitlines()[:3] == [
+    assert code == 0 and done[:4] == ["bucket", "check", "images", "bucket"]
+    assert done[4:] == ["write code.tgz", "write job.json", "submit"]
+    assert output.splitlines()[:4] == [
         "v3-1024: 512 chips on 128 hosts; about $261.12 an hour, spot",
+        "images: there",
         "preflight: it fits v3-1024; about 10 hours, about $250 on spot (estimates)",
         "submitted run1 at commit cccccccccccc; 1 untracked file is left out",
     ]
@@ -163,12 +166,13 @@ def test_what_does_not_fit_is_refused_unless_forced(capsys, submitting):
     answer.estimate = {"fits": False}
     answer.errors = "efficientnet-pod: b5 does not fit v3:16x32; 48 images a replica should\n"
     code, _, errors = launch(capsys, "submit", *words())
-    assert code == 2 and done == ["bucket", "check"]
+    assert code == 2 and done == ["bucket", "check", "images"]
     assert errors == (
         "launch: preflight: b5 does not fit v3:16x32; 48 images a replica should; or submit it anyway with "
         "--force\n"
     )
-    assert launch(capsys, "submit", *words("--force"))[0] == 0 and done[-1] == "submit"
+    assert launch(capsys, "submit", *words("--force"))[0] == 0
+    assert done[-1] == "submit" and done.count("images") == 1
 
 
 def test_preflight_that_cannot_answer_says_why(capsys, submitting):

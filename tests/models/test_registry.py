@@ -85,7 +85,7 @@ def test_ghosts_are_what_normalises_together():
         ("b0", {"ghost_batch": 32}, {}, r"ghost_batch=32 is nothing that b0 has"),
         ("resnet9", {}, {"phases": {"one": {"from_epoch": 0.0, "dropout": 0.1}}},
          r"config\.phases\.one\.dropout=0\.1 is nothing .*--config\.phases\.one\.dropout=-1\.0"),
-        ("resnet9", {"ghost_batch": -1}, {}, r"config\.model\.ghost_batch=-1 must be at least 0"),
+        ("resnet9", {"ghost_batch": -1}, {}, r"config\.model\.ghost_batch=-1 must be a whole number"),
         ("resnet9", {"ghost_batch": 24}, {},
          r"ghost_batch=24 does not divide a replica's 64 images.*--config\.model\.ghost_batch=16"),
         ("resnet9", {"ghost_batch": 32}, {"bn_group_size": 2},

@@ -303,7 +303,7 @@ def test_treatment_needs_only_shapes():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("momentum", [1.0, -0.1, float("nan")])
 def test_a_momentum_out_of_range_is_refused_in_one_line(name, momentum):
-    with pytest.raises(UserError, match=f"config.optimizer.{name}.momentum is {momentum}; it must be"):
+    with pytest.raises(UserError, match=f"config.optimizer.{name}.momentum={momentum} must be"):
         OPTIMIZERS[name](lr_per_256=0.1, momentum=momentum)
 
 
@@ -311,5 +311,5 @@ def test_a_momentum_out_of_range_is_refused_in_one_line(name, momentum):
     ("name", "field"), [("lars", "weight_decay"), ("rmsprop", "l2"), ("sgd", "l2"), ("sgd", "lr_per_256")]
 )
 def test_a_negative_hyperparameter_is_refused(name, field):
-    with pytest.raises(UserError, match=f"{field} is -0.1; it must be at least 0"):
+    with pytest.raises(UserError, match=f"{field}=-0.1 must be at least 0"):
         OPTIMIZERS[name](**{"lr_per_256": 0.1, field: -0.1})

@@ -229,7 +229,7 @@ def test_one_cycle_has_its_peak_where_the_knot_is(total_steps):
         ({}, "its shares of the run must rise from 0 to 1"),
         ({"knots": ((0.0, 0.0), (0.7, 1.0))}, "its shares of the run must rise from 0 to 1"),
         ({"knots": ((0.0, 0.0), (0.7, 1.0), (0.6, 1.0), (1.0, 0.0))}, "must rise from 0 to 1"),
-        ({"knots": ((0.0, 0.0), (1.0, -1.0))}, "shares of the peak must be at least 0"),
+        ({"knots": ((0.0, 0.0), (1.0, -1.0))}, "must be at least 0 and at most 1,000"),
         ({"knots": KNOTS, "warmup_epochs": 5}, "--config.schedule.warmup_epochs=0"),
     ],
 )
@@ -251,7 +251,7 @@ def test_an_unknown_schedule_gets_the_nearest_name():
     [("warmup_epochs", -1), ("power", 0), ("end_lr", -0.1), ("decay_rate", 1.5), ("decay_epochs", 0)],
 )
 def test_a_number_out_of_range_is_refused_in_one_line(field, value):
-    with pytest.raises(UserError, match=f"config.schedule.{field} is {value}; it must be") as error:
+    with pytest.raises(UserError, match=f"config.schedule.{field}={value} must be") as error:
         Schedule(**{"name": "polynomial", "warmup_epochs": 5, field: value})
     assert "\n" not in str(error.value)
 

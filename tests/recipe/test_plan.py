@@ -201,12 +201,12 @@ def test_plan_with_phases_is_json():
         (
             {"survival_probability": 0.0},
             {},
-            r"config\.phases\.small\.survival_probability=0\.0 must be above 0",
+            r"config\.phases\.small\.survival_probability=0\.0 must be at least 1e-06 and at most 1",
         ),
         (
             {"min_crop_area": 2.0},
             {},
-            r"config\.phases\.small\.min_crop_area=2\.0 must be above 0 and at most 1",
+            r"config\.phases\.small\.min_crop_area=2\.0 must be at least 1e-06 and at most 1",
         ),
         (
             {"image_size": 2},
@@ -215,8 +215,8 @@ def test_plan_with_phases_is_json():
         ),
         ({"imagesize": 2}, {}, r"config\.phases\.small has no field 'imagesize'; did you mean 'image_size'"),
         ({"from_epoch": None}, {}, r"config\.phases\.small\.from_epoch is missing"),
-        ({"from_epoch": "0"}, {}, r"phases\.small\.from_epoch is '0'; it must be a number"),
-        ({"global_batch": 128.0}, {}, r"phases\.small\.global_batch is 128\.0; it must be a whole number"),
+        ({"from_epoch": "0"}, {}, r"phases\.small\.from_epoch='0' must be at least 0"),
+        ({"global_batch": 128.0}, {}, r"phases\.small\.global_batch=128\.0 must be a whole number"),
     ],
 )
 def test_impossible_phases_are_refused(small, large, words):
