@@ -177,7 +177,7 @@ def _readable(path: str) -> list[Entry]:
 
 def _require_distinct(class_names: Iterable[str], path: str) -> None:
     """Raises UserError for two classes whose names are one in two spellings; case tells classes apart."""
-    if fault := fault_of(sorted(set(class_names))):
+    if fault := fault_of(sorted(set(map(printable, class_names)))):
         raise UserError(f"folder '{path}' cannot be used: {fault}; rename one of the class folders")
 
 
