@@ -112,6 +112,7 @@ def convert(
         "new_classifier": is_new,
         **{name: about[name] for name in ("table", "license") if name in about},
     }
+    origin = origin if is_new else dict(ours.get("origin", origin))
     if foreign.path.startswith("hf:"):
         origin["base_model"] = foreign.path.removeprefix("hf:").partition("@")[0]
     mean, std = image_constants(name)
@@ -129,7 +130,7 @@ def convert(
         resize="fast" if "fast" in (ours.get("resize"), about.get("resize")) else "reference",
         eval_crop_share=about.get("eval_crop_share", EVAL_CROP_SHARE),
         settings=settings,
-        origin=origin if is_new else ours.get("origin", origin),
+        origin=origin,
         warnings=tuple(warnings),
     )
 
