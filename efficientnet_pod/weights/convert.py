@@ -114,6 +114,7 @@ def convert(
         "new_classifier": is_new,
         **{name: about[name] for name in ("table", "license") if name in about},
     }
+    origin = origin if is_new else dict(ours.get("origin", origin))
     if foreign.path.startswith("hf:"):
         origin["base_model"] = foreign.path.removeprefix("hf:").partition("@")[0]
     mean, std = image_constants(name)
@@ -132,7 +133,7 @@ def convert(
         exif=ours.get("exif", "ignored"),
         eval_crop_share=about.get("eval_crop_share", EVAL_CROP_SHARE),
         settings=settings,
-        origin=origin if is_new else ours.get("origin", origin),
+        origin=origin,
         warnings=tuple(warnings),
     )
 

@@ -355,7 +355,9 @@ def test_weights_come_from_the_hub(folder, tmp_path):
     try:
         ended = run_import("hf:me/b0")
         assert ended.returncode == 0, ended.stderr
-        assert same(open_weights(str(tmp_path / "w")).tensors, open_weights(str(folder)).tensors)
+        found = open_weights(str(tmp_path / "w"))
+        assert same(found.tensors, open_weights(str(folder)).tensors)
+        assert found.origin["base_model"] == "me/b0"
         ended = run_import("hf:me/none")
         assert ended.returncode == 2 and "hf:me/none cannot be fetched: 404" in ended.stderr
     finally:
