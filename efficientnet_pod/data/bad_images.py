@@ -275,7 +275,7 @@ def look_at_sample(examples: Indexed | Records, *, split: str, may_skip: bool) -
         except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: of a reader written in Python
             return f"image number {number} of the {split} split cannot be read: {reason_of(error)}"
         fault = _image_fault(example["image"], silent=False)
-        image = f"image '{printable(example['name'].numpy())}' (number {number} of the {split} split)"
+        image = f"image '{printable(bytes(example['name'].numpy()))}' (number {number} of the {split} split)"
         return f"{image} cannot be used: {fault}" if fault else None
 
     with ThreadPoolExecutor(_SAMPLE_THREADS) as pool:

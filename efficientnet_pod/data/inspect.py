@@ -179,12 +179,12 @@ def _checked(read: Callable[[], Example] | str, num_classes: int) -> CheckedExam
     except (tf.errors.OpError, RuntimeError) as error:  # RuntimeError: of a reader in Python
         return CheckedExample("", -1, 0, 0, 0, reason_of(error))
     image, label = example["image"], int(example["label"])
-    name = printable(example["name"].numpy())
+    name = printable(bytes(example["name"].numpy()))
     num_bytes = len(image.numpy()) if image.dtype == tf.string else image.numpy().nbytes
     if fault := find_fault(example, num_classes):
         return CheckedExample(name, label, num_bytes, 0, 0, fault)
     height, width = (int(side) for side in size_of(image))
-    is_turned = image.dtype == tf.string and bool(noted_orientation(image.numpy()) != UPRIGHT)
+    is_turned = image.dtype == tf.string and bool(noted_orientation(bytes(image.numpy())) != UPRIGHT)
     return CheckedExample(name, label, num_bytes, height, width, None, is_turned, image)
 
 

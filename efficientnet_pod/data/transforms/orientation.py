@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -40,9 +41,7 @@ def noted_orientation(data: bytes) -> np.int32:
     return np.int32(orientation if orientation in range(UPRIGHT, 9) else UPRIGHT)
 
 
-def upright_size(
-    height: tf.Tensor, width: tf.Tensor, orientation: tf.Tensor | None
-) -> tuple[tf.Tensor, tf.Tensor]:
+def upright_size(height: Any, width: Any, orientation: tf.Tensor | None) -> tuple[Any, Any]:
     """Returns height and width of the upright image, from those stored; and the other way round."""
     if orientation is None:
         return height, width
