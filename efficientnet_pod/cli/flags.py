@@ -78,9 +78,11 @@ def parse_flags(
     try:
         if config:
             about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
-            argv = ["efficientnet-pod", *arguments]
-            define_recipe = config_flags.DEFINE_config_dict if stored else config_flags.DEFINE_config_file
-            define_recipe("config", stored, about, flag_values=values, sys_argv=argv)
+            known: dict[str, Any] = {"flag_values": values, "sys_argv": ["efficientnet-pod", *arguments]}
+            if stored is None:
+                config_flags.DEFINE_config_file("config", None, about, **known)
+            else:
+                config_flags.DEFINE_config_dict("config", stored, about, **known)
         stray = values([command, *arguments])[1:]
         given = values.config if config else None
         if given is not None:
@@ -222,8 +224,8 @@ def _unknown_field(
     paths = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
     paths += [path for word, path in pairwise(arguments) if word == "--config"]
     try:
-        # The parser is that of config_flags.
-        table_of_all = (recipe or values["config"].parser.parse(paths[-1])).to_dict()
+        parser: Any = values["config"].parser if recipe is None else None  # of config_flags
+        table_of_all = (parser.parse(paths[-1]) if recipe is None else recipe).to_dict()
     except Exception:  # there is no recipe, or it cannot be loaded: the first error says so
         return None
     for word in arguments:
