@@ -3,8 +3,10 @@
 import os
 import unicodedata
 
-# Control characters, bytes that are not UTF-8, ends of lines and paragraphs; and the mark of byte order.
-_CATEGORIES, _BYTE_ORDER = ("Cc", "Cs", "Zl", "Zp"), "\ufeff"
+# Control characters, bytes that are not UTF-8, ends of lines and paragraphs; the mark of byte order, and what
+# turns the direction of the text behind it.
+_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
+_MARKS = "\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def printable(name: str | bytes) -> str:
@@ -20,7 +22,7 @@ def printable(name: str | bytes) -> str:
     first, end = len(text) - len(text.lstrip()), len(text.rstrip())
     return "".join(
         _escaped(char)
-        if not first <= place < end or char == _BYTE_ORDER or unicodedata.category(char) in _CATEGORIES
+        if not first <= place < end or char in _MARKS or unicodedata.category(char) in _CATEGORIES
         else char.replace("\\", r"\\")
         for place, char in enumerate(text)
     )

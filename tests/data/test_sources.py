@@ -149,6 +149,8 @@ def test_classes_that_differ_by_case_are_two_where_the_file_system_has_two_folde
         (b" ", r"\x20"),
         ("line\u2028end".encode(), r"line\xe2\x80\xa8end"),
         ("\ufeffmarked".encode(), r"\xef\xbb\xbfmarked"),
+        ("\u202egpj".encode(), r"\xe2\x80\xaegpj"),
+        ("\U0001f469\u200d\U0001f52c".encode(), "\U0001f469\u200d\U0001f52c"),
         (b"tab\there", r"tab\x09here"),
         ("naïve 木 100 %".encode(), "naïve 木 100 %"),
         (b"[red]", "[red]"),
