@@ -106,7 +106,7 @@ NonZeroShare = Annotated[float, Range(1e-6, 1)]
 Decay = Annotated[float, Range(0, 1)]  # of weights
 Epochs = Annotated[float, Range(0, 100_000)]
 Factor = Annotated[float, Range(0, 1000)]
-Rate = Annotated[float, Range(0, 1e6)]  # of learning
+Rate = Annotated[float, Range(0, 1e30)]  # of learning; times any batch it is finite in float32
 
 
 class Ranged:
@@ -158,4 +158,4 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def _plain(number: float) -> str:
-    return f"{int(number):,}" if number == int(number) else f"{number:g}"
+    return f"{int(number):,}" if number == int(number) and abs(number) < 1e15 else f"{number:g}"

@@ -1,6 +1,5 @@
 """The identity of a run: fingerprint of its images, and every value that all hosts must agree on."""
 
-import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -26,7 +25,7 @@ def identity_of(run: Run) -> dict[str, Any]:
     They cover recipe, devices, versions and images. The folder of a host's own copy of a data set may differ.
     """
     source, plan, runtime = run.images, run.plan, run.runtime
-    recipe = {**dataclasses.asdict(plan.recipe), "optimizer": plan.as_dict()["recipe"]["optimizer"]}
+    recipe = plan.as_dict()["recipe"]
     fields = {name: value for name, value in _flat(recipe, "config") if name != "config.data.data_dir"}
     versions = pod_runtime.versions()
     devices = {
