@@ -145,7 +145,8 @@ class TrainStep:
     ) -> tuple[TrainState, jax.Array | None]:
         """Returns the state after this update, and the update's trust ratios."""
         with jax.named_scope("optimizer"):
-            updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+            clocked = _with_count(state.opt_state, state.step)
+            updates, opt_state = self.optimizer.update(gradients, clocked, state.params)
             ratios = self.trust_ratios(gradients, state.params)
             params = optax.apply_updates(state.params, updates)
         with jax.named_scope("statistics"):
@@ -154,7 +155,7 @@ class TrainStep:
         if ema is not None:
             with jax.named_scope("optimizer"):
                 new = {"params": params, "batch_stats": batch_stats}
-                ema = update_ema(ema, new, step=state.step, decay=self.ema_decay)
+                ema = update_ema(ema, new, count=state.step + 1, decay=self.ema_decay)
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), ratios
 
     @property
@@ -174,6 +175,15 @@ class TrainStep:
         if not self._mixes:
             return loss(mixed.label)
         return mixed.share * loss(mixed.label) + (1 - mixed.share) * loss(mixed.partner)
+
+
+def _with_count(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
+    """Returns the optimizer's state whose count, which the learning rate goes by, is the run's.
+
+    Its own count leaves out the steps that were skipped.
+    """
+    counts = (jax.tree_util.GetAttrKey("count"),)
+    return jax.tree_util.tree_map_with_path(lambda p, leaf: step if p[-1:] == counts else leaf, opt_state)
 
 
 def _all_finite(tree: PyTree) -> jax.Array:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from photos import photo
+from released_policy import released
 from scipy import stats
 
 from efficientnet_pod.data.transforms import image_ops, policies
@@ -157,12 +158,16 @@ def test_autoaugment_draws_rows_operations_and_signs_with_their_probabilities(re
     assert_distributed(observed, autoaugment_probabilities(meant))
 
 
-def test_the_released_autoaugment_posterizes_to_no_bits_and_moves_as_far_in_small_images(recorded):
-    released = {"Posterize": lambda level: int(0.4 * level), "TranslateY": lambda level: 25.0 * level}
+def test_the_released_autoaugment_posterizes_to_one_bit_inverts_and_moves_as_far_in_small_images(recorded):
+    others = {
+        "Posterize": lambda level: max(int(0.4 * level), 1),
+        "Solarize": lambda level: int(25.6 * level) % 256,
+        "TranslateY": lambda level: 25.0 * level,
+    }
     observed = Counter(recorded(64, name="autoaugment", reference_bugs=True))
     assert_distributed(
         observed,
-        autoaugment_probabilities(lambda op, level: released.get(op, lambda _: meant(op, level))(level)),
+        autoaugment_probabilities(lambda op, level: others.get(op, lambda _: meant(op, level))(level)),
     )
     moved = {
         a for steps in recorded(64, name="autoaugment", count=800) for op, a in steps if op == "TranslateY"
@@ -176,8 +181,9 @@ RANDAUGMENT = {
     (10, False): (0, 0, 0, 30, 4, 0, 1.9, 1.9, 1.9, 1.9, 0.3, 0.3, 100, 100, 80, 110),
     (7.5, False): (0, 0, 0, 22.5, 5, 64, 1.45, 1.45, 1.45, 1.45, 0.225, 0.225, 75, 75, 60, 82),
     (28, False): (0, 0, 0, 84, 1, 0, 5.14, 5.14, 5.14, 5.14, 0.84, 0.84, 280, 280, 224, 308),
-    (10, True): (0, 0, 0, 30, 4, 256, 1.9, 1.9, 1.9, 1.9, 0.3, 0.3, 100, 100, 80, 110),
-    (2, True): (0, 0, 0, 6, 0, 51, 0.46, 0.46, 0.46, 0.46, 0.06, 0.06, 20, 20, 16, 22),
+    (10, True): (0, 0, 0, 30, 4, 0, 1.9, 1.9, 1.9, 1.9, 0.3, 0.3, 100, 100, 80, 110),
+    (28, True): (0, 0, 0, 84, 1, 204, 5.14, 5.14, 5.14, 5.14, 0.84, 0.84, 280, 280, 224, 308),
+    (2, True): (0, 0, 0, 6, 1, 51, 0.46, 0.46, 0.46, 0.46, 0.06, 0.06, 20, 20, 16, 22),
 }
 
 
@@ -188,6 +194,30 @@ def test_randaugment_arguments_at_each_magnitude(recorded, magnitude, reference_
     assert set(arguments) == set(OPS)
     expected = RANDAUGMENT[magnitude, reference_bugs]
     np.testing.assert_allclose([arguments[op] for op in OPS], expected, atol=0.0051)
+
+
+# From where on solarize inverts, and the bits that posterize keeps, in the released program.
+RELEASED_LEVELS = {
+    2: (51, 1), 10: (0, 4), 15: (128, 6), 20: (0, 8), 22.5: (64, 1), 27: (179, 1), 28: (204, 1),
+}  # fmt: skip
+ROUNDED_BY_PILLOW = ("AutoContrast", "Color", "Sharpness")  # released: up to a level lower, before a factor
+
+
+@pytest.mark.parametrize("magnitude", RELEASED_LEVELS)
+def test_randaugment_with_its_faults_is_the_released_program(magnitude):
+    threshold, bits = RELEASED_LEVELS[magnitude]
+    lengths = policies._RANDAUGMENT_LENGTHS.scaled(60, True)
+    for pixels in (photo(3, 60, 70), np.random.default_rng(1).integers(0, 256, (60, 70, 3), dtype=np.uint8)):
+        for (number, op), draws in product(enumerate(OPS), [(0.2, 0.7), (0.8, 0.3)]):
+            argument = policies._argument(op, magnitude, lengths, True, True)
+            assert {"Solarize": threshold, "Posterize": bits}.get(op, argument) == argument, op
+            numbers = tf.constant(number), tf.constant(argument, tf.float32), tf.constant(draws)
+            ours = policies._apply_op(tf.constant(pixels), *numbers, True).numpy()
+            expected, sure = released(op, magnitude, pixels, draws)
+            assert sure.mean() > 0.85
+            error = np.abs(ours[sure].astype(int) - expected[sure]).max()
+            factor = 0 if op == "AutoContrast" else argument
+            assert error <= (1 + abs(factor - 1) if op in ROUNDED_BY_PILLOW else 0), op
 
 
 def test_randaugment_draws_operations_and_signs_alike_and_independently(recorded):

@@ -4,9 +4,15 @@ Source of table, arguments and constants: tensorflow/tpu, models/official/effici
 faults are corrected here; ``reference_bugs`` brings them back:
 
 * Contrast blends with pixels / 256 instead of the mean level (image_ops.contrast).
-* Posterize keeps 0 to 4 bits, so that AutoAugment makes images black and white (``_argument``).
+* Posterize keeps 1 to 4 bits, so that AutoAugment makes images black and white (``_argument``).
 * RandAugment's Posterize and Solarize grow weaker with the magnitude (``_argument``).
+* Numbers of Posterize and Solarize are bytes that overflow: from level 10 on Solarize inverts all levels from
+  (threshold - 256) on, and from 22.5 on Posterize keeps one bit (``_argument``).
+* Levels are truncated to whole numbers before a policy, not rounded (preprocess.train_image).
 * Lengths are the same at every image size: 225 pixels blank an image of 224 (``_Lengths``).
+
+The rounding of colours stays Pillow's: the grey of Color, the smoothed levels of Sharpness and the stretched
+ones of AutoContrast are a level lower in the released code here and there.
 """
 
 import functools
@@ -184,13 +190,15 @@ def _argument(op: str, level: float, lengths: _Lengths, harder: bool, reference_
     strength = level / 10
     if op == "Posterize":
         bits = int(strength * 4)
-        if reference_bugs:
-            return bits  # the paper says 4 to 8 bits, and 0, to TensorFlow, is 1: black and white
-        return max(8 - bits, 1) if harder else 4 + bits
+        if reference_bugs:  # a shift by 8 - bits, a byte; TensorFlow shifts by 7 at most
+            return 8 - min((8 - bits) % 256, 7)
+        return max(8 - bits, 1) if harder else 4 + bits  # the paper says 4 to 8 bits
     if op == "Solarize":
         threshold = int(strength * 256)
+        if reference_bugs:
+            return threshold % 256  # a byte
         # The released threshold suits AutoAugment, whose search used it; RandAugment at 10 would do nothing.
-        return max(256 - threshold, 0) if harder and not reference_bugs else threshold
+        return max(256 - threshold, 0) if harder else threshold
     if op == "SolarizeAdd":
         return int(strength * 110)
     if op in ("Color", "Contrast", "Brightness", "Sharpness"):

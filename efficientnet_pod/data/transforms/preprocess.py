@@ -40,7 +40,7 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing)
     if preprocessing.augment != "shift":
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     if preprocessing.policy != "none" or preprocessing.cutout:
-        image = in_levels(tf.ensure_shape(image, (*shape, 3)))
+        image = in_levels(tf.ensure_shape(image, (*shape, 3)), truncated=preprocessing.policy_bugs)
         image = apply_policy(
             image,
             policy_seed,
@@ -263,8 +263,9 @@ def _finish(image: tf.Tensor, preprocessing: Preprocessing, shape: tuple[int, in
     return tf.cast(in_levels(image) if preprocessing.dtype == "uint8" else image, preprocessing.dtype)
 
 
-def in_levels(image: tf.Tensor) -> tf.Tensor:
-    """Returns uint8, limited to 0..255 and rounded to the nearest level."""
+def in_levels(image: tf.Tensor, *, truncated: bool = False) -> tf.Tensor:
+    """Returns uint8, limited to 0..255 and rounded to the nearest level, or ``truncated``."""
     if image.dtype == tf.uint8:
         return image
-    return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 255.0)), tf.uint8)
+    levels = tf.clip_by_value(image, 0.0, 255.0)
+    return tf.cast(levels if truncated else tf.round(levels), tf.uint8)
