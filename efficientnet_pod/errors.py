@@ -30,9 +30,22 @@ class Preempted(Exception):
     """A run was told to stop and has saved what it had: one line, exit code 42."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether JAX says that a program needs more memory than there is, compiled or running."""
+    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and "RESOURCE_EXHAUSTED" in str(
+        error
+    )
+
+
 def in_one_line(error: BaseException) -> str:
     """Returns what an exception says, in one line: of an error that is not ours, its type comes first."""
     message = " ".join(str(error).split())
+    if is_out_of_memory(error):
+        reason = str(error).strip().splitlines()[0].partition("RESOURCE_EXHAUSTED")[2].strip(": ")[:200]
+        return (
+            f"not enough memory: {reason}; lower config.global_batch or config.data.image_size, or take more "
+            "devices: efficientnet-pod preflight says what fits"
+        )
     if isinstance(error, UserError | RunError | Preempted):
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
@@ -42,6 +55,8 @@ def exit_code_of(error: BaseException) -> int:
     """Returns the exit code of a command that an exception has ended."""
     match error:
         case UserError():
+            return 2
+        case _ if is_out_of_memory(error):
             return 2
         case Preempted():
             return CHECKPOINTED

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from efficientnet_pod.cli.flags import AT_LEAST_0, define_number
-from efficientnet_pod.errors import CHECKPOINTED, Preempted, RunError, UserError, exit_code_of, in_one_line
+from efficientnet_pod.errors import (
+    CHECKPOINTED,
+    Preempted,
+    RunError,
+    UserError,
+    exit_code_of,
+    in_one_line,
+    is_out_of_memory,
+)
 from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.workdir.redact import redact
@@ -78,6 +86,8 @@ def print_error(error: BaseException) -> tuple[str, int]:
             line = redact(str(error))
         case KeyboardInterrupt():
             line = "stopped; the same command goes on from what is saved"
+        case _ if is_out_of_memory(error):
+            line = in_one_line(error)
         case _:
             print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
             return redact(in_one_line(error)), exit_code_of(error)

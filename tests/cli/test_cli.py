@@ -4,6 +4,8 @@ import io
 import json
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 from photos import write_folder
 from recipes import CONFIGS, load
@@ -308,3 +310,12 @@ def test_bad_images_are_named_and_exit_with_2(capsys, tmp_path):
     printed = capsys.readouterr()
     assert f"train: {root}/train/cat/001.jpg: " in printed.out
     assert printed.err == f"efficientnet-pod: 1 bad image in 'folder:{root}'; replace or remove them\n"
+
+
+def test_too_little_memory_is_one_line_with_the_remedy(capsys):
+    """Asked of XLA itself: 8 PB for one array."""
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.jit(lambda x: jnp.ones((1 << 51,), jnp.float32) * x)(1.0).block_until_ready()
+    line, code = host.print_error(caught.value)
+    assert code == 2 and capsys.readouterr().err == f"efficientnet-pod: {line}\n"
+    assert line.startswith("not enough memory: ") and "lower config.global_batch" in line
