@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from efficientnet_pod.pod.rehearsal import rehearse
 
 ROOT = Path(__file__).parents[2]
 POD = (
-    "import sys; from efficientnet_pod.pod.rehearsal import rehearse;"
+    "import signal, sys; from efficientnet_pod.pod.rehearsal import rehearse;"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # the tests may run under nohup
     "sys.exit(rehearse([sys.executable, '-u', '-c', {program!r}], processes={processes}, devices=None))"
 )
 # What every rank runs in these tests; its flags are the last three words.
@@ -28,15 +30,21 @@ def ranks(program, processes=3, **environment):
     return rehearse(command, processes=processes, devices=None, environment=environment)
 
 
+@contextmanager
 def pod(program, processes=2):
-    """Returns a pod in a process of its own, for signals."""
-    return subprocess.Popen(
+    """Yields a pod in a process of its own, for signals, and kills it in the end."""
+    process = subprocess.Popen(
         [sys.executable, "-c", POD.format(program=RANK + program, processes=processes)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def pids_when_up(process, processes=2):
