@@ -1,6 +1,7 @@
 """A three-block EfficientNet that compiles in seconds, and batches for it."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from efficientnet_pod.models.efficientnet import EfficientNet, Stage, Variant
 from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.run import run
-from efficientnet_pod.weights import trained
+from efficientnet_pod.weights import convert, trained
 
 CLASSES = 10
 SIZE = 32
@@ -39,6 +40,7 @@ def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = S
 
     for module in (run, trained):
         patch.setattr(module, "create_network", create)
+    patch.setattr(convert, "_shapes", cache(convert._shapes.__wrapped__))  # those kept are of real networks
 
 
 def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:
