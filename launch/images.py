@@ -18,7 +18,7 @@ _INFO = "dataset_info.json"
 _UNASKED = "whether the workers may read it cannot be told from here"
 
 
-def place_of(job: Job, data: DataSettings) -> str | None:
+def location_of(job: Job, data: DataSettings) -> str | None:
     """Returns where workers look for the images: a path, "" for each worker's own home; None: the code."""
     if data.name == "digits":
         return None
@@ -29,7 +29,7 @@ def place_of(job: Job, data: DataSettings) -> str | None:
 
 def unreachable(job: Job, data: DataSettings) -> str | None:
     """Returns why workers that reach nothing but a bucket cannot have the images; None: they may."""
-    place = place_of(job, data)
+    place = location_of(job, data)
     if place is None or is_bucket(place):
         return None
     kind, _, path = data.name.partition(":")
@@ -48,7 +48,7 @@ def render_line(job: Job, recipe: Recipe, *, bucket: bool) -> str:
     data = recipe.data
     if bucket and (reason := unreachable(job, data)):
         return f"submit refuses this: {reason}"
-    place = place_of(job, data)
+    place = location_of(job, data)
     if place is None:
         return f"'{data.name}' come with the code"
     where = f"in '{place}'" if place else "in TFDS's own folder"
@@ -67,7 +67,7 @@ def look(job: Job, recipe: Recipe, *, bucket: bool, storage_of: Callable[[str], 
     Raises:
       UserError: the images are not there, not prepared, or not as many as they are known to be.
     """
-    data, place = recipe.data, place_of(job, recipe.data)
+    data, place = recipe.data, location_of(job, recipe.data)
     if place is None:
         return f"images: '{data.name}' come with the code"
     if bucket and (reason := unreachable(job, data)):
@@ -88,15 +88,15 @@ def look(job: Job, recipe: Recipe, *, bucket: bool, storage_of: Callable[[str], 
             f"--config.data.{'name' if is_path(data.name) else 'data_dir'}"
         )
     try:
-        found = _found(data, place.rstrip("/"), storage)
+        images = _look_in_bucket(data, place.rstrip("/"), storage)
     except UserError:
         raise
     except Exception as error:
         return f"images: nothing was looked up in '{place}': {_one_line(error)}"
-    return f"images: {found}; {_UNASKED}"
+    return f"images: {images}; {_UNASKED}"
 
 
-def _found(data: DataSettings, place: str, storage: Storage) -> str:
+def _look_in_bucket(data: DataSettings, place: str, storage: Storage) -> str:
     """Returns a line on the images in a bucket; raises UserError if they are not there whole."""
     splits = dict.fromkeys(_names(data.train_split) + _names(data.eval_split))
     kind = data.name.partition(":")[0]
@@ -131,15 +131,15 @@ def _prepared_folder(data: DataSettings, place: str, storage: Storage) -> str:
     base = f"{place}/{name}"
     folders = {folder: f"{base}/{folder}" for folder in storage.folders(base)}
     for config in [folder for folder in folders if not _VERSION.fullmatch(folder)]:
-        folders |= {found: f"{base}/{config}/{found}" for found in storage.folders(f"{base}/{config}")}
-    versions = [found for found in folders if _VERSION.fullmatch(found) and version in ("", found)]
+        folders |= {number: f"{base}/{config}/{number}" for number in storage.folders(f"{base}/{config}")}
+    versions = [folder for folder in folders if _VERSION.fullmatch(folder) and version in ("", folder)]
     if not versions:
         flag = f" --data_dir={place}"
         raise UserError(
             f"'{data.name}' is not prepared in '{place}': there is no folder {name}/{version or 'VERSION'}; "
             f"run `tfds build {name.partition('/')[0]}{flag}` once, or correct --config.data.data_dir"
         )
-    return folders[max(versions, key=lambda found: tuple(map(int, found.split("."))))]
+    return folders[max(versions, key=lambda number: tuple(map(int, number.split("."))))]
 
 
 def _read_info(folder: str, storage: Storage) -> dict[str, list[int]]:

@@ -19,7 +19,7 @@ from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.recipe.rules import check_weights
 from efficientnet_pod.run.run import PUBLISHED_NUMBERS, image_numbers
 from launch.flags import EXAMPLE, PROGRAM, parse_submission
-from launch.images import look, place_of, render_line, unreachable
+from launch.images import location_of, look, render_line, unreachable
 from launch.job.job import Job
 from launch.job.remembered import remember
 from launch.job.source_code import name_of, pack
@@ -112,7 +112,7 @@ def require_plan(job: Job) -> Recipe:
     check_weights(recipe)
     try:
         # Batches and groups do not depend on the numbers, for which nothing is asked over a network here.
-        is_elsewhere = is_bucket(place_of(job, recipe.data) or "")
+        is_elsewhere = is_bucket(location_of(job, recipe.data) or "")
         images = PUBLISHED_NUMBERS["imagenet2012"] if is_elsewhere else image_numbers(recipe)
         resolve(recipe, **asdict(images), num_replicas=replicas, num_hosts=job.hosts, default_dtype="float32")
     except UserError as error:

@@ -13,6 +13,7 @@ from tiny import build_tiny_networks
 from efficientnet_pod.cli import flags as cli_flags
 from efficientnet_pod.cli import main as cli
 from efficientnet_pod.models.initial import initial_variables
+from efficientnet_pod.recipe.fields import without_effect
 from efficientnet_pod.recipe.plan import resolve
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import PUBLISHED_NUMBERS
@@ -101,11 +102,11 @@ def flags_of(main: Any, words: list[str], capsys) -> Any:
         pytest.fail(f"{shlex.join(words)} ended with {code}: {capsys.readouterr().err}")
     values = parsed.value.values
     if "config" in values and values.config:
-        recipe = read_recipe(values.config.to_dict(), cli_flags.overrides_of(values))
+        recipe = read_recipe(values.config.to_dict())
         numbers = vars(PUBLISHED_NUMBERS["imagenet2012"])
         replicas = recipe.bn_group_size
         resolve(recipe, **numbers, num_replicas=replicas, num_hosts=1, default_dtype="float32")
-        assert not recipe.unread
+        assert not without_effect(recipe, cli_flags.overrides_of(values))
     return values
 
 

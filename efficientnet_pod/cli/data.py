@@ -1,6 +1,5 @@
 """The commands ``data describe`` and ``data prepare``."""
 
-import os
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -59,7 +58,7 @@ def _describe(arguments: Sequence[str]) -> None:
         recipe.data,
         image_size=recipe.data.image_size or network.image_size,
         check=None if check == "all" else int(check),
-        sheet=values.sheet and os.path.expanduser(values.sheet),
+        sheet=values.sheet,
     )
     if bad:
         raise UserError(f"{plural(bad, 'bad image')} in '{source.name}'; replace or remove them")

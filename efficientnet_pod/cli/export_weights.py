@@ -1,11 +1,11 @@
 """The command ``export``: trained weights as files that other programs open."""
 
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, parse_flags, values_of
+from efficientnet_pod.cli.host import print_warnings
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod.terminal import console, table
 
@@ -33,8 +33,7 @@ def run_export(arguments: Sequence[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     out = local_folder(values.out)
     trained = open_weights(words[0], which=values.checkpoint, raw=values.raw)
-    for warning in trained.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(trained.warnings)
     published = Published(**values_of(values, Published))
     files = export(trained, out, values.to, onnx_python=values.onnx_python, published=published)
     rows = table(str(out), "bytes", "")

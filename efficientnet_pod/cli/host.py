@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,12 @@ def joined(values: flags.FlagValues) -> Iterator[tuple[Interrupt, "Peers"]]:
         raise SystemExit(CHECKPOINTED)
     if preempted:
         raise preempted
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Prints warnings on standard error, a line each."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def print_error(error: BaseException) -> tuple[str, int]:

@@ -1,6 +1,5 @@
 """The command ``import``: weights of another library as a folder of weights."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from efficientnet_pod.cli.flags import IMAGE_SIZE, define_number, parse_flags
+from efficientnet_pod.cli.host import print_warnings
 from efficientnet_pod.data.class_names import names_in
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.weights.classes import imagenet_names
@@ -41,8 +41,7 @@ def run_import(arguments: Sequence[str]) -> None:
         class_names=class_names,
         image_size=values.image_size,
     )
-    for warning in trained.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(trained.warnings)
     write_folder(trained, out)
     print(_summary(trained, out))
 

@@ -11,11 +11,14 @@ from efficientnet_pod.optim.ranges import Range
 def run_plan(arguments: Sequence[str]) -> None:
     """Prints the plan of the recipe that the flags name."""
     values = parse_flags("plan", arguments, _define, config=True)
-    from efficientnet_pod.recipe.reading import read_recipe  # --help does not wait for JAX
+    from efficientnet_pod.recipe.fields import without_effect  # --help does not wait for JAX
+    from efficientnet_pod.recipe.reading import read_recipe
     from efficientnet_pod.run.tables import print_plan
 
+    recipe = read_recipe(values.config.to_dict())
     print_plan(
-        read_recipe(values.config.to_dict(), overrides_of(values)),
+        recipe,
+        warnings=without_effect(recipe, overrides_of(values)),
         replicas=values.replicas,
         replica_rate=values.replica_rate,
         replicas_per_host=values.replicas_per_host,

@@ -9,6 +9,7 @@ import numpy as np
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, define_exif, define_number, parse_flags
+from efficientnet_pod.cli.host import print_warnings
 from efficientnet_pod.data.names import printable
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import output
@@ -70,8 +71,7 @@ def _predict(path: str, names: Sequence[str], values: flags.FlagValues) -> int:
         )
     runtime.start("any", None)
     trained = open_weights(path, which=values.checkpoint, raw=values.raw)
-    for warning in trained.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    print_warnings(trained.warnings)
     trained = dataclasses.replace(trained, exif=values.exif or trained.exif)
     # A whole batch of a few images would mostly be padding.
     predictor = Predictor(trained, batch=min(values.batch, len(files)), flip=values.flip)

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 
 
-def key_of(name: str) -> str:
+def spelling_of(name: str) -> str:
     """Returns the name in the one spelling by which names are compared: Unicode's NFC. Case counts.
 
     A Mac writes ``é`` as two characters, most other systems as one; both look alike.
@@ -24,7 +24,7 @@ def fault_of(names: Sequence[str]) -> str | None:
             return f"class {label} has the name {name!r}, which shows nothing"
         if not _is_utf8(name):
             return f"the name of class {label}, {name!a}, is not UTF-8"
-        if (other := first.setdefault(key_of(name), label)) != label:
+        if (other := first.setdefault(spelling_of(name), label)) != label:
             one, two = pair_of(names[other], name)
             spelled = "one name in two spellings of Unicode" if one != two else "the same name"
             return f"classes {other} and {label}, {one} and {two}, have {spelled}"
@@ -33,7 +33,7 @@ def fault_of(names: Sequence[str]) -> str | None:
 
 def pair_of(one: str, other: str) -> tuple[str, str]:
     """Returns two names for a message, quoted; with escapes where they would look alike and are not."""
-    if one != other and key_of(one) == key_of(other):
+    if one != other and spelling_of(one) == spelling_of(other):
         return ascii(one), ascii(other)
     return f"'{one}'", f"'{other}'"
 

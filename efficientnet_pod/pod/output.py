@@ -133,7 +133,7 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end]
     units = (char.encode("utf-16-be", "surrogatepass").hex() for char in text)
-    escaped = ("".join(f"\\u{unit[at : at + 4]}" for at in range(0, len(unit), 4)) for unit in units)
+    escaped = ("".join(f"\\u{unit[start : start + 4]}" for start in range(0, len(unit), 4)) for unit in units)
     plain = (_PLAIN.get(char, escape) for char, escape in zip(text, escaped, strict=True))
     return "".join(plain), error.end
 

@@ -29,12 +29,12 @@ def console(*, stderr: bool = False, quiet: bool = False, file: IO[str] | None =
     A quiet one, for all hosts but the first, prints nothing. In a file or a pipe the rows of a table are
     lines, too, however long. ``file`` takes the place of standard output.
     """
-    made = _Console(
+    plain = _Console(
         file=file, stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False
     )
-    if not made.is_terminal:
-        made.width = _LONGEST_LINE
-    return made
+    if not plain.is_terminal:
+        plain.width = _LONGEST_LINE
+    return plain
 
 
 class _Console(Console):

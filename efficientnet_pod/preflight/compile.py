@@ -14,7 +14,7 @@ import jax
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from efficientnet_pod.errors import RunError
+from efficientnet_pod.errors import RunError, is_out_of_memory
 from efficientnet_pod.pod.chips import GIB
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.preflight.cache import CompilerOutput, MemoryTotals, key_of, read, write
@@ -121,7 +121,7 @@ def _compile(name: str, phase: Phase | None, lowered: jax.stages.Lowered) -> Com
         executable = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
-        if "RESOURCE_EXHAUSTED" not in message:
+        if not is_out_of_memory(error):
             raise RunError(
                 f"the compiler failed on the program '{name}': {message.splitlines()[0]}"
             ) from error

@@ -50,7 +50,10 @@ def reference() -> str:
 
 
 def without_effect(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:
-    """Returns those of the fields that the recipe does not read, by its choices, each with the condition."""
+    """Returns a warning of the fields that the recipe does not read, by its choices; none if it reads all.
+
+    ``names`` are dotted, without ``config.``. Each field stands with the condition on which it is read.
+    """
     known, unread = {field.name: field for field in all_fields()}, []
     chosen = type(recipe.optimizer).__name__.lower()
     for name in names:
@@ -66,7 +69,7 @@ def without_effect(recipe: Recipe, names: Iterable[str]) -> tuple[str, ...]:
             unread.append(f"config.{name} ({ReadWith('optimizer.name', (optimizer,))})")
         elif condition and not condition.is_read(attrgetter(condition.field)(seen)):
             unread.append(f"config.{name} ({condition})")
-    return tuple(unread)
+    return (f"without effect: {'; '.join(unread)}",) if unread else ()
 
 
 def _fields_of(table: Any, prefix: str) -> Iterator[Field]:
@@ -83,7 +86,7 @@ def _fields_of(table: Any, prefix: str) -> Iterator[Field]:
             )
         elif dataclasses.is_dataclass(field.type):
             yield from _fields_of(field.type, f"{prefix}{field.name}.")
-        elif field.name != "unread":
+        else:
             about = abouts.get(field.name, "")
             yield Field(f"{prefix}{field.name}", allowed_in(field), condition_of(field), about)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from efficientnet_pod.errors import UserError
@@ -132,11 +133,14 @@ class Plan(PlacedRecipe):
         # A ten-thousandth of a step of slack, since 0.1 epochs of 10 steps are 0.9999999999999999 steps.
         return math.floor((self.clock(step) + 1e-4) / self.steps_between_evals)
 
+    def with_warnings(self, warnings: Sequence[str]) -> "Plan":
+        """Returns the plan with these warnings behind its own."""
+        return dataclasses.replace(self, warnings=(*self.warnings, *warnings))
+
     def as_dict(self) -> dict[str, Any]:
         """Returns ``plan.json`` as plain values."""
         recipe = dataclasses.asdict(self.recipe)
         recipe["optimizer"]["name"] = optimizer_name(self.recipe)
-        del recipe["unread"]  # a warning, no field
         phases = [{name: getattr(phase, name) for name in _PHASE_NAMES} for phase in self.phases]
         numbers = {name: getattr(self, name) for name in _NAMES}
         return {"recipe": recipe, **numbers, "phases": phases, "warnings": self.warnings}
@@ -200,8 +204,6 @@ def _warnings(plan: Plan) -> list[str]:
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=round(plan.clock(plan.total_steps)),
     )
-    if plan.recipe.unread:
-        warnings.append(f"without effect: {'; '.join(plan.recipe.unread)}")
     if plan.recipe.init.weights:
         warnings += _fine_tuning_warnings(plan)
     bn_batch = min(phase.bn_batch for phase in plan.phases)

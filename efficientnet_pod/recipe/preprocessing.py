@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from efficientnet_pod.optim.ranges import allowed_in
 from efficientnet_pod.recipe.recipe import DataSettings
 
+EVAL_CROP_SHARE = 0.875  # source: tensorflow/tpu, models/official/efficientnet/preprocessing.py
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -43,7 +45,7 @@ class Preprocessing:
     policy_bugs: bool = False
     cutout: int = 0
     resize: str = "reference"
-    eval_crop_share: float = 0.875
+    eval_crop_share: float = EVAL_CROP_SHARE
     exif: str = "ignored"
     dtype: str = "float32"
 

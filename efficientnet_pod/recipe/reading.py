@@ -1,7 +1,6 @@
 """Reading a config: plain nested tables become a typed recipe, and what is wrong is named by its field."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 from efficientnet_pod.errors import UserError, did_you_mean
@@ -9,16 +8,14 @@ from efficientnet_pod.optim.fine_tuning import InitSettings
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
 from efficientnet_pod.optim.optimizers import OPTIMIZERS
 from efficientnet_pod.optim.schedules import Schedule
-from efficientnet_pod.recipe.fields import without_effect
 from efficientnet_pod.recipe.recipe import DataSettings, ModelSettings, PhaseSettings, Recipe
 
 
-def read_recipe(config: dict[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+def read_recipe(config: dict[str, Any]) -> Recipe:
     """Returns the recipe of a config, which is plain nested tables.
 
     ``config.optimizer`` holds ``name`` and one table for each optimizer it can be switched to, because a
-    learning rate means something else to each of them. ``overrides`` are the dotted names of the fields that
-    were set on the command line; those without effect are noted in the recipe.
+    learning rate means something else to each of them.
 
     Raises:
       UserError: a field is missing or unknown, or its value out of range.
@@ -32,13 +29,12 @@ def read_recipe(config: dict[str, Any], overrides: Iterable[str] = ()) -> Recipe
     fields["notes"] = tuple(fields["notes"])
     phases = [_read_phase(name, table) for name, table in fields["phases"].items()]
     fields["phases"] = tuple(sorted(phases, key=lambda phase: phase.from_epoch))
-    recipe = Recipe(**fields)
-    return dataclasses.replace(recipe, unread=without_effect(recipe, overrides))
+    return Recipe(**fields)
 
 
 def _checked(table: dict[str, Any], into: type, path: str) -> dict[str, Any]:
     """Returns a copy of the table, whose names are those of the fields of ``into``."""
-    names = [field.name for field in dataclasses.fields(into) if field.name != "unread"]
+    names = [field.name for field in dataclasses.fields(into)]
     _require_known(table, names, path)
     for name in names:
         if name not in table:

@@ -220,7 +220,6 @@ class Recipe(Ranged):
       schedule: course of the learning rate.
       phases: phases of the training, by ``from_epoch``; none where all of it is alike.
       init: weights to start from.
-      unread: overrides without effect, as a sentence has them; no field of a config.
     """
 
     notes: tuple[str, ...] = dataclasses.field(metadata=FREE)
@@ -248,7 +247,6 @@ class Recipe(Ranged):
     schedule: Schedule
     phases: tuple[PhaseSettings, ...]
     init: InitSettings
-    unread: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:

@@ -209,7 +209,7 @@ def run_on(runtime: Runtime, recipe: Recipe, source: Source | ImageNumbers | Non
         default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
     )
     if isinstance(source, Source):
-        plan = dataclasses.replace(plan, warnings=plan.warnings + source.warnings)
+        plan = plan.with_warnings(source.warnings)
     plan, eval_order = _in_rectangles(plan, source)
     model, variables, optimizer, learning_rate = build(plan, packed=runtime.platform == "tpu")
     mesh = create_mesh(runtime.devices, recipe.bn_group_size)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ def print_plan(
     recipe: Recipe,
     *,
     replicas: int | None,
+    warnings: Sequence[str] = (),
     replica_rate: float | None = None,
     replicas_per_host: int | None = None,
     console: Console | None = None,
@@ -37,6 +38,7 @@ def print_plan(
     Args:
       recipe: the recipe to plan.
       replicas: number of replicas of a machine that need not be here; None plans for the devices of this one.
+      warnings: warnings to stand behind those of the plan.
       replica_rate: images/s that one replica trains, for the host cores its input needs; None: not known.
       replicas_per_host: number of replicas that one host feeds; None: as here, or 8 on another machine.
       console: destination; standard output by default.
@@ -64,7 +66,7 @@ def print_plan(
         if recipe.data.eval_crop == "rectangular":
             plan = dataclasses.replace(plan, eval_shapes=())  # the images are not read
     per_host = replicas_per_host or (8 if replicas else plan.num_replicas // plan.num_hosts)
-    table = plan_table(plan, devices=devices, bn_groups=groups)
+    table = plan_table(plan.with_warnings(warnings), devices=devices, bn_groups=groups)
     if text := describe_input(plan, replica_rate=replica_rate, replicas_per_host=per_host):
         table.add_row("input", text)
     console.print(table, "")

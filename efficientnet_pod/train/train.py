@@ -1,5 +1,6 @@
 """A training run from start to end, in the order things happen."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.interrupt import Interrupt
 from efficientnet_pod.pod.peers import Peers
 from efficientnet_pod.pod.watchdog import Watchdog
+from efficientnet_pod.recipe.fields import without_effect
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.rules import check_weights
 from efficientnet_pod.run.identity import identity_of
@@ -66,10 +68,12 @@ def train_and_evaluate(
             ending.hold(interrupt)
         with interrupt.nothing_to_lose():
             inject.at("starting")
-            recipe = read_recipe(config, overrides)
+            recipe = read_recipe(config)
             check_weights(recipe)
             workdir = Workdir(workdir_path)
             run = open_run(recipe)
+            unread = without_effect(recipe, overrides)
+            run = dataclasses.replace(run, plan=run.plan.with_warnings(unread))
             hosts.agree("the run", identity_of(run))
             look_at_images(run)
             display = ending.hold(Display(total_steps=run.plan.total_steps, silent=hosts.index() > 0))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
-from efficientnet_pod.data.class_names import key_of
+from efficientnet_pod.data.class_names import spelling_of
 
 IMAGENET_CLASSES = 1000
 
@@ -32,7 +32,7 @@ def readable(names: Sequence[str]) -> tuple[str, ...]:
 
 def keys_of(names: Sequence[str]) -> tuple[str, ...]:
     """Returns what classes are compared by: words for ImageNet's WordNet numbers, in one spelling."""
-    return tuple(key_of(_imagenet().get(name, name)) for name in names)
+    return tuple(spelling_of(_imagenet().get(name, name)) for name in names)
 
 
 def may_be_same(a: Sequence[str], b: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ from efficientnet_pod.data.class_names import fault_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.models.registry import NETWORKS, network_named
+from efficientnet_pod.recipe.preprocessing import EVAL_CROP_SHARE
 from efficientnet_pod.weights.classes import IMAGENET_CLASSES, imagenet_names
 from efficientnet_pod.weights.foreign import Foreign
 from efficientnet_pod.weights.layouts import LAYOUTS, OWN, TIMM, Layout
@@ -17,7 +18,6 @@ from efficientnet_pod.weights.lookalikes import refuse_lookalikes, stated_networ
 from efficientnet_pod.weights.paths import Tensors, is_head, unflatten
 from efficientnet_pod.weights.trained import (
     CENTRE,
-    EVAL_CROP_SHARE,
     Trained,
     default_epsilon,
     image_constants,

@@ -15,11 +15,11 @@ from efficientnet_pod.weights.folder import architecture, public_name
 from efficientnet_pod.weights.trained import Trained
 from efficientnet_pod.workdir.values import dig, flatten, list_of, table_of
 
-# Images under a path, which is nobody's business elsewhere, by the beginning of ``config.data.name``.
+# Images under a path, which is nobody's business elsewhere, by the word before it in ``config.data.name``.
 _PRIVATE_DATA = {
-    "folder:": "a folder of images",
-    "tfrecord:": "record files in the layout of tensorflow/tpu",
-    "prepared:": "a prepared data set",
+    "folder": "a folder of images",
+    "tfrecord": "record files in the layout of tensorflow/tpu",
+    "prepared": "a prepared data set",
 }
 
 
@@ -103,18 +103,13 @@ def _records(trained: Trained, dataset_name: str | None) -> RunRecords | None:
     parts = {part: dict(table_of(records.config.get(part))) for part in ("data", "init")}
     config = records.config | parts
     config["data"].pop("data_dir", None)
-    name = dataset_name or _PRIVATE_DATA.get(_prefix(records), dig(config, "data.name"))
+    kind = str(records.data.get("name") or dig(config, "data.name") or "").partition(":")[0]
+    name = dataset_name or _PRIVATE_DATA.get(kind, dig(config, "data.name"))
     if name:
         config["data"]["name"] = name
     if weights := config["init"].get("weights"):
         config["init"]["weights"] = public_name(str(weights))
     return dataclasses.replace(records, config=config, data={**records.data, "name": name})
-
-
-def _prefix(records: RunRecords) -> str:
-    """Returns ``"folder:"`` and the like, of images with a path of this machine; empty for all others."""
-    name = str(records.data.get("name") or dig(records.config, "data.name") or "")
-    return next((prefix for prefix in _PRIVATE_DATA if name.startswith(prefix)), "")
 
 
 def _datasets(records: RunRecords | None, given: str | None) -> list[str]:

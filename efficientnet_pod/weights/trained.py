@@ -6,12 +6,12 @@ from typing import Any
 
 from efficientnet_pod.models.inputs import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import Model, create_network, network_named
+from efficientnet_pod.recipe.preprocessing import EVAL_CROP_SHARE
 from efficientnet_pod.weights.paths import Tensors
 from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 # The part of an image that evaluation sees.
 CENTRE, WHOLE = "centre", "whole"
-EVAL_CROP_SHARE = 0.875  # source: tensorflow/tpu, models/official/efficientnet/preprocessing.py
 # timm's names of what resizes an image: Pillow's kernels, which average where an image shrinks. The bicubic
 # one here is that of the released code, which does not.
 INTERPOLATIONS = {"reference": "bicubic", "fast": "bilinear"}

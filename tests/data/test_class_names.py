@@ -2,14 +2,14 @@
 
 import pytest
 
-from efficientnet_pod.data.class_names import fault_of, key_of, names_in, pair_of
+from efficientnet_pod.data.class_names import fault_of, names_in, pair_of, spelling_of
 
 NFC, NFD = "caf\xe9", "cafe\u0301"
 
 
 def test_two_spellings_are_one_name_and_case_counts():
-    assert key_of(NFC) == key_of(NFD) and NFC != NFD
-    assert len({key_of(name) for name in ("Straße", "strasse", "STRASSE", "straße")}) == 4
+    assert spelling_of(NFC) == spelling_of(NFD) and NFC != NFD
+    assert len({spelling_of(name) for name in ("Straße", "strasse", "STRASSE", "straße")}) == 4
 
 
 @pytest.mark.parametrize(

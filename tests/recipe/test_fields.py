@@ -13,7 +13,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim.optimizers import OPTIMIZERS
 from efficientnet_pod.optim.ranges import Choices, Range
 from efficientnet_pod.recipe.base_config import base_config
-from efficientnet_pod.recipe.fields import PHASE, all_fields, reference
+from efficientnet_pod.recipe.fields import PHASE, all_fields, reference, without_effect
 from efficientnet_pod.recipe.plan import resolve
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.workdir.values import flatten
@@ -171,8 +171,9 @@ def test_an_override_without_effect_is_one_warning(name, with_choice):
     config["optimizer"]["name"] = (
         config["optimizer"]["name"] if choice != "optimizer.name" else (read if with_choice else unread)
     )
-    recipe = read_recipe(config, [name, choice, "seed"])
-    warnings = resolve(recipe, **DIGITS, num_replicas=8, num_hosts=1, default_dtype="float32").warnings
+    recipe = read_recipe(config)
+    plan = resolve(recipe, **DIGITS, num_replicas=8, num_hosts=1, default_dtype="float32")
+    warnings = plan.with_warnings(without_effect(recipe, [name, choice, "seed"])).warnings
     if with_choice:
         assert warnings == ()
     else:
@@ -183,8 +184,9 @@ def test_an_override_without_effect_is_one_warning(name, with_choice):
 
 def warnings_of(*overrides):
     values = parse_flags("plan", ["--config=configs/digits.py", *overrides], config=True)
-    recipe = read_recipe(values.config.to_dict(), overrides_of(values))
-    return resolve(recipe, **DIGITS, num_replicas=8, num_hosts=1, default_dtype="float32").warnings
+    recipe = read_recipe(values.config.to_dict())
+    plan = resolve(recipe, **DIGITS, num_replicas=8, num_hosts=1, default_dtype="float32")
+    return plan.with_warnings(without_effect(recipe, overrides_of(values))).warnings
 
 
 def test_only_what_was_set_on_the_command_line_can_be_without_effect(monkeypatch, pytestconfig):

@@ -131,15 +131,13 @@ def entries(path: str) -> list[Entry]:
     """
     if "://" in path:  # object stores append a slash to the name of a folder
         names = tf.io.gfile.listdir(path)
-        listed = [Entry(name.rstrip("/"), join(path, name.rstrip("/")), name.endswith("/")) for name in names]
+        shown = [name for name in names if not name.startswith(".")]
+        listed = [Entry(name.rstrip("/"), join(path, name.rstrip("/")), name.endswith("/")) for name in shown]
     else:
         with os.scandir(path) as scan:
-            listed = [
-                Entry(entry.name, join(path, entry.name), *_kind(entry))
-                for entry in scan
-                if not entry.name.startswith(".")
-            ]
-    return sorted(entry for entry in listed if not entry.name.startswith("."))
+            shown = [entry for entry in scan if not entry.name.startswith(".")]
+            listed = [Entry(entry.name, join(path, entry.name), *_kind(entry)) for entry in shown]
+    return sorted(listed)
 
 
 def _kind(entry: os.DirEntry[str]) -> tuple[bool, str]:

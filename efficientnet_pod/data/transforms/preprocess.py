@@ -7,7 +7,7 @@ from efficientnet_pod.data.transforms.fast_decode import fast_crop, fast_resize
 from efficientnet_pod.data.transforms.orientation import orientation_of, stored_box, upright, upright_size
 from efficientnet_pod.data.transforms.other_formats import decode_other, other_size
 from efficientnet_pod.data.transforms.policies import apply_policy, cutout
-from efficientnet_pod.recipe.preprocessing import Preprocessing
+from efficientnet_pod.recipe.preprocessing import EVAL_CROP_SHARE, Preprocessing
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
@@ -73,7 +73,7 @@ def eval_image(
     return _finish(image, preprocessing, shape)
 
 
-def eval_padding(image_size: int, share: float = 0.875) -> int:
+def eval_padding(image_size: int, share: float = EVAL_CROP_SHARE) -> int:
     """Returns the pixels of the resized image around evaluation's crop: 32, 34, 37, 43, 54, 65 for B0 to B5.
 
     ``share`` is the crop's of the shorter side. Source of its default: tensorflow/tpu,

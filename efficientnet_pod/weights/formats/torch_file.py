@@ -151,8 +151,8 @@ def _table(path: Path, content: Any, *, raw: bool) -> tuple[dict[str, Any], str 
             "executed: where its code is, save the tensors: torch.save(model.state_dict(), 'weights.pth')"
         )
     if not any(isinstance(value, _Tensor) for value in content.values()):
-        found = ", ".join(map(repr, list(content)[:5])) or "nothing"
-        raise UserError(f"'{path}' has no table of tensors, but {found}; save the network's state_dict()")
+        keys = ", ".join(map(repr, list(content)[:5])) or "nothing"
+        raise UserError(f"'{path}' has no table of tensors, but {keys}; save the network's state_dict()")
     return content, ".".join(names) or None
 
 

@@ -333,10 +333,10 @@ def _require_found(folder: epath.Path, state: Any, tensors: dict[str, Any]) -> N
     """
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
     try:
-        found = _restore_arrays(folder, abstract)
+        restored = _restore_arrays(folder, abstract)
     except Exception as error:
         raise Damaged(f"what was written cannot be read: {reason(error)}") from error
-    require_tensors(found, tensors)
+    require_tensors(restored, tensors)
 
 
 def _save_arrays(folder: epath.Path, state: Any) -> None:
