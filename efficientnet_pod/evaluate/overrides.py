@@ -103,8 +103,10 @@ def labels_by_name(
     Raises:
       UserError: the weights do not know a class of the images, or by number there are more or fewer.
     """
-    label_of = {key: label for label, key in enumerate(keys_of(names))}
-    keys = keys_of(image_names)
+    theirs, keys = keys_of(names), keys_of(image_names)
+    if theirs == keys:  # a name may then stand for two classes, as in some data sets
+        return tuple(range(len(keys))), None
+    label_of = {key: label for label, key in enumerate(theirs)}
     unknown = [name for name, key in zip(image_names, keys, strict=True) if key not in label_of]
     if not unknown:
         return tuple(label_of[key] for key in keys), None
@@ -123,7 +125,6 @@ def labels_by_name(
         )
     if not names:
         return None, None
-    theirs = keys_of(names)
     differ = [label for label, key in enumerate(keys) if key != theirs[label]]
     first = differ[0]
     one, other = (readable(side)[first] for side in (names, image_names))

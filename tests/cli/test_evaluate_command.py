@@ -126,6 +126,7 @@ NUMBERED = ("n01440764", "n01443537", "n01484850")  # ImageNet's first, by WordN
         (NUMBERED, NUMBERED[::-1], (2, 1, 0)),
         (("a", "tench", "z"), ("a", "n01440764"), (0, 1)),
         (("0", "1", "2"), ("1", "2"), (1, 2)),
+        (("a", "crane", "crane"), ("a", "crane", "crane"), (0, 1, 2)),
         ((), NAMES, None),
     ],
 )
