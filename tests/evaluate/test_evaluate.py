@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 from recipes import load
-from runs import compiled_eval_step as compiled
 from tiny import CLASSES, SIZE, build_tiny_networks
+from whole_runs import compiled_eval_step as compiled
 
 from efficientnet_pod.data.sources.digits import indexed_arrays
 from efficientnet_pod.data.sources.types import Source

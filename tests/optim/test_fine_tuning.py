@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import final_state
-from runs import fine_tuning_config as config
 from same_tensors import same
 from tiny import CLASSES, STAGES, batch, build_tiny_networks, tiny_model
+from whole_runs import final_state
+from whole_runs import fine_tuning_config as config
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.batch_norm import BatchNorm

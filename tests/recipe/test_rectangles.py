@@ -10,8 +10,8 @@ import tensorflow as tf
 from photos import encoded, photo
 from PIL import Image
 from recipes import load
-from runs import compiled_eval_step as compiled
 from tiny import build_tiny_networks
+from whole_runs import compiled_eval_step as compiled
 
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.pipeline import aspect_ratios, eval_batches

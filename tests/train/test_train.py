@@ -12,9 +12,9 @@ import pytest
 from photos import encoded, photo
 from recipes import load
 from rich.console import Console
-from runs import final_state
 from states import digest_of
 from tiny import build_tiny_networks
+from whole_runs import final_state
 
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import RunError, UserError

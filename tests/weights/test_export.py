@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 from given_weights import random_weights, with_statistics
-from runs import fine_tuning_config as config
 from same_logits import assert_same_logits
 from same_tensors import same
 from tiny import build_tiny_networks
+from whole_runs import fine_tuning_config as config
 
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.errors import UserError
