@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 # Name → (module, its settings). Modules are imported in the worker only.
 CONTENDERS: dict[str, tuple[str, dict[str, int | bool]]] = {
-    "ours": ("ours", {"replicas": 1, "keep_memory": True}),
-    "ours, 8 replicas": ("ours", {"replicas": 8, "keep_memory": True}),
-    "ours, default malloc": ("ours", {"replicas": 1, "keep_memory": False}),
+    "ours": ("ours", {"replicas": 1, "huge_pages": True}),
+    "ours, 8 replicas": ("ours", {"replicas": 8, "huge_pages": True}),
+    "ours, small pages": ("ours", {"replicas": 1, "huge_pages": False}),
     "PyTorch": ("peer_pytorch", {}),
     "Keras": ("peer_keras", {"jit_compile": False}),
     "Keras, XLA": ("peer_keras", {"jit_compile": True}),

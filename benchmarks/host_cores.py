@@ -18,7 +18,7 @@ from benchmarks.photos import photos
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.pipeline import train_batches
 from efficientnet_pod.data.sources.opening import open_source
-from efficientnet_pod.pod.allocator import keep_freed_memory
+from efficientnet_pod.pod import memory
 from efficientnet_pod.recipe.preprocessing import Preprocessing
 
 FLAGS = flags.FLAGS
@@ -33,7 +33,7 @@ POLICIES = {"none": 0, "randaugment": 1, "autoaugment": 1}  # policy → layers
 def main(_: list[str]) -> None:
     """Prints a table of the turns and the fitted costs."""
     os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
-    keep_freed_memory()
+    memory.ask_for_huge_pages()
     source = open_source(f"folder:{photos(Path(FLAGS.photos))}")
     settings = list(itertools.product(SIZES, RESIZES, POLICIES))
     turns: dict[tuple[int, str, str], list[float]] = {setting: [] for setting in settings}

@@ -9,21 +9,22 @@ import optax
 
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.registry import create_network
+from efficientnet_pod.pod import memory
 from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
-from efficientnet_pod.pod.allocator import keep_freed_memory
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.run.state import init_state
 from efficientnet_pod.run.train_step import TrainStep, compile_train_step
 
 
 def prepare(
-    batch: int, image_size: int, threads: int, *, replicas: int, keep_memory: bool
+    batch: int, image_size: int, threads: int, *, replicas: int, huge_pages: bool
 ) -> tuple[Callable[[], None], str]:
     """Returns a function that runs one training step to its end, and a description of it.
 
     XLA takes as many threads as the process has cores, so the caller must have pinned it to `threads` cores.
     """
-    kept = keep_memory and keep_freed_memory()
+    if huge_pages:
+        memory.ask_for_huge_pages()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", replicas)
     mesh = create_mesh(jax.devices(), replicas)
@@ -50,5 +51,5 @@ def prepare(
         state, outcome = train_step(state, data, halted)
         jax.block_until_ready((state, outcome))
 
-    memory = "freed memory kept" if kept else "default malloc"
-    return step, f"jax {jax.__version__}, {replicas} replica(s), {memory}, {threads} threads"
+    pages = "huge pages" if huge_pages else "small pages"
+    return step, f"jax {jax.__version__}, {replicas} replica(s), {pages}, {threads} threads"

@@ -23,7 +23,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 import shared_programs  # noqa: E402
 
-from efficientnet_pod.pod import inject, runtime  # noqa: E402
+from efficientnet_pod.pod import inject  # noqa: E402
 
 LARGEST_WORKER = 1.3e9  # bytes in memory
 _M_MMAP_THRESHOLD = -3  # malloc.h of the GNU C library
@@ -33,7 +33,6 @@ _programs_of_this_session = shared_programs.VARIABLE not in os.environ
 if _programs_of_this_session:
     os.environ[shared_programs.VARIABLE] = tempfile.mkdtemp(prefix="efficientnet-pod-programs-")
 shared_programs.share_programs()
-runtime.keep_freed_memory = lambda: False  # a worker lives through hundreds of networks, a run through one
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

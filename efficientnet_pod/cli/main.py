@@ -9,7 +9,7 @@ from importlib import import_module
 import efficientnet_pod.data  # noqa: F401  its settings for TensorFlow, before JAX makes others
 from efficientnet_pod.cli.flags import run_command
 from efficientnet_pod.cli.host import print_error, until_the_end
-from efficientnet_pod.pod import output
+from efficientnet_pod.pod import memory, output
 
 USAGE = """usage: efficientnet-pod COMMAND [FLAGS]
 
@@ -38,12 +38,15 @@ again; 130 stopped by Ctrl-C
 COMMANDS = ("train", "evaluate", "predict", "plan", "preflight", "report", "import", "export", "data", "pod")
 # A module named `import` could not be imported, and `export` would not say what.
 _MODULES = {"import": "import_weights", "export": "export_weights"}
+_COMPUTE = ("train", "evaluate", "predict")
 # Their results are what they print. The others leave files, and can do without being heard.
 _PRINT_RESULTS = ("evaluate", "predict", "plan", "preflight", "data describe")
 
 
 def run() -> None:
     """Runs the command line and exits with the code that the usage explains."""
+    if sys.argv[1:2] and sys.argv[1] in _COMPUTE:
+        memory.ask_for_huge_pages()
     output.protect()
     try:
         code = _main(sys.argv[1:])

@@ -19,7 +19,6 @@ def run_train(arguments: Sequence[str]) -> None:
             values.config.to_dict(),
             values.workdir,
             overrides=overrides_of(values),
-            compile_apart=True,
             interrupt=interrupt,
             peers=peers,
         )

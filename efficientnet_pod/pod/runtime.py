@@ -19,7 +19,6 @@ from jax.experimental.compilation_cache import compilation_cache as jax_compilat
 
 from efficientnet_pod import __version__
 from efficientnet_pod.errors import UserError, did_you_mean
-from efficientnet_pod.pod.allocator import keep_freed_memory
 from efficientnet_pod.pod.topology import Device
 
 PLATFORMS = ("any", "cpu", "gpu", "tpu")
@@ -77,8 +76,6 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
     if nothing_else and not _jax_option("jax_platforms"):
         # JAX would load an installed libtpu, which takes a lock and fills a page to say that no TPU is there.
         jax.config.update("jax_platforms", "cpu")
-    if platform == "cpu" or nothing_else:
-        keep_freed_memory()
     backend = _start_backend(platform)
     if platform == "any" and backend == "cpu":
         _refuse_silent_fallback()

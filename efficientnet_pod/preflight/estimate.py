@@ -16,10 +16,11 @@ from efficientnet_pod.preflight.program.cost import Program, read_program
 from efficientnet_pod.preflight.targets import Target
 from efficientnet_pod.preflight.torus import Torus
 from efficientnet_pod.recipe.phases import Phase
+from efficientnet_pod.run.feed import BATCHES_AHEAD
 from efficientnet_pod.run.run import Run
 
-# The batch that follows is on the devices while a step runs, and one more on its way (feed.py).
-_BATCHES_AHEAD = 2
+# Bytes of a process with Python, TensorFlow and the compiler, beside what its steps take (records/memory.md).
+CPU_PROCESS = 7 * 2**28
 _TOO_LARGE = Program(None, {}, (), ())  # for a program that the compiler refused
 
 
@@ -199,17 +200,18 @@ def estimate_run(run: Run, target: Target, compilation: Compilation) -> Estimate
         images = phase.recipe.global_batch if phase else plan.eval_batch
         per_replica = images // plan.num_replicas
         batch = per_replica * size * size * 3 * jax.numpy.dtype(plan.link_dtype).itemsize
-        waiting = _BATCHES_AHEAD * batch + (0 if phase else unused)
+        waiting = BATCHES_AHEAD * batch + (0 if phase else unused)
         steps.append(_estimate_step(compiled, run, target.chip, images=images, waiting=waiting))
     return Estimate(target, run, compilation, tuple(steps), hbm_limit(target), plan.evaluations())
 
 
 def hbm_limit(target: Target) -> int | None:
-    """Returns the bytes a replica may use; virtual devices share the memory of this machine."""
+    """Returns the bytes a replica may use; virtual devices share what this machine has beside the process."""
     chip = target.chip
     if chip.platform == "cpu":
         try:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // target.replicas
+            machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            return max(0, machine - CPU_PROCESS) // target.replicas
         except (AttributeError, OSError, ValueError):  # not on every system
             return None
     return chip.hbm_usable // chip.devices

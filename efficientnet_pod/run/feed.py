@@ -22,6 +22,7 @@ from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.run import Run
 
 Batch = dict[str, jax.Array]
+BATCHES_AHEAD = 2  # of the step that runs: one on the devices, one on its way
 _LOOK_SECONDS = 0.1  # between two looks whether the wait for a batch is to be given up
 _CLOSE_SECONDS = 5.0
 
@@ -29,7 +30,7 @@ _CLOSE_SECONDS = 5.0
 class Feed:
     """Global batches, made and sent by a thread, so that the wait for a batch can be given up.
 
-    Two batches are ahead: one on the devices, one on its way. Transfers overlap with the steps.
+    ``BATCHES_AHEAD`` are ready or on their way. Transfers overlap with the steps.
     """
 
     def __init__(

@@ -1,8 +1,6 @@
 """The compiled programs of a run: made side by side, kept in its workdir."""
 
 import dataclasses
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -11,14 +9,13 @@ from functools import partial
 from typing import Any
 
 import jax
-from etils import epath
 
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe.phases import Phase
-from efficientnet_pod.recipe.reading import read_recipe
+from efficientnet_pod.run.memory import Need, require_memory
 from efficientnet_pod.run.metrics import Counts, TopClasses
-from efficientnet_pod.run.run import ImageNumbers, Run, open_run
+from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.workdir.workdir import Workdir
@@ -37,11 +34,13 @@ class Programs:
       eval_step: of every phase.
       init: the program of the initial state, None in a run that is resumed or begins with given weights.
       seconds: wall time until the training could begin.
+      need: memory of the program that takes most.
     """
 
     eval_step: EvalStep
     init: Callable[[dict[str, Any]], TrainState] | None
     seconds: float
+    need: Need
     _train_steps: dict[str, Future[TrainProgram]]
     _compiler: Executor
     _compile: Callable[[Phase], TrainProgram] | None = None
@@ -80,14 +79,7 @@ def eval_step_of(run: Run, compiled: Sequence[EvalStep]) -> EvalStep:
     return lambda variables, batch: by_shape[batch["image"].shape[1:]](variables, batch)
 
 
-def get_programs(
-    run: Run,
-    workdir: Workdir,
-    *,
-    start_step: int,
-    apart: bool = False,
-    before_exit: Callable[[Callable[[], None]], None] = lambda action: None,
-) -> Programs:
+def get_programs(run: Run, workdir: Workdir, *, start_step: int) -> Programs:
     """Returns the programs, from the workdir if an earlier start left them there.
 
     On an accelerator those of later phases follow in a thread, while the first one trains. Not on a CPU:
@@ -97,27 +89,24 @@ def get_programs(
       run: what to compile.
       workdir: claimed by the run.
       start_step: steps done; what only earlier ones need is left out.
-      apart: on a CPU, let another process compile. The compiler leaves the heap it worked in full of holes,
-        and eight replicas, which share one heap, train half as fast in it as in a fresh one.
-      before_exit: called with the function that ends the other process, for the case that this process is
-        ended while both compile.
+
+    Raises:
+      UserError: a step takes more memory than there is.
     """
     began = time.monotonic()
-    on_cpu = run.runtime.platform == "cpu"
-    apart = apart and on_cpu and run.runtime.host_count == 1
-    compiler = _start_compiler(workdir) if apart and not _complete(workdir).exists() else None
-    if compiler:
-        before_exit(compiler.kill)
     phases = run.plan.phases_after(start_step)
-    first = phases if on_cpu else phases[:1]
+    first = phases if run.runtime.platform == "cpu" else phases[:1]
     # Tracing holds the interpreter; the compiler does not.
     lowered = [*map(run.lower_train_step, first), *run.lower_eval_steps()]
     draws = not start_step and not run.plan.recipe.init.weights
     lowered += [run.lower_init()] if draws else []
-    if compiler:
-        compiler.wait()  # were it to fail, this process would meet the same error below, and report it
     made = _compile(lowered, workdir)
     init = made.pop() if draws else None
+    needs = [_require_memory(run, phase, program) for phase, program in zip(first, made, strict=False)]
+    needs += [
+        require_memory(run, program, "an evaluation step", images=run.plan.eval_batch)
+        for program in made[len(first) :]
+    ]
     train_steps: dict[str, Future[TrainProgram]] = {phase.name: Future() for phase in first}
     for future, program in zip(train_steps.values(), made, strict=False):
         future.set_result(program)
@@ -127,7 +116,8 @@ def get_programs(
     seconds = time.monotonic() - began
     eval_step = eval_step_of(run, made[len(first) :])
     later = partial(_compile_train_step, run, workdir=workdir)
-    return Programs(eval_step, init, seconds, train_steps, background, later)
+    need = max(needs, key=lambda need: need.total)
+    return Programs(eval_step, init, seconds, need, train_steps, background, later)
 
 
 def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:
@@ -140,28 +130,10 @@ def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:
 
 def _compile_train_step(run: Run, phase: Phase, workdir: Workdir) -> TrainProgram:
     (program,) = _compile([run.lower_train_step(phase)], workdir)
+    _require_memory(run, phase, program)
     return program
 
 
-def _start_compiler(workdir: Workdir) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", __name__, str(workdir.path)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _complete(workdir: Workdir) -> epath.Path:
-    """The sign that the other process came to its end: an interrupted one leaves a part of the programs."""
-    return workdir.programs / "complete"
-
-
-def _compile_for(workdir: Workdir) -> None:
-    plan = workdir.read("plan.json")
-    numbers = ImageNumbers(plan["num_train"], plan["num_eval"], plan["num_classes"])
-    run = open_run(read_recipe(workdir.read("config.json")), numbers)
-    shapes = tuple(tuple(shape) for shape in plan["eval_shapes"])  # of the images, which are not read here
-    run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, eval_shapes=shapes))
-    _compile([*map(run.lower_train_step, run.plan.phases), *run.lower_eval_steps()], workdir)
-    _complete(workdir).touch()
-
-
-if __name__ == "__main__":
-    _compile_for(Workdir(sys.argv[1]))
+def _require_memory(run: Run, phase: Phase, program: Any) -> Need:
+    of_phase = f" of phase {phase.name}" if len(run.plan.phases) > 1 else ""
+    return require_memory(run, program, f"a training step{of_phase}", images=phase.recipe.global_batch)

@@ -129,21 +129,16 @@ def compile_and_place(
     display: Display,
     journal: Journal,
     ending: Ending,
-    compile_apart: bool,
 ) -> tuple[Programs, TrainState]:
     """Returns the programs, and the state on the devices of all hosts; all hosts come here together."""
     with journal.spent.on("compiling"):
         with display.phase("compiling"):
             inject.at("compiling")
-            programs = get_programs(
-                run,
-                workdir,
-                start_step=start.position.step,
-                apart=compile_apart,
-                before_exit=ending.before_exit,
-            )
+            programs = get_programs(run, workdir, start_step=start.position.step)
         ending.close_with(programs.close)
-        display.print(f"compiled in {programs.seconds:.0f} s")
+        display.print(
+            f"compiled in {programs.seconds:.0f} s; the largest step needs {programs.need} of memory"
+        )
         hosts.barrier("compiled", seconds=COMPILE_SECONDS)  # collectives are less patient
         if programs.init:
             state = programs.init(run.initial_variables())
@@ -153,5 +148,5 @@ def compile_and_place(
             state = with_statistics_of_images(run, state)
         # From the first step on a host depends on all others: none may still be free to leave.
         hosts.barrier("the first step", seconds=COMPILE_SECONDS)
-    journal.write("compiled", seconds=programs.seconds)
+    journal.write("compiled", seconds=programs.seconds, step_bytes=programs.need.total)
     return programs, state

@@ -38,7 +38,6 @@ def train_and_evaluate(
     workdir_path: str,
     *,
     overrides: Sequence[str] = (),
-    compile_apart: bool = False,
     interrupt: Interrupt | None = None,
     peers: Peers | None = None,
 ) -> dict[str, Any]:
@@ -51,7 +50,6 @@ def train_and_evaluate(
       config: a recipe as plain nested tables.
       workdir_path: folder of the run.
       overrides: dotted names of the fields that the user has set; those without effect are warned of.
-      compile_apart: see :func:`.programs.get_programs`.
       interrupt: entered by the caller; by default the run has one of its own.
       peers: joined by the caller; None for a run on this host alone.
 
@@ -85,7 +83,7 @@ def train_and_evaluate(
                 return start.summary
             print_plan(run, display, initial)
             journal = open_journal(run, workdir, start, display, ending)
-            programs, state = compile_and_place(run, workdir, start, display, journal, ending, compile_apart)
+            programs, state = compile_and_place(run, workdir, start, display, journal, ending)
         step = start.position.step
         log = TrainingLog(
             run, workdir, display, journal, resumed_step=step, skipped_steps=start.skipped_steps

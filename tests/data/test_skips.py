@@ -23,7 +23,6 @@ from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import look_at_images, open_run
-from efficientnet_pod.train import start
 from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.workdir import Workdir
 
@@ -319,8 +318,6 @@ def test_a_damaged_image_is_one_line_and_exit_code_2_and_can_be_skipped(
     folder, tmp_path, capsys, monkeypatch
 ):
     build_tiny_networks(monkeypatch)
-    together = start.get_programs
-    monkeypatch.setattr(start, "get_programs", lambda *a, apart, **k: together(*a, apart=False, **k))
     damage(folder / "train/dog/002.jpg")
     assert load("digits.py")["data"]["skip_corrupt"] == 0
     arguments = [

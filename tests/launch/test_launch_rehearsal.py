@@ -8,7 +8,7 @@ import time
 
 import pytest
 from launch_jobs import is_running, launch, repository, tiny_python
-from pod_processes import FIELDS, Training, _prepare_programs, digests, rows, summary, take_programs
+from pod_processes import FIELDS, Training, digests, rows, summary, take_programs
 
 pytest.importorskip("google.cloud.tpu_v2", reason="needs the extra 'launch'")
 STEPS = 12
@@ -59,7 +59,6 @@ def test_a_preempted_run_ends_with_the_digest_of_the_uninterrupted_one(
 ):
     workdir = tmp_path / "run1"
     take_programs(uninterrupted, workdir)
-    _prepare_programs(workdir)
     python = tiny_python(tmp_path, workdir, step_seconds=0.3)
     monkeypatch.chdir(repository(tmp_path / "repository"))
     command = ["--backend=fake", "--tpu=v4-16", "--spot", f"--workdir={workdir}", f"--python={python}"]

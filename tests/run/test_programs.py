@@ -1,4 +1,4 @@
-"""Programs compiled by another process: this one finds them, and does without where that process fails."""
+"""The programs of a run: kept for the next start, made phase by phase, refused where memory is short."""
 
 import dataclasses
 import threading
@@ -9,9 +9,11 @@ import pytest
 from recipes import phased_digits
 from tiny import build_tiny_networks
 
+from efficientnet_pod.errors import UserError
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run import programs
 from efficientnet_pod.run import run as run_module
+from efficientnet_pod.run.memory import Need
 from efficientnet_pod.run.programs import get_programs
 from efficientnet_pod.run.run import Run, open_run
 from efficientnet_pod.run.train_step import compile_train_step
@@ -24,8 +26,6 @@ def tiny_run(tmp_path, monkeypatch):
     build_tiny_networks(monkeypatch)
     config = phased_digits()
     run, workdir = open_run(read_recipe(config)), Workdir(tmp_path)
-    workdir.write("config.json", config)
-    workdir.write("plan.json", run.plan.as_dict())
     seconds = "jax_persistent_cache_min_compile_time_secs"
     kept = getattr(jax.config, seconds)
     jax.config.update(seconds, 0)  # a tiny program takes less than the second from which JAX keeps it
@@ -33,39 +33,21 @@ def tiny_run(tmp_path, monkeypatch):
     jax.config.update(seconds, kept)
 
 
-def test_what_the_other_process_compiles_is_what_this_one_needs(tiny_run, monkeypatch):
+def test_a_second_start_finds_the_programs_of_the_first(tiny_run):
     run, workdir = tiny_run
-    programs._compile_for(workdir)
+    made = get_programs(run, workdir, start_step=1)
     left = {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")}
     assert len(left) >= 3
-    monkeypatch.setattr(programs, "_start_compiler", pytest.fail)
-    made = get_programs(run, workdir, start_step=1, apart=True)
-    assert all(callable(made.train_step(phase)) for phase in run.plan.phases)
-    assert {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")} == left
-
-
-def test_compiles_itself_where_the_other_process_fails(tiny_run, monkeypatch):
-    run, workdir = tiny_run
-    exit_codes = []
-
-    def start(workdir):
-        (workdir.path / "config.json").write_text("{}")
-        child = start_compiler(workdir)
-        exit_codes.append(child.wait())
-        return child
-
-    workdir.programs.mkdir()  # what an interrupted start leaves does not count
-    start_compiler = programs._start_compiler
-    monkeypatch.setattr(programs, "_start_compiler", start)
-    made = get_programs(run, workdir, start_step=1, apart=True)
-    assert exit_codes == [1]
     assert all(callable(made.train_step(phase)) for phase in run.plan.phases) and callable(made.eval_step)
+    get_programs(run, workdir, start_step=1)
+    assert {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")} == left
 
 
 @pytest.fixture
 def traced(tiny_run, monkeypatch):
     """A run as on an accelerator, whose programs are traced and not compiled."""
     monkeypatch.setattr(programs, "_compile", lambda lowered, workdir: lowered)
+    monkeypatch.setattr(programs, "require_memory", lambda *_, **__: Need(0, 1, None))
     run, workdir = tiny_run
     return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, platform="tpu")), workdir
 
@@ -85,6 +67,24 @@ def test_the_first_phase_does_not_wait_for_the_next(traced, monkeypatch):
     assert "<128x16x16x3" in made.train_step(small).as_text()
     may_begin.set()
     assert "<256x32x32x3" in made.train_step(large).as_text()
+
+
+def test_a_later_phase_for_which_memory_is_short_stops_the_run_before_it_begins(traced, monkeypatch):
+    def require(run, program, name, *, images):
+        if images == 256:
+            raise UserError(f"{name} takes too much")
+        return Need(0, images, None)
+
+    monkeypatch.setattr(programs, "require_memory", require)
+    run, workdir = traced
+    run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, eval_batch=64))
+    small, large = run.plan.phases
+    made = get_programs(run, workdir, start_step=1)
+    assert made.train_step(small) and made.need.total == small.recipe.global_batch == 128
+    with pytest.raises(UserError, match=f"a training step of phase {large.name} takes too much"):
+        made.train_step(large)
+    with pytest.raises(UserError, match="takes too much"):
+        made.raise_failure()
 
 
 def test_what_earlier_phases_needed_is_left_out_and_what_has_not_begun_can_be(traced, monkeypatch):
@@ -132,19 +132,11 @@ def test_each_phase_has_its_own_network_loss_and_images(tiny_run, monkeypatch):
 def test_a_phase_that_cannot_be_compiled_stops_the_run_before_it_begins():
     now, later, failed = Future(), Future(), Future()
     now.set_result(lambda state, batch: None)
-    made = programs.Programs(lambda *_: None, None, 0.0, {"a": now, "b": later}, ThreadPoolExecutor(1))
+    made = programs.Programs(
+        lambda *_: None, None, 0.0, Need(0, 0, None), {"a": now, "b": later}, ThreadPoolExecutor(1)
+    )
     made.raise_failure()  # the second one is still being compiled
     failed.set_exception(RuntimeError("out of memory"))
     made = dataclasses.replace(made, _train_steps={"a": now, "b": failed})
     with pytest.raises(RuntimeError, match="out of memory"):
         made.raise_failure()
-
-
-def test_the_other_process_compiles_for_the_shapes_of_the_plan(tiny_run):
-    run, workdir = tiny_run
-    run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, eval_shapes=((32, 32, 1), (32, 64, 1))))
-    workdir.write("plan.json", run.plan.as_dict())
-    programs._compile_for(workdir)
-    left = {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")}
-    get_programs(run, workdir, start_step=1, apart=True)
-    assert {path.name for path in workdir.programs.iterdir() if path.name.endswith("-cache")} == left

@@ -77,7 +77,6 @@ class Training:
         self.workdir, self.hosts, self.fault = workdir, hosts, fault
         self._logs = workdir.parent / f"{workdir.name}-logs"
         self._logs.mkdir(parents=True, exist_ok=True)
-        _prepare_programs(workdir)
         self._start = len(list(self._logs.glob("*-host0.txt")))
         arguments = _arguments(steps, {"cpu_replicas": 2 // hosts} | fields)
         if hosts > 1:
@@ -164,7 +163,6 @@ def run(workdir: Path, **options: Any) -> tuple[list[int], str]:
 
 def rehearse_pod(workdir: Path, *, steps: int) -> tuple[int, str]:
     """Returns exit code and output of ``efficientnet-pod pod``: the same run, its 2 hosts fresh processes."""
-    _prepare_programs(workdir)
     rehearse = rehearsal.rehearse
 
     def of_one_block(command: list[str], **options: Any) -> int:
@@ -251,11 +249,6 @@ def _arguments(steps: int, fields: dict[str, Any]) -> list[str]:
     values |= {name.replace("__", "."): value for name, value in fields.items()}
     flags = [f"--config.{name}={value}" for name, value in values.items()]
     return ["train", f"--config={ROOT}/configs/digits.py", *flags]
-
-
-def _prepare_programs(workdir: Path) -> None:
-    (workdir / "programs").mkdir(parents=True, exist_ok=True)
-    (workdir / "programs" / "complete").touch()  # no process apart, which would compile the real network
 
 
 def _free_port() -> int:

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from efficientnet_pod.pod.chips import GIB, Chip
 from efficientnet_pod.pod.terminal import NOT_KNOWN, byte_size, share, short_duration, table, three_digits
-from efficientnet_pod.preflight.estimate import Estimate, StepEstimate
+from efficientnet_pod.preflight.estimate import CPU_PROCESS, Estimate, StepEstimate
 from efficientnet_pod.preflight.links import describe_links
 from efficientnet_pod.preflight.program.buffers import Buffer
 from efficientnet_pod.preflight.remedy import remedy
@@ -33,6 +33,8 @@ def memory(estimate: Estimate) -> RenderableType:
         limit = f"{estimate.hbm_limit / GIB:,.2f} GiB a {chip.replica}"
         if chip.hbm_bytes:
             limit += f" of {chip.hbm_bytes / chip.devices / GIB:,.2f}: {chip.sources['hbm_usable']}"
+        elif chip.platform == "cpu":
+            limit += f", beside {byte_size(CPU_PROCESS)} that the process takes"
         parts.append(
             f"limit {limit}; outputs are those that take no argument's place; during a step the next "
             "batches wait on the device, during an evaluation the rest of the state too"

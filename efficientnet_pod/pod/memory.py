@@ -1,0 +1,77 @@
+"""The memory of this host: what there is of it, what the process takes, and in pages of which size."""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+_HUGE_PAGES = "glibc.malloc.hugetlb"  # a tunable of the GNU C library, from 2.35 on
+_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def ask_for_huge_pages() -> None:
+    """Starts this process again, with the same process id, so that the C library asks for huge pages.
+
+    XLA's CPU backend takes all of a step's scratch memory at its start, gigabytes for B0 at 224 pixels, and
+    gives it back at its end. In pages of 4 KiB a third of the step's time goes into pages; in pages of 2 MiB,
+    next to none. The library reads this setting when a process begins, and at no other time. Call this first
+    of all: what has been imported is imported again.
+
+    It returns where nothing is gained: the setting is made, the system gives huge pages to everybody or to
+    nobody, or there is another C library.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    with suppress(OSError, ValueError, AttributeError):  # no Linux, or a C library that is not GNU's
+        library = os.confstr("CS_GNU_LIBC_VERSION") or ""
+        on_request = "[madvise]" in _SWITCH.read_text("utf-8")
+        if library and on_request and _HUGE_PAGES not in tunables and sys.executable:
+            os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{_HUGE_PAGES}=1")))
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def resident_bytes() -> tuple[int, int] | None:
+    """Returns the memory that this process takes now, and the most that it has taken; None off Linux."""
+    sizes = _table(_PROC / "self/status")
+    if sizes.keys() >= {"VmRSS", "VmHWM"}:
+        return sizes["VmRSS"], sizes["VmHWM"]
+    return None
+
+
+def free_bytes() -> int | None:
+    """Returns what this process can take besides, of the machine or of its container; None off Linux."""
+    sizes = _table(_PROC / "meminfo")
+    if "MemAvailable" not in sizes:
+        return None
+    return min(sizes["MemAvailable"] + sizes.get("SwapFree", 0), *_free_of_containers())
+
+
+def _free_of_containers() -> list[int]:
+    """Returns what each limit of this process's control groups leaves; files kept in memory are free."""
+    free = [sys.maxsize]
+    with suppress(OSError):
+        for line in (_PROC / "self/cgroup").read_text("utf-8").splitlines():
+            _, kinds, place = line.split(":", 2)
+            if not kinds:  # version 2
+                names, root = ("memory.max", "memory.current", "inactive_file"), _CGROUPS
+            elif "memory" in kinds.split(","):
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                root = _CGROUPS / "memory"
+            else:
+                continue
+            # Inside a container the place may be that outside of it, which is not there.
+            here = Path(place.lstrip("/"))
+            for folder in {root, *(root / parent for parent in (here, *here.parents))}:
+                with suppress(OSError, ValueError):  # no limit at this level, or none at all: "max"
+                    limit, used = (int((folder / name).read_text("utf-8")) for name in names[:2])
+                    cached = dict(map(str.split, (folder / "memory.stat").read_text("utf-8").splitlines()))
+                    free.append(max(0, limit - used + int(cached.get(names[2], 0))))
+    return free
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Returns the lines ``Name: N kB`` of a file of the kernel, in bytes; empty without the file."""
+    with suppress(OSError):
+        rows = (line.split() for line in path.read_text("utf-8", "replace").splitlines())
+        return {row[0].rstrip(":"): 1024 * int(row[1]) for row in rows if row[2:] == ["kB"]}
+    return {}

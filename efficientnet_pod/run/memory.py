@@ -1,0 +1,89 @@
+"""The memory that a compiled step takes, beside what the devices and this host have."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod import memory
+from efficientnet_pod.pod.terminal import byte_size
+from efficientnet_pod.run.feed import BATCHES_AHEAD
+from efficientnet_pod.run.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """The memory of a program, in bytes: on a CPU all that this process takes, else what one device takes.
+
+    Attributes:
+      fixed: what is there with any batch: the process, the train state.
+      by_batch: what grows with the batch: activations, images.
+      limit: what there is; None where nobody says.
+    """
+
+    fixed: int
+    by_batch: int
+    limit: int | None
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.fixed + self.by_batch
+
+    def __str__(self) -> str:
+        of = f" of {byte_size(self.limit)}" if self.limit else ""
+        return byte_size(self.total) + of
+
+
+def need_of(run: Run, program: jax.stages.Compiled, *, images: int) -> Need:
+    """Returns what a compiled step takes; call it before the state is placed on the devices.
+
+    Args:
+      run: whose step it is.
+      program: the step.
+      images: global batch of the step.
+    """
+    stats: Any = program.memory_analysis()
+    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract_state()))
+    beyond = max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
+    a_batch = images // len(run.runtime.devices) * run.plan.image_size**2 * 3
+    a_batch *= jax.numpy.dtype(run.plan.link_dtype).itemsize
+    batches = (1 + BATCHES_AHEAD) * a_batch
+    if run.runtime.platform != "cpu":
+        limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
+        limit = min((limit for limit in limits if limit), default=None)
+        fixed = state + stats.generated_code_size_in_bytes
+        return Need(fixed, stats.temp_size_in_bytes + beyond + batches, limit)
+    now, free = memory.resident_bytes(), memory.free_bytes()
+    taken = now[0] if now else 0
+    replicas = jax.local_device_count()
+    limit = None if free is None else taken + free
+    return Need(taken + replicas * state, replicas * (stats.temp_size_in_bytes + beyond + batches), limit)
+
+
+def require_memory(run: Run, program: jax.stages.Compiled, name: str, *, images: int) -> Need:
+    """Returns what a compiled step takes, in front of what there is.
+
+    Raises:
+      UserError: there is not enough; the message has the largest batch that fits.
+    """
+    need = need_of(run, program, images=images)
+    if need.limit is None or need.total <= need.limit:
+        return need
+    who = "this machine" if run.runtime.platform == "cpu" else "a device"
+    raise UserError(
+        f"{name} of {images:,} images takes {byte_size(need.total)} of memory and {who} has "
+        f"{byte_size(need.limit)} for it; {_remedy(need, images, len(run.runtime.devices))}"
+    )
+
+
+def _remedy(need: Need, images: int, devices: int) -> str:
+    """Returns what to change; batches are halved, since what divided the batch then divides its parts."""
+    assert need.limit is not None
+    smaller = images
+    while smaller % (2 * devices) == 0:
+        smaller //= 2
+        if need.fixed + need.by_batch * smaller / images <= need.limit:
+            return f"--config.global_batch={smaller} fits"
+    return "lower config.data.image_size, or take more devices"
