@@ -22,7 +22,7 @@ def get_config(network: str = "b0") -> ConfigDict:
     require_row(network, NETWORKS)
     config: Any = base_config()
     config.notes = (
-        "the new classifier at the full rate, trained layers at .4 of it, batch norm as it was (config.init)",
+        "the new classifier at the full rate, trained layers at .1 of it, batch norm as it was (config.init)",
         "in half the time, almost as good: --config.init.frozen=\"('stem','block','head')\"",
     )
     config.global_batch = 64
@@ -43,12 +43,12 @@ def get_config(network: str = "b0") -> ConfigDict:
     config.data.min_crop_area = 0.2
 
     config.optimizer.name = "sgd"
-    config.optimizer.sgd.lr_per_256 = 0.1
+    config.optimizer.sgd.lr_per_256 = 0.02
     config.optimizer.sgd.l2 = 1e-5
     config.schedule.name = "polynomial"
     config.schedule.power = 1.0
     config.schedule.warmup_epochs = 1.0
 
-    config.init.lr_factors = (("", 0.4), ("classifier", 1.0))
+    config.init.lr_factors = (("", 0.1), ("classifier", 1.0))
     config.init.bn_statistics = "keep"
     return config

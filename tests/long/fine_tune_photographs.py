@@ -29,7 +29,11 @@ FOLDERS = {"skimage": "data", "sklearn": "datasets/images"}
 CROP, SHORT_SIDE = 96, 384  # pixels
 CROPS = {"train": 30, "validation": 20}
 STARTS = {
-    "random weights": ["--config.init.lr_factors=()", "--config.init.bn_statistics=train"],
+    "random weights": [
+        "--config.init.lr_factors=()",
+        "--config.init.bn_statistics=train",
+        "--config.optimizer.sgd.lr_per_256=0.1",
+    ],
     "trained weights": ["--config.init.weights={weights}"],
     "trained weights, only the classifier trained": [
         "--config.init.weights={weights}",

@@ -46,8 +46,8 @@ PUBLISHED = {
     "cifar10.py:tricks": (1, 512, 977, 1.0, None),
     "digits.py": (8, 128, 314, 0.1, 64),
     "digits.py:raw": (8, 128, 314, 0.1, 64),
-    "finetune.py:lite0": (1, 64, 84, 0.025, 64),
-    "finetune.py:b3": (1, 64, 84, 0.025, 64),
+    "finetune.py:lite0": (1, 64, 84, 0.005, 64),
+    "finetune.py:b3": (1, 64, 84, 0.005, 64),
 }
 
 
