@@ -21,7 +21,7 @@ from efficientnet_pod.weights.classes import may_be_same
 from efficientnet_pod.weights.convert import new_classifier
 from efficientnet_pod.weights.open import open_weights, settings_of
 from efficientnet_pod.weights.paths import is_head, unflatten
-from efficientnet_pod.weights.trained import CENTRE, Trained, view_of
+from efficientnet_pod.weights.trained import WHOLE, Trained, view_of
 from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 
@@ -96,7 +96,7 @@ def _require_alike(trained: Trained, recipe: Recipe) -> None:
 def _other_crop(trained: Trained, recipe: Recipe) -> list[str]:
     """Returns a sentence if the run evaluates another crop than the weights were published with."""
     theirs, ours = trained.eval_crop_share, recipe.data.eval_crop_share
-    if theirs == ours or not trained.view == view_of(recipe.data.augment) == CENTRE:
+    if theirs == ours or WHOLE in (trained.view, view_of(recipe.data)):
         return []
     return [
         f"'{recipe.init.weights}' is evaluated on {trained.seen}, and config.data.eval_crop_share={ours}; "

@@ -75,7 +75,8 @@ def test_ghosts_are_what_normalises_together():
     ("name", "model", "fields", "words"),
     [
         ("resnet", {}, {}, r"config\.model\.name='resnet' is unknown; did you mean 'resnet"),
-        ("vgg16", {}, {}, r"config\.model\.name='vgg16' is unknown; known: b0, b1,.*resnet9_whitened"),
+        ("vgg16", {}, {},
+         r"config\.model\.name='vgg16' is unknown; known: amoebanet_d, b0, b1,.*resnet9_whitened"),
         ("resnet50", {"survival_probability": 0.8}, {},
          r"config\.model\.survival_probability=0\.8 is nothing that resnet50 has; "
          r"set --config\.model\.survival_probability=1\.0"),
