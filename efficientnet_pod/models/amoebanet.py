@@ -12,6 +12,7 @@ from efficientnet_pod.models.layers import Conv, avg_pool, conv_init, max_pool
 
 STEM_FILTERS = 32
 AUXILIARY_FILTERS = (51, 307)  # .4 of 128 and of 768
+AUXILIARY = "auxiliary"  # module of the second classifier, which evaluation leaves out
 AUXILIARY_LOGITS = "auxiliary_logits"  # collection that a training pass puts them in
 
 
@@ -251,7 +252,7 @@ class AmoebaNet(nn.Module):
                 reduces = group > 0 and number == 0
                 cell(f"block{group + 1}{chr(ord('a') + number)}", filters, reduces=reduces)
             if group == 1 and self.auxiliary_weight and (train or self.is_initializing()):
-                head = AuxiliaryHead(self.num_classes, self.norm, self.dtype, name="auxiliary")
+                head = AuxiliaryHead(self.num_classes, self.norm, self.dtype, name=AUXILIARY)
                 logits = head(x, train=train)
                 if train:
                     self.sow(AUXILIARY_LOGITS, "logits", logits)

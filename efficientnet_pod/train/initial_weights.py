@@ -87,6 +87,9 @@ def _require_alike(trained: Trained, recipe: Recipe) -> None:
             shown = "(" + ", ".join(f"{value:.6g}" for value in theirs) + ")"
             fact = f"was trained on pixels with {field}={shown}"
             raise refuse(fact, f"data.{field}", tuple(ours), f"'{shown}'")
+    if recipe.model.auxiliary_weight:
+        weight = recipe.model.auxiliary_weight
+        raise refuse("comes without the second classifier", "model.auxiliary_weight", weight, 0)
     settings = settings_of(recipe)
     for name, value in trained.settings.items():
         if name in settings and not math.isclose(settings[name], value, rel_tol=1e-6, abs_tol=1e-12):
