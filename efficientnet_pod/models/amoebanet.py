@@ -175,7 +175,7 @@ class Cell(nn.Module):
                 strides = self.strides if operand < 2 else 1
                 operation = Operation(kind, self.filters, strides, **options, name=f"state{number}_{side}")
                 parts.append(operation(states[operand], train=train))
-            states.append(sum(parts))
+            states.append(parts[0] + parts[1])
         return jnp.concatenate([states[number] for number in self.wiring.outputs], axis=-1)
 
 
@@ -193,7 +193,7 @@ class AuxiliaryHead(nn.Module):
         x = avg_pool(nn.relu(x), 5, strides=3, padding="VALID")
         x = Conv(narrow, dtype=self.dtype, name="project_conv")(x)
         x = nn.relu(self.norm(name="project_bn")(x, train=train))
-        x = Conv(wide, x.shape[1:3], padding="VALID", dtype=self.dtype, name="whole_conv")(x)
+        x = Conv(wide, (x.shape[1], x.shape[2]), padding="VALID", dtype=self.dtype, name="whole_conv")(x)
         x = nn.relu(self.norm(name="whole_bn")(x, train=train))[:, 0, 0]
         return nn.Dense(self.num_classes, kernel_init=conv_init, name="classifier")(x.astype(jnp.float32))
 
