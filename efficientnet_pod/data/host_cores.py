@@ -20,7 +20,7 @@ def images_per_core_second(plan: Plan) -> float | None:
     times as fast or as slow.
     """
     data = plan.recipe.data
-    if data.augment != "inception_crop":
+    if data.augment != "inception_crop" or data.resize not in _RESIZE or data.color_offsets:
         return None
     layers = data.policy_layers if data.policy == "randaugment" else 1
     of_output = _RESIZE[data.resize] + layers * _POLICY[data.policy]

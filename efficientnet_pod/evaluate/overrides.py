@@ -63,7 +63,7 @@ class Overrides:
         data |= {"image_size": self.image_size or data["image_size"], "max_shift": 0}
         # These fields only matter for training, and might not suit these images or devices.
         config = config | {"phases": {}, "bn_group_size": 1, "data": data}
-        config["model"] = config["model"] | {"ghost_batch": 0}
+        config["model"] = config["model"] | {"ghost_batch": 0, "auxiliary_weight": 0.0}
         return config | {"global_batch": self.batch or config["global_batch"]}
 
 
@@ -77,6 +77,7 @@ def config_for(trained: Trained) -> dict[str, Any]:
         "image_size": trained.image_size,
         "augment": trained.augment,
         "resize": trained.resize,
+        "eval_crop": trained.eval_crop,
         "eval_crop_share": trained.eval_crop_share,
         "exif": trained.exif,
         "mean_rgb": trained.mean_rgb,

@@ -83,5 +83,5 @@ class Predictor:
     def preprocessing(self) -> Preprocessing:
         """Decoding, crop and size of a file, as in evaluation."""
         trained = self.trained
-        same = ("image_size", "augment", "resize", "exif", "eval_crop_share")
+        same = ("image_size", "augment", "resize", "exif", "eval_crop", "eval_crop_share")
         return Preprocessing(**{name: getattr(trained, name) for name in same})

@@ -240,7 +240,8 @@ def evaluate_checkpoint(
 
 def _settings(run: Run) -> dict[str, Any]:
     plan, data = run.plan, run.plan.recipe.data
-    crop = "crops in rectangles" if data.eval_crop == "rectangular" else "central crops"
+    crops = {"rectangular": "crops in rectangles", "stretched": "central crops, stretched to squares"}
+    crop = crops.get(data.eval_crop, "central crops")
     is_whole = data.augment != "inception_crop"
     share = "" if is_whole else f" ({100 * data.eval_crop_share:.4g} %)"
     mirrored = ", each and its mirror image" if plan.recipe.eval_flip else ""

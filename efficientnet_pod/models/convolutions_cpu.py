@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import reduce
 from itertools import product
 from operator import add
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from jax import Array, lax
 # with the pixels they come from, by the products of a few images, so that each sum is seldom loaded.
 _BLOCK_PIXELS = 16_384
 _BLOCK_IMAGES = 4
+
+Padding = Literal["SAME", "ALIKE", "VALID"]  # see `convolutions`
 
 
 def varying_as(array: Array, like: Array) -> Array:
@@ -36,22 +38,20 @@ class _Window(NamedTuple):
 
     size: int
     strides: int
+    outputs: int
     taps: int
     skipped: tuple[int, int]  # taps of the whole kernel before and after these
     before: int  # padding; negative where a stride skips the first inputs
 
     @classmethod
-    def of(cls, size: int, taps: int, strides: int, symmetric: bool) -> "_Window":
+    def of(cls, size: int, taps: int, strides: int, padding: Padding) -> "_Window":
+        outputs = -(-(size - taps + 1 if padding == "VALID" else size) // strides)
         ((before, _),) = lax.padtype_to_pads((size,), (taps,), (strides,), "SAME")
-        if symmetric:
-            before = taps // 2  # and after the last input whatever the last output reaches
-        first = max(0, before - strides * (-(-size // strides) - 1))
+        if padding != "SAME":  # after the last input comes whatever the last output reaches
+            before = taps // 2 if padding == "ALIKE" else 0
+        first = max(0, before - strides * (outputs - 1))
         last = min(taps - 1, size - 1 + before)
-        return cls(size, strides, last - first + 1, (first, taps - 1 - last), before - first)
-
-    @property
-    def outputs(self) -> int:
-        return -(-self.size // self.strides)
+        return cls(size, strides, outputs, last - first + 1, (first, taps - 1 - last), before - first)
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -64,10 +64,12 @@ class _Window(NamedTuple):
         return [(tap, offset) for tap, (offset, rest) in enumerate(reached) if rest == 0]
 
 
-def _windows(x: Array, kernel: Array, strides: int, *, symmetric: bool = False) -> list[_Window]:
-    """The windows of height and width; padded alike on both sides, or as "SAME" does."""
-    sizes = zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    return [_Window.of(size, taps, strides, symmetric) for size, taps in sizes]
+def _windows(
+    x: Array, kernel: Array, strides: tuple[int, int], *, padding: Padding = "SAME"
+) -> list[_Window]:
+    """The windows of height and width."""
+    sizes = zip(x.shape[1:3], kernel.shape[:2], strides, strict=True)
+    return [_Window.of(size, taps, step, padding) for size, taps, step in sizes]
 
 
 def _padded(x: Array, *padding: tuple[int, int]) -> Array:
@@ -89,12 +91,12 @@ def _under_taps(x: Array, rows: _Window, columns: _Window) -> Iterator[tuple[tup
         yield (i, j), lax.slice(padded, (0, i, j, 0), stop, (1, rows.strides, columns.strides, 1))
 
 
-def conv2d(x: Array, kernel: Array, *, strides: int, symmetric: bool = False) -> Array:
+def conv2d(x: Array, kernel: Array, *, strides: tuple[int, int], padding: Padding = "SAME") -> Array:
     """Returns the dense convolution as a matrix product over the patches of the images."""
-    rows, columns = _windows(x, kernel, strides, symmetric=symmetric)
+    rows, columns = _windows(x, kernel, strides, padding=padding)
     kernel = _cropped(kernel, rows, columns)
     patches = x.astype(jnp.float32)
-    if kernel.shape[:2] != (1, 1) or strides != 1:
+    if kernel.shape[:2] != (1, 1) or strides != (1, 1):
         patches = jnp.concatenate([values for _, values in _under_taps(x, rows, columns)], axis=-1)
     y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return y.reshape(*patches.shape[:-1], -1).astype(x.dtype)
@@ -102,7 +104,7 @@ def conv2d(x: Array, kernel: Array, *, strides: int, symmetric: bool = False) ->
 
 def depthwise_conv2d(x: Array, kernel: Array, *, strides: int) -> Array:
     """Returns the sum over the kernel's taps of the shifted images, each times one weight per channel."""
-    rows, columns = _windows(x, kernel, strides)
+    rows, columns = _windows(x, kernel, (strides, strides))
     weights = _cropped(kernel, rows, columns)[:, :, None, None]
     products = (values * weights[tap] for tap, values in _under_taps(x, rows, columns))
     return reduce(add, products).astype(x.dtype)
@@ -110,7 +112,7 @@ def depthwise_conv2d(x: Array, kernel: Array, *, strides: int) -> Array:
 
 def depthwise_gradients(x: Array, kernel: Array, dy: Array, *, strides: int) -> tuple[Array, Array]:
     """Returns the gradients of `depthwise_conv2d` with respect to the images and the kernel."""
-    windows = _windows(x, kernel, strides)
+    windows = _windows(x, kernel, (strides, strides))
     return _input_gradient(kernel, dy, *windows), _kernel_gradient(x, dy, *windows)
 
 

@@ -1,13 +1,14 @@
-"""The layers of the networks: convolutions, max-pooling, squeeze-excite and stochastic depth."""
+"""The layers of the networks: convolutions, pools, squeeze-excite and stochastic depth."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from efficientnet_pod.models.converting import is_converting
-from efficientnet_pod.models.convolutions import conv2d, depthwise_conv2d
+from efficientnet_pod.models.convolutions import Padding, conv2d, depthwise_conv2d
 from efficientnet_pod.models.initial import (
     classifier_kernel,
     conv_kernel,
@@ -26,29 +27,31 @@ class Conv(nn.Module):
 
     Attributes:
       features: output channels of an image.
-      kernel_size: height and width of the kernel, in pixels.
-      strides: step between outputs, in pixels.
+      kernel_size: height and width of the kernel, or one for both, in pixels.
+      strides: step between outputs along height and width, or one for both, in pixels.
       dtype: type of the arithmetic.
       pack: images side by side in the channels, see :mod:`packing`.
-      symmetric: whether to pad alike on both sides, as PyTorch does, instead of TensorFlow's "SAME".
+      padding: TensorFlow's "SAME"; "ALIKE" on both sides, as PyTorch pads; or "VALID" for none.
       kernel_init: Flax initialiser.
     """
 
     features: int
-    kernel_size: int = 1
-    strides: int = 1
+    kernel_size: int | tuple[int, int] = 1
+    strides: int | tuple[int, int] = 1
     dtype: Any = jnp.float32
     pack: int = 1
-    symmetric: bool = False
+    padding: Padding = "SAME"
     kernel_init: Any = conv_init
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, features) in ``dtype``."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.pack, self.features)
+        """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, features) in ``dtype``, less if "VALID"."""
+        size = self.kernel_size
+        size = (size, size) if isinstance(size, int) else size
+        shape = (*size, x.shape[-1] // self.pack, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         kernel, x = block_diagonal(kernel, self.pack), x.astype(self.dtype)
-        return conv2d(x, kernel, strides=self.strides, symmetric=self.symmetric)
+        return conv2d(x, kernel, strides=self.strides, padding=self.padding)
 
 
 class StemConv(nn.Module):
@@ -86,18 +89,36 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
 
 
-def max_pool(x: jax.Array, size: int, *, padding: int = 0) -> jax.Array:
-    """Returns the largest values of windows of ``size`` × ``size`` pixels, at stride 2.
+def max_pool(x: jax.Array, size: int, *, strides: int = 2, padding: int | Literal["SAME"] = 0) -> jax.Array:
+    """Returns the largest values of windows of ``size`` × ``size`` pixels.
 
-    ``x`` has the shape (batch, height, width, channels). The ``padding`` pixels that each side gets are never
-    the largest.
+    ``x`` has the shape (batch, height, width, channels). The ``padding`` pixels that each side gets, or those
+    of TensorFlow's "SAME", are never the largest.
     """
-    if is_converting():
-        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), constant_values=-jnp.inf)
-        padding = 0
+    window, steps = (size, size), (strides, strides)
     # Typed as a name alone; by keywords, as jax2onnx has its own function of this name.
     pads: Any = ((padding, padding), (padding, padding)) if padding else "VALID"
-    return nn.max_pool(x, window_shape=(size, size), strides=(2, 2), padding=pads)
+    if padding == "SAME":
+        pads = tuple(lax.padtype_to_pads(x.shape[1:3], window, steps, "SAME"))
+    if is_converting() and padding:
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
+        pads = "VALID"
+    return nn.max_pool(x, window_shape=window, strides=steps, padding=pads)
+
+
+def avg_pool(x: jax.Array, size: int, *, strides: int, padding: Literal["SAME", "VALID"]) -> jax.Array:
+    """Returns the means of windows of ``size`` × ``size`` pixels; those that "SAME" adds are not counted.
+
+    ``x`` has the shape (batch, height, width, channels). The sums are float32.
+    """
+    means = nn.avg_pool(
+        x.astype(jnp.float32),
+        window_shape=(size, size),
+        strides=(strides, strides),
+        padding=padding,
+        count_include_pad=False,
+    )
+    return means.astype(x.dtype)
 
 
 @jax.named_scope("squeeze_excite")

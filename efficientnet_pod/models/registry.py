@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.models.amoebanet import AmoebaNet
 from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.cifar_resnet import CifarResNet18, ResNet9, whitened_resnet9
 from efficientnet_pod.models.efficientnet import VARIANTS, EfficientNet
@@ -24,6 +25,7 @@ NEUTRAL = {
     "zero_init_residual": False,
     "ghost_batch": 0,
     "bn_scale": 0.0,
+    "auxiliary_weight": 0.0,
 }
 
 
@@ -79,6 +81,16 @@ NETWORKS = {
     for name, variant in VARIANTS.items()
 } | {
     "resnet50": Network(TITLES["resnet50"], 224, 0.0, 1e-5, ResNet, ("zero_init_residual", "ghost_batch")),
+    # Smaller images leave the second classifier's pool nothing.
+    "amoebanet_d": Network(
+        TITLES["amoebanet_d"],
+        224,
+        0.5,
+        1e-5,
+        AmoebaNet,
+        ("dropout", "ghost_batch", "auxiliary_weight"),
+        least_size=67,
+    ),
     "resnet18_cifar": _cifar("resnet18_cifar", CifarResNet18),
     "resnet9": _cifar("resnet9", ResNet9, least_size=8),
     "resnet9_whitened": _cifar("resnet9_whitened", whitened_resnet9, "bn_scale", whitens=True, least_size=8),

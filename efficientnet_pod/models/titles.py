@@ -4,6 +4,7 @@ TITLES = {
     **{f"b{size}": f"EfficientNet-B{size}" for size in range(8)},
     **{f"lite{size}": f"EfficientNet-Lite{size}" for size in range(5)},
     "resnet50": "ResNet-50",
+    "amoebanet_d": "AmoebaNet-D (6, 256)",
     "resnet18_cifar": "ResNet-18 for CIFAR",
     "resnet9": "ResNet-9",
     "resnet9_whitened": "ResNet-9, whitened",

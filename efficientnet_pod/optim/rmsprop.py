@@ -1,20 +1,22 @@
 """RMSProp with the semantics of TensorFlow's kernel, which EfficientNet was published with."""
 
 import dataclasses
+from typing import Annotated
 
 import optax
 
 from efficientnet_pod.optim import masks
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
-from efficientnet_pod.optim.ranges import Decay, Factor, Rate, Share
+from efficientnet_pod.optim.ranges import Decay, Factor, Rate, ReadWith, Share
 
 
 @dataclasses.dataclass(frozen=True)
 class RmsProp(Hyperparameters):
     """``s = decay·s + (1-decay)·g²``, ``v = momentum·v + lr·g/√(s+epsilon)``, ``w -= v``; ``s`` starts at 1.
 
-    ``g`` includes ``l2·w``, the gradient of ``½·l2·‖w‖²``, for every tensor but batch norm's: weight decay as
-    L2 in the loss. It is added here, before the second moment, and nowhere else.
+    ``g`` includes ``l2·w``, the gradient of ``½·l2·‖w‖²``, for every tensor but batch norm's, without
+    ``l2_biases`` for kernels alone: weight decay as L2 in the loss. It is added here, before the second
+    moment, and nowhere else.
 
     The start at 1, ``epsilon`` inside the root and the learning rate inside the momentum buffer are
     TensorFlow's. By default Optax and PyTorch start at 0, which makes the first steps far larger.
@@ -28,11 +30,14 @@ class RmsProp(Hyperparameters):
     momentum: Share = 0.9
     epsilon: Factor = 1e-3
     l2: Decay = 1e-5
+    l2_biases: Annotated[bool, ReadWith("optimizer.l2")] = True
 
     @property
     def decayed_kinds(self) -> masks.Kinds:
-        """Kernels and biases, unless there is no decay."""
-        return masks.KERNELS_AND_BIASES if self.l2 else masks.NOTHING
+        """Kernels, and biases or not, unless there is no decay."""
+        if not self.l2:
+            return masks.NOTHING
+        return masks.KERNELS_AND_BIASES if self.l2_biases else masks.KERNELS
 
     def transformation(
         self, learning_rate: optax.Schedule, params: optax.Params

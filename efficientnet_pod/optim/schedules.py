@@ -32,7 +32,8 @@ class Schedule(Ranged):
       name: course after the warm-up.
       warmup_epochs: epochs in which the learning rate rises from 0.
       power: power of ``polynomial``.
-      end_lr: last learning rate, absolute, not a fraction of the peak.
+      end_lr: last learning rate, absolute, not a fraction of the peak; of ``exponential`` the least, in the
+        warm-up too.
       decay_rate: factor of each fall of ``exponential``.
       decay_epochs: epochs from fall to fall.
       knots: pairs (share of the run, share of the peak) of ``piecewise``: straight lines between them, a jump
@@ -42,7 +43,7 @@ class Schedule(Ranged):
     name: Annotated[str, Choices(SCHEDULES)]
     warmup_epochs: Epochs
     power: Annotated[float, Range(0, 100, above=True), _with("polynomial")] = 2.0
-    end_lr: Annotated[Rate, _with("polynomial", "cosine")] = 0.0
+    end_lr: Annotated[Rate, _with("polynomial", "cosine", "exponential")] = 0.0
     decay_rate: Annotated[float, Range(0, 1, above=True), _with("exponential")] = 0.97
     decay_epochs: Annotated[float, Range(0.01, 100_000), _with("exponential")] = 2.4
     knots: Annotated[Knots, Range(0, 1000), _with("piecewise")] = ()
@@ -92,7 +93,8 @@ def create_schedule(
     During warm-up, step ``k`` of ``W`` gets ``peak_lr·k/W``; step 0 gets 0. After it, with ``T`` total steps:
 
     - polynomial: ``end_lr + (peak_lr - end_lr)·(1 - t/(T - W + 1))^power`` at ``t = max(1, k - W)``;
-    - exponential: ``peak_lr·decay_rate^⌊k/(decay_epochs·steps_per_epoch)⌋``, from step 0, not from ``W``;
+    - exponential: ``peak_lr·decay_rate^⌊k/(decay_epochs·steps_per_epoch)⌋``, from step 0, not from ``W``; it
+      is never below ``end_lr``, before ``W`` neither;
     - cosine: from ``peak_lr`` at ``W`` along half a wave to ``end_lr`` at ``T``;
     - piecewise: ``peak_lr`` times the line between the knots around ``k/T``; at a jump, the later value;
     - constant: ``peak_lr``.
@@ -100,7 +102,8 @@ def create_schedule(
     ``steps_per_epoch`` is a fraction (19.55 at 65,536 ImageNet images a step) and is never floored. Beyond
     ``T`` polynomial and cosine stay at ``end_lr``, and exponential at its last value.
 
-    Source: build_learning_rate in tensorflow/tpu models/official/efficientnet/utils.py. Its cosine counts
+    Source: build_learning_rate in tensorflow/tpu models/official/efficientnet/utils.py; of the floor,
+    models/official/amoeba_net/amoeba_net_model.py. Its cosine counts
     from step 0, so that warm-up hides the peak; ours counts from the end of warm-up.
     """
     warmup_steps = schedule.warmup_steps(steps_per_epoch)
@@ -123,7 +126,9 @@ def create_schedule(
                 decayed = peak_lr * _between(schedule.knots, total_steps, step)
             case _:
                 decayed = jnp.full(step.shape, peak_lr, jnp.float32)
-        return jnp.where(step < warmup_steps, peak_lr * _progress(step, warmup_steps), decayed)
+        rate = jnp.where(step < warmup_steps, peak_lr * _progress(step, warmup_steps), decayed)
+        floor = schedule.end_lr if schedule.name == "exponential" else 0.0
+        return jnp.maximum(rate, floor) if floor else rate
 
     return learning_rate
 
@@ -176,10 +181,11 @@ def schedule_warnings(
 ) -> list[str]:
     """Returns one line per property of the schedule that is allowed and probably not meant."""
     warnings = []
-    if schedule.name in ("polynomial", "cosine") and schedule.end_lr > peak_lr:
+    if schedule.name in ("polynomial", "cosine", "exponential") and schedule.end_lr > peak_lr:
+        effect = "is end_lr throughout" if schedule.name == "exponential" else "rises after warm-up"
         warnings.append(
             f"end_lr {schedule.end_lr:g} is above the peak learning rate {peak_lr:g}: the learning rate "
-            "rises after warm-up; lower schedule.end_lr (it is absolute) or raise optimizer.lr_per_256"
+            f"{effect}; lower schedule.end_lr (it is absolute) or raise optimizer.lr_per_256"
         )
     warmup_steps = schedule.warmup_steps(steps_per_epoch)
     if warmup_steps >= total_steps:

@@ -51,6 +51,7 @@ def base_config() -> Any:
     config.model.zero_init_residual = False
     config.model.ghost_batch = 0
     config.model.bn_scale = 0.0
+    config.model.auxiliary_weight = 0.0
     config.model.dtype = "auto"
 
     config.data = ConfigDict()
@@ -67,6 +68,7 @@ def base_config() -> Any:
     config.data.augment = "inception_crop"
     config.data.max_shift = 0
     config.data.min_crop_area = 0.08
+    config.data.color_offsets = False
     config.data.policy = "none"
     config.data.policy_layers = 2
     config.data.policy_magnitude = 10.0
@@ -82,7 +84,7 @@ def base_config() -> Any:
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"
     sgd = dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4, l2_everywhere=False)
-    rmsprop = dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5)
+    rmsprop = dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5, l2_biases=True)
     lars = dict(lr_per_256=0.236, momentum=0.9, weight_decay=1e-5, trust_coefficient=1e-3, epsilon=0.0)
     config.optimizer.update(sgd=sgd, rmsprop=rmsprop, lars=lars)
 

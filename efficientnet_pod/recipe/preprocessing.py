@@ -26,9 +26,14 @@ class Preprocessing:
       policy_magnitude: strength of ``randaugment``, 0 to 30.
       policy_bugs: repeat the faults of the released policies; see :mod:`policies`.
       cutout: side of a grey square over a random place, in pixels, an even number; 0 for none.
-      resize: ``reference``, the bicubic kernel of the released code, or ``fast``, averaged where the image
+      resize: ``reference``, the bicubic kernel of the released code; ``bilinear``, TensorFlow 1's kernel of
+        this name, which also skips pixels where the image shrinks; or ``fast``, averaged where the image
         shrinks and linear where it grows, in whole levels; see :mod:`fast_decode`.
-      eval_crop_share: share of the shorter side that evaluation's central crop sees.
+      color_offsets: whether to add a random number to the brightness, to Cb and to Cr of a training image.
+      eval_crop: shape of evaluation's central crop: ``square``; ``rectangular``, a shape that is given; or
+        ``stretched``, the image's own shape, resized to a square.
+      eval_crop_share: share of the shorter side that evaluation's central crop sees, of both sides if it is
+        stretched.
       exif: ``ignored``: pixels are taken as they are stored, as the released code and TFDS take them;
         ``respected``: a photo is first turned or mirrored as its camera notes in EXIF.
       dtype: type of the result, ``uint8``, ``bfloat16`` or ``float32``; levels of 0..255 in each. The bicubic
@@ -45,6 +50,8 @@ class Preprocessing:
     policy_bugs: bool = False
     cutout: int = 0
     resize: str = "reference"
+    color_offsets: bool = False
+    eval_crop: str = "square"
     eval_crop_share: float = EVAL_CROP_SHARE
     exif: str = "ignored"
     dtype: str = "float32"
@@ -52,7 +59,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         """Asserts what the rules of a recipe have checked, for callers without a recipe."""
         for field in fields(DataSettings):
-            if field.name in ("augment", "resize", "exif", "policy") and (allowed := allowed_in(field)):
+            if field.name in ("augment", "resize", "exif", "policy", "eval_crop") and (
+                allowed := allowed_in(field)
+            ):
                 assert allowed.holds(getattr(self, field.name)), self
         assert 0 <= self.max_shift < self.image_size and self.cutout % 2 == 0, self
 

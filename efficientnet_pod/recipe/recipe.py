@@ -11,6 +11,7 @@ from efficientnet_pod.optim.ranges import (
     Choices,
     Count,
     Epochs,
+    Factor,
     NonZeroShare,
     Number0,
     Range,
@@ -53,8 +54,8 @@ class ModelSettings(Ranged):
     below 0, survival_probability 1, and 0 or False for the fields after ``bn_epsilon``.
 
     Attributes:
-      name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``resnet50``, ``resnet18_cifar``, ``resnet9`` or
-        ``resnet9_whitened``.
+      name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``resnet50``, ``amoebanet_d``, ``resnet18_cifar``,
+        ``resnet9`` or ``resnet9_whitened``.
       dropout: rate before the classifier; below 0 takes the network's.
       survival_probability: stochastic depth at the end of its linear schedule; 1 switches it off.
       bn_momentum: share of the old running statistics that a step keeps.
@@ -62,6 +63,8 @@ class ModelSettings(Ranged):
       zero_init_residual: whether the last batch norm of every residual branch begins with a scale of 0.
       ghost_batch: images of a replica that normalise together; 0 for all of them.
       bn_scale: scale of every batch norm, not trained; 0 for scales that are trained.
+      auxiliary_weight: weight of the loss of a second classifier, on a layer in the middle; 0 for none. It is
+        trained and kept in checkpoints, and not evaluated or exported.
       dtype: type of convolutions and activations: ``bfloat16``, ``float32``, or ``auto``: bfloat16 on TPU and
         GPU.
     """
@@ -74,6 +77,7 @@ class ModelSettings(Ranged):
     zero_init_residual: bool
     ghost_batch: Number0
     bn_scale: Annotated[float, Range(1e-6, 1000, zero=True)]
+    auxiliary_weight: Factor
     dtype: Annotated[str, Choices(("auto", "bfloat16", "float32"))] = dataclasses.field(metadata=RESOLVED)
 
     @property
@@ -94,13 +98,14 @@ class DataSettings(Ranged):
       image_size: height and width in pixels; 0 takes the network's.
       link_dtype: type of the images on their way to the devices, which normalise them: ``uint8``,
         ``bfloat16``, ``float32``, or ``auto``: the compute dtype.
-      resize: ``reference`` or ``fast``.
+      resize: ``reference``, ``bilinear`` or ``fast``.
       exif: ``ignored`` or ``respected``: whether photos stand upright as their cameras note in EXIF.
       mean_rgb: mean of pixels in 0..1, subtracted from the images; ImageNet's unless weights need another.
       stddev_rgb: standard deviation that the images are then divided by.
       augment: name of the geometry of training images.
       max_shift: largest shift of the augmentations that shift, in pixels of the output.
       min_crop_area: smallest crop of ``inception_crop``, as a share of the image.
+      color_offsets: whether to add a random number to the brightness, to Cb and to Cr of a training image.
       policy: ``none``, ``autoaugment`` or ``randaugment``.
       policy_layers: operations in a row of ``randaugment``.
       policy_magnitude: strength of these operations, 0 to 30.
@@ -108,9 +113,10 @@ class DataSettings(Ranged):
       cutout: side of the grey square, in pixels of the output; 0 for none.
       mixup: α of the Beta distribution of mixup's shares; 0 for none.
       cutmix: α of CutMix's shares; 0 for none. With both, each image draws one of them.
-      eval_crop: ``square`` or ``rectangular``.
+      eval_crop: shape of the crop: ``square``; ``rectangular``; or ``stretched``, the image's own, resized to
+        a square.
       eval_crop_share: share of an image's shorter side that the central crop of evaluation sees; timm's
-        ``crop_pct``.
+        ``crop_pct``. A stretched crop sees it of both sides.
       in_memory: whether to decode and resize all training images before the first step and keep them.
       skip_corrupt: training images that a host may skip because they cannot be decoded, each counted once
         from the start of its process on; one more stops it.
@@ -126,13 +132,14 @@ class DataSettings(Ranged):
     link_dtype: Annotated[str, Choices(("auto", "uint8", "bfloat16", "float32"))] = dataclasses.field(
         metadata=RESOLVED
     )
-    resize: Annotated[str, Choices(("reference", "fast"))]
+    resize: Annotated[str, Choices(("reference", "bilinear", "fast"))]
     exif: Annotated[str, Choices(("ignored", "respected"))]
     mean_rgb: Annotated[tuple[float, ...], Range(-1000, 1000)]
     stddev_rgb: Annotated[tuple[float, ...], Range(1e-6, 1000)]
     augment: Annotated[str, Choices(("inception_crop", "pad_crop_flip", "shift"))]
     max_shift: Annotated[Pixels, ReadWith("data.augment", ("pad_crop_flip", "shift"))]
     min_crop_area: MinCropArea
+    color_offsets: bool
     policy: Annotated[str, Choices(("none", "autoaugment", "randaugment"))]
     policy_layers: PolicyLayers
     policy_magnitude: PolicyMagnitude
@@ -140,7 +147,7 @@ class DataSettings(Ranged):
     cutout: Cutout
     mixup: Alpha
     cutmix: Alpha
-    eval_crop: Annotated[str, Choices(("square", "rectangular"))]
+    eval_crop: Annotated[str, Choices(("square", "rectangular", "stretched"))]
     eval_crop_share: NonZeroShare
     in_memory: bool
     skip_corrupt: Number0 = dataclasses.field(metadata=FREE)

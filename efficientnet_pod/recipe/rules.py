@@ -22,6 +22,7 @@ def check_recipe(recipe: Recipe, num_replicas: int) -> None:
             num_replicas,
             lambda field, path=path: f"{path}.{field.rpartition('.')[2]}",
         )
+    _check_second_classifier(recipe)
     _check_order(recipe.phases, recipe.epochs)
 
 
@@ -60,17 +61,32 @@ def _check_network(recipe: Recipe, full: Callable[[str], str]) -> None:
             raise UserError(f"{path}={value} is nothing that {name} has; set --{path}={neutral}")
 
 
+def _check_second_classifier(recipe: Recipe) -> None:
+    """Raises UserError if phases change the image's size, on which the second classifier's shape depends."""
+    size = recipe.data.image_size
+    for phase in recipe.phases if recipe.model.auxiliary_weight else ():
+        if phase.image_size not in (None, size):
+            raise UserError(
+                f"config.phases.{phase.name}.image_size={phase.image_size} is another than "
+                f"config.data.image_size={size or 'the network'}, and the second classifier of "
+                f"config.model.auxiliary_weight={recipe.model.auxiliary_weight:g} is made for one size; set "
+                "--config.model.auxiliary_weight=0"
+            )
+
+
 def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
     data = recipe.data
-    if data.eval_crop == "rectangular" and data.augment != "inception_crop":
+    if data.eval_crop != "square" and data.augment != "inception_crop":
         raise UserError(
-            f"config.data.eval_crop=rectangular is for crops; config.data.augment={data.augment} "
+            f"config.data.eval_crop={data.eval_crop} is for crops; config.data.augment={data.augment} "
             "evaluates whole images; use square, or --config.data.augment=inception_crop"
         )
-    if data.in_memory and (data.augment == "inception_crop" or data.policy != "none"):
+    if data.in_memory and (data.augment == "inception_crop" or data.policy != "none" or data.color_offsets):
+        offsets = " and color_offsets=True" if data.color_offsets else ""
         raise UserError(
             "config.data.in_memory=True is for shift and pad_crop_flip without a policy, not for "
-            f"config.data.augment={data.augment} with policy={data.policy}; use --config.data.in_memory=False"
+            f"config.data.augment={data.augment} with policy={data.policy}{offsets}; "
+            "use --config.data.in_memory=False"
         )
     network = network_named(recipe.model.name)
     size = data.image_size or network.image_size

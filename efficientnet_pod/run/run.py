@@ -135,6 +135,7 @@ class Run:
             key,
             mixup=recipe.data.mixup,
             cutmix=recipe.data.cutmix,
+            auxiliary_weight=recipe.model.auxiliary_weight,
             skip_non_finite=recipe.on_non_finite == "skip",
             trust_ratios=self.plan.recipe.optimizer.trust_ratios,
             normalise=self.normalise,

@@ -86,7 +86,8 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
     model = f"{network_named(recipe.model.name).title}, {plan.num_classes:,} classes"
     decay = {
         "polynomial": f"polynomial, power {schedule.power:g}, to {schedule.end_lr:g}",
-        "exponential": f"× {schedule.decay_rate:g} every {schedule.decay_epochs:g} epochs",
+        "exponential": f"× {schedule.decay_rate:g} every {schedule.decay_epochs:g} epochs"
+        + (f", at least {schedule.end_lr:g}" if schedule.end_lr else ""),
         "cosine": f"half a cosine, to {schedule.end_lr:g}",
         "constant": "constant",
         "piecewise": "",
@@ -160,8 +161,9 @@ def model_table(model: Any, variables: Any, image_size: int) -> Table:
     table = terminal.table("layer", "output", "parameters", left=2)
     table.show_footer = True
     for name, parameters in _in_forward_order(variables["params"]):
-        shape = captured["intermediates"][name]["__call__"][0].shape[1:]
-        table.add_row(name, " × ".join(map(str, shape)), f"{_size(parameters):,}")
+        called = captured["intermediates"].get(name)  # the second classifier is not, in evaluation
+        shape = " × ".join(map(str, called["__call__"][0].shape[1:])) if called else "in training"
+        table.add_row(name, shape, f"{_size(parameters):,}")
     table.columns[0].footer = "total"
     table.columns[1].footer = f"{flops['flops'] / 1e9:,.2f} GFLOPs an image" if flops else ""
     table.columns[2].footer = f"{_size(variables['params']):,}"
@@ -172,7 +174,7 @@ def treatment_table(treatments: Iterable[Treatment]) -> Table:
     """Returns which kinds of tensors are decayed and which get a trust ratio; blocks are folded together."""
     kinds: dict[tuple[str, bool, bool], list[int]] = {}
     for path, shape, decayed, adapted in treatments:
-        kind = re.sub(r"block\d+[a-z]", "block*", path)
+        kind = re.sub(r"block\d+[a-z](/state\d_\w+)?", lambda m: "block*/state*" if m[1] else "block*", path)
         kinds.setdefault((kind, decayed, adapted), []).append(math.prod(shape))
     table = terminal.table("tensor", "count", "parameters", "decayed", "adapted")
     for column in table.columns[3:]:
@@ -184,7 +186,7 @@ def treatment_table(treatments: Iterable[Treatment]) -> Table:
 
 
 def _in_forward_order(params: dict[str, Any]) -> list[tuple[str, Any]]:
-    parts = ("stem", "block", "head", "classifier")
+    parts = ("stem", "block", "head", "auxiliary", "classifier")
 
     def place(name: str) -> tuple[int, bool, str]:
         number = next(number for number, part in enumerate(parts) if name.startswith(part))

@@ -11,6 +11,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
+from efficientnet_pod.models.amoebanet import AUXILIARY_LOGITS
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.pod.agreement import ABANDON, GO
 from efficientnet_pod.pod.mesh import BN_GROUP, BY_REPLICA, EVERYWHERE, REPLICAS
@@ -63,6 +64,7 @@ class TrainStep:
       label_smoothing: of the training loss.
       ema_decay: of the averaged weights.
       key: base of all random draws; folded with the step and the replica.
+      auxiliary_weight: weight of the second classifier's loss, where the network has one.
       skip_non_finite: where a step is not finite, count it and go on; else halt.
       trust_ratios: of the optimizer's update, given gradients and parameters.
       mixup: see :func:`mixing.mix`; 0 for none.
@@ -79,6 +81,7 @@ class TrainStep:
     key: jax.Array
     mixup: float = 0.0
     cutmix: float = 0.0
+    auxiliary_weight: float = 0.0
     skip_non_finite: bool = False
     trust_ratios: Callable[[PyTree, PyTree], jax.Array | None] = lambda gradients, params: None
     normalise: Callable[[jax.Array], jax.Array] = normalise
@@ -88,7 +91,8 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Batch, halted: jax.Array) -> tuple[TrainState, Outcome]:
         """Returns the next state and what became of the step.
 
-        The loss is smoothed. The hits of a mixed image are those of the label with the greater share.
+        The loss is smoothed, and has that of a second classifier in it. The hits of a mixed image are those
+        of the label with the greater share.
         Nothing of a state changes, its step included, where ``halted`` is set (by the outcome of the step
         before), where a replica abandons its batch, or where loss, gradient or BN statistics are not finite;
         only the step goes on in the last case with ``skip_non_finite``.
@@ -129,11 +133,13 @@ class TrainStep:
                 {"params": params, "batch_stats": state.batch_stats},
                 mixed.images,
                 train=True,
-                mutable=["batch_stats"],
+                mutable=["batch_stats", AUXILIARY_LOGITS],
                 rngs={"dropout": key},
             )
             with jax.named_scope("loss"):
                 losses = self._losses(logits, mixed)
+                for auxiliary in jax.tree.leaves(updated.get(AUXILIARY_LOGITS)):
+                    losses = losses + self.auxiliary_weight * self._losses(auxiliary, mixed)
                 # The mean over replicas stands in the loss, so that transposition gives the mean gradient.
                 # pmap's habit, pmean of the gradients, would be too large by the number of replicas here.
                 return lax.pmean(jnp.mean(losses), REPLICAS), (logits, losses, updated["batch_stats"])

@@ -21,7 +21,7 @@ from efficientnet_pod.weights.classes import may_be_same
 from efficientnet_pod.weights.convert import new_classifier
 from efficientnet_pod.weights.open import open_weights, settings_of
 from efficientnet_pod.weights.paths import is_head, unflatten
-from efficientnet_pod.weights.trained import CENTRE, Trained, view_of
+from efficientnet_pod.weights.trained import WHOLE, Trained, view_of
 from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 
@@ -87,6 +87,9 @@ def _require_alike(trained: Trained, recipe: Recipe) -> None:
             shown = "(" + ", ".join(f"{value:.6g}" for value in theirs) + ")"
             fact = f"was trained on pixels with {field}={shown}"
             raise refuse(fact, f"data.{field}", tuple(ours), f"'{shown}'")
+    if recipe.model.auxiliary_weight:
+        weight = recipe.model.auxiliary_weight
+        raise refuse("comes without the second classifier", "model.auxiliary_weight", weight, 0)
     settings = settings_of(recipe)
     for name, value in trained.settings.items():
         if name in settings and not math.isclose(settings[name], value, rel_tol=1e-6, abs_tol=1e-12):
@@ -96,7 +99,7 @@ def _require_alike(trained: Trained, recipe: Recipe) -> None:
 def _other_crop(trained: Trained, recipe: Recipe) -> list[str]:
     """Returns a sentence if the run evaluates another crop than the weights were published with."""
     theirs, ours = trained.eval_crop_share, recipe.data.eval_crop_share
-    if theirs == ours or not trained.view == view_of(recipe.data.augment) == CENTRE:
+    if theirs == ours or WHOLE in (trained.view, view_of(recipe.data)):
         return []
     return [
         f"'{recipe.init.weights}' is evaluated on {trained.seen}, and config.data.eval_crop_share={ours}; "

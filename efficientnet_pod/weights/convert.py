@@ -128,14 +128,20 @@ def convert(
         mean_rgb=tuple(about.get("mean", mean)),
         stddev_rgb=tuple(about.get("std", std)),
         view=about.get("view", ours.get("view", CENTRE)),
-        # Our first folders had "bicubic" for every resize.
-        resize="fast" if "fast" in (ours.get("resize"), about.get("resize")) else "reference",
+        resize=_resize_of(ours.get("resize"), about.get("resize")),
         exif=ours.get("exif", "ignored"),
         eval_crop_share=about.get("eval_crop_share", EVAL_CROP_SHARE),
         settings=settings,
         origin=origin,
         warnings=tuple(warnings),
     )
+
+
+def _resize_of(ours: str | None, stated: str | None) -> str:
+    """Returns how images are resized, by our own word or timm's; our first folders all stated "bicubic"."""
+    if ours == "bilinear":
+        return ours
+    return "fast" if "fast" in (ours, stated) else "reference"
 
 
 def _choose(foreign: Foreign, network: str | None) -> tuple[str, Match]:

@@ -12,7 +12,7 @@ from efficientnet_pod.weights.convert import layout_for
 from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
 from efficientnet_pod.weights.formats.safetensors_file import write_safetensors
 from efficientnet_pod.weights.layouts import TIMM
-from efficientnet_pod.weights.trained import INTERPOLATIONS, WHOLE, Trained, default_epsilon
+from efficientnet_pod.weights.trained import CENTRE, INTERPOLATIONS, WHOLE, Trained, default_epsilon
 from efficientnet_pod.workdir.files import cannot_write, is_remote, require_output, write_whole
 from efficientnet_pod.workdir.values import to_json
 
@@ -101,7 +101,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             "fixed_input_size": False,
             "interpolation": INTERPOLATIONS[trained.resize],
             "crop_pct": 1.0 if trained.view == WHOLE else trained.eval_crop_share,
-            "crop_mode": "squash" if trained.view == WHOLE else "center",
+            "crop_mode": "center" if trained.view == CENTRE else "squash",
             "mean": list(trained.mean_rgb),
             "std": list(trained.stddev_rgb),
             "num_classes": trained.num_classes,

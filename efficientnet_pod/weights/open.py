@@ -69,7 +69,7 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
         image_size=plan["image_size"],
         mean_rgb=recipe.data.mean_rgb,
         stddev_rgb=recipe.data.stddev_rgb,
-        view=view_of(recipe.data.augment),
+        view=view_of(recipe.data),
         resize=recipe.data.resize,
         eval_crop_share=recipe.data.eval_crop_share,
         exif=recipe.data.exif,

@@ -9,7 +9,7 @@ from typing import Any
 from efficientnet_pod.data.class_names import fault_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
-from efficientnet_pod.weights.trained import CENTRE, INTERPOLATIONS, WHOLE
+from efficientnet_pod.weights.trained import CENTRE, INTERPOLATIONS, STRETCHED, WHOLE
 
 
 def about_folder(folder: Path) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def _images(file: Path, stated: dict[str, Any], warnings: list[str]) -> dict[str
     crop = number("crop_pct", lambda value: 0 < value <= 1, "it must be above 0 and at most 1")
     size = number("input_size", lambda value: value >= 1 and value == int(value), "pixels are whole numbers")
     mode, interpolation = stated.get("crop_mode"), stated.get("interpolation")
-    is_whole = mode == "squash" and crop == 1.0
-    if mode not in (None, "center") and not is_whole:
+    squashed = WHOLE if crop == 1.0 else STRETCHED
+    if mode not in (None, "center", "squash"):
         not_kept("crop_mode", "images are cropped centrally")
     if interpolation not in (None, *INTERPOLATIONS.values()):
         not_kept("interpolation", "images are resized bicubically")
@@ -86,7 +86,7 @@ def _images(file: Path, stated: dict[str, Any], warnings: list[str]) -> dict[str
         "std": rgb("std", lambda value: value > 0, "standard deviations are above 0"),
         "image_size": size[-1] if isinstance(size, list) and size else size or None,
         "eval_crop_share": crop if crop is None else float(crop),
-        "view": mode and (WHOLE if is_whole else CENTRE),
+        "view": mode and (squashed if mode == "squash" else CENTRE),
         "resize": resize,
     }
 

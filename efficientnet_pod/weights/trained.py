@@ -7,14 +7,15 @@ from typing import Any
 from efficientnet_pod.models.inputs import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import Model, create_network, network_named
 from efficientnet_pod.recipe.preprocessing import EVAL_CROP_SHARE
+from efficientnet_pod.recipe.recipe import DataSettings
 from efficientnet_pod.weights.paths import Tensors
 from efficientnet_pod.workdir.checkpoints.commit import leaves_of
 
 # The part of an image that evaluation sees.
-CENTRE, WHOLE = "centre", "whole"
-# timm's names of what resizes an image: Pillow's kernels, which average where an image shrinks. The bicubic
-# one here is that of the released code, which does not.
-INTERPOLATIONS = {"reference": "bicubic", "fast": "bilinear"}
+CENTRE, WHOLE, STRETCHED = "centre", "whole", "stretched"
+# timm's names of what resizes an image: Pillow's kernels, which average where an image shrinks. Those of the
+# released code, bicubic and bilinear, do not.
+INTERPOLATIONS = {"reference": "bicubic", "bilinear": "bilinear", "fast": "bilinear"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +29,10 @@ class Trained:
       image_size: height and width of an image, in pixels.
       mean_rgb: mean that is subtracted from pixels in 0..1.
       stddev_rgb: divisor of the pixels after that.
-      view: part of a photograph that the network sees, ``centre`` or ``whole``.
-      resize: ``reference`` or ``fast``, see :class:`Preprocessing`.
-      eval_crop_share: share of the shorter side that a central view has, see :class:`Preprocessing`.
+      view: part of a photograph that the network sees: ``centre``, a square; ``stretched``, a centre of the
+        photograph's shape, made a square; or ``whole``.
+      resize: ``reference``, ``bilinear`` or ``fast``, see :class:`Preprocessing`.
+      eval_crop_share: share of the sides that the centre has, see :class:`Preprocessing`.
       exif: ``ignored`` or ``respected``, see :class:`Preprocessing`.
       settings: fields of ``config.model`` that change what the network computes in evaluation.
       origin: history of the weights, for people: ``source``, ``sha256``, ``step``, ``top1`` …
@@ -84,14 +86,20 @@ class Trained:
     @property
     def augment(self) -> str:
         """A ``config.data.augment`` that evaluates images as these weights see them."""
-        return "inception_crop" if self.view == CENTRE else "pad_crop_flip"
+        return "pad_crop_flip" if self.view == WHOLE else "inception_crop"
+
+    @property
+    def eval_crop(self) -> str:
+        """The ``config.data.eval_crop`` that evaluates images as these weights see them."""
+        return "stretched" if self.view == STRETCHED else "square"
 
     @property
     def seen(self) -> str:
         """The part of an image that these weights see, for people."""
         if self.view == WHOLE:
             return "the whole image"
-        return f"the central {100 * self.eval_crop_share:.4g} % of the shorter side"
+        sides = "both sides, stretched" if self.view == STRETCHED else "the shorter side"
+        return f"the central {100 * self.eval_crop_share:.4g} % of {sides}"
 
     def logits(self, levels: Any) -> Any:
         """Returns float32 logits (batch, classes), of levels as :meth:`normalise` takes them.
@@ -110,9 +118,11 @@ class Trained:
         return self.class_names[index] if self.class_names else str(index)
 
 
-def view_of(augment: str) -> str:
-    """Returns the part of an image that evaluation sees under a ``config.data.augment``."""
-    return CENTRE if augment == "inception_crop" else WHOLE
+def view_of(data: DataSettings) -> str:
+    """Returns the part of an image that evaluation sees."""
+    if data.augment != "inception_crop":
+        return WHOLE
+    return STRETCHED if data.eval_crop == "stretched" else CENTRE
 
 
 def image_constants(network: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

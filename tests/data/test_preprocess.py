@@ -99,6 +99,52 @@ def test_evaluation_resizes_the_central_square(shape, image_size, padding, share
     np.testing.assert_allclose(cropped, resized(decoded, image_size), atol=0.5)
 
 
+def linear_matrix(source, target):
+    """Returns (target, source): output i lies at i * source / target, on the line between two pixels."""
+    places = np.arange(target) * source / target
+    low = places.astype(int)
+    matrix = np.zeros((target, source))
+    matrix[np.arange(target), low] += 1 - (places - low)
+    matrix[np.arange(target), np.minimum(low + 1, source - 1)] += places - low
+    return matrix
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (101, 160), (160, 101), (45, 250)])
+@pytest.mark.parametrize("share", [0.875, 0.6])
+def test_a_stretched_evaluation_has_the_centre_of_the_original_bilinearly(shape, share):
+    pixels = photo(1, *shape)
+    preprocessing = Preprocessing(32, resize="bilinear", eval_crop="stretched", eval_crop_share=share)
+    begins = [int((extent - extent * share) / 2) for extent in shape]
+    (top, left), (height, width) = begins, [e - 2 * b for e, b in zip(shape, begins, strict=True)]
+    np.testing.assert_array_equal(
+        pixels[top : top + height, left : left + width], tf.image.central_crop(pixels, share)
+    )
+    part = pixels[top : top + height, left : left + width].astype(np.float64)
+    expected = np.einsum("yh,xw,hwc->yxc", linear_matrix(height, 32), linear_matrix(width, 32), part)
+    for image in (pixels, encoded(pixels, "PNG")):
+        np.testing.assert_allclose(eval_image(tf.constant(image), preprocessing), expected, atol=1e-3)
+
+
+def test_color_offsets_move_brightness_cb_and_cr_each_by_its_own_draw():
+    """The matrix from RGB to luma and colour differences of ITU-R 601-2 finds three uniform numbers."""
+    pixels = photo(9, 16, 16) // 4 + 96  # nothing is clipped: offsets reach 32 + 1.772 · 25.5 levels
+    options = {"image_size": 16, "augment": "shift", "resize": "bilinear"}
+    moved = draws(pixels, 300, **options, color_offsets=True) - pixels.astype(np.float64)
+    assert np.ptp(moved, axis=(1, 2)).max() < 1e-3
+    to_ycc = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    found = moved[:, 0, 0] @ to_ycc.T
+    for values, most in zip(found.T, (32, 25.5, 25.5), strict=True):
+        assert 0.95 * most < np.abs(values).max() <= most + 1e-3
+        assert abs(values.mean()) < 0.15 * most and values.std() == pytest.approx(most / 3**0.5, rel=0.1)
+    assert np.abs(np.corrcoef(found.T) - np.eye(3)).max() < 0.2
+    again = draws(pixels, 300, **options, color_offsets=True) - pixels
+    np.testing.assert_array_equal(again, moved)
+    still = eval_image(tf.constant(pixels), Preprocessing(**options, color_offsets=True))
+    np.testing.assert_array_equal(still, pixels)
+    white = draws(np.full_like(pixels, 250), 20, **options, color_offsets=True)
+    assert white.max() == 255
+
+
 @pytest.mark.parametrize(
     ("kind", "mode", "channels"),
     [
@@ -206,6 +252,7 @@ def test_equal_seeds_give_equal_images_and_others_do_not(augment):
     [
         {"augment": "inception"},
         {"resize": "fats"},
+        {"eval_crop": "stretch"},
         {"policy": "autoaugmnet"},
         {"max_shift": -1},
         {"max_shift": 32},

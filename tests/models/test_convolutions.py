@@ -71,7 +71,7 @@ def test_padding_alike_on_both_sides_equals_xla(taps):
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both(cases):
         pads = [(taps // 2, taps // 2)] * 2
-        ours = partial(conv2d, symmetric=True)
+        ours = partial(conv2d, padding="ALIKE")
         theirs = partial(_reference, padding=pads)
         return [
             tuple(_value_and_gradients(function, *case, strides) for function in (ours, theirs))
@@ -141,7 +141,7 @@ def test_gradients_over_replicas_equal_one_device(convolution):
     [
         (conv2d, _reference),
         (depthwise_conv2d, _reference),
-        (partial(conv2d, symmetric=True), partial(_reference, padding=((1, 1), (1, 1)))),
+        (partial(conv2d, padding="ALIKE"), partial(_reference, padding=((1, 1), (1, 1)))),
     ],
 )
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

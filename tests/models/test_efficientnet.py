@@ -144,5 +144,5 @@ def test_bfloat16_reaches_convolutions_only():
 
 
 def test_unknown_variant_is_one_line():
-    with pytest.raises(UserError, match=r"model\.name='b9'.*known: b0, b1"):
+    with pytest.raises(UserError, match=r"model\.name='b9'.*known: amoebanet_d, b0, b1"):
         create_network("b9", num_classes=10)

@@ -75,7 +75,8 @@ def test_ghosts_are_what_normalises_together():
     ("name", "model", "fields", "words"),
     [
         ("resnet", {}, {}, r"config\.model\.name='resnet' is unknown; did you mean 'resnet"),
-        ("vgg16", {}, {}, r"config\.model\.name='vgg16' is unknown; known: b0, b1,.*resnet9_whitened"),
+        ("vgg16", {}, {},
+         r"config\.model\.name='vgg16' is unknown; known: amoebanet_d, b0, b1,.*resnet9_whitened"),
         ("resnet50", {"survival_probability": 0.8}, {},
          r"config\.model\.survival_probability=0\.8 is nothing that resnet50 has; "
          r"set --config\.model\.survival_probability=1\.0"),
@@ -85,6 +86,10 @@ def test_ghosts_are_what_normalises_together():
         ("b0", {"ghost_batch": 32}, {}, r"ghost_batch=32 is nothing that b0 has"),
         ("resnet9", {}, {"phases": {"one": {"from_epoch": 0.0, "dropout": 0.1}}},
          r"config\.phases\.one\.dropout=0\.1 is nothing .*--config\.phases\.one\.dropout=-1\.0"),
+        ("b0", {"auxiliary_weight": 0.4}, {}, r"auxiliary_weight=0\.4 is nothing that b0 has"),
+        ("amoebanet_d", {"auxiliary_weight": 0.4},
+         {"phases": {"one": {"from_epoch": 0.0, "image_size": 96}}},
+         r"phases\.one\.image_size=96 .* is made for one size; set --config\.model\.auxiliary_weight=0"),
         ("resnet9", {"ghost_batch": -1}, {}, r"config\.model\.ghost_batch=-1 must be a whole number"),
         ("resnet9", {"ghost_batch": 24}, {},
          r"ghost_batch=24 does not divide a replica's 64 images.*--config\.model\.ghost_batch=16"),

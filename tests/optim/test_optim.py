@@ -207,12 +207,20 @@ def tensorflow(make_optimizer, l2, undecayed=NORMS):
     return trajectory
 
 
-@pytest.mark.parametrize("hyper", [RmsProp(), RmsProp(0.1, decay=0.8, momentum=0.95, epsilon=1e-6, l2=0.05)])
+@pytest.mark.parametrize(
+    "hyper",
+    [
+        RmsProp(),
+        RmsProp(0.1, decay=0.8, momentum=0.95, epsilon=1e-6, l2=0.05),
+        RmsProp(0.64, epsilon=1.0, l2=0.05, l2_biases=False),
+    ],
+)
 def test_rmsprop_follows_tensorflow(hyper):
     ours = follow(hyper.transformation(table, tree(initial_weights())))
     theirs = tensorflow(
         lambda rate: tf.compat.v1.train.RMSPropOptimizer(rate, hyper.decay, hyper.momentum, hyper.epsilon),
         hyper.l2,
+        NORMS if hyper.l2_biases else {path for path in SHAPES if path[1] != "kernel"},
     )
     assert_same_trajectory(ours, theirs)
 

@@ -73,6 +73,20 @@ def test_exponential_follows_tensorflow_over_the_published_b0_run():
     np.testing.assert_allclose(ours[:warmup_steps], 0.256 * steps[:warmup_steps] / 1563, rtol=1e-6)
 
 
+def test_exponential_stays_at_its_floor_which_holds_in_the_warm_up_too():
+    steps = np.arange(120)
+    ours = rates(
+        Schedule("exponential", warmup_epochs=2, decay_rate=0.5, decay_epochs=1, end_lr=0.01),
+        steps=steps,
+        peak_lr=0.8,
+        steps_per_epoch=10.0,
+        total_steps=120,
+    )
+    expected = np.maximum(np.where(steps < 20, 0.8 * steps / 20, 0.8 * 0.5 ** (steps // 10)), 0.01)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    assert ours[0] == ours[-1] == np.float32(0.01) and ours[19] == np.float32(0.76)
+
+
 def test_polynomial_follows_tensorflow_at_65536_images_a_step():
     steps_per_epoch, total_steps = imagenet(65_536)
     assert (round(steps_per_epoch, 2), total_steps) == (19.55, 6842)
@@ -269,7 +283,9 @@ def test_warnings_name_a_rising_rate_and_an_endless_warmup():
     assert warn() == []
     (rising,) = warn(peak_lr=0.05)
     assert rising.startswith("end_lr 0.1 is above the peak learning rate 0.05")
-    assert warn("exponential", peak_lr=0.05) == []
+    (constant,) = warn("exponential", peak_lr=0.05)
+    assert constant.startswith("end_lr 0.1 is above the peak learning rate 0.05: the learning rate is end_lr")
+    assert warn("constant", peak_lr=0.05) == []
     assert warn(total_steps=53) == []
     (endless,) = warn(total_steps=52)
     assert endless.startswith("warm-up takes 52 steps and the run has 52")

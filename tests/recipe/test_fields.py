@@ -152,7 +152,7 @@ READ = {  # a choice, a field that it makes the recipe read, and a choice with w
     "optimizer.rmsprop.decay": ("optimizer.name", "rmsprop", "lars"),
     "optimizer.sgd.nesterov": ("optimizer.name", "sgd", "lars"),
     "schedule.decay_rate": ("schedule.name", "exponential", "polynomial"),
-    "schedule.end_lr": ("schedule.name", "cosine", "exponential"),
+    "schedule.end_lr": ("schedule.name", "exponential", "constant"),
     "data.policy_magnitude": ("data.policy", "randaugment", "autoaugment"),
     "data.policy_bugs": ("data.policy", "autoaugment", "none"),
     "data.min_crop_area": ("data.augment", "inception_crop", "shift"),

@@ -36,6 +36,9 @@ PUBLISHED = {
     "imagenet18.py:4": (32, 8192, None, 2.0, 256),
     "imagenet18.py:8": (64, 8192, None, 1.92, 128),
     "imagenet18.py:16": (128, 8192, None, 1.88, 64),
+    "amoebanet.py:v2-8": (8, 1024, 43_785, 2.56, 128),
+    "amoebanet.py:v2-32": (32, 4096, 10_920, 10.24, 128),
+    "amoebanet.py:v2-128": (128, 4096, 12_792, 10.24, 32),
     "resnet50.py:goyal": (256, 8192, 14_075, 3.2, 32),
     "resnet50.py:lars,32768": (2048, 32768, 2_502, 29.0, 64),
     "resnet50.py:lars,65536": (2048, 65536, 1_799, 23.081, 64),
@@ -147,6 +150,22 @@ def test_goyals_rate_rises_from_a_tenth_and_falls_at_30_60_and_80():
 
 
 @pytest.mark.parametrize(
+    ("row", "epoch", "warmup", "epochs"),
+    [("v2-8", 1251, 437, 35), ("v2-32", 312, 936, 35), ("v2-128", 312, 936, 41)],
+)
+def test_amoebanet_falls_each_epoch_of_whole_steps_from_the_first_on(row, epoch, warmup, epochs):
+    plan = plan_of(f"amoebanet.py:{row}")
+    assert plan.total_steps == epochs * epoch
+    steps = np.arange(plan.total_steps)
+    peak = np.float64(0.64 * plan.recipe.global_batch / 256)
+    expected = np.where(steps < warmup, peak * steps / warmup, peak * 0.88 ** (steps // epoch))
+    np.testing.assert_allclose(
+        build(plan)[-1](jnp.array(steps)), np.maximum(expected, 1e-4 * peak), rtol=1e-5
+    )
+    assert plan.evaluations() == epochs and plan.is_eval_due(epoch) and not plan.is_eval_due(epoch + 1)
+
+
+@pytest.mark.parametrize(
     ("row", "points"),
     [
         ("resnet18", [(0, 0.0), (7.5, 0.05), (15, 0.1), (22.5, 0.0525), (30, 0.005), (32.5, 0.0025)]),
@@ -169,6 +188,7 @@ def test_cifar_has_one_cycle(row, points):
         ("supercomputer.py:b2,65536", "known: b2,4096,rmsprop"),
         ("imagenet.py:b8", "known: b0  b0,autoaugment"),
         ("imagenet.py:b0,autoaugmnt", "did you mean 'b0,autoaugment'?"),
+        ("amoebanet.py:v2-64", "known: v2-8  v2-32  v2-128"),
         ("imagenet18.py:2", "known: 1  4  8  16"),
         ("resnet50.py:adam", "known: goyal  lars,32768  lars,65536  cutmix  mixup"),
         ("cifar10.py:resnet8", "known: resnet18  resnet9  tricks"),

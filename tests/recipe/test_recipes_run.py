@@ -27,6 +27,7 @@ RECIPES = [
     pytest.param("resnet50.py:goyal", marks=pytest.mark.long),
     pytest.param("resnet50.py:lars,65536", marks=pytest.mark.long),
     "resnet50.py:cutmix",
+    pytest.param("amoebanet.py:v2-128", marks=pytest.mark.long),
     pytest.param("cifar10.py:resnet18", marks=pytest.mark.long),
     "cifar10.py:resnet9",
     "cifar10.py:tricks",
@@ -41,6 +42,8 @@ def narrow(name: str, *, settings: dict[str, Any], **options: Any) -> Any:
     model: Any = registry.create_network(name, settings=settings, **options)
     if name == "resnet50":
         return model.clone(stages=((1, 8, 1), (1, 8, 2)))
+    if name == "amoebanet_d":
+        return model.clone(cells=1, filters=16)
     if hasattr(model, "width"):
         return model.clone(width=8)
     return tiny_network(name, settings=settings, **options)
@@ -59,7 +62,12 @@ def shrunken(recipe: str) -> dict[str, Any]:
     config["init"] |= {"lr_factors": (), "bn_statistics": "train"}  # random weights will do
     config["bn_group_size"] = min(config["bn_group_size"], 4)
     config["model"]["ghost_batch"] = min(config["model"]["ghost_batch"], 2)
-    config["data"] |= {"name": "digits", "image_size": SIZE, "cutout": min(config["data"]["cutout"], 4)}
+    size = registry.network_named(config["model"]["name"]).least_size
+    config["data"] |= {
+        "name": "digits",
+        "image_size": max(SIZE, size),
+        "cutout": min(config["data"]["cutout"], 4),
+    }
     for number, phase in enumerate(config["phases"].values()):
         phase |= {"from_epoch": 0.4 * number, "image_size": SIZE + 8 * number}
         phase["global_batch"] = round(phase["global_batch"] / batch * BATCH / 8) * 8

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax import lax
 from tiny import CLASSES, SIZE, STAGES, batch
 from tiny import tiny_model as three_blocks
 
+from efficientnet_pod.models.amoebanet import AUXILIARY_LOGITS
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.optim.lars import Lars
@@ -260,3 +262,49 @@ def test_one_host_stops_all_in_the_same_step_and_can_abandon_it():
     assert bits(state) == before
     state, outcome = compiled(state, given(batch(16), mesh), outcome.halted)  # was dispatched already
     assert int(outcome.updated) == 0 and bits(state) == before
+
+
+class TwoClassifiers(nn.Module):
+    """Two matrices on the mean colours of an image; the second one's logits are put aside."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        self.variable("batch_stats", "mean", jnp.zeros, (1,))
+        colors = jnp.mean(images, (1, 2))
+        second = nn.Dense(CLASSES, use_bias=False, name="second")(colors)
+        if train:
+            self.sow(AUXILIARY_LOGITS, "logits", second)
+        return nn.Dense(CLASSES, use_bias=False, name="first")(colors)
+
+
+def test_the_loss_of_a_second_classifier_has_its_weight_and_the_smoothing():
+    """Closed form: the gradient of a matrix is colours times (probabilities − targets), over the images."""
+    mesh, weight = create_mesh(jax.devices()[:REPLICAS], 1), 0.4
+    model = TwoClassifiers()
+    variables = model.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)), train=False)
+    assert set(variables) == {"params", "batch_stats"}
+    start = jax.device_get(variables["params"])
+    step = TrainStep(
+        model,
+        optax.sgd(1.0),
+        SMOOTHING,
+        0.0,
+        jax.random.key(1),
+        auxiliary_weight=weight,
+        normalise=lambda x: x / 100,
+    )
+    data = batch(16)
+    state, outcome = compile_train_step(step, mesh)(
+        init_state(variables, optax.sgd(1.0), ema=False), given(data, mesh), not_halted(mesh)
+    )
+    colors = (data["image"].astype(np.float64) / 100).mean((1, 2))
+    targets = np.eye(CLASSES)[data["label"]] * (1 - SMOOTHING) + SMOOTHING / CLASSES
+    total = 0.0
+    for name, share in (("first", 1.0), ("second", weight)):
+        logits = colors @ start[name]["kernel"].astype(np.float64)
+        log = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        total += share * -(targets * log).sum()
+        gradient = share * colors.T @ (np.exp(log) - targets) / len(targets)
+        moved = start[name]["kernel"] - np.asarray(state.params[name]["kernel"])
+        np.testing.assert_allclose(moved, gradient, rtol=1e-4, atol=1e-6)
+    assert float(outcome.counts.loss) == pytest.approx(total, rel=1e-5)

@@ -39,6 +39,7 @@ CENTRAL = {"crop_mode": "center"}
         ({"crop_pct": 0.922, "interpolation": "bicubic"}, ("centre", 0.922, "reference")),
         ({"crop_pct": 1.0, "interpolation": "bilinear"}, ("centre", 1.0, "fast")),
         ({"crop_pct": 1.0, "crop_mode": "squash"}, ("whole", 1.0, "reference")),
+        ({"crop_pct": 0.9, "crop_mode": "squash"}, ("stretched", 0.9, "reference")),
         ({"crop_pct": 1}, ("centre", 1.0, "reference")),
     ],
 )
@@ -46,9 +47,10 @@ def test_the_view_is_carried_from_import_to_evaluation_and_back(stated, seen, fo
     source = folder(CENTRAL | stated)
     assert main(["import", source, f"--out={tmp_path / 'w'}"]) == 0
     printed = capsys.readouterr()
-    shown = (
-        "the whole image" if seen[0] == "whole" else f"the central {100 * seen[1]:.4g} % of the shorter side"
-    )
+    sides = {"centre": "the shorter side", "stretched": "both sides, stretched"}
+    shown = "the whole image"
+    if seen[0] in sides:
+        shown = f"the central {100 * seen[1]:.4g} % of {sides[seen[0]]}"
     assert f"sees 32 × 32 pixels of {shown}" in printed.out and printed.err == ""
     trained = open_weights(str(tmp_path / "w"))
     assert (trained.view, trained.eval_crop_share, trained.resize) == seen
@@ -56,7 +58,8 @@ def test_the_view_is_carried_from_import_to_evaluation_and_back(stated, seen, fo
     predicted = Predictor(trained).preprocessing
     for how in (data, predicted):
         assert (how.eval_crop_share, how.resize) == seen[1:]
-        assert (how.augment == "inception_crop") == (seen[0] == "centre")
+        assert how.eval_crop == ("stretched" if seen[0] == "stretched" else "square")
+        assert (how.augment == "inception_crop") == (seen[0] != "whole")
     assert main(["export", str(tmp_path / "w"), f"--out={tmp_path / 'back'}"]) == 0
     written = json.loads((tmp_path / "back" / "config.json").read_text())["pretrained_cfg"]
     assert {name: written[name] for name in stated} == stated
@@ -74,7 +77,6 @@ def test_the_view_is_carried_from_import_to_evaluation_and_back(stated, seen, fo
             {"crop_mode": "border"},
             "states crop_mode='border', which is not kept: images are cropped centrally",
         ),
-        ({"crop_mode": "squash", "crop_pct": 0.9}, "states crop_mode='squash', which is not kept"),
         (
             {"input_size": [3, 48, 32]},
             "input_size=[3, 48, 32], which is not kept: images are square here, of 32",

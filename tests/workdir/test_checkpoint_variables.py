@@ -55,3 +55,17 @@ def test_other_networks_and_steps_are_refused(states):
         checkpoints.variables(2, wider, averaged=True)
     with pytest.raises(UserError, match="no checkpoint of step 7"):
         checkpoints.variables(7, abstract(plain.variables), averaged=True)
+
+
+def test_a_second_classifier_is_left_out_or_read_as_asked_for(tmp_path):
+    state = make_state(1)
+    params = state.params | {"auxiliary": {"kernel": np.ones(3, np.float32)}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, dataclasses.replace(state, params=params), metrics={})
+    whole = state.variables | {"params": params}
+    for variables in (state.variables, whole):
+        found = Checkpoints(tmp_path).variables(1, abstract(variables), averaged=False)
+        assert same_bits(found, jax.tree.map(np.asarray, variables))
+    lacking = abstract({**whole, "params": {"auxiliary": params["auxiliary"]}})
+    with pytest.raises(UserError, match="tensors differ"):
+        Checkpoints(tmp_path).variables(1, lacking, averaged=False)

@@ -29,7 +29,7 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing)
 
     Raises InvalidArgumentError for an image that cannot be used.
     """
-    geometry_seed, flip_seed, policy_seed, cutout_seed = tf.unstack(tf.random.split(seed, 4))
+    geometry_seed, flip_seed, policy_seed, cutout_seed, color_seed = tf.unstack(tf.random.split(seed, 5))
     shape = (preprocessing.image_size, preprocessing.image_size)
     if preprocessing.augment == "inception_crop":
         image = _random_crop(image, geometry_seed, preprocessing)
@@ -39,6 +39,8 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing)
         image = _shift(image, geometry_seed, preprocessing.max_shift, border)
     if preprocessing.augment != "shift":
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
+    if preprocessing.color_offsets:
+        image = _offset_colors(image, color_seed)
     if preprocessing.policy != "none" or preprocessing.cutout:
         image = in_levels(tf.ensure_shape(image, (*shape, 3)), truncated=preprocessing.policy_bugs)
         image = apply_policy(
@@ -58,9 +60,9 @@ def eval_image(
 ) -> tf.Tensor:
     """Returns the image (height, width, 3) of ``preprocessing.dtype`` that suits the training augmentation.
 
-    For ``inception_crop`` it is the centre crop of the released evaluation. The other augmentations train on
-    whole images, so it is the whole image, resized. ``shape`` is (height, width); None: ``image_size``
-    squared.
+    For ``inception_crop`` it is the centre crop of the released evaluation, or the stretched one. The other
+    augmentations train on whole images, so it is the whole image, resized. ``shape`` is (height, width);
+    None: ``image_size`` squared.
     """
     shape = shape or (preprocessing.image_size, preprocessing.image_size)
     if preprocessing.augment == "inception_crop":
@@ -114,8 +116,14 @@ def _centre_box(
 ) -> tf.Tensor:
     """Returns (top, left, height, width), int32: the largest centred box of this shape, less the padding.
 
-    A square is rounded as in the released code.
+    A square is rounded as in the released code. A box to be stretched has the image's own shape.
     """
+    if preprocessing.eval_crop == "stretched":
+        # Source: tf.image.central_crop, in double precision.
+        share = preprocessing.eval_crop_share
+        extents = [tf.cast(extent, tf.float64) for extent in (height, width)]
+        begin = [tf.cast((extent - extent * share) / 2, tf.int32) for extent in extents]
+        return tf.stack([*begin, height - 2 * begin[0], width - 2 * begin[1]])
     size = preprocessing.image_size
     fraction = size / (size + eval_padding(size, preprocessing.eval_crop_share))
     scale = tf.minimum(tf.cast(height, tf.float32) / shape[0], tf.cast(width, tf.float32) / shape[1])
@@ -236,14 +244,16 @@ def _decode_crop_resize(
 
 
 def _resize(image: tf.Tensor, size: tuple[int, int], preprocessing: Preprocessing) -> tf.Tensor:
-    """Returns the image at this size: uint8 if ``fast``, else float32 by the released kernel.
+    """Returns the image at this size: uint8 if ``fast``, else float32 by a kernel of TensorFlow 1.
 
-    The released kernel is TensorFlow 1's ``resize_bicubic``: cubic coefficient -0.75, output pixel i sampled
-    at i times the scale (no half-pixel centres), no antialiasing, overshoot not clipped. TensorFlow 2's
+    Its kernels sample output pixel i at i times the scale (no half-pixel centres), without antialiasing. The
+    released one is ``resize_bicubic``: cubic coefficient -0.75, overshoot not clipped. TensorFlow 2's
     ``tf.image.resize`` has half-pixel centres and -0.5.
     """
     if preprocessing.resize == "fast":
         return fast_resize(image, size)
+    if preprocessing.resize == "bilinear":
+        return tf.raw_ops.ResizeBilinear(images=image[None], size=size)[0]
     return tf.raw_ops.ResizeBicubic(
         images=image[None], size=size, align_corners=False, half_pixel_centers=False
     )[0]
@@ -256,6 +266,18 @@ def _shift(
     padded = tf.pad(image, [[max_shift, max_shift], [max_shift, max_shift], [0, 0]], border)
     top, left = tf.unstack(tf.random.stateless_uniform([2], seed, 0, 2 * max_shift + 1, tf.int32))
     return tf.slice(padded, [top, left, 0], tf.shape(image))
+
+
+def _offset_colors(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns float32 levels with random numbers added to brightness (±32), to Cb and to Cr (±25.5), clipped.
+
+    Cb and Cr are the colour differences of JPEG. Source: tensorflow/tpu models/official/amoeba_net,
+    inception_preprocessing.py, ``distort_color_fast``.
+    """
+    most = tf.constant([32, 25.5, 25.5])
+    brightness, cb, cr = tf.unstack(tf.random.stateless_uniform([3], seed, -most, most))
+    offsets = [1.402 * cr, -0.344136 * cb - 0.714136 * cr, 1.772 * cb]
+    return tf.clip_by_value(tf.cast(image, tf.float32) + (brightness + tf.stack(offsets)), 0.0, 255.0)
 
 
 def _finish(image: tf.Tensor, preprocessing: Preprocessing, shape: tuple[int, int]) -> tf.Tensor:

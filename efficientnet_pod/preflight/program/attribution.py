@@ -9,7 +9,8 @@ from efficientnet_pod.preflight.program.hlo import Computation, Instruction, Mod
 STEP = "step"  # the layer of everything outside the network
 BETWEEN = ""  # the layer of what stands between two layers, until its neighbours tell
 
-_LAYER = re.compile(r"(block\d+[a-z]+|stem|head|classifier|Dropout)(?:_(\w+))?$")
+_LAYER = re.compile(r"(block\d+[a-z]+|stem|head|auxiliary|classifier|Dropout)(?:_(\w+))?$")
+_OF_CELL = re.compile(r"(state\d|input|before)(?:_left|_right)?$")  # of AmoebaNet
 _OF_SUBMODULE = {
     "expand_conv": "expand",
     "depthwise_conv": "depthwise",
@@ -33,12 +34,12 @@ class Place:
     """Where in a step something belongs.
 
     Attributes:
-      layer: ``stem``, ``block3b``, ``head``, ``classifier`` or, outside the network, ``step``.
+      layer: ``stem``, ``block3b``, ``head``, ``auxiliary``, ``classifier`` or, outside the network, ``step``.
       part: in a block ``expand``, ``depthwise``, ``squeeze-excite``, ``project``, ``swish`` or ``shortcut``
-        (the residual sum and stochastic depth); in any layer ``BN``; ``stem``, ``head`` (with the pooling)
-        and ``classifier`` (with dropout); in the step ``input``, ``loss``, ``metrics``, ``optimizer`` (with
-        the averaged weights), ``statistics`` (of BN, averaged over groups), ``checks`` (for finite values
-        and for stops) and ``other``.
+        (the residual sum and stochastic depth), or the state or input of a cell; in any layer ``BN``;
+        ``stem``, ``head`` (with the pooling) and ``classifier`` (with dropout); in the step ``input``,
+        ``loss``, ``metrics``, ``optimizer`` (with the averaged weights), ``statistics`` (of BN, averaged over
+        groups), ``checks`` (for finite values and for stops) and ``other``.
       direction: ``forward``, ``backward``, or ``update`` for what follows the gradient.
     """
 
@@ -77,6 +78,8 @@ def _in_layer(layer: str, suffix: str, path: list[str], direction: str) -> Place
     if not layer.startswith("block"):
         return Place(layer, "BN" if suffix == "bn" else layer, direction)
     submodule = path[0] if path else ""
+    if cell := _OF_CELL.match(submodule):
+        return Place(layer, "BN" if "bn" in path else cell[1], direction)
     if submodule.endswith("_bn"):
         return Place(layer, "BN", direction)
     part = _OF_SUBMODULE.get(submodule) or ("swish" if "silu" in submodule else "shortcut")

@@ -16,6 +16,7 @@ from absl import flags
 from etils import epath
 
 from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.models.amoebanet import AUXILIARY
 from efficientnet_pod.pod import inject
 from efficientnet_pod.workdir.checkpoints.commit import (
     Commit,
@@ -24,6 +25,7 @@ from efficientnet_pod.workdir.checkpoints.commit import (
     encode_commit,
     first_non_finite,
     joint_digest,
+    leaves_of,
     read_commit,
     require_files,
     require_same_network,
@@ -166,8 +168,8 @@ class Checkpoints:
     def variables(self, step: int, abstract: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
         """Returns the network's variables saved at ``step`` as NumPy arrays; no other tensor is read.
 
-        ``abstract`` has their structure, shapes and dtypes. With ``averaged`` they are the averaged weights
-        if there are any, else the raw ones.
+        ``abstract`` has their structure, shapes and dtypes, with or without the second classifier's. With
+        ``averaged`` they are the averaged weights if there are any, else the raw ones.
 
         Raises:
           UserError: no such step, it is damaged, or it is of another network.
@@ -252,7 +254,12 @@ class Checkpoints:
             if commit["step"] != step:
                 raise Damaged(f"its commit is that of step {commit['step']}")
             tensors = commit["tensors"]
-            commit["tensors"] = {path: tensors[path] for path in tensors if path.startswith(of)}
+            wanted = leaves_of(abstract_state)
+            commit["tensors"] = {
+                path: tensors[path]
+                for path in tensors
+                if path.startswith(of) and (path in wanted or not of or AUXILIARY not in path.split("/"))
+            }
             require_same_network(abstract_state, commit, folder)
             require_files(folder, commit)
             state = _restore_arrays(folder / commit["state"], abstract_state, bool(of))
