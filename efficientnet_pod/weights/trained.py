@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from efficientnet_pod.models.folding import folded
 from efficientnet_pod.models.inputs import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import Model, create_network, network_named
 from efficientnet_pod.recipe.preprocessing import EVAL_CROP_SHARE
@@ -96,10 +97,14 @@ class Trained:
     def logits(self, levels: Any) -> Any:
         """Returns float32 logits (batch, classes), of levels as :meth:`normalise` takes them.
 
-        A program compiled from this holds the weights.
+        A program compiled from this holds the weights, with batch norm inside the kernels.
         """
-        model: Any = self.model  # what `apply` returns depends on its arguments
-        return model.apply(self.variables, self.normalise(levels), train=False)
+        model, variables = self.folded()
+        return model.apply(variables, self.normalise(levels), train=False)
+
+    def folded(self) -> tuple[Any, dict[str, Any]]:
+        """Returns the network and its variables with batch norm inside the kernels, see :func:`.folded`."""
+        return folded(self.model, self.variables, self.image_size)
 
     def normalise(self, levels: Any) -> Any:
         """Returns float32 images for the network, of levels 0..255, (batch, height, width, 3), any dtype."""
