@@ -31,7 +31,6 @@ Call = Callable[[], np.ndarray]
 ROOT = Path(__file__).parents[1]
 NETWORKS, BATCHES, CLASSES = ("b0", "b2", "lite0"), (1, 8), 1000
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
-WIDE = "--xla_cpu_prefer_vector_width=512"
 SECONDS = 0.5  # of a turn's calls, about
 
 
@@ -42,19 +41,21 @@ def _levels(size: int, batch: int) -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
 
 
-def ours(folder: Path, size: int, batch: int, *, form: str = "folded") -> tuple[Call, str]:
-    """The program that `bench` times, the same with batch norm apart, and the exported one."""
+def ours(folder: Path, size: int, batch: int, *, form: str) -> tuple[Call, str]:
+    """The program that `bench` times, the exported one, and the first with something undone."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    from efficientnet_pod.evaluate.latency import compiler_of
+    from efficientnet_pod.evaluate import latency
     from efficientnet_pod.weights.open import open_weights
 
     trained = open_weights(str(folder))
     if form == "apart":
         object.__setattr__(trained, "folded", lambda: (trained.model, dict(trained.variables)))
+    if form == "narrow":
+        latency.inference_options = lambda: None
     backend = "stablehlo" if form == "stablehlo" else "jax"
-    with compiler_of(backend, trained, str(folder)) as compile_for:
+    with latency.compiler_of(backend, trained, str(folder)) as compile_for:
         program = compile_for(batch)
     levels = _levels(size, batch)
     return lambda: program(levels), f"jax {jax.__version__}"
@@ -127,24 +128,23 @@ def pytorch(folder: Path, size: int, batch: int, *, compiled: str = "") -> tuple
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """One way to compute: its function and settings, and what its process finds in the environment."""
+    """One way to compute: its function and settings."""
 
     prepare: Callable[..., tuple[Call, str]]
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    environment: dict[str, str] = dataclasses.field(default_factory=dict)
     is_peer: bool = True
     has_our_weights: bool = True
 
 
-def _of_ours(form: str, **environment: str) -> Way:
-    return Way(ours, {"form": form}, {"GLIBC_TUNABLES": HUGE_PAGES, **environment}, is_peer=False)
+def _of_ours(form: str) -> Way:
+    return Way(ours, {"form": form}, is_peer=False)
 
 
 WAYS = {
+    "ours": _of_ours("bench"),
+    "ours, StableHLO": _of_ours("stablehlo"),
     "ours, batch norm apart": _of_ours("apart"),
-    "ours, folded": _of_ours("folded"),
-    "ours, folded, 512 bits": _of_ours("folded", XLA_FLAGS=WIDE),
-    "ours, StableHLO, 512 bits": _of_ours("stablehlo", XLA_FLAGS=WIDE),
+    "ours, vectors as XLA has them": _of_ours("narrow"),
     "PyTorch": Way(pytorch, has_our_weights=False),
     "PyTorch, compile": Way(pytorch, {"compiled": "yes"}, has_our_weights=False),
     "PyTorch, compile, frozen": Way(pytorch, {"compiled": "frozen"}, has_our_weights=False),
@@ -162,7 +162,7 @@ class Worker:
 
     def __init__(self, way: str, python: str, folder: Path, size: int, batch: int, *, huge: bool):
         self.way, self.huge, self.seconds = way, huge, list[list[float]]()
-        extra = WAYS[way].environment | ({"GLIBC_TUNABLES": HUGE_PAGES} if huge else {})
+        extra = {"GLIBC_TUNABLES": HUGE_PAGES} if huge else {}
         plain = {
             name: text for name, text in os.environ.items() if name not in ("GLIBC_TUNABLES", "XLA_FLAGS")
         }
@@ -286,7 +286,7 @@ def compare(network: str, batch: int, flags: argparse.Namespace) -> dict[str, An
         for name in flags.only:
             way = WAYS[name]
             python = flags.onnx_python or sys.executable if way.prepare is onnxruntime else sys.executable
-            for huge in (False, True) if way.is_peer else (False,):
+            for huge in (False, True) if way.is_peer else (True,):
                 worker = Worker(name, python, folder, size, batch, huge=huge)
                 if "missing" in worker.ready:
                     missing[name] = worker.ready["missing"]
@@ -339,7 +339,7 @@ def _table(
         difference = None
         if reference is not None and WAYS[worker.way].has_our_weights:
             difference = np.abs(np.array(worker.ready["logits"]) - reference).max() / np.abs(reference).max()
-        memory = "huge pages" if worker.huge or not WAYS[worker.way].is_peer else "default"
+        memory = "huge pages" if worker.huge else "default"
         rows.append(
             {
                 "way": worker.way,

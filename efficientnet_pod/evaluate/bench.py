@@ -4,9 +4,8 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from efficientnet_pod import __version__
 from efficientnet_pod.errors import UserError, is_out_of_memory
 from efficientnet_pod.evaluate.latency import Timing, accuracy, calls_within, compiler_of, timed
 from efficientnet_pod.pod.chips import Chip, chip_of
-from efficientnet_pod.pod.runtime import Runtime, version_of
+from efficientnet_pod.pod.runtime import Runtime, cpu_facts, version_of
 from efficientnet_pod.pod.terminal import NOT_KNOWN, plural, progress_bar, significant, table, three_digits
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.weights.trained import Trained
@@ -234,11 +233,4 @@ def _ms(seconds: float | None) -> float | None:
 
 def _cpu() -> str:
     """Returns the name of this machine's CPU."""
-    return next(_names_of_cpu(), "") or platform.processor() or platform.machine() or "a CPU"
-
-
-def _names_of_cpu() -> Iterator[str]:
-    about = Path("/proc/cpuinfo")
-    for line in about.read_text(encoding="utf-8").splitlines() if about.exists() else ():
-        if line.startswith("model name"):
-            yield line.partition(":")[2].strip()
+    return cpu_facts().get("model name") or platform.processor() or platform.machine() or "a CPU"

@@ -16,6 +16,7 @@ import numpy as np
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate.evaluate import eval_batches
+from efficientnet_pod.pod.runtime import inference_options
 from efficientnet_pod.run.metrics import Rates, count, cross_entropy, rates
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.weights.export import FORMATS
@@ -133,7 +134,7 @@ def _compiled(trained: Trained, batch: int, logits: Callable[..., jax.Array], va
     levels = jax.ShapeDtypeStruct((batch, trained.image_size, trained.image_size, 3), jnp.uint8)
     variables = jax.device_put(variables, jax.local_devices()[0])
     with jax.default_matmul_precision("float32"):  # as `predict` computes
-        call = jax.jit(logits).lower(variables, levels).compile()
+        call = jax.jit(logits).lower(variables, levels).compile(inference_options())
     return lambda levels: np.asarray(call(variables, levels))
 
 
