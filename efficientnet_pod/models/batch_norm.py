@@ -52,14 +52,15 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns ``x`` of shape (..., channels) normalised, in ``dtype``."""
         shape = (x.shape[-1] // self.pack,)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         if "/".join(self.path) in self.folded:
+            bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
             bias = jnp.expand_dims(jnp.tile(bias, self.pack), tuple(range(x.ndim - 1)))
             return (x.astype(jnp.float32) + bias).astype(self.dtype)
         if self.fixed_scale is None:
             scale = self.param("scale", self.scale_init, shape, jnp.float32)
         else:
             scale = jnp.full(shape, self.fixed_scale, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
 

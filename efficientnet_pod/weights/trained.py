@@ -1,7 +1,7 @@
 """A trained network: its weights, and everything needed to use them on a photograph."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from efficientnet_pod.models.folding import folded
@@ -97,10 +97,15 @@ class Trained:
     def logits(self, levels: Any) -> Any:
         """Returns float32 logits (batch, classes), of levels as :meth:`normalise` takes them.
 
-        A program compiled from this holds the weights, with batch norm inside the kernels.
+        A program compiled from this holds the weights.
         """
+        model: Any = self.model  # what `apply` returns depends on its arguments
+        return model.apply(self.variables, self.normalise(levels), train=False)
+
+    def program(self) -> Callable[[Any], Any]:
+        """Returns :meth:`logits` for other programs to run, with batch norm inside the kernels."""
         model, variables = self.folded()
-        return model.apply(variables, self.normalise(levels), train=False)
+        return lambda levels: model.apply(variables, self.normalise(levels), train=False)
 
     def folded(self) -> tuple[Any, dict[str, Any]]:
         """Returns the network and its variables with batch norm inside the kernels, see :func:`.folded`."""
