@@ -34,7 +34,7 @@ def run_bench(arguments: Sequence[str]) -> int:
         raise UserError("--dawnbench asks for images one at a time; add 1 to --batch")
     for flag in ("json", "dawnbench"):
         if values[flag].value is not None:
-            require_output(values[flag].value, f"--{flag}")
+            require_output(values[flag].value or "", f"--{flag}")
     for flag in ("data_dir", "split", "exif"):
         if values[flag].value is not None and not values.data:
             raise UserError(f"--{flag} says how images are read, and none are named; add --data")

@@ -128,12 +128,15 @@ class Bench:
         trained = self.trained
         images = next((timing.rates.images for timing in self.timings if timing.rates), None)
         console.print(f"{trained.title}, {trained.image_size} px, float32, on {self.hardware}")
-        accuracy_of = f"; top-1 of {images:,} images" if images else ""
+        accuracy_of = f"; top-1 of {images:,}" if images else ""
         console.print(
-            f"n calls after warm-up, uint8 images of the host in, logits of the host out{accuracy_of}\n"
+            f"uint8 images in, logits out; compile in s, p50 to p99 of n calls in ms, USD for {IMAGES:,}"
+            f"{accuracy_of}\n"
         )
-        names = ("backend", "images", "compile s", "n", *(f"p{percent} ms" for percent in PERCENTILES))
-        rows = table(*names, "images/s", f"USD / {IMAGES:,}", *(["top-1"] if images else []))
+        percentiles = (f"p{percent}" for percent in PERCENTILES)
+        names = ("backend", "images", "compile", "n", *percentiles, "images/s", "USD")
+        rows = table(*names, *(["top-1"] if images else []))
+        rows.columns[0].no_wrap = True
         for timing in self.timings:
             rates = [f"{timing.rates.top1:.2%}" if timing.rates else NOT_KNOWN] if images else []
             rows.add_row(

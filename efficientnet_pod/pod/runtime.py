@@ -145,7 +145,7 @@ def default_compute_dtype(platform: str) -> str:
     return "float32" if platform == "cpu" else "bfloat16"
 
 
-def inference_options() -> dict[str, str] | None:
+def inference_options() -> dict[str, Any] | None:
     """Returns XLA's options for programs of inference on the running backend; None: its defaults.
 
     XLA's CPU compiler keeps to vectors of 256 bits, since wide ones slow the clock of many Intel CPUs. AMD's
