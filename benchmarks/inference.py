@@ -4,7 +4,8 @@
 
 Each way of computing has a process of its own, which is stopped (SIGSTOP) while the others have their turn,
 so that no thread of another framework spins. All are compiled and warmed up first. A turn is one call that is
-not timed and some that are. From levels of 0..255 on the host to logits on the host, float32.
+not timed and some that are, by the clock and by the time of the CPU, which other work on the machine disturbs
+less. From levels of 0..255 on the host to logits on the host, float32.
 
 Weights are random, with batch norm's statistics of eight images of noise, written once by `export` and read
 by each; PyTorch has random weights of its own and PyTorch's padding, with which it has less to do than with
@@ -161,7 +162,7 @@ class Worker:
     """A process with one way in it, stopped but in its turn."""
 
     def __init__(self, way: str, python: str, folder: Path, size: int, batch: int, *, huge: bool):
-        self.way, self.huge, self.seconds = way, huge, list[list[float]]()
+        self.way, self.huge, self.seconds, self.cpu = way, huge, list[list[float]](), list[float]()
         extra = {"GLIBC_TUNABLES": HUGE_PAGES} if huge else {}
         plain = {
             name: text for name, text in os.environ.items() if name not in ("GLIBC_TUNABLES", "XLA_FLAGS")
@@ -187,7 +188,9 @@ class Worker:
         self._process.send_signal(signal.SIGCONT)
         self._process.stdin.write("turn\n")
         self._process.stdin.flush()
-        self.seconds.append(self._read()["seconds"])
+        answer = self._read()
+        self.seconds.append(answer["seconds"])
+        self.cpu.append(answer["cpu"])
         self._process.send_signal(signal.SIGSTOP)
 
     def close(self) -> None:
@@ -226,12 +229,13 @@ def work(way: str, folder: Path, size: int, batch: int) -> None:
     print(json.dumps({"name": name, "first": first, "logits": logits.ravel().tolist()}), flush=True)
     for _ in sys.stdin:
         call()
-        seconds = []
+        seconds, cpu = [], time.process_time()
         for _ in range(calls):
             started = time.perf_counter()
             call()
             seconds.append(time.perf_counter() - started)
-        print(json.dumps({"seconds": seconds}), flush=True)
+        cpu = (time.process_time() - cpu) / calls
+        print(json.dumps({"seconds": seconds, "cpu": cpu}), flush=True)
 
 
 # --- weights ---------------------------------------------------------------------------------------------
@@ -322,10 +326,9 @@ def _table(
         (np.array(worker.ready["logits"]) for worker in shown if not WAYS[worker.way].is_peer), None
     )
     print(f"\n{network}, {size} px, {batch} at a time, {turns} turns, load {load[0]:.1f} to {load[1]:.1f}\n")
-    print(
-        "| way | ms: median (min-max) | n | x best peer | by turns | memory | first call s | − ours | what |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    heads = ("way", "ms: median (min-max)", "n", "x best peer", "by turns", "CPU ms: median (min)", "memory")
+    heads += ("first call s", "− ours", "what")
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     rows = []
     for worker in shown:
         calls = sorted(1000 * second for turn in worker.seconds for second in turn)
@@ -349,6 +352,7 @@ def _table(
                 "calls": len(calls),
                 "of_best_peer": ratio,
                 "of_best_peer_by_turns": by_turn,
+                "cpu_ms": [1000 * each for each in worker.cpu],
                 "memory": memory,
                 "first_call_seconds": worker.ready["first"],
                 "difference": difference,
@@ -361,6 +365,7 @@ def _table(
             f"{len(calls)}",
             f"{ratio:.2f}" if ratio else "-",
             f"{by_turn:.2f}" if by_turn else "-",
+            f"{1000 * statistics.median(worker.cpu):.1f} ({1000 * min(worker.cpu):.1f})",
             memory,
             f"{worker.ready['first']:.1f}",
             "-" if difference is None else f"{difference:.0e}",
