@@ -9,7 +9,7 @@ RUN ?= runs/digits
 # For the programs in tests/ that are no tests.
 SUPPORT := PYTHONPATH=tests/support:tests/references
 
-.PHONY: smoke test test-long check format soak host-faults corruption bench bench-input bench-ffcv bench-tpu large-batch gs-workdir pins clean
+.PHONY: smoke test test-long check format soak host-faults corruption bench bench-input bench-inference bench-ffcv bench-tpu large-batch gs-workdir pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
@@ -49,6 +49,12 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/pip install -q -c $(PINS) -e '.[bench]'
 	$(BIN)/python -m benchmarks.cpu_step
+
+# One image and eight, beside PyTorch, onnxruntime, Keras and TensorFlow, on two cores.
+bench-inference: $(STAMP)
+	$(BIN)/pip install -q -c $(PINS) -e '.[bench]'
+	test -d $(VENV)-onnx || { $(PYTHON) -m venv $(VENV)-onnx && $(VENV)-onnx/bin/pip install -q -r requirements-onnx.txt; }
+	$(BIN)/python -m benchmarks.inference --onnx-python=$(VENV)-onnx/bin/python --json=.cache/inference.json $(ARGS)
 
 # With FFCV among the peers once `make bench-ffcv` has built it.
 bench-input: $(STAMP)
@@ -91,4 +97,4 @@ pins:
 	for v in 3.11 3.12; do uv pip compile -q --no-header --no-annotate --no-emit-index-url --python-version $$v --extra dev --extra preflight-cuda --upgrade pyproject.toml -o constraints-$$v.txt; done
 
 clean:
-	rm -rf $(VENV) $(VENV)-ffcv .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-ffcv $(VENV)-onnx .cache .pytest_cache .ruff_cache

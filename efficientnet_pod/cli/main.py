@@ -19,6 +19,7 @@ commands:
   export    write weights for timm, Keras, ONNX and as a program, with a model card
   evaluate  evaluate a checkpoint of a workdir, or any weights on any images
   predict   print what weights take images for: files and folders of them
+  bench     time weights on this device: one image, images/s of many, with accuracy and price
   plan      print what a recipe would run, tensor by tensor; runs nothing
   preflight compile a recipe for a machine that need not be here: does it fit, how long, at what price
   report    write one HTML page on a run, or on several side by side; follows a run in progress
@@ -35,12 +36,24 @@ exit codes: 0 done; 1 failed; 2 change the command or the recipe; 42 checkpointe
 again; 130 stopped by Ctrl-C
 """
 
-COMMANDS = ("train", "evaluate", "predict", "plan", "preflight", "report", "import", "export", "data", "pod")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "bench",
+    "plan",
+    "preflight",
+    "report",
+    "import",
+    "export",
+    "data",
+    "pod",
+)
 # A module named `import` could not be imported, and `export` would not say what.
 _MODULES = {"import": "import_weights", "export": "export_weights"}
 _COMPUTE = ("train", "evaluate", "predict")
 # Their results are what they print. The others leave files, and can do without being heard.
-_PRINT_RESULTS = ("evaluate", "predict", "plan", "preflight", "data describe")
+_PRINT_RESULTS = ("evaluate", "predict", "bench", "plan", "preflight", "data describe")
 
 
 def run() -> None:

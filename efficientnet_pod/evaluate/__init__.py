@@ -1,1 +1,1 @@
-"""Weights on images: exact rates, confusions, calibration; a predictor for a few images."""
+"""Weights on images: exact rates, confusions, calibration; a predictor for a few images; latency."""

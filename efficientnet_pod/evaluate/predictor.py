@@ -11,6 +11,7 @@ import numpy as np
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.inputs import mean_with_mirror
+from efficientnet_pod.pod.runtime import inference_options
 from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.weights.trained import Trained
 
@@ -43,7 +44,7 @@ class Predictor:
             logits = mean_with_mirror(apply, trained.normalise(images), flip=flip)
             return jax.nn.softmax(logits.astype(jnp.float32))
 
-        self._predict: Any = jax.jit(predict)
+        self._predict: Any = jax.jit(predict, compiler_options=inference_options())
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each class, float32 (images, classes).

@@ -25,6 +25,7 @@ from efficientnet_pod.run.programs import eval_step_of
 from efficientnet_pod.run.run import Run, look_at_images, open_images, run_on
 from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.open import checkpoint_at, open_weights
+from efficientnet_pod.weights.trained import Trained
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
 from efficientnet_pod.workdir.workdir import Workdir
 
@@ -186,6 +187,25 @@ def _run_of(
         images = images.relabelled(subject.class_names, labels)
     matched = {"matched_by": "number" if labels is None else "name", "image_classes": classes}
     return run_on(here, recipe, images), matched, warnings
+
+
+def images_for(trained: Trained, path: str, overrides: Overrides) -> tuple[Run, list[str]]:
+    """Returns a run whose images weights of this process can be shown as uint8, and warnings.
+
+    Args:
+      trained: the weights.
+      path: where they come from, for messages.
+      overrides: settings of the evaluation; ``data`` is given.
+
+    Raises:
+      UserError: there are no such images, or their classes are not those of the weights.
+    """
+    config = overrides.applied(config_for(trained))
+    config["data"] |= {"link_dtype": "uint8"}
+    subject = Subject(trained.title, trained.num_classes, trained.class_names)
+    run, _, warnings = _run_of(config, overrides, subject, path)
+    look_at_images(run, splits=("evaluation",))
+    return run, warnings
 
 
 def evaluate_weights(

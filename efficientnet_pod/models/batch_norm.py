@@ -33,6 +33,8 @@ class BatchNorm(nn.Module):
         The running statistics are the ghosts' mean. Source: arXiv 1705.08741.
       fixed: layers, by the beginnings of their paths, whose batch norms use their running statistics in
         training too, and do not change them.
+      folded: layers, by their paths, whose multiplier is in the kernel before them, see :mod:`folding`: they
+        only add their bias.
     """
 
     axis_name: str | None
@@ -44,11 +46,16 @@ class BatchNorm(nn.Module):
     fixed_scale: float | None = None
     ghost_batch: int = 0
     fixed: tuple[str, ...] = ()
+    folded: frozenset[str] = frozenset()
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns ``x`` of shape (..., channels) normalised, in ``dtype``."""
         shape = (x.shape[-1] // self.pack,)
+        if "/".join(self.path) in self.folded:
+            bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+            bias = jnp.expand_dims(jnp.tile(bias, self.pack), tuple(range(x.ndim - 1)))
+            return (x.astype(jnp.float32) + bias).astype(self.dtype)
         if self.fixed_scale is None:
             scale = self.param("scale", self.scale_init, shape, jnp.float32)
         else:

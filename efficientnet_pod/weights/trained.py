@@ -1,9 +1,10 @@
 """A trained network: its weights, and everything needed to use them on a photograph."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from efficientnet_pod.models.folding import folded
 from efficientnet_pod.models.inputs import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import Model, create_network, network_named
 from efficientnet_pod.recipe.preprocessing import EVAL_CROP_SHARE
@@ -108,6 +109,15 @@ class Trained:
         """
         model: Any = self.model  # what `apply` returns depends on its arguments
         return model.apply(self.variables, self.normalise(levels), train=False)
+
+    def program(self) -> Callable[[Any], Any]:
+        """Returns :meth:`logits` for other programs to run, with batch norm inside the kernels."""
+        model, variables = self.folded()
+        return lambda levels: model.apply(variables, self.normalise(levels), train=False)
+
+    def folded(self) -> tuple[Any, dict[str, Any]]:
+        """Returns the network and its variables with batch norm inside the kernels, see :func:`.folded`."""
+        return folded(self.model, self.variables, self.image_size)
 
     def normalise(self, levels: Any) -> Any:
         """Returns float32 images for the network, of levels 0..255, (batch, height, width, 3), any dtype."""

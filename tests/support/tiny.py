@@ -1,6 +1,7 @@
 """A three-block EfficientNet that compiles in seconds, and batches for it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 
 from efficientnet_pod.models.efficientnet import EfficientNet, Stage, Variant
-from efficientnet_pod.models.registry import create_network
+from efficientnet_pod.models.registry import NETWORKS, create_network
+from efficientnet_pod.models.resnet import ResNet
 from efficientnet_pod.run import run
 from efficientnet_pod.weights import convert, trained
 
 CLASSES = 10
 SIZE = 32
+KINDS = [name for name in NETWORKS if name in ("b0", "lite0") or not NETWORKS[name].packs]
 STAGES = (Stage(3, 1, 16, 1, 1), Stage(5, 2, 24, 6, 2))
 VARIANT = Variant(width=0.25, depth=1.0, image_size=SIZE, dropout=0.0)
 
@@ -41,6 +44,15 @@ def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = S
     for module in (run, trained):
         patch.setattr(module, "create_network", create)
     patch.setattr(convert, "_shapes", cache(convert._shapes.__wrapped__))  # those kept are of real networks
+
+
+def tiny_form(model: Any) -> Any:
+    """A network of any kind with few blocks and channels, all of them of its own kinds."""
+    if isinstance(model, EfficientNet):
+        return model.clone(variant=replace(VARIANT, lite=model.variant.lite), stages=STAGES)
+    smaller = {"width": 8, "cells": 1, "filters": 8}
+    smaller |= {"stages": ((1, 8, 1), (1, 16, 2))} if isinstance(model, ResNet) else {}
+    return model.clone(**{name: value for name, value in smaller.items() if hasattr(model, name)})
 
 
 def batch(images: int, seed: int = 0, size: int = SIZE) -> dict[str, np.ndarray]:

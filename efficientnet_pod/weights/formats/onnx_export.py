@@ -13,12 +13,13 @@ from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.weights.formats import onnx_worker
 
 
-def write_onnx(folder: Path, python: str | None = None) -> None:
+def write_onnx(folder: Path, python: str | None = None, *, flag: str = "--to=onnx") -> None:
     """Writes ``model.onnx`` into a folder of weights, and checks it in onnxruntime against JAX.
 
     Args:
       folder: folder with ``model.safetensors`` and ``config.json``.
       python: Python of an environment with jax2onnx and safetensors; None: this one.
+      flag: flag that asked for it, for messages.
 
     Raises:
       UserError: there is no such Python, or it lacks a package.
@@ -37,11 +38,12 @@ def write_onnx(folder: Path, python: str | None = None) -> None:
     last_line = (ended.stderr.strip() or ended.stdout.strip()).rpartition("\n")[2]
     if ended.returncode == onnx_worker.LACKS:
         raise UserError(
-            f"--to=onnx: {last_line}; jax2onnx asks for an older Orbax than this program, so give it an "
+            f"{flag}: {last_line}; jax2onnx asks for an older Orbax than this program, so give it an "
             "environment of its own: python -m venv onnxenv && onnxenv/bin/pip install jax2onnx safetensors, "
             "then add --onnx-python=onnxenv/bin/python"
         )
     if ended.returncode:
         raise RunError(
-            f"--to=onnx: {python} ended with {ended.returncode}: {last_line}; leave onnx out of --to"
+            f"{flag}: {python} ended with {ended.returncode}: {last_line}; leave onnx out of "
+            f"{flag.partition('=')[0]}"
         )

@@ -69,10 +69,10 @@ def _converted(trained: Any, jax2onnx: Any) -> Any:
     """Returns the ONNX ``ModelProto`` of levels 0..255 → logits, for any batch."""
     from efficientnet_pod.models.converting import for_converter
 
-    size = trained.image_size
+    size, program = trained.image_size, trained.program()
     with for_converter():
         model = jax2onnx.to_onnx(
-            trained.logits,
+            program,
             [("batch", size, size, 3)],
             model_name=trained.network,
             opset=_OPSET,

@@ -23,7 +23,7 @@ def exported(trained: Trained) -> export.Exported:
     limit = getattr(jax.config, _LOCATIONS)
     jax.config.update(_LOCATIONS, 0)
     try:
-        return export.export(jax.jit(trained.logits), platforms=PLATFORMS)(levels)
+        return export.export(jax.jit(trained.program()), platforms=PLATFORMS)(levels)
     finally:
         jax.config.update(_LOCATIONS, limit)
 
