@@ -51,7 +51,7 @@ COMMANDS = (
 )
 # A module named `import` could not be imported, and `export` would not say what.
 _MODULES = {"import": "import_weights", "export": "export_weights"}
-_COMPUTE = ("train", "evaluate", "predict")
+_COMPUTE = ("train", "evaluate", "predict", "bench")
 # Their results are what they print. The others leave files, and can do without being heard.
 _PRINT_RESULTS = ("evaluate", "predict", "bench", "plan", "preflight", "data describe")
 
