@@ -36,6 +36,11 @@ def test_an_image_costs_its_decoding_and_what_grows_with_the_output(data, millis
     assert images_per_core_second(plan(**data)) == pytest.approx(1000 / milliseconds)
 
 
+@pytest.mark.parametrize("data", [{"resize": "bilinear"}, {"color_offsets": True}])
+def test_nothing_is_said_of_what_has_not_been_measured(data):
+    assert images_per_core_second(plan(**data)) is None
+
+
 def test_the_cores_are_those_that_feed_the_replicas_of_a_host():
     # 8 x 441 images/s at 2 ms each are 7.06 cores.
     text = describe_input(plan(), replica_rate=441.0, replicas_per_host=8)

@@ -84,6 +84,38 @@ def test_padding_alike_on_both_sides_equals_xla(taps):
             _assert_close(actual, expected, 1e-5)
 
 
+def test_rectangles_and_no_padding_equal_xla():
+    """The shapes of AmoebaNet: its stem, the two halves of its 7×7, and a kernel of the size of its input."""
+    cases = [
+        ((3, 3), (2, 2), "VALID"),
+        ((1, 7), (1, 2), "SAME"),
+        ((7, 1), (2, 1), "SAME"),
+        ((9, 8), 1, "VALID"),
+    ]
+    x, _ = _operands(conv2d, (2, 9, 8, 6), 1)
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def both(x):
+        pairs = []
+        for taps, strides, padding in cases:
+            kernel = jax.random.normal(jax.random.key(2), (*taps, *CHANNELS[conv2d]))
+            steps = (strides, strides) if isinstance(strides, int) else strides
+            theirs = partial(
+                lax.conv_general_dilated,
+                window_strides=steps,
+                padding=padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            ours = partial(conv2d, strides=strides, padding=padding)
+            pairs.append([jax.vjp(function, x, kernel) for function in (ours, theirs)])
+        cotangent = partial(jax.random.normal, jax.random.key(1))
+        return [[(y, *transpose(cotangent(y.shape))) for y, transpose in pair] for pair in pairs]
+
+    for ours, xla in both(x):
+        for actual, expected in zip(ours, xla, strict=True):
+            _assert_close(actual, expected, 1e-5)
+
+
 def _assert_equals_xla(convolution, cases: list[tuple[Array, Array]], strides: int) -> None:
     @jax.jit  # One compilation for all cases.
     def both(cases):
