@@ -47,7 +47,7 @@ def run_bench(arguments: Sequence[str]) -> int:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("batch", ["1", "8", "64"], "Images of a call.", flag_values=values)
-    about = "Programs to time: jax, as predict computes; stablehlo and onnx, as export writes them."
+    about = "Programs to time: jax, compiled here; stablehlo and onnx, as export writes them."
     flags.DEFINE_list("backend", ["jax"], about, flag_values=values)
     about = "Time that the calls of a row fill; there are 10 at least and 1,000 at most."
     define_number(values, "seconds", 10, about, Range(0.01, 3600))
