@@ -9,6 +9,7 @@ from importlib import import_module
 import efficientnet_pod.data  # noqa: F401  its settings for TensorFlow, before JAX makes others
 from efficientnet_pod.cli.flags import run_command
 from efficientnet_pod.cli.host import print_error, until_the_end
+from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import memory, output
 
 USAGE = """usage: efficientnet-pod COMMAND [FLAGS]
@@ -65,7 +66,8 @@ def run() -> None:
         code = _main(sys.argv[1:])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    prints_results = " ".join(sys.argv[1:3]).startswith(_PRINT_RESULTS)
+    asks_for_help = sys.argv[1:2] == ["help"] or not {"-h", "--help"}.isdisjoint(sys.argv[1:])
+    prints_results = asks_for_help or " ".join(sys.argv[1:3]).startswith(_PRINT_RESULTS)
     code = output.exit_code_with_output(code, program="efficientnet-pod", prints_results=prints_results)
     if code:
         # Python's own end would wait for threads, of which one may compile, or wait for input in vain.
@@ -87,7 +89,19 @@ def _main(arguments: Sequence[str]) -> int:
         return print_error(error)[1]
 
 
+def _require_folder() -> None:
+    """Raises UserError where the current folder was deleted: no path could be made absolute."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(
+            f"the current folder '{os.environ.get('PWD', '.')}' cannot be read: {error.strerror}; "
+            "cd to another and start again"
+        ) from error
+
+
 def _call(word: str, arguments: Sequence[str]) -> int | None:
     """Calls ``run_WORD``, whose module is imported only now; returns its exit code, None for 0."""
+    _require_folder()
     module = import_module(f"efficientnet_pod.cli.{_MODULES.get(word, word)}")
     return getattr(module, f"run_{word}")(arguments)

@@ -12,8 +12,9 @@ from recipes import CONFIGS, load
 
 from efficientnet_pod.cli import host, plan, predict
 from efficientnet_pod.cli.flags import parse_flags
-from efficientnet_pod.cli.main import main
+from efficientnet_pod.cli.main import main, run
 from efficientnet_pod.errors import Preempted, RunError
+from efficientnet_pod.pod import output
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.train import train
 from efficientnet_pod.workdir.files import write_result
@@ -233,6 +234,38 @@ def test_a_workdir_alone_is_trained_with_its_own_config(trained_with, tmp_path, 
     (tmp_path / "run" / "config.json").write_text("[]")
     assert main(["train", f"--workdir={tmp_path}/run"]) == 2
     assert "config.json in" in (error := capsys.readouterr().err) and "is damaged" in error
+
+
+@pytest.mark.parametrize("command", ["plan", "train", "predict"])
+def test_a_deleted_current_folder_is_one_line(capsys, tmp_path, monkeypatch, command):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert main([command]) == 2
+    error = capsys.readouterr().err
+    assert "current folder" in error and "cd to another" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_result"),
+    [(["--help"], True), (["help"], True), (["train", "-h"], True), (["report", "help"], False)],
+)
+def test_help_is_a_result_whose_loss_is_told(monkeypatch, arguments, is_result):
+    told = []
+
+    def ended(code, *, program, prints_results):
+        told.append(prints_results)
+        return code
+
+    monkeypatch.setattr(sys, "argv", ["efficientnet-pod", *arguments])
+    monkeypatch.setattr(output, "protect", lambda: None)
+    monkeypatch.setattr(output, "exit_code_with_output", ended)
+    monkeypatch.setattr("os._exit", sys.exit)
+    monkeypatch.setattr("efficientnet_pod.pod.memory.ask_for_huge_pages", lambda: None)
+    with pytest.raises(SystemExit):
+        run()
+    assert told == [is_result]
 
 
 def test_help_names_the_commands(capsys):
