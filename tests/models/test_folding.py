@@ -17,6 +17,7 @@ LEFT = {
     "resnet18_cifar": {f"block{number}{place}/first_bn" for number in range(1, 5) for place in "ab"}
     - {"block1a/first_bn"},
     "resnet9_whitened": {f"block{number}/bn" for number in (1, 2, 3)},
+    "amoebanet_d": {f"{block}/before/bn" for block in ("block0b", "block1a", "block2b", "block3b")},
 }
 
 

@@ -50,7 +50,7 @@ def tiny_form(model: Any) -> Any:
     """A network of any kind with few blocks and channels, all of them of its own kinds."""
     if isinstance(model, EfficientNet):
         return model.clone(variant=replace(VARIANT, lite=model.variant.lite), stages=STAGES)
-    smaller = {"width": 8, "cells": 1, "filters": 8}
+    smaller = {"width": 8, "cells": 1, "filters": 16}
     smaller |= {"stages": ((1, 8, 1), (1, 16, 2))} if isinstance(model, ResNet) else {}
     return model.clone(**{name: value for name, value in smaller.items() if hasattr(model, name)})
 
