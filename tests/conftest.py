@@ -18,6 +18,8 @@ _QUICKLY = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_
 _QUICKLY += ["--xla_cpu_parallel_codegen_split_count=1"]
 _QUICKLY += ["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib").startswith("0.10.") else []
 os.environ.setdefault("XLA_FLAGS", " ".join(_QUICKLY))
+# A command in a forked process must not start itself again: it would start what forked it.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

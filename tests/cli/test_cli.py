@@ -63,7 +63,7 @@ def _in_the_repository(monkeypatch, pytestconfig):
         (["data", "describe", DIGITS, "--check=0"], "--check=0 is not a number above 0"),
         (
             ["data", "describe", DIGITS, "--config.model.name=b9"],
-            "config.model.name='b9' is unknown; known: b0",
+            "config.model.name='b9' is unknown; known: amoebanet_d, b0",
         ),
         (["data", "prepare", DIGITS, "--output=/tmp/x"], "data prepare needs --resize, e.g. --resize=256"),
         (["data", "prepare", DIGITS, "--resize=32"], "data prepare needs --output"),

@@ -67,6 +67,7 @@ def test_huge_pages_are_asked_for_where_they_help(machine, monkeypatch, switch, 
 
 
 def test_the_process_that_begins_again_is_the_same_one(tmp_path, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     if not begun_again(monkeypatch):
         pytest.skip("this machine has no huge pages on request")
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
