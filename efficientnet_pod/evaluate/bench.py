@@ -15,7 +15,8 @@ from efficientnet_pod import __version__
 from efficientnet_pod.errors import UserError, is_out_of_memory
 from efficientnet_pod.evaluate.latency import Timing, accuracy, calls_within, compiler_of, timed
 from efficientnet_pod.pod.chips import Chip, chip_of
-from efficientnet_pod.pod.runtime import Runtime, cpu_facts, version_of
+from efficientnet_pod.pod.cpu import cpu_facts
+from efficientnet_pod.pod.runtime import Runtime, version_of
 from efficientnet_pod.pod.terminal import NOT_KNOWN, plural, progress_bar, significant, table, three_digits
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.weights.trained import Trained

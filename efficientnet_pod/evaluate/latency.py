@@ -16,7 +16,7 @@ import numpy as np
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate.evaluate import eval_batches
-from efficientnet_pod.pod.runtime import inference_options
+from efficientnet_pod.pod.cpu import inference_options
 from efficientnet_pod.run.metrics import Rates, count, cross_entropy, rates
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.weights.export import FORMATS

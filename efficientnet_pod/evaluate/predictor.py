@@ -11,7 +11,7 @@ import numpy as np
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.inputs import mean_with_mirror
-from efficientnet_pod.pod.runtime import inference_options
+from efficientnet_pod.pod.cpu import inference_options
 from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.weights.trained import Trained
 

@@ -13,6 +13,7 @@ from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.evaluate.evaluate import Collect, evaluate
 from efficientnet_pod.evaluate.overrides import PER_REPLICA, Overrides, config_for, labels_by_name
 from efficientnet_pod.evaluate.summary import Evaluation
+from efficientnet_pod.models.amoebanet import AUXILIARY
 from efficientnet_pod.models.registry import network_named
 from efficientnet_pod.pod import hosts, runtime
 from efficientnet_pod.pod.mesh import share_from_first_host
@@ -253,7 +254,7 @@ def evaluate_checkpoint(
             raise UserError(f"no checkpoints in '{workdir.path}'; --workdir must name the folder of a run")
         checkpoints = Checkpoints(workdir.checkpoints)
         step = checkpoints.named(which)
-        variables = checkpoints.variables(step, run.variables, averaged=not raw)
+        variables = checkpoints.variables(step, run.variables, averaged=not raw, optional=AUXILIARY)
     step = hosts.from_first("step", step)
     return step, evaluate_weights(run, variables, programs=workdir.programs, collect=collect)
 

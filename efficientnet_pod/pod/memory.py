@@ -30,15 +30,12 @@ def ask_for_huge_pages() -> None:
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def resident_bytes() -> tuple[int, int] | None:
-    """Returns the memory that this process takes now, and the most that it has taken; None off Linux."""
-    sizes = _table(_PROC / "self/status")
-    if sizes.keys() >= {"VmRSS", "VmHWM"}:
-        return sizes["VmRSS"], sizes["VmHWM"]
-    return None
+def resident_bytes() -> int | None:
+    """Returns the memory that this process takes; None off Linux."""
+    return _table(_PROC / "self/status").get("VmRSS")
 
 
-def free_bytes() -> int | None:
+def available_bytes() -> int | None:
     """Returns what this process can take besides, of the machine or of its container; None off Linux."""
     sizes = _table(_PROC / "meminfo")
     if "MemAvailable" not in sizes:

@@ -142,30 +142,6 @@ def default_compute_dtype(platform: str) -> str:
     return "float32" if platform == "cpu" else "bfloat16"
 
 
-def inference_options() -> dict[str, Any] | None:
-    """Returns XLA's options for programs of inference on the running backend; None: its defaults.
-
-    XLA's CPU compiler keeps to vectors of 256 bits, since wide ones slow the clock of many Intel CPUs. AMD's
-    CPUs with AVX-512 lose none, and are faster with them: records/inference.md. They are left to inference,
-    so that a run that was begun before goes on to the same bits.
-    """
-    if jax.default_backend() != "cpu" or not _has_fast_wide_vectors(cpu_facts()):
-        return None
-    return {"xla_cpu_prefer_vector_width": "512"}
-
-
-def cpu_facts() -> dict[str, str]:
-    """Returns what Linux says of the first core, such as ``model name``; nothing elsewhere."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text("utf-8", "replace").partition("\n\n")[0].splitlines() if about.exists() else []
-    pairs = (line.partition(":") for line in lines)
-    return {name.strip(): fact.strip() for name, _, fact in pairs}
-
-
-def _has_fast_wide_vectors(facts: dict[str, str]) -> bool:
-    return facts.get("vendor_id") == "AuthenticAMD" and "avx512f" in facts.get("flags", "").split()
-
-
 def versions() -> dict[str, str | None]:
     """Returns the versions a run depends on and the git commit of the source, None for what is not there.
 

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 
@@ -16,8 +15,9 @@ from efficientnet_pod.preflight.program.cost import Program, read_program
 from efficientnet_pod.preflight.targets import Target
 from efficientnet_pod.preflight.torus import Torus
 from efficientnet_pod.recipe.phases import Phase
-from efficientnet_pod.run.feed import BATCHES_AHEAD
+from efficientnet_pod.run.feed import BATCHES_AHEAD, share_bytes
 from efficientnet_pod.run.run import Run
+from efficientnet_pod.workdir.checkpoints.commit import bytes_of
 
 # Bytes of a process with Python, TensorFlow and the compiler, beside what its steps take (records/memory.md).
 CPU_PROCESS = 7 * 2**28
@@ -192,15 +192,13 @@ def estimate_run(run: Run, target: Target, compilation: Compilation) -> Estimate
     state = jax.eval_shape(run.init, run.variables)
     evals = [rows for *_, rows in plan.eval_shapes]
     assert len(compilation.programs) == len(plan.phases) + len(evals)
-    unused = _bytes(state) - _bytes(run.variables)  # an evaluation takes weights and statistics alone
+    unused = bytes_of(state) - bytes_of(run.variables)  # an evaluation takes weights and statistics alone
     steps = []
     for compiled in compilation.programs:
         phase = compiled.phase
         size = phase.image_size if phase else plan.image_size
         images = phase.recipe.global_batch if phase else plan.eval_batch
-        per_replica = images // plan.num_replicas
-        batch = per_replica * size * size * 3 * jax.numpy.dtype(plan.link_dtype).itemsize
-        waiting = BATCHES_AHEAD * batch + (0 if phase else unused)
+        waiting = BATCHES_AHEAD * share_bytes(plan, images, size) + (0 if phase else unused)
         steps.append(_estimate_step(compiled, run, target.chip, images=images, waiting=waiting))
     return Estimate(target, run, compilation, tuple(steps), hbm_limit(target), plan.evaluations())
 
@@ -242,7 +240,3 @@ def _estimate_step(
         hbm_seconds=accessed / chip.hbm_bandwidth * chip.devices if accessed and chip.hbm_bandwidth else None,
         flop_seconds=flops / chip.flops * chip.devices if flops and chip.flops else None,
     )
-
-
-def _bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

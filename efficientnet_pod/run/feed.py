@@ -19,12 +19,19 @@ from efficientnet_pod.data.sources.types import Records
 from efficientnet_pod.pod import inject
 from efficientnet_pod.pod.mesh import to_global
 from efficientnet_pod.recipe.phases import Phase
+from efficientnet_pod.recipe.plan import Plan
 from efficientnet_pod.run.run import Run
 
 Batch = dict[str, jax.Array]
 BATCHES_AHEAD = 2  # of the step that runs: one on the devices, one on its way
 _LOOK_SECONDS = 0.1  # between two looks whether the wait for a batch is to be given up
 _CLOSE_SECONDS = 5.0
+
+
+def share_bytes(plan: Plan, images: int, image_size: int) -> int:
+    """Returns the bytes of one replica's images of a global batch of ``images``, as they travel."""
+    per_replica = images // plan.num_replicas
+    return per_replica * image_size * image_size * 3 * jnp.dtype(plan.link_dtype).itemsize
 
 
 class Feed:

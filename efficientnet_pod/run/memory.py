@@ -8,8 +8,9 @@ import jax
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import memory
 from efficientnet_pod.pod.terminal import byte_size
-from efficientnet_pod.run.feed import BATCHES_AHEAD
+from efficientnet_pod.run.feed import BATCHES_AHEAD, share_bytes
 from efficientnet_pod.run.run import Run
+from efficientnet_pod.workdir.checkpoints.commit import bytes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +46,15 @@ def need_of(run: Run, program: jax.stages.Compiled, *, images: int) -> Need:
       images: global batch of the step.
     """
     stats: Any = program.memory_analysis()
-    state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract_state()))
+    state = bytes_of(run.abstract_state())
     beyond = max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
-    a_batch = images // len(run.runtime.devices) * run.plan.image_size**2 * 3
-    a_batch *= jax.numpy.dtype(run.plan.link_dtype).itemsize
-    batches = (1 + BATCHES_AHEAD) * a_batch
+    batches = (1 + BATCHES_AHEAD) * share_bytes(run.plan, images, run.plan.image_size)
     if run.runtime.platform != "cpu":
         limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
         limit = min((limit for limit in limits if limit), default=None)
         fixed = state + stats.generated_code_size_in_bytes
         return Need(fixed, stats.temp_size_in_bytes + beyond + batches, limit)
-    now, free = memory.resident_bytes(), memory.free_bytes()
-    taken = now[0] if now else 0
+    taken, free = memory.resident_bytes() or 0, memory.available_bytes()
     replicas = jax.local_device_count()
     limit = None if free is None else taken + free
     return Need(taken + replicas * state, replicas * (stats.temp_size_in_bytes + beyond + batches), limit)

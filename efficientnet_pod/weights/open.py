@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.models.amoebanet import AUXILIARY
 from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.recipe import Recipe
@@ -59,7 +60,7 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
     checkpoints = Checkpoints(workdir.checkpoints)
     step = checkpoints.named(which)
     shapes = abstract_variables(model, plan["image_size"])
-    variables = checkpoints.variables(step, shapes, averaged=not raw)
+    variables = checkpoints.variables(step, shapes, averaged=not raw, optional=AUXILIARY)
     commit = checkpoints.commit(step)
     initial = workdir.read("initial.json") if (workdir.path / "initial.json").exists() else {}
     return Trained(

@@ -109,14 +109,14 @@ GROUP_1 = {
 )
 def test_what_is_free_is_what_the_narrowest_limit_leaves(machine, files, kilobytes):
     machine(proc__meminfo=MEMINFO, **files)
-    assert memory.free_bytes() == kilobytes * 1024
+    assert memory.available_bytes() == kilobytes * 1024
 
 
 def test_nothing_is_known_off_linux(machine):
-    assert memory.free_bytes() is None and memory.resident_bytes() is None
+    assert memory.available_bytes() is None and memory.resident_bytes() is None
 
 
 def test_what_this_process_takes():
     block = bytearray(64 << 20)
-    now, most = memory.resident_bytes() or (0, 0)
-    assert len(block) < now <= most
+    now = memory.resident_bytes() or 0
+    assert len(block) < now <= memory._table(memory._PROC / "self/status")["VmHWM"]

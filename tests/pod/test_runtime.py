@@ -269,20 +269,3 @@ def test_git_commit_of_clean_changed_and_untracked_folders(tmp_path: Path):
 def test_no_commit_without_git(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
     assert runtime.git_commit(Path(__file__).parent) is None
-
-
-@pytest.mark.parametrize(
-    ("vendor", "flags", "is_fast"),
-    [
-        ("AuthenticAMD", "fpu avx2 avx512f", True),
-        ("AuthenticAMD", "fpu avx2", False),
-        ("GenuineIntel", "fpu avx512f", False),
-        (None, "", False),
-    ],
-)
-def test_wide_vectors_are_for_cpus_whose_clock_they_do_not_slow(monkeypatch, vendor, flags, is_fast):
-    facts = {"vendor_id": vendor, "flags": flags} if vendor else {}
-    monkeypatch.setattr(runtime, "cpu_facts", lambda: facts)
-    assert runtime.inference_options() == ({"xla_cpu_prefer_vector_width": "512"} if is_fast else None)
-    monkeypatch.setattr(runtime.jax, "default_backend", lambda: "gpu")
-    assert runtime.inference_options() is None

@@ -32,8 +32,8 @@ def program(**sizes):
 
 
 def test_a_cpu_holds_the_process_and_what_each_replica_takes(run, monkeypatch):
-    monkeypatch.setattr(memory, "resident_bytes", lambda: (3 * GIB, 5 * GIB))
-    monkeypatch.setattr(memory, "free_bytes", lambda: 4 * GIB)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 3 * GIB)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 4 * GIB)
     state = sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract_state()))
     batch = 256 // 8 * 32 * 32 * 3 * 4  # bytes of a replica's images, which travel as float32
     assert (run.plan.image_size, run.plan.link_dtype, len(run.runtime.devices)) == (32, "float32", 8)
@@ -60,8 +60,8 @@ def test_another_device_has_memory_of_its_own(run, monkeypatch):
     ],
 )
 def test_a_step_that_does_not_fit_names_the_batch_that_does(run, monkeypatch, free, remedy):
-    monkeypatch.setattr(memory, "resident_bytes", lambda: (2 * GIB, 2 * GIB))
-    monkeypatch.setattr(memory, "free_bytes", lambda: round((free - 2) * GIB))
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 2 * GIB)
+    monkeypatch.setattr(memory, "available_bytes", lambda: round((free - 2) * GIB))
     step = program(temp=10 * GIB // 8)  # 12 GiB in all, 7 with half the batch, 4.5 with a quarter
     with pytest.raises(UserError) as refused:
         require_memory(run, step, "a training step", images=256)  # type: ignore[arg-type]
@@ -73,5 +73,5 @@ def test_a_step_that_does_not_fit_names_the_batch_that_does(run, monkeypatch, fr
 
 def test_what_fits_and_what_nobody_knows_is_let_through(run, monkeypatch):
     for free in (12 * GIB, None):
-        monkeypatch.setattr(memory, "free_bytes", lambda free=free: free)
+        monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
         assert require_memory(run, program(temp=GIB), "a training step", images=256).total > 8 * GIB

@@ -64,8 +64,8 @@ def test_a_second_classifier_is_left_out_or_read_as_asked_for(tmp_path):
         checkpoints.save(1, dataclasses.replace(state, params=params), metrics={})
     whole = state.variables | {"params": params}
     for variables in (state.variables, whole):
-        found = Checkpoints(tmp_path).variables(1, abstract(variables), averaged=False)
+        found = Checkpoints(tmp_path).variables(1, abstract(variables), averaged=False, optional="auxiliary")
         assert same_bits(found, jax.tree.map(np.asarray, variables))
     lacking = abstract({**whole, "params": {"auxiliary": params["auxiliary"]}})
     with pytest.raises(UserError, match="tensors differ"):
-        Checkpoints(tmp_path).variables(1, lacking, averaged=False)
+        Checkpoints(tmp_path).variables(1, lacking, averaged=False, optional="auxiliary")

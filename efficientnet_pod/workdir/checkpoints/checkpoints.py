@@ -16,7 +16,6 @@ from absl import flags
 from etils import epath
 
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.models.amoebanet import AUXILIARY
 from efficientnet_pod.pod import inject
 from efficientnet_pod.workdir.checkpoints.commit import (
     Commit,
@@ -165,11 +164,14 @@ class Checkpoints:
         with self._existing(step):
             return self._read(step, abstract_state)[0]
 
-    def variables(self, step: int, abstract: dict[str, Any], *, averaged: bool) -> dict[str, Any]:
+    def variables(
+        self, step: int, abstract: dict[str, Any], *, averaged: bool, optional: str = ""
+    ) -> dict[str, Any]:
         """Returns the network's variables saved at ``step`` as NumPy arrays; no other tensor is read.
 
-        ``abstract`` has their structure, shapes and dtypes, with or without the second classifier's. With
-        ``averaged`` they are the averaged weights if there are any, else the raw ones.
+        ``abstract`` has their structure, shapes and dtypes, with or without those of the module that
+        ``optional`` names. With ``averaged`` they are the averaged weights if there are any, else the raw
+        ones.
 
         Raises:
           UserError: no such step, it is damaged, or it is of another network.
@@ -177,8 +179,9 @@ class Checkpoints:
         """
         with self._existing(step):
             if averaged and self.has_averages(step):
-                return self._read(step, {"ema": abstract}, of="ema/")[0]["ema"]
-            return self._read(step, abstract, of=tuple(f"{name}/" for name in abstract))[0]
+                return self._read(step, {"ema": abstract}, of="ema/", optional=optional)[0]["ema"]
+            roots = tuple(f"{name}/" for name in abstract)
+            return self._read(step, abstract, of=roots, optional=optional)[0]
 
     def has_averages(self, step: int) -> bool:
         """Returns whether averaged weights were saved at ``step``; raises as :meth:`commit` does."""
@@ -246,8 +249,13 @@ class Checkpoints:
                 f"choose another, there are: {self._others(step)}"
             ) from damage
 
-    def _read(self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = "") -> tuple[Any, Commit]:
-        """Returns a verified state and its commit, with only the tensors whose paths begin with ``of``."""
+    def _read(
+        self, step: int, abstract_state: Any, *, of: str | tuple[str, ...] = "", optional: str = ""
+    ) -> tuple[Any, Commit]:
+        """Returns a verified state and its commit, with only the tensors whose paths begin with ``of``.
+
+        Those of a module ``optional`` are left out where they are not asked for.
+        """
         folder = self._folder.of(step)
         try:
             commit = read_commit(folder)
@@ -258,7 +266,7 @@ class Checkpoints:
             commit["tensors"] = {
                 path: tensors[path]
                 for path in tensors
-                if path.startswith(of) and (path in wanted or not of or AUXILIARY not in path.split("/"))
+                if path.startswith(of) and (path in wanted or not optional or optional not in path.split("/"))
             }
             require_same_network(abstract_state, commit, folder)
             require_files(folder, commit)
