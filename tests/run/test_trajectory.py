@@ -24,8 +24,8 @@ STEPS, IMAGES, TRAINING_IMAGES, WARMUP_EPOCHS = 20, 16, 70, 1.2  # a warm-up of 
 RECIPES = {"rmsprop": "imagenet.py:b0", "lars": "supercomputer.py:b5,65536"}
 # Learning rates: the highest, and the last of polynomial decay. At fifteen times these rates B0 learns the
 # noise, and differences of 1e-7 become 1 in twenty steps, between any two programs.
-TWO_BLOCKS_RATES = {"rmsprop": (0.016, 0.1), "lars": (1.0, 0.1)}
-B0_RATES = {"rmsprop": (0.001, 0.1), "lars": (0.02, 0.002)}
+TWO_BLOCKS_RATES = {"rmsprop": (0.016, 0.0), "lars": (1.0, 0.1)}
+B0_RATES = {"rmsprop": (0.001, 0.0), "lars": (0.02, 0.002)}
 # A network of two blocks has all that B0 has; the reference has its stages after scaling.
 STAGES = (Stage(3, 1, 16, 1, 1), Stage(5, 1, 24, 6, 2))
 TWO_BLOCKS = (Blocks(1, 3, 1, 1, 8), Blocks(1, 5, 2, 6, 8))
