@@ -88,7 +88,7 @@ def parse_flags(
         if given is not None:
             given.to_dict()  # config_flags reports a file it could not load at its first use
     except Exception as error:  # what a config file raises is anything
-        line = _unknown_field(values, arguments, stored) or _one_line(error)
+        line = _unknown_field(values, arguments, stored) or _wrong_type(error) or _one_line(error)
         if config and "flag 'config." in line:  # the field of no recipe
             line = no_recipe
         raise UserError(line) from error
@@ -237,6 +237,30 @@ def _unknown_field(
                     return f"{path} has no field '{name}'{did_you_mean(name, known)}"
                 table, path = table[name], f"{path}.{name}"
     return None
+
+
+# The ends of what config_flags says of a value that is not of its field's type.
+_WRONG_TYPES = {
+    "invalid literal for int": "a whole number",
+    "could not convert string to float": "a number",
+    "Non-boolean argument": "true or false",
+    "as a ConfigDict": "a table; set one of its fields, --config.{name}.FIELD=VALUE",
+}
+
+
+def _wrong_type(error: Exception) -> str | None:
+    """Returns the message for the value of a field that is not of its type; None for any other error."""
+    match = re.fullmatch(r"flag --config\.([\w.]+)=(.*?): (.*)", str(error), re.DOTALL)
+    kind = next((kind for words, kind in _WRONG_TYPES.items() if match and words in match[3]), None)
+    if not match or not kind:
+        return None
+    from efficientnet_pod.recipe.fields import all_fields  # no other start waits for it
+
+    name, value = match[1], match[2]
+    allowed = next((field.allowed for field in all_fields() if field.name == name), None)
+    if allowed and kind.endswith("number"):
+        return allowed.refusal(f"config.{name}", value)
+    return f"config.{name}={value!r} must be {kind.format(name=name)}"
 
 
 def _one_line(error: Exception) -> str:

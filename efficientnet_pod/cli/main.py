@@ -62,12 +62,14 @@ def run() -> None:
     if sys.argv[1:2] and sys.argv[1] in _COMPUTE:
         memory.ask_for_huge_pages()
     output.protect()
+    asks_for_help = sys.argv[1:2] == ["help"] or not {"-h", "--help"}.isdisjoint(sys.argv[1:])
+    prints_results = asks_for_help or " ".join(sys.argv[1:3]).startswith(_PRINT_RESULTS)
+    if not prints_results:
+        output.wait_for_no_reader()
     try:
         code = _main(sys.argv[1:])
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    asks_for_help = sys.argv[1:2] == ["help"] or not {"-h", "--help"}.isdisjoint(sys.argv[1:])
-    prints_results = asks_for_help or " ".join(sys.argv[1:3]).startswith(_PRINT_RESULTS)
     code = output.exit_code_with_output(code, program="efficientnet-pod", prints_results=prints_results)
     if code:
         # Python's own end would wait for threads, of which one may compile, or wait for input in vain.
@@ -103,5 +105,6 @@ def _require_folder() -> None:
 def _call(word: str, arguments: Sequence[str]) -> int | None:
     """Calls ``run_WORD``, whose module is imported only now; returns its exit code, None for 0."""
     _require_folder()
+    memory.require_addresses()
     module = import_module(f"efficientnet_pod.cli.{_MODULES.get(word, word)}")
     return getattr(module, f"run_{word}")(arguments)

@@ -15,7 +15,7 @@ from rich.text import Text
 from efficientnet_pod.data.bad_images import find_fault
 from efficientnet_pod.data.contact_sheet import write_contact_sheet
 from efficientnet_pod.data.names import printable
-from efficientnet_pod.data.quiet import reason_of, tf
+from efficientnet_pod.data.quiet import decoder_messages, reason_of, tf
 from efficientnet_pod.data.sources.reading import read_records
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
 from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
@@ -42,6 +42,7 @@ class CheckedExample:
       width: pixels; 0 for a bad image.
       fault: reason why the example cannot be used; None for a good one.
       is_turned: whether EXIF notes that the image does not lie as it stands; False for a bad one.
+      note: what the decoder says of an image that it can decode all the same; usually empty.
       image: undecoded image; None for a bad one.
     """
 
@@ -52,6 +53,7 @@ class CheckedExample:
     width: int
     fault: str | None
     is_turned: bool = False
+    note: str = ""
     image: tf.Tensor | None = dataclasses.field(repr=False, default=None)
 
 
@@ -95,6 +97,11 @@ def describe_data(
     bad = [(split, example) for split in checked for example in checked[split] if example.fault]
     for split, example in bad:
         console.print(Text("bad image ", style="red"), f"{split}: {example.name}: {example.fault}")
+    noted = [(split, example) for split in checked for example in checked[split] if example.note]
+    for split, example in noted:
+        console.print(
+            Text("damaged ", style="yellow"), f"{split}: {example.name}: {example.note}; it is used"
+        )
     if sheet:
         images = [example.image for example in checked[data.train_split] if example.image is not None]
         _write_sheet(sheet, images, Preprocessing.of(data, image_size=image_size, dtype="uint8"))
@@ -149,7 +156,18 @@ def _examine(split: Indexed | Records, count: int, num_classes: int) -> Iterator
     with ThreadPoolExecutor(_THREADS) as pool:
         reads = _reads(split, count)
         while chunk := list(islice(reads, 16 * _THREADS)):  # no more in memory than these
-            yield from pool.map(lambda read: _checked(read, num_classes), chunk)
+            with decoder_messages() as messages:
+                checked = list(pool.map(lambda read: _checked(read, num_classes), chunk))
+            # They have no names: where there are any, each image is decoded once more, alone.
+            yield from map(_with_note, checked) if messages else checked
+
+
+def _with_note(example: CheckedExample) -> CheckedExample:
+    if example.image is None or example.image.dtype != tf.string or not tf.io.is_jpeg(example.image):
+        return example
+    with decoder_messages() as messages:
+        tf.image.decode_jpeg(example.image, channels=3)
+    return dataclasses.replace(example, note=messages[0] if messages else "")
 
 
 def _reads(split: Indexed | Records, count: int) -> Iterator[Callable[[], Example] | str]:
@@ -185,7 +203,7 @@ def _checked(read: Callable[[], Example] | str, num_classes: int) -> CheckedExam
         return CheckedExample(name, label, num_bytes, 0, 0, fault)
     height, width = (int(side) for side in size_of(image))
     is_turned = image.dtype == tf.string and bool(noted_orientation(bytes(image.numpy())) != UPRIGHT)
-    return CheckedExample(name, label, num_bytes, height, width, None, is_turned, image)
+    return CheckedExample(name, label, num_bytes, height, width, None, is_turned, "", image)
 
 
 def _table(

@@ -19,7 +19,7 @@ from efficientnet_pod.data.transforms.preprocess import decode, in_levels
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
 from efficientnet_pod.recipe.recipe import DataSettings
-from efficientnet_pod.workdir.files import write_whole
+from efficientnet_pod.workdir.files import expanded, write_whole
 
 _OF_THE_COPY = ("source", "resize", "quality", "images")  # fields in which a resumed copy must agree
 
@@ -131,7 +131,7 @@ def _claim(output: str, wanted: _Manifest) -> tuple[Path, _Manifest]:
             f"output '{output}' is in an object store; ArrayRecord files are written to a file system; "
             "name a local folder and copy it afterwards"
         )
-    folder = Path(output).expanduser()
+    folder = Path(expanded(output))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = _Manifest.read(folder)

@@ -4,11 +4,16 @@ Import ``tf`` from here. Every GPU is hidden from it before its runtime starts, 
 JAX's.
 """
 
+import os
 import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import tensorflow as tf
 
-__all__ = ["reason_of", "tf"]
+__all__ = ["decoder_messages", "reason_of", "tf"]
 
 tf.get_logger().setLevel("ERROR")  # tensorflow_datasets warns of deprecations that no user can change
 tf.config.set_visible_devices([], "GPU")
@@ -26,3 +31,30 @@ def reason_of(error: Exception) -> str:
     prefix = r"Error in user-defined function passed to \S+ transformation with iterator: \S+: "
     text = re.sub(rf"\{{\{{[^}}]*\}}\}}|\[Op:.*|\[\[.*|{prefix}", "", text)
     return text.rpartition("RuntimeError: ")[2].strip()
+
+
+@contextmanager
+def decoder_messages() -> Iterator[list[str]]:
+    """Gives the lines that libjpeg prints inside the block, once it has ended, in place of printing them.
+
+    libjpeg prints ``Corrupt JPEG data: ...`` of an image that it can still decode, without a name, to the
+    standard error of the whole process. All else that is printed there comes out at the end of the block, so
+    only one thread may use this, and briefly.
+    """
+    messages: list[str] = []
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield messages
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            caught.seek(0)
+            for line in caught.read().decode(errors="replace").splitlines():
+                if line.startswith("Corrupt JPEG data"):
+                    messages.append(line)
+                else:
+                    print(line, file=sys.stderr)

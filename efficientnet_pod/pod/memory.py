@@ -5,8 +5,11 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from efficientnet_pod.errors import UserError
+
 _HUGE_PAGES = "glibc.malloc.hugetlb"  # a tunable of the GNU C library, from 2.35 on
 _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ADDRESSES = 4 << 30  # bytes that importing both libraries maps, about
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -30,17 +33,45 @@ def ask_for_huge_pages() -> None:
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def require_addresses() -> None:
+    """Raises UserError where ``ulimit -v`` is too low for JAX and TensorFlow to be loaded."""
+    with suppress(ImportError):  # no Unix
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY and limit < _ADDRESSES:
+            raise UserError(
+                f"the shell's limit of {limit // 1024:,} KiB of addresses (ulimit -v) is too low to load JAX and "
+                f"TensorFlow, which takes {_ADDRESSES // 1024:,}; lift it: ulimit -v unlimited"
+            )
+
+
 def resident_bytes() -> int | None:
     """Returns the memory that this process takes; None off Linux."""
     return _table(_PROC / "self/status").get("VmRSS")
 
 
 def available_bytes() -> int | None:
-    """Returns what this process can take besides, of the machine or of its container; None off Linux."""
+    """Returns what this process can take besides; None off Linux.
+
+    That is the least of what the machine, its container and the limits of ``ulimit`` leave.
+    """
     sizes = _table(_PROC / "meminfo")
     if "MemAvailable" not in sizes:
         return None
-    return min(sizes["MemAvailable"] + sizes.get("SwapFree", 0), *_free_of_containers())
+    return min(sizes["MemAvailable"] + sizes.get("SwapFree", 0), *_free_of_containers(), *_free_of_limits())
+
+
+def _free_of_limits() -> list[int]:
+    """Returns what ``ulimit -v`` and ``ulimit -d`` leave of this process's addresses and data."""
+    import resource  # only on Unix
+
+    taken, free = _table(_PROC / "self/status"), list[int]()
+    for kind, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            free.append(max(0, limit - taken.get(name, 0)))
+    return free
 
 
 def _free_of_containers() -> list[int]:

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+_PATIENCE = 5.0  # seconds for a reader that is slow
 _PLAIN = {"×": "x", "–": "-", "−": "-", "…": "...", "→": "->", "◀": "<", "·": "|", "µ": "u", "≥": ">="}
 
 
@@ -27,6 +28,7 @@ class Loss(NamedTuple):
 
 
 _LOSSES: dict[str, Loss] = {}
+_may_wait = True
 
 
 def losses() -> tuple[Loss, ...]:
@@ -37,6 +39,15 @@ def losses() -> tuple[Loss, ...]:
 def is_unread() -> bool:
     """Returns whether nobody reads standard output any more, as behind ``| head``."""
     return "standard output" in _LOSSES and _LOSSES["standard output"].is_unread
+
+
+def wait_for_no_reader() -> None:
+    """From now on, drops what a reader does not take: a pager that is not scrolled, a terminal after Ctrl-S.
+
+    It is given five seconds, once. When it reads again, a line says how many bytes it has missed.
+    """
+    global _may_wait
+    _may_wait = False
 
 
 def protect() -> None:
@@ -79,15 +90,17 @@ class _Descriptor(io.FileIO):
 
     def __init__(self, number: int):
         super().__init__(number, "wb", closefd=False)
-        self._is_lost = False
+        self._is_lost, self._missed = False, 0
 
     def write(self, data: Any) -> int:
         rest = memoryview(data).cast("B")
         while rest and not self._is_lost:
             try:
-                written = super().write(rest)
-                if written is None:  # the descriptor is set not to block, and its reader is slow
-                    select.select([], [self], [])
+                if not self._is_read():
+                    self._missed += len(rest)
+                    break
+                # What a pipe that is ready takes at once.
+                written = super().write(rest if _may_wait else rest[: select.PIPE_BUF])
                 rest = rest[written or 0 :]
             except (OSError, ValueError) as error:
                 self._is_lost = True
@@ -95,6 +108,20 @@ class _Descriptor(io.FileIO):
                 with suppress(OSError):
                     _open_null(self.fileno(), os.O_WRONLY)  # libraries in C write there, too
         return len(data)
+
+    def _is_read(self) -> bool:
+        """Waits for the reader, as long as is allowed; says on the stream what a late one has missed."""
+        ready = select.poll()
+        ready.register(self, select.POLLOUT)
+        seconds = None if _may_wait else 0.0 if self._missed else _PATIENCE
+        if not ready.poll(seconds and 1000 * seconds):
+            if not self._missed:
+                _note(_NAMES[self.fileno()], TimeoutError("its reader has stopped"))
+            return False
+        if self._missed:
+            super().write(f"\n({self._missed:,} bytes were not read in time)\n".encode())
+            self._missed = 0
+        return True
 
 
 _NAMES = {1: "standard output", 2: "standard error"}

@@ -37,18 +37,19 @@ class Need:
         return byte_size(self.total) + of
 
 
-def need_of(run: Run, program: jax.stages.Compiled, *, images: int) -> Need:
+def need_of(run: Run, program: jax.stages.Compiled, *, images: int, image_size: int) -> Need:
     """Returns what a compiled step takes; call it before the state is placed on the devices.
 
     Args:
       run: whose step it is.
       program: the step.
       images: global batch of the step.
+      image_size: pixels of their sides.
     """
     stats: Any = program.memory_analysis()
     state = bytes_of(run.abstract_state())
     beyond = max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
-    batches = (1 + BATCHES_AHEAD) * share_bytes(run.plan, images, run.plan.image_size)
+    batches = (1 + BATCHES_AHEAD) * share_bytes(run.plan, images, image_size)
     if run.runtime.platform != "cpu":
         limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
         limit = min((limit for limit in limits if limit), default=None)
@@ -60,28 +61,36 @@ def need_of(run: Run, program: jax.stages.Compiled, *, images: int) -> Need:
     return Need(taken + replicas * state, replicas * (stats.temp_size_in_bytes + beyond + batches), limit)
 
 
-def require_memory(run: Run, program: jax.stages.Compiled, name: str, *, images: int) -> Need:
-    """Returns what a compiled step takes, in front of what there is.
+def require_memory(
+    run: Run,
+    program: jax.stages.Compiled,
+    name: str,
+    *,
+    images: int,
+    image_size: int,
+    batch_field: str = "global_batch",
+) -> Need:
+    """Returns what a compiled step takes, where there is as much; ``batch_field`` sets the batch.
 
     Raises:
       UserError: there is not enough; the message has the largest batch that fits.
     """
-    need = need_of(run, program, images=images)
+    need = need_of(run, program, images=images, image_size=image_size)
     if need.limit is None or need.total <= need.limit:
         return need
     who = "this machine" if run.runtime.platform == "cpu" else "a device"
     raise UserError(
         f"{name} of {images:,} images takes {byte_size(need.total)} of memory and {who} has "
-        f"{byte_size(need.limit)} for it; {_remedy(need, images, len(run.runtime.devices))}"
+        f"{byte_size(need.limit)} for it; {_remedy(need, images, len(run.runtime.devices), batch_field)}"
     )
 
 
-def _remedy(need: Need, images: int, devices: int) -> str:
+def _remedy(need: Need, images: int, devices: int, batch_field: str) -> str:
     """Returns what to change; batches are halved, since what divided the batch then divides its parts."""
     assert need.limit is not None
     smaller = images
     while smaller % (2 * devices) == 0:
         smaller //= 2
         if need.fixed + need.by_batch * smaller / images <= need.limit:
-            return f"--config.global_batch={smaller} fits"
+            return f"--config.{batch_field}={smaller} fits"
     return "lower config.data.image_size, or take more devices"

@@ -103,9 +103,9 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int) -> Programs:
     made = _compile(lowered, workdir)
     init = made.pop() if draws else None
     needs = [_require_memory(run, phase, program) for phase, program in zip(first, made, strict=False)]
+    evaluated = {"images": run.plan.eval_batch, "image_size": run.plan.image_size}
     needs += [
-        require_memory(run, program, "an evaluation step", images=run.plan.eval_batch)
-        for program in made[len(first) :]
+        require_memory(run, program, "an evaluation step", **evaluated) for program in made[len(first) :]
     ]
     train_steps: dict[str, Future[TrainProgram]] = {phase.name: Future() for phase in first}
     for future, program in zip(train_steps.values(), made, strict=False):
@@ -136,4 +136,16 @@ def _compile_train_step(run: Run, phase: Phase, workdir: Workdir) -> TrainProgra
 
 def _require_memory(run: Run, phase: Phase, program: Any) -> Need:
     of_phase = f" of phase {phase.name}" if len(run.plan.phases) > 1 else ""
-    return require_memory(run, program, f"a training step{of_phase}", images=phase.recipe.global_batch)
+    of_its_own = [
+        settings.name
+        for settings in run.plan.recipe.phases
+        if settings.name == phase.name and settings.global_batch
+    ]
+    return require_memory(
+        run,
+        program,
+        f"a training step{of_phase}",
+        images=phase.recipe.global_batch,
+        image_size=phase.image_size,
+        batch_field=f"phases.{phase.name}.global_batch" if of_its_own else "global_batch",
+    )

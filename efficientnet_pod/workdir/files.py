@@ -260,6 +260,8 @@ def _sync_folder(folder: epath.Path | Path) -> None:
 
 def cannot_write(file: epath.Path, error: Exception) -> str:
     """Returns the message for a file that could not be written, with the free bytes of its disk."""
+    if not (is_remote(file) or os.path.isdir(file)) and _is_written_in_place(file):
+        return f"'{file}' cannot be written: {reason(error)}; name another file and start again"
     remedy = "make room there" if _system_error(error) in _FULL else "correct that"
     return f"'{file}' cannot be written: {reason(error)}{_room(file.parent)}; {remedy} and start again"
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import sys
 
 import jax
@@ -69,6 +70,20 @@ def _in_the_repository(monkeypatch, pytestconfig):
         (["data", "prepare", DIGITS, "--resize=32"], "data prepare needs --output"),
         (["data", "prepare", DIGITS, "--resize=0", "--output=/tmp/x"], "resize"),
         (["data", "prepare", DIGITS, "--resize=9", "--output=configs"], "output 'configs' is not empty"),
+        (
+            ["plan", DIGITS, "--config.global_batch="],
+            "config.global_batch='' must be a whole number, at least 1",
+        ),
+        (["plan", DIGITS, "--config.seed=1e3"], "config.seed='1e3' must be a whole number, at least 0"),
+        (
+            ["plan", DIGITS, "--config.stuck_seconds=5 min"],
+            "config.stuck_seconds='5 min' must be at least 0 and",
+        ),
+        (["plan", DIGITS, "--config.eval_flip=maybe"], "config.eval_flip='maybe' must be true or false"),
+        (
+            ["plan", DIGITS, "--config.model=b0"],
+            "config.model='b0' must be a table; set one of its fields, --c",
+        ),
         (["evaluate", "--workdir=configs"], f"no config.json in '{CONFIGS}'; --workdir must name"),
     ],
 )
@@ -78,6 +93,13 @@ def test_mistakes_are_one_line_and_exit_code_2(capsys, arguments, words):
     assert words in error
     assert error.startswith("efficientnet-pod: ") and error.count("\n") == 1
     assert "Traceback" not in error
+
+
+def test_too_few_addresses_are_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2_500_000 * 1024, 2**60))
+    assert main(["plan", DIGITS]) == 2
+    error = capsys.readouterr().err
+    assert "limit of 2,500,000 KiB of addresses (ulimit -v) is too low" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

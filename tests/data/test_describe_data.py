@@ -98,6 +98,18 @@ def test_bad_images_are_listed_by_name_with_the_reason(folder, check):
         )
 
 
+def test_what_the_decoder_says_of_an_image_that_is_used_has_its_name(folder, capfd):
+    file = folder / "train/dog/000.jpg"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-2] + 5 * b"\x55" + whole[-2:])
+    text, bad = described(f"folder:{folder}")
+    said = "Corrupt JPEG data: 4 extraneous bytes before marker 0xd9"  # libjpeg had read one
+    assert [line for line in text.splitlines() if "Corrupt" in line] == [
+        f"damaged train: {file}: {said}; it is used"
+    ]
+    assert bad == 0 and "Corrupt" not in capfd.readouterr().err
+
+
 def test_names_are_shown_as_they_are_whatever_they_look_like(tmp_path):
     classes = ("[red]", "[_]", ":dog:", "[bold]é×[bold]")
     root = write_folder(

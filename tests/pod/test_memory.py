@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -109,6 +110,19 @@ GROUP_1 = {
 )
 def test_what_is_free_is_what_the_narrowest_limit_leaves(machine, files, kilobytes):
     machine(proc__meminfo=MEMINFO, **files)
+    assert memory.available_bytes() == kilobytes * 1024
+
+
+@pytest.mark.parametrize(
+    ("limits", "kilobytes"),
+    [({"RLIMIT_AS": 3000}, 2000), ({"RLIMIT_AS": 900}, 0), ({"RLIMIT_DATA": 700}, 200)],
+)
+def test_what_is_free_is_within_the_limits_of_the_shell(machine, monkeypatch, limits, kilobytes):
+    machine(proc__meminfo=MEMINFO, proc__self__status="VmSize:  1000 kB\nVmData:  500 kB\n")
+    of_kind = {getattr(resource, name): 1024 * limit for name, limit in limits.items()}
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda kind: (of_kind.get(kind, resource.RLIM_INFINITY), 2**60)
+    )
     assert memory.available_bytes() == kilobytes * 1024
 
 

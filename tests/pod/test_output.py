@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -85,6 +86,42 @@ def test_a_slow_reader_of_a_descriptor_that_does_not_block_gets_everything():
         assert ended("for i in range(40000): print('line', i)", stdout=pipe)[::2] == (0, "")
     thread.join()
     assert got == ["".join(f"line {i}\n" for i in range(40000)).encode()]
+
+
+def test_a_run_waits_for_no_reader_and_says_what_it_has_missed(tmp_path):
+    reader, writer = os.pipe()
+    stopped = tmp_path / "stopped"
+    got = []
+
+    def read():
+        while not stopped.exists():
+            time.sleep(0.01)
+        with open(reader, "rb") as slow:
+            got.append(slow.read(100_000))  # more than a pipe holds
+            got.append(slow.read())
+
+    body = (
+        "output._PATIENCE = 0.1; output.wait_for_no_reader()\n"
+        "for i in range(20000): print(f'line {i:5}')\n"
+        f"open({str(stopped)!r}, 'w'); output._PATIENCE = 60; i = 0\n"
+        "while i < 20000 or sys.stdout.buffer._missed: print(f'more {i % 1000:5}', flush=True); i += 1\n"
+        "print(i, output.losses(), file=sys.stderr)"
+    )
+    thread = threading.Thread(target=read)
+    thread.start()
+    with open(writer, "wb") as pipe:
+        code, _, error = ended(body, stdout=pipe, prints_results=False)
+    thread.join()
+    count, _, said = error.partition(" ")
+    reason = "its reader has stopped"
+    assert code == 0 and said == f"(Loss(stream='standard output', reason='{reason}', is_unread=False),)\n"
+    text = b"".join(got).decode()
+    missed = [
+        int(number.replace(",", "")) for number in re.findall(r"\n\(([\d,]+) bytes were not read", text)
+    ]
+    notes = sum(len(f"\n({number:,} bytes were not read in time)\n") for number in missed)
+    lines = 20000 + int(count)
+    assert missed and len(text) - notes + sum(missed) == lines * len("line     0\n")
 
 
 @pytest.mark.parametrize(

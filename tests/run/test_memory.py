@@ -37,7 +37,7 @@ def test_a_cpu_holds_the_process_and_what_each_replica_takes(run, monkeypatch):
     state = sum(np.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract_state()))
     batch = 256 // 8 * 32 * 32 * 3 * 4  # bytes of a replica's images, which travel as float32
     assert (run.plan.image_size, run.plan.link_dtype, len(run.runtime.devices)) == (32, "float32", 8)
-    need = need_of(run, program(temp=10**9, output=700, alias=600), images=256)
+    need = need_of(run, program(temp=10**9, output=700, alias=600), images=256, image_size=32)
     assert need == Need(3 * GIB + 8 * state, 8 * (10**9 + 100 + 3 * batch), 7 * GIB)
 
 
@@ -46,7 +46,7 @@ def test_another_device_has_memory_of_its_own(run, monkeypatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": next(limits)})
     monkeypatch.setattr(jax, "local_devices", lambda: [device, device, device])
     on_gpu = dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, platform="gpu"))
-    need = need_of(on_gpu, program(temp=GIB, generated_code=50), images=256)
+    need = need_of(on_gpu, program(temp=GIB, generated_code=50), images=256, image_size=32)
     state = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run.abstract_state()))
     assert need == Need(state + 50, GIB + 3 * 256 // 8 * 32 * 32 * 3 * 4, 8 * GIB)
 
@@ -64,14 +64,32 @@ def test_a_step_that_does_not_fit_names_the_batch_that_does(run, monkeypatch, fr
     monkeypatch.setattr(memory, "available_bytes", lambda: round((free - 2) * GIB))
     step = program(temp=10 * GIB // 8)  # 12 GiB in all, 7 with half the batch, 4.5 with a quarter
     with pytest.raises(UserError) as refused:
-        require_memory(run, step, "a training step", images=256)  # type: ignore[arg-type]
+        require_memory(run, step, "a training step", images=256, image_size=32)  # type: ignore[arg-type]
     assert str(refused.value) == (
         "a training step of 256 images takes 12.01 GiB of memory and this machine has "
         f"{free:.2f} GiB for it; {remedy}"
     )
 
 
+def test_a_phase_has_pixels_and_a_field_of_its_own(run, monkeypatch):
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 2 * GIB)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 8 * GIB)
+    small, large = (
+        need_of(run, program(), images=256, image_size=size)  # type: ignore[arg-type]
+        for size in (32, 96)
+    )
+    assert large.by_batch == 9 * small.by_batch == 9 * 3 * 256 * 32 * 32 * 3 * 4
+    step = program(temp=10 * GIB // 8)
+    with pytest.raises(UserError, match=r"; --config.phases.late.global_batch=128 fits$"):
+        require_memory(  # type: ignore[arg-type]
+            run, step, "a step", images=256, image_size=32, batch_field="phases.late.global_batch"
+        )
+
+
 def test_what_fits_and_what_nobody_knows_is_let_through(run, monkeypatch):
     for free in (12 * GIB, None):
         monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)
-        assert require_memory(run, program(temp=GIB), "a training step", images=256).total > 8 * GIB
+        assert (
+            require_memory(run, program(temp=GIB), "a training step", images=256, image_size=32).total
+            > 8 * GIB
+        )

@@ -1,7 +1,5 @@
 """Opens a data set by its name."""
 
-from os.path import expanduser
-
 from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.digits import open_digits
@@ -10,6 +8,7 @@ from efficientnet_pod.data.sources.imagenet_tfrecords import open_tfrecords
 from efficientnet_pod.data.sources.tfds import open_prepared, open_tfds
 from efficientnet_pod.data.sources.types import Source
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.workdir.files import expanded
 
 _BY_PATH = {"folder:": open_folder, "tfrecord:": open_tfrecords, "prepared:": open_prepared}
 
@@ -43,8 +42,8 @@ def open_source(
     try:
         for prefix, open_path in _BY_PATH.items():
             if name.startswith(prefix):
-                return open_path(name, expanduser(name.removeprefix(prefix)), train_split, eval_split)
-        return open_tfds(name, data_dir and expanduser(data_dir), train_split, eval_split)
+                return open_path(name, expanded(name.removeprefix(prefix)), train_split, eval_split)
+        return open_tfds(name, data_dir and expanded(data_dir), train_split, eval_split)
     except (tf.errors.OpError, OSError) as error:  # of an object store, a network or a disk
         raise UserError(
             f"data set '{name}' cannot be reached: {reason_of(error)}; correct the path, or see to network "

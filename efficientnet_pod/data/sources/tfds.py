@@ -24,6 +24,7 @@ from efficientnet_pod.data.sources.types import (
     fingerprint_of_files,
 )
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.workdir.files import expanded
 
 MANIFEST = "prepare.json"  # of a folder that `data prepare` writes
 
@@ -170,7 +171,7 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 def _a_path(name: str) -> str:
     """Returns the message for a path in place of a name, with the word that its contents suggest."""
-    folder, kind = os.path.expanduser(name), "folder"
+    folder, kind = expanded(name), "folder"
     if os.path.exists(join(folder, "dataset_info.json")):
         kind = "prepared"
     elif os.path.isdir(folder) and any("-of-" in entry for entry in os.listdir(folder)):
