@@ -41,8 +41,8 @@ def require_addresses() -> None:
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         if limit != resource.RLIM_INFINITY and limit < _ADDRESSES:
             raise UserError(
-                f"the shell's limit of {limit // 1024:,} KiB of addresses (ulimit -v) is too low to load JAX and "
-                f"TensorFlow, which takes {_ADDRESSES // 1024:,}; lift it: ulimit -v unlimited"
+                f"the shell's limit of {limit // 1024:,} KiB of addresses (ulimit -v) is too low to load JAX "
+                f"and TensorFlow, which takes {_ADDRESSES // 1024:,}; lift it: ulimit -v unlimited"
             )
 
 
