@@ -40,9 +40,9 @@ from efficientnet_pod.run.state import init_state
 from efficientnet_pod.run.train_step import TrainStep
 
 GLYPHS = Glyphs(size=8, side=4, contrast=40.0, noise=40.0, blur=0.7)
-TRAINED, HELD_OUT, WIDTH = 4096, 4000, 8
-EPOCHS, BATCHES = 16, (64, 256, 1024, 4096)
-WARMUPS = (0.0, 0.125, 0.25, 0.5)  # shares of the run
+TRAINED, HELD_OUT, WIDTH = 3072, 4000, 8
+EPOCHS, BATCHES = 12, (64, 512, 3072)
+WARMUPS = (0.0, 0.25, 0.5, 0.75, 0.9)  # shares of the run
 SEARCH_SEEDS = (100, 101)
 MOST_RATES = 12  # of one search, so that none goes on for ever
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 8: 2.36, 10: 2.26}  # Student's, two-sided, by count
@@ -85,7 +85,7 @@ class Training:
         # Running statistics of a quarter of an epoch at every batch, so that none evaluates with stale ones.
         momentum = math.exp(-batch / (TRAINED / 4))
         norm = partial(BatchNorm, axis_name=BN_MEMBER, momentum=momentum, epsilon=1e-5, dtype=jnp.float32)
-        self._model = ResNet9(10, norm, jax.nn.relu, "late", False, 1 / 8, jnp.float32, width=WIDTH)
+        self._model = ResNet9(10, norm, jnp.float32, width=WIDTH)
 
     def accuracy(self, choice: Choice, seed: int, held_out: str) -> float:
         """Returns the share of the images of one set that a network trained from this seed gets right."""
@@ -195,6 +195,7 @@ def measure(seeds: int, batches: list[int], report: Any) -> list[dict[str, Any]]
                 found = list(pool.map(final, range(seeds)))
                 middle, half = _interval(found)
                 rates = sorted({choice.rate for choice in search.tried})
+                tried = f"{len(search.tried)} tried, rates {rates[0]:g} to {rates[-1]:g}"
                 rows.append(
                     {
                         "optimizer": name,
@@ -211,10 +212,9 @@ def measure(seeds: int, batches: list[int], report: Any) -> list[dict[str, Any]]
                     }
                 )
                 report(
-                    f"{name:8} {batch:5,} images a step, {training.steps:4,} steps: {middle:.1%} ± {half:.1%} at "
-                    f"a peak of {best.rate:g} ({best.rate * 256 / batch:g} per 256) after {best.warmup:.0%} of "
-                    f"warm-up; {len(search.tried)} tried, rates {rates[0]:g} to {rates[-1]:g}; "
-                    f"{time.monotonic() - began:.0f} s"
+                    f"{name:8} {batch:5,} images a step, {training.steps:4,} steps: {middle:.1%} "
+                    f"± {half:.1%} at a peak of {best.rate:g} ({best.rate * 256 / batch:g} per 256) after "
+                    f"{best.warmup:.0%} of warm-up; {tried}; {time.monotonic() - began:.0f} s"
                 )
                 start = best.rate  # the next batch's is searched from here
     return rows
