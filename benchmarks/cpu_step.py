@@ -20,6 +20,8 @@ from typing import NamedTuple
 CONTENDERS: dict[str, tuple[str, dict[str, int | bool]]] = {
     "ours": ("ours", {"replicas": 1, "huge_pages": True}),
     "ours, 8 replicas": ("ours", {"replicas": 8, "huge_pages": True}),
+    "ours, 8 apart": ("ours", {"replicas": 8, "huge_pages": True, "bn_group_size": 1}),
+    "ours, 8 micro-batches": ("ours", {"replicas": 1, "huge_pages": True, "micro_batches": 8}),
     "ours, small pages": ("ours", {"replicas": 1, "huge_pages": False}),
     "PyTorch": ("peer_pytorch", {}),
     "Keras": ("peer_keras", {"jit_compile": False}),

@@ -7,29 +7,49 @@ import jax
 import numpy as np
 import optax
 
+from efficientnet_pod.models.batch_norm import AT_ONCE
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.pod import memory
 from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
+from efficientnet_pod.run.programs import TrainProgram
 from efficientnet_pod.run.state import init_state
-from efficientnet_pod.run.train_step import TrainStep, compile_train_step
+from efficientnet_pod.run.train_step import (
+    TrainStep,
+    abstract_sums,
+    compile_accumulation,
+    compile_train_step,
+)
 
 
 def prepare(
-    batch: int, image_size: int, threads: int, *, replicas: int, huge_pages: bool
+    batch: int,
+    image_size: int,
+    threads: int,
+    *,
+    replicas: int,
+    huge_pages: bool,
+    bn_group_size: int = 0,
+    micro_batches: int = 1,
 ) -> tuple[Callable[[], None], str]:
     """Returns a function that runs one training step to its end, and a description of it.
 
-    XLA takes as many threads as the process has cores, so the caller must have pinned it to `threads` cores.
+    ``replicas`` have a device each, of which ``bn_group_size`` (0: all) normalise together. XLA takes as many
+    threads as the process has cores, so the caller must have pinned it to `threads` cores.
     """
     if huge_pages:
         memory.ask_for_huge_pages()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", replicas)
-    mesh = create_mesh(jax.devices(), replicas)
+    mesh = create_mesh(jax.devices(), bn_group_size or replicas)
     settings = {"survival_probability": 0.8, "bn_momentum": 0.99}
-    model = create_network("b0", num_classes=1000, bn_axis=BN_MEMBER, settings=settings)
+    model = create_network(
+        "b0",
+        num_classes=1000,
+        bn_axis=(AT_ONCE, BN_MEMBER) if micro_batches > 1 else BN_MEMBER,
+        settings=settings,
+    )
     optimizer = optax.sgd(0.01, momentum=0.9)
     key = jax.random.key(0)
     variables = initial_variables(model, image_size, seed=0)
@@ -39,17 +59,34 @@ def prepare(
         raise AssertionError(f"EfficientNet-B0 has 5,288,548 parameters; ours has {parameters:,}")
     state = jax.device_put(state, replicated(mesh))
     images = 255 * np.random.default_rng(0).random((batch, image_size, image_size, 3), np.float32)
-    data = to_global({"image": images, "label": np.arange(batch, dtype=np.int32) % 1000}, mesh)
-    train_step = compile_train_step(
-        TrainStep(model=model, optimizer=optimizer, label_smoothing=0.0, ema_decay=0.0, key=key), mesh
+    given = {"image": images, "label": np.arange(batch, dtype=np.int32) % 1000}
+    share, command = batch // micro_batches, {"command": host_signals(mesh)[GO]}
+    parts = [
+        to_global({name: array[first : first + share] for name, array in given.items()}, mesh) | command
+        for first in range(0, batch, share)
+    ]
+    train_step = TrainStep(
+        model=model,
+        optimizer=optimizer,
+        label_smoothing=0.0,
+        ema_decay=0.0,
+        key=key,
+        micro_batches=micro_batches,
     )
-
-    data["command"], halted = host_signals(mesh)[GO], not_halted(mesh)
+    halted = not_halted(mesh)
+    program = TrainProgram(compile_train_step(train_step, mesh))
+    if micro_batches > 1:
+        sums = abstract_sums(jax.eval_shape(lambda: state), mesh)
+        zeros = jax.jit(lambda: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), sums))
+        program = TrainProgram(*compile_accumulation(train_step, mesh), zeros, micro_batches)
 
     def step() -> None:
         nonlocal state
-        state, outcome = train_step(state, data, halted)
+        ended = program(state, iter(parts).__next__, halted)
+        assert ended
+        state, outcome = ended
         jax.block_until_ready((state, outcome))
 
     pages = "huge pages" if huge_pages else "small pages"
-    return step, f"jax {jax.__version__}, {replicas} replica(s), {pages}, {threads} threads"
+    apart = f" in {micro_batches} micro-batches" if micro_batches > 1 else ""
+    return step, f"jax {jax.__version__}, {replicas} device(s){apart}, {pages}, {threads} threads"

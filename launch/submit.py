@@ -114,7 +114,7 @@ def require_plan(job: Job) -> Recipe:
         # Batches and groups do not depend on the numbers, for which nothing is asked over a network here.
         is_elsewhere = is_bucket(location_of(job, recipe.data) or "")
         images = PUBLISHED_NUMBERS["imagenet2012"] if is_elsewhere else image_numbers(recipe)
-        resolve(recipe, **asdict(images), num_replicas=replicas, num_hosts=job.hosts, default_dtype="float32")
+        resolve(recipe, **asdict(images), num_devices=replicas, num_hosts=job.hosts, default_dtype="float32")
     except UserError as error:
         raise UserError(f"{_machines(job)} has {replicas:,} {kind}: {error}") from error
     return recipe

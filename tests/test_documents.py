@@ -105,7 +105,7 @@ def flags_of(main: Any, words: list[str], capsys) -> Any:
         recipe = read_recipe(values.config.to_dict())
         numbers = vars(PUBLISHED_NUMBERS["imagenet2012"])
         replicas = recipe.bn_group_size
-        resolve(recipe, **numbers, num_replicas=replicas, num_hosts=1, default_dtype="float32")
+        resolve(recipe, **numbers, num_devices=replicas, num_hosts=1, default_dtype="float32")
         assert not without_effect(recipe, cli_flags.overrides_of(values))
     return values
 

@@ -22,9 +22,10 @@ _ALIGNMENT = 64  # bytes, of each array in such a stream
 def create_mesh(devices: Sequence[Any], bn_group_size: int) -> Mesh:
     """Returns the mesh (BN groups, members of a group): every row normalises together.
 
-    Batch norm reduces over `BN_MEMBER`, the loss over `REPLICAS`. Raises `UserError` if the group size does
-    not divide the number of devices.
+    Batch norm reduces over `BN_MEMBER`, the loss over `REPLICAS`. A group that is larger than the mesh fills
+    it. Raises `UserError` if the group size does not divide the number of devices.
     """
+    bn_group_size = min(bn_group_size, len(devices))
     order = np.empty(len(devices), dtype=object)
     order[:] = bn_device_order(devices, bn_group_size)
     return Mesh(order.reshape(-1, bn_group_size), REPLICAS, axis_types=(AxisType.Auto, AxisType.Auto))

@@ -33,7 +33,8 @@ class CompiledProgram:
     """One program of a run.
 
     Attributes:
-      name: ``train``, ``train PHASE``, ``eval`` or ``eval HEIGHTxWIDTH``.
+      name: ``train``, ``train PHASE``, ``eval`` or ``eval HEIGHTxWIDTH``; where a step has micro-batches,
+        which ``train`` then computes, also ``update`` or ``update PHASE``.
       phase: phase of the training; None for an evaluation.
       executable: the program to call, where the devices are here; else None.
       output: memory, cost and text, from the compiler.
@@ -44,13 +45,18 @@ class CompiledProgram:
     executable: jax.stages.Compiled | None
     output: CompilerOutput
 
+    @property
+    def is_update(self) -> bool:
+        """Whether it ends a step whose images are already summed."""
+        return self.name.startswith("update")
+
 
 @dataclass(frozen=True)
 class Compilation:
     """All programs of a run.
 
     Attributes:
-      programs: the train step of each phase, and then the evaluations.
+      programs: the train step of each phase, then the evaluations, and then the updates, if there are any.
       seconds: wall time, tracing included.
       from_cache: number of programs that had been compiled before.
       cache: folder of the cache.
@@ -82,9 +88,14 @@ def compile_run(
     evals = ["eval"] if len(shapes) == 1 else [f"eval {height}x{width}" for height, width, _ in shapes]
     trains = [f"train {p.name}" if run.plan.recipe.phases else "train" for p in run.plan.phases]
     names, phases = [*trains, *evals], [*run.plan.phases, *[None] * len(evals)]
+    if run.plan.is_accumulated:
+        names += [name.replace("train", "update", 1) for name in trains]
+        phases += run.plan.phases
     with _progress(console, f"{len(names)} programs for {machine}"):
         # Tracing holds the interpreter; the compiler does not.
         lowered = [*map(run.lower_train_step, run.plan.phases), *run.lower_eval_steps()]
+        for phase in run.plan.phases:
+            lowered += run.lower_end_of_step(phase)[:1]
         if to_run:
             with compilation_cache(cache / "programs"), _hits() as hits:
                 programs = _in_parallel(_compile, names, phases, lowered)

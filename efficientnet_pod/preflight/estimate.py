@@ -31,8 +31,9 @@ class StepEstimate:
     Attributes:
       name: name of the program.
       phase: phase of training, None for evaluation.
-      images: images in the global batch.
-      replicas: replicas that share them.
+      images: images of all devices in a call.
+      calls: calls that a step, or a batch of evaluation, takes.
+      replicas: devices that share the images.
       hbm_bytes: arguments, outputs that are not aliased, temporaries and code; for a program that is too
         large, the bytes that the compiler counted before it gave up, or None.
       waiting_bytes: bytes outside the program: the next batches and, in an evaluation, the rest of the state.
@@ -50,6 +51,7 @@ class StepEstimate:
     name: str
     phase: Phase | None
     images: int
+    calls: int
     replicas: int
     hbm_bytes: int | None
     waiting_bytes: int
@@ -111,7 +113,17 @@ class Estimate:
     @property
     def train(self) -> StepEstimate:
         """The train step that needs the most memory: the only one of a recipe without phases."""
-        return max((s for s in self.steps if s.phase), key=lambda step: step.hbm_bytes or math.inf)
+        trains = (s for s in self.steps if s.phase and not s.compiled.is_update)
+        return max(trains, key=lambda step: step.hbm_bytes or math.inf)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Estimated seconds of an optimizer step of that phase: all micro-batches, and the update."""
+        parts = [step for step in self.steps if step.phase is self.train.phase]
+        seconds = [step.seconds for step in parts]
+        if any(part is None for part in seconds):
+            return None
+        return sum(step.calls * (part or 0.0) for step, part in zip(parts, seconds, strict=True))
 
     @property
     def tightest(self) -> StepEstimate:
@@ -145,7 +157,9 @@ class Estimate:
     def train_hours(self) -> float | None:
         """Hours of training alone."""
         return self._hours(
-            (step, step.phase.last_step - step.phase.first_step) for step in self.steps if step.phase
+            (step, step.calls * (step.phase.last_step - step.phase.first_step))
+            for step in self.steps
+            if step.phase
         )
 
     @property
@@ -191,13 +205,14 @@ def estimate_run(run: Run, target: Target, compilation: Compilation) -> Estimate
     plan = run.plan
     state = jax.eval_shape(run.init, run.variables)
     evals = [rows for *_, rows in plan.eval_shapes]
-    assert len(compilation.programs) == len(plan.phases) + len(evals)
+    updates = len(plan.phases) if plan.is_accumulated else 0
+    assert len(compilation.programs) == len(plan.phases) + len(evals) + updates
     unused = bytes_of(state) - bytes_of(run.variables)  # an evaluation takes weights and statistics alone
     steps = []
     for compiled in compilation.programs:
         phase = compiled.phase
         size = phase.image_size if phase else plan.image_size
-        images = phase.recipe.global_batch if phase else plan.eval_batch
+        images = phase.micro_batch if phase else plan.eval_batch
         waiting = BATCHES_AHEAD * share_bytes(plan, images, size) + (0 if phase else unused)
         steps.append(_estimate_step(compiled, run, target.chip, images=images, waiting=waiting))
     return Estimate(target, run, compilation, tuple(steps), hbm_limit(target), plan.evaluations())
@@ -227,7 +242,8 @@ def _estimate_step(
         name=compiled.name,
         phase=compiled.phase,
         images=images,
-        replicas=run.plan.num_replicas,
+        calls=1 if compiled.phase is None or compiled.is_update else compiled.phase.micro_batches,
+        replicas=run.plan.num_devices,
         hbm_bytes=output.hbm_bytes,
         waiting_bytes=waiting,
         program=program,

@@ -28,14 +28,16 @@ def measure_programs(run: Run, programs: tuple[CompiledProgram, ...]) -> dict[st
     seconds = {}
     for compiled in programs:
         if compiled.phase:
-            size, images = compiled.phase.image_size, compiled.phase.recipe.global_batch
+            size, images = compiled.phase.image_size, compiled.phase.micro_batch
             height, width = size, size
         else:
             (height, width, _), images = next(shapes), run.plan.eval_batch
         if compiled.executable is None:
             continue
         batch = _noise(run, images, height, width, mask=compiled.phase is None)
-        if compiled.phase:
+        if compiled.phase and run.plan.is_accumulated:
+            call = _part_of_step(run, compiled, batch, variables)
+        elif compiled.phase:
             call = _training(run, compiled.executable, batch, variables)
         else:
             call = partial(compiled.executable, put_replicated(variables, run.mesh), batch)
@@ -54,6 +56,26 @@ def _training(
         state, outcome = step(state, batch, halted)
         halted = outcome.halted
         return outcome
+
+    return call
+
+
+def _part_of_step(
+    run: Run, compiled: CompiledProgram, batch: dict[str, jax.Array], variables: dict[str, Any]
+) -> Callable[[], Any]:
+    """Returns a function that adds a micro-batch to the sums, or makes the update from them."""
+    assert compiled.phase and compiled.executable
+    program, halted = compiled.executable, not_halted(run.mesh)
+    _, zeros = (lowered.compile() for lowered in run.lower_end_of_step(compiled.phase))
+    state, sums = run.lower_init().compile()(variables), zeros()
+
+    def call() -> Any:
+        nonlocal state, sums
+        if compiled.is_update:
+            state, result = program(state, sums, halted)
+        else:
+            sums, result = program(state, batch, sums)
+        return result
 
     return call
 

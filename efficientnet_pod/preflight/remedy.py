@@ -8,7 +8,7 @@ _MARGIN = 0.97  # of the limit: memory is not quite linear in the batch
 
 
 def smaller_batch(estimate: Estimate) -> int | None:
-    """Returns a per-replica batch that should fit, by a line through two points; None if none would.
+    """Returns a batch of a device that should fit, by a line through two points; None if none would.
 
     The line starts at the program's code, which does not grow with the batch. From 16 images on the batch is
     a multiple of 8, which fills the lanes of a TPU better.

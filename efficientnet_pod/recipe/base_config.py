@@ -29,6 +29,7 @@ def base_config() -> Any:
     config.seed = 0
 
     config.global_batch = 256
+    config.replicas = 0
     config.bn_group_size = 1
     config.epochs = 90.0
     config.label_smoothing = 0.0

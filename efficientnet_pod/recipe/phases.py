@@ -9,17 +9,42 @@ from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
 
 @dataclasses.dataclass(frozen=True)
 class PlacedRecipe:
-    """A recipe, or a phase of one, on a number of replicas.
+    """A recipe, or a phase of one, on a number of devices.
 
     Attributes:
       recipe: what is trained.
-      num_replicas: devices of all hosts.
+      num_devices: devices of all hosts.
       num_hosts: processes.
     """
 
     recipe: Recipe
-    num_replicas: int
+    num_devices: int
     num_hosts: int
+
+    @property
+    def num_replicas(self) -> int:
+        """Replicas, each with its own share of a batch and its own masks; a device may compute several."""
+        return self.recipe.replicas or self.num_devices
+
+    @property
+    def replicas_at_once(self) -> int:
+        """Replicas that a device computes together: its share of a BN group that is larger than the mesh."""
+        return max(1, self.recipe.bn_group_size // self.num_devices)
+
+    @property
+    def micro_batches(self) -> int:
+        """Parts of a global batch that the devices compute one after the other, before the update."""
+        return self.num_replicas // (self.num_devices * self.replicas_at_once)
+
+    @property
+    def micro_batch(self) -> int:
+        """Training images of all devices in one part of a step."""
+        return self.recipe.global_batch // self.micro_batches
+
+    @property
+    def is_accumulated(self) -> bool:
+        """Whether a device computes more than one replica in a step."""
+        return self.num_replicas > self.num_devices
 
     @property
     def image_size(self) -> int:
@@ -69,7 +94,7 @@ class Phase(PlacedRecipe):
         return self.first_image + (step - self.first_step) * self.recipe.global_batch
 
 
-def resolve_phases(recipe: Recipe, *, num_train: int, num_replicas: int, num_hosts: int) -> tuple[Phase, ...]:
+def resolve_phases(recipe: Recipe, *, num_train: int, num_devices: int, num_hosts: int) -> tuple[Phase, ...]:
     """Returns the phases, without a gap; one where the recipe names none.
 
     A phase begins at the step nearest to its ``from_epoch``. Each begins where the one before has ended, to
@@ -92,7 +117,7 @@ def resolve_phases(recipe: Recipe, *, num_train: int, num_replicas: int, num_hos
                 f"config.phases.{phase.name} lasts from epoch {phase.from_epoch:g} to {end:g}, which is no "
                 f"whole step of {phased.global_batch:,} images; make it longer or lower its global_batch"
             )
-        phases.append(Phase(phased, num_replicas, num_hosts, phase.name, step, step + steps, image))
+        phases.append(Phase(phased, num_devices, num_hosts, phase.name, step, step + steps, image))
         step += steps
         image += steps * phased.global_batch
     return tuple(phases)

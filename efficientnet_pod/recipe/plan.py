@@ -17,7 +17,7 @@ from efficientnet_pod.recipe.rules import check_recipe, lack_of_weights
 # The names in ``plan.json``, in its order: those between ``recipe`` and ``phases``, and those of a phase.
 _BATCHES = ("host_batch", "per_replica_batch", "bn_batch")
 _NAMES = (
-    *("num_train", "num_eval", "num_classes", "num_replicas", "num_hosts"),
+    *("num_train", "num_eval", "num_classes", "num_replicas", "num_devices", "num_hosts", "micro_batches"),
     *("image_size", "dropout", "compute_dtype", "link_dtype"),
     *(*_BATCHES, "eval_batch", "eval_steps", "eval_shapes"),
     *("steps_per_epoch", "total_steps", "warmup_steps", "steps_between_evals", "peak_lr"),
@@ -27,13 +27,14 @@ _PHASE_NAMES = ("name", "first_step", "last_step", "first_image", "image_size", 
 
 # Names there that may differ between two starts of one run, because they follow from the machine; the recipe
 # is compared as a config.
-_PER_MACHINE = {"num_replicas", "num_hosts", "device_kind", "host_batch", "per_replica_batch", "eval_batch"}
+_PER_MACHINE = {"num_replicas", "num_devices", "num_hosts", "micro_batches", "device_kind", "host_batch"}
+_PER_MACHINE |= {"per_replica_batch", "eval_batch"}
 OF_THE_MACHINE = frozenset(_PER_MACHINE | {"eval_steps", "eval_shapes", "warnings", "recipe"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan(PlacedRecipe):
-    """A recipe on a data set and a number of replicas.
+    """A recipe on a data set and a number of devices.
 
     Its ``image_size`` is that of evaluation. Training may have other sizes and batches in each of its phases.
 
@@ -157,7 +158,7 @@ def resolve(
     num_train: int,
     num_eval: int,
     num_classes: int,
-    num_replicas: int,
+    num_devices: int,
     num_hosts: int,
     default_dtype: str,
 ) -> Plan:
@@ -168,15 +169,16 @@ def resolve(
     Raises:
       UserError: a number is impossible; the message has its value, the rule and the remedy.
     """
-    check_recipe(recipe, num_replicas)
+    check_recipe(recipe, num_devices)
+    num_replicas = recipe.replicas or num_devices
     compute_dtype = default_dtype if recipe.model.dtype == "auto" else recipe.model.dtype
     # Not more than a full pass needs: 65,536 replicas' images would be padding for 50,000.
-    eval_batch = num_replicas * min(recipe.global_batch // num_replicas, math.ceil(num_eval / num_replicas))
+    eval_batch = num_devices * min(recipe.global_batch // num_replicas, math.ceil(num_eval / num_devices))
     if recipe.data.eval_crop == "rectangular":
-        eval_batch = eval_batch_of(eval_batch, num_eval=num_eval, num_replicas=num_replicas)
+        eval_batch = eval_batch_of(eval_batch, num_eval=num_eval, num_replicas=num_devices)
     plan = Plan(
         recipe,
-        num_replicas,
+        num_devices,
         num_hosts,
         num_train=num_train,
         num_eval=num_eval,
@@ -185,7 +187,7 @@ def resolve(
         link_dtype=compute_dtype if recipe.data.link_dtype == "auto" else recipe.data.link_dtype,
         eval_batch=eval_batch,
         eval_shapes=(),
-        phases=resolve_phases(recipe, num_train=num_train, num_replicas=num_replicas, num_hosts=num_hosts),
+        phases=resolve_phases(recipe, num_train=num_train, num_devices=num_devices, num_hosts=num_hosts),
         warnings=(),
     )
     if plan.total_steps > MOST:

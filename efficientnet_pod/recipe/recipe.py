@@ -207,6 +207,8 @@ class Recipe(Ranged):
       cpu_replicas: virtual devices where the platform is the CPU.
       seed: seed of the initial weights, the order of the images and every random draw.
       global_batch: images per optimizer step.
+      replicas: replicas on which the numbers are defined: which images normalise together, and every mask. A
+        machine with fewer devices computes several on each, one after the other; 0: one for each device.
       bn_group_size: replicas that normalise together.
       epochs: passes over the training images; may be a fraction.
       label_smoothing: smoothing of the training loss.
@@ -236,6 +238,7 @@ class Recipe(Ranged):
     )
     seed: Number0
     global_batch: Count
+    replicas: Number0 = dataclasses.field(metadata=RESOLVED)
     bn_group_size: Count = dataclasses.field(metadata=RESOLVED)
     epochs: Annotated[float, Range(0, 100_000, above=True)]
     label_smoothing: Share

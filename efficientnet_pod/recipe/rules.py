@@ -9,11 +9,13 @@ from efficientnet_pod.pod.topology import check_bn_group_size, divisors
 from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
 
 
-def check_recipe(recipe: Recipe, num_replicas: int) -> None:
-    """Raises UserError if the recipe, or what one of its phases makes of it, is impossible on the replicas.
+def check_recipe(recipe: Recipe, num_devices: int) -> None:
+    """Raises UserError if the recipe, or what one of its phases makes of it, is impossible on the devices.
 
     The message has the value, the rule and the remedy.
     """
+    num_replicas = recipe.replicas or num_devices
+    _check_devices(recipe, num_devices)
     _check(recipe, num_replicas, lambda field: f"config.{field}")
     for settings in recipe.phases:
         path = f"config.phases.{settings.name}"
@@ -95,6 +97,27 @@ def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
         raise UserError(
             f"{full('data.image_size')}={size} pixels must be above config.data.max_shift="
             f"{data.max_shift}; lower --config.data.max_shift"
+        )
+
+
+def _check_devices(recipe: Recipe, num_devices: int) -> None:
+    """Checks that the replicas can be laid on the devices, whole BN groups at a time."""
+    replicas, group = recipe.replicas or num_devices, recipe.bn_group_size
+    if replicas % num_devices:
+        nearest = max(1, round(replicas / num_devices)) * num_devices
+        fewer = next(n for n in range(num_devices, 0, -1) if replicas % n == 0)
+        raise UserError(
+            f"config.replicas={replicas} is not a multiple of the {num_devices} devices; the nearest that "
+            f"is: --config.replicas={nearest}; or take {fewer} devices"
+        )
+    check_bn_group_size(group, replicas)
+    if replicas > num_devices and num_devices % group and group % num_devices:
+        possible = (n for n in range(num_devices, 0, -1) if not n % group or not group % n)
+        fewer = next(n for n in possible if replicas % n == 0)
+        raise UserError(
+            f"config.bn_group_size={group} replicas normalise together, and {num_devices} devices can "
+            "compute neither one such group at a time nor several: one number must divide the other; "
+            f"take {fewer} devices"
         )
 
 

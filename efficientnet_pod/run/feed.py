@@ -5,7 +5,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import jax
@@ -29,9 +29,9 @@ _CLOSE_SECONDS = 5.0
 
 
 def share_bytes(plan: Plan, images: int, image_size: int) -> int:
-    """Returns the bytes of one replica's images of a global batch of ``images``, as they travel."""
-    per_replica = images // plan.num_replicas
-    return per_replica * image_size * image_size * 3 * jnp.dtype(plan.link_dtype).itemsize
+    """Returns the bytes of one device's images of a batch of ``images``, as they travel."""
+    per_device = images // plan.num_devices
+    return per_device * image_size * image_size * 3 * jnp.dtype(plan.link_dtype).itemsize
 
 
 class Feed:
@@ -41,7 +41,12 @@ class Feed:
     """
 
     def __init__(
-        self, batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, *, first_step: int | None = None
+        self,
+        batches: Iterator[dict[str, np.ndarray]],
+        mesh: Mesh,
+        *,
+        first_step: int | None = None,
+        micro_batches: int = 1,
     ):
         """Begins at once to make batches.
 
@@ -49,8 +54,9 @@ class Feed:
           batches: this host's share of each global batch.
           mesh: devices that get the batches.
           first_step: training step of the first batch; None for an evaluation.
+          micro_batches: batches of a step.
         """
-        self._mesh = mesh
+        self._mesh, self._micro_batches = mesh, micro_batches
         self._ready: queue.Queue[Any] = queue.Queue(maxsize=1)
         self._closed = threading.Event()
         self._thread = threading.Thread(
@@ -89,8 +95,10 @@ class Feed:
 
     def _make(self, batches: Iterator[dict[str, np.ndarray]], step: int | None) -> None:
         try:
-            while not self._closed.is_set():
-                if step is not None:
+            for number in count():
+                if self._closed.is_set():
+                    break
+                if step is not None and number % self._micro_batches == 0:
                     batches, step = _with_faults(batches, step), step + 1
                 self._ready.put(to_global(next(batches), self._mesh))
         except BaseException as error:  # StopIteration too: the reader meets it in its place
@@ -125,6 +133,7 @@ def train_batches(
 ) -> Iterator[Any]:
     """Yields this host's training batches as numpy arrays, from step ``start_step`` + 1 to the last.
 
+    A step has one, or one for each micro-batch, in the order of the images.
     Every phase begins at the image after the phase before. Its input is opened `STEPS_AHEAD` steps before it
     begins, so that its first three batches are ready.
 
@@ -149,7 +158,8 @@ def train_batches(
         for step in range(first, phase.last_step):
             if step == max(first, phase.last_step - ahead) and inputs:
                 opened.append(inputs.popleft().as_numpy_iterator())
-            yield next(batches)
+            for _ in range(phase.micro_batches):
+                yield next(batches)
 
 
 def enters_by_reading(run: Run) -> bool:
@@ -167,7 +177,7 @@ def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Skips | 
     from efficientnet_pod.data import in_memory, pipeline
 
     first_image = phase.images_seen(step) + image_offset
-    share = HostShare(phase.recipe.global_batch, first_image, run.runtime.place, run.runtime.host_count)
+    share = HostShare(phase.micro_batch, first_image, run.runtime.place, run.runtime.host_count)
     preprocessing, seed = run.preprocessing(phase), phase.recipe.seed
     if phase.recipe.data.in_memory:
         return in_memory.InMemory(run.images, preprocessing, share, seed=seed)

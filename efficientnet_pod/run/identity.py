@@ -32,7 +32,8 @@ def identity_of(run: Run) -> dict[str, Any]:
         "platform": runtime.platform,
         "device_kind": runtime.device_kind,
         "replicas": plan.num_replicas,
-        "replicas_of_a_host": sum(d.process_index == runtime.place for d in runtime.devices),
+        "devices": plan.num_devices,
+        "devices_of_a_host": sum(d.process_index == runtime.place for d in runtime.devices),
         "mesh": _digest([d.id for d in run.mesh.devices.flat]),
     }
     images = {

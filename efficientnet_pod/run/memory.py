@@ -10,6 +10,7 @@ from efficientnet_pod.pod import memory
 from efficientnet_pod.pod.terminal import byte_size
 from efficientnet_pod.run.feed import BATCHES_AHEAD, share_bytes
 from efficientnet_pod.run.run import Run
+from efficientnet_pod.run.train_step import abstract_sums
 from efficientnet_pod.workdir.checkpoints.commit import bytes_of
 
 
@@ -43,11 +44,13 @@ def need_of(run: Run, program: jax.stages.Compiled, *, images: int, image_size: 
     Args:
       run: whose step it is.
       program: the step.
-      images: global batch of the step.
+      images: images of all devices in a call of the program.
       image_size: pixels of their sides.
     """
     stats: Any = program.memory_analysis()
     state = bytes_of(run.abstract_state())
+    if run.plan.is_accumulated:  # and the sums of the micro-batches
+        state += bytes_of(abstract_sums(run.abstract_state(), run.mesh)) // run.mesh.size
     beyond = max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
     batches = (1 + BATCHES_AHEAD) * share_bytes(run.plan, images, image_size)
     if run.runtime.platform != "cpu":
@@ -69,8 +72,11 @@ def require_memory(
     images: int,
     image_size: int,
     batch_field: str = "global_batch",
+    micro_batches: int = 0,
 ) -> Need:
-    """Returns what a compiled step takes, where there is as much; ``batch_field`` sets the batch.
+    """Returns what a compiled step takes, where there is as much.
+
+    ``batch_field`` sets the batch, and of a training step there are so many ``micro_batches``.
 
     Raises:
       UserError: there is not enough; the message has the largest batch that fits.
@@ -81,16 +87,20 @@ def require_memory(
     who = "this machine" if run.runtime.platform == "cpu" else "a device"
     raise UserError(
         f"{name} of {images:,} images takes {byte_size(need.total)} of memory and {who} has "
-        f"{byte_size(need.limit)} for it; {_remedy(need, images, len(run.runtime.devices), batch_field)}"
+        f"{byte_size(need.limit)} for it; {_remedy(need, images, run, batch_field, micro_batches)}"
     )
 
 
-def _remedy(need: Need, images: int, devices: int, batch_field: str) -> str:
+def _remedy(need: Need, images: int, run: Run, batch_field: str, micro_batches: int) -> str:
     """Returns what to change; batches are halved, since what divided the batch then divides its parts."""
     assert need.limit is not None
-    smaller = images
-    while smaller % (2 * devices) == 0:
-        smaller //= 2
-        if need.fixed + need.by_batch * smaller / images <= need.limit:
-            return f"--config.{batch_field}={smaller} fits"
+    factor = 1
+    while images % (2 * factor * run.plan.num_devices) == 0:
+        factor *= 2
+        if need.fixed + need.by_batch / factor <= need.limit:
+            batch = max(1, micro_batches) * images // factor
+            replicas, parts = factor * run.plan.num_replicas, factor * micro_batches
+            in_parts = f"; --config.replicas={replicas} too: the same batch in {parts} parts, each with its "
+            in_parts += "own batch norm"
+            return f"--config.{batch_field}={batch} fits" + (in_parts if micro_batches else "")
     return "lower config.data.image_size, or take more devices"

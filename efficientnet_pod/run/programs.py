@@ -23,7 +23,57 @@ from efficientnet_pod.workdir.workdir import Workdir
 COMPILE_SECONDS = 3600  # that a host waits for another one to have a program
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array, TopClasses]]
-TrainProgram = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Outcome]]
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainProgram:
+    """The compiled step of a phase; where devices compute several replicas, one micro-batch after the other.
+
+    Attributes:
+      step: the whole step; or the sums with one micro-batch more.
+      finish: the update from the sums of all micro-batches; None with a whole step.
+      zeros: sums of nothing; None with a whole step.
+      micro_batches: of a step.
+    """
+
+    step: Any
+    finish: Callable[..., tuple[TrainState, Outcome]] | None = None
+    zeros: Callable[[], Any] | None = None
+    micro_batches: int = 1
+
+    def __call__(
+        self,
+        state: TrainState,
+        next_batch: Callable[[], Batch],
+        halted: jax.Array,
+        dispatched: Callable[[Any], None] = lambda results: None,
+    ) -> tuple[TrainState, Outcome] | None:
+        """Returns the next state and what becomes of the step, which need not have ended.
+
+        None where a host was told to stop in the midst of the micro-batches: all hosts then leave the step
+        after the same one, and the state is still the one before.
+
+        Args:
+          state: its buffers are taken over, unless the step is left.
+          next_batch: gives one micro-batch.
+          halted: of the outcome of the step before.
+          dispatched: gets what each micro-batch will give, as soon as the devices are at it.
+        """
+        if self.finish is None or self.zeros is None:
+            ended = self.step(state, next_batch(), halted)
+        else:
+            sums, stops = self.zeros(), None
+            for _ in range(self.micro_batches):
+                sums, newest = self.step(state, next_batch(), sums)
+                dispatched(newest)
+                # Read one late, as outcomes are: the devices always have work.
+                if stops is not None and int(stops):
+                    return None
+                stops = newest
+            ended = self.finish(state, sums, halted)
+        dispatched(ended[1].halted)
+        return ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,41 +147,44 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int) -> Programs:
     phases = run.plan.phases_after(start_step)
     first = phases if run.runtime.platform == "cpu" else phases[:1]
     # Tracing holds the interpreter; the compiler does not.
-    lowered = [*map(run.lower_train_step, first), *run.lower_eval_steps()]
     draws = not start_step and not run.plan.recipe.init.weights
-    lowered += [run.lower_init()] if draws else []
-    made = _compile(lowered, workdir)
-    init = made.pop() if draws else None
-    needs = [_require_memory(run, phase, program) for phase, program in zip(first, made, strict=False)]
+    lowered = [_lowered(run, phase) for phase in first]
+    lowered += [run.lower_eval_steps(), [run.lower_init()] if draws else []]
+    *steps, evaluation, init = _compile(lowered, workdir)
+    needs = [_require_memory(run, phase, programs[0]) for phase, programs in zip(first, steps, strict=True)]
     evaluated = {"images": run.plan.eval_batch, "image_size": run.plan.image_size}
-    needs += [
-        require_memory(run, program, "an evaluation step", **evaluated) for program in made[len(first) :]
-    ]
+    needs += [require_memory(run, program, "an evaluation step", **evaluated) for program in evaluation]
     train_steps: dict[str, Future[TrainProgram]] = {phase.name: Future() for phase in first}
-    for future, program in zip(train_steps.values(), made, strict=False):
-        future.set_result(program)
+    for future, programs in zip(train_steps.values(), steps, strict=True):
+        future.set_result(TrainProgram(*programs, micro_batches=run.plan.micro_batches))
     background = ThreadPoolExecutor(max_workers=1)
     for phase in phases[len(first) :]:
         train_steps[phase.name] = background.submit(_compile_train_step, run, phase, workdir)
     seconds = time.monotonic() - began
-    eval_step = eval_step_of(run, made[len(first) :])
+    eval_step = eval_step_of(run, evaluation)
     later = partial(_compile_train_step, run, workdir=workdir)
     need = max(needs, key=lambda need: need.total)
-    return Programs(eval_step, init, seconds, need, train_steps, background, later)
+    return Programs(eval_step, next(iter(init), None), seconds, need, train_steps, background, later)
 
 
-def _compile(lowered: list[jax.stages.Lowered], workdir: Workdir) -> list[Any]:
+def _lowered(run: Run, phase: Phase) -> list[jax.stages.Lowered]:
+    return [run.lower_train_step(phase), *run.lower_end_of_step(phase)]
+
+
+def _compile(lowered: list[list[jax.stages.Lowered]], workdir: Workdir) -> list[list[Any]]:
+    """Returns the programs, in the same lists; all are compiled side by side."""
     # The workdir is host 0's. The others compile for themselves meanwhile: JAX would let them write nothing
     # there, and on CPUs would not find for them what host 0 has written.
     cache = compilation_cache(workdir.programs) if hosts.index() == 0 else nullcontext()
     with cache, ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda program: program.compile(), lowered))
+        programs = [[pool.submit(program.compile) for program in group] for group in lowered]
+        return [[program.result() for program in group] for group in programs]
 
 
 def _compile_train_step(run: Run, phase: Phase, workdir: Workdir) -> TrainProgram:
-    (program,) = _compile([run.lower_train_step(phase)], workdir)
-    _require_memory(run, phase, program)
-    return program
+    (programs,) = _compile([_lowered(run, phase)], workdir)
+    _require_memory(run, phase, programs[0])
+    return TrainProgram(*programs, micro_batches=phase.micro_batches)
 
 
 def _require_memory(run: Run, phase: Phase, program: Any) -> Need:
@@ -145,7 +198,8 @@ def _require_memory(run: Run, phase: Phase, program: Any) -> Need:
         run,
         program,
         f"a training step{of_phase}",
-        images=phase.recipe.global_batch,
+        images=phase.micro_batch,
         image_size=phase.image_size,
         batch_field=f"phases.{phase.name}.global_batch" if of_its_own else "global_batch",
+        micro_batches=phase.micro_batches,
     )

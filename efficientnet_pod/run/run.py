@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from efficientnet_pod.data.sources.types import Source
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.models.batch_norm import AT_ONCE
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.models.registry import Model, create_network, network_named, with_settings
@@ -29,7 +30,12 @@ from efficientnet_pod.recipe.recipe import Recipe
 from efficientnet_pod.recipe.rectangles import order_of, shapes_of
 from efficientnet_pod.run.eval_step import compile_eval_step, compile_statistics_step
 from efficientnet_pod.run.state import TrainState, init_state
-from efficientnet_pod.run.train_step import TrainStep, compile_train_step
+from efficientnet_pod.run.train_step import (
+    TrainStep,
+    abstract_sums,
+    compile_accumulation,
+    compile_train_step,
+)
 from efficientnet_pod.workdir.files import is_remote
 
 
@@ -123,11 +129,41 @@ class Run:
         return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(self.variables)
 
     def lower_train_step(self, phase: Phase) -> jax.stages.Lowered:
-        """Returns the program of one optimizer step of a phase."""
+        """Returns the program of one optimizer step of a phase, or of one of its micro-batches.
+
+        The latter where devices compute several replicas: see :meth:`lower_end_of_step`.
+        """
+        step, state = self._train_step(phase), self.abstract_state()
+        batch = self.abstract_batch(phase.micro_batch, phase.image_size, phase.image_size, mask=False)
+        if phase.is_accumulated:
+            accumulate, _ = compile_accumulation(step, self.mesh)
+            return accumulate.lower(state, batch, abstract_sums(state, self.mesh))
+        return compile_train_step(step, self.mesh).lower(state, batch, self._abstract_halted())
+
+    def lower_end_of_step(self, phase: Phase) -> list[jax.stages.Lowered]:
+        """Returns the programs of the update from the sums of all micro-batches, and of sums of nothing.
+
+        There are none where every replica has a device.
+        """
+        if not phase.is_accumulated:
+            return []
+        state = self.abstract_state()
+        sums = abstract_sums(state, self.mesh)
+        _, finish = compile_accumulation(self._train_step(phase), self.mesh)
+        zeros = jax.jit(
+            lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums),
+            out_shardings=batch_sharding(self.mesh),
+        )
+        return [finish.lower(state, sums, self._abstract_halted()), zeros.lower()]
+
+    def _abstract_halted(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((), jnp.dtype("int32"), sharding=replicated(self.mesh))
+
+    def _train_step(self, phase: Phase) -> TrainStep:
         recipe = phase.recipe
         key = jax.random.key(recipe.seed)
         settings = dataclasses.asdict(recipe.model) | {"dropout": phase.dropout}
-        step = TrainStep(
+        return TrainStep(
             self._training_model(settings),
             self.optimizer,
             recipe.label_smoothing,
@@ -141,11 +177,9 @@ class Run:
             normalise=self.normalise,
             trainable=partial(without_gradient, init=recipe.init),
             statistics=partial(with_fixed_statistics, init=recipe.init),
+            micro_batches=phase.micro_batches,
+            replicas_at_once=phase.replicas_at_once,
         )
-        size = phase.image_size
-        batch = self.abstract_batch(recipe.global_batch, size, size, mask=False)
-        halted = jax.ShapeDtypeStruct((), jnp.dtype("int32"), sharding=replicated(self.mesh))
-        return compile_train_step(step, self.mesh).lower(self.abstract_state(), batch, halted)
 
     @property
     def normalise(self) -> Callable[[jax.Array], jax.Array]:
@@ -160,13 +194,14 @@ class Run:
         return model.clone(norm=partial(model.norm, fixed=fixed)) if fixed else model
 
     def lower_statistics_step(self) -> jax.stages.Lowered:
-        """Returns the program that gives the BN statistics of one training batch of the first phase."""
+        """Returns the program that gives the BN statistics of one micro-batch of the first phase."""
         phase = self.plan.phases[0]
         settings = dataclasses.asdict(phase.recipe.model) | {"dropout": 0.0, "survival_probability": 1.0}
         model: Any = self._training_model(settings)
         model = model.clone(norm=partial(model.norm, momentum=0.0))
-        batch = self.abstract_batch(phase.recipe.global_batch, phase.image_size, phase.image_size, mask=False)
-        step = compile_statistics_step(model, self.mesh, normalise=self.normalise)
+        batch = self.abstract_batch(phase.micro_batch, phase.image_size, phase.image_size, mask=False)
+        at_once = phase.replicas_at_once if phase.is_accumulated else 0
+        step = compile_statistics_step(model, self.mesh, normalise=self.normalise, replicas_at_once=at_once)
         return step.lower(self.abstract_state().variables, batch)
 
     def lower_eval_steps(self) -> list[jax.stages.Lowered]:
@@ -205,7 +240,7 @@ def run_on(runtime: Runtime, recipe: Recipe, source: Source | ImageNumbers | Non
         num_train=source.num_train,
         num_eval=source.num_eval,
         num_classes=source.num_classes,
-        num_replicas=len(runtime.devices),
+        num_devices=len(runtime.devices),
         num_hosts=runtime.host_count,
         default_dtype=pod_runtime.default_compute_dtype(runtime.platform),
     )
@@ -283,7 +318,7 @@ def build(
         recipe.model.name,
         num_classes=plan.num_classes,
         dtype=jnp.dtype(plan.compute_dtype),
-        bn_axis=BN_MEMBER,
+        bn_axis=(AT_ONCE, BN_MEMBER) if plan.is_accumulated else BN_MEMBER,
         packed=packed,
         settings=dataclasses.asdict(recipe.model) | {"dropout": plan.dropout},
     )

@@ -50,22 +50,22 @@ def print_plan(
     if replicas is None:
         run = open_run(recipe)
         plan, model, variables = run.plan, run.model, run.variables
-        devices, groups = describe_devices(run), describe_bn_groups(run.runtime.devices, recipe.bn_group_size)
+        devices, groups = describe_devices(run), describe_groups(run)
     else:
         runtime.start("cpu", None)  # only to count FLOPs
         plan = resolve(
             recipe,
             **dataclasses.asdict(image_numbers(recipe)),
-            num_replicas=replicas,
+            num_devices=replicas,
             num_hosts=1,
             default_dtype=runtime.default_compute_dtype(recipe.platform),
         )
         model, variables, _, _ = build(plan)
-        devices = f"{replicas:,} (not here)"
-        groups = f"{replicas // recipe.bn_group_size:,} groups of {recipe.bn_group_size:,} replicas"
+        devices = _on_devices(plan, f"{replicas:,} (not here)")
+        groups = f"{plan.num_replicas // recipe.bn_group_size:,} groups of {recipe.bn_group_size:,} replicas"
         if recipe.data.eval_crop == "rectangular":
             plan = dataclasses.replace(plan, eval_shapes=())  # the images are not read
-    per_host = replicas_per_host or (8 if replicas else plan.num_replicas // plan.num_hosts)
+    per_host = replicas_per_host or (8 if replicas else plan.num_devices // plan.num_hosts)
     table = plan_table(plan.with_warnings(warnings), devices=devices, bn_groups=groups)
     if text := describe_input(plan, replica_rate=replica_rate, replicas_per_host=per_host):
         table.add_row("input", text)
@@ -75,9 +75,28 @@ def print_plan(
 
 
 def describe_devices(run: Run) -> str:
-    """Returns e.g. ``"8 × cpu, 1 host"``."""
+    """Returns e.g. ``"8 × cpu, 1 host"``; with more replicas than devices also the parts of a step."""
     hosts = plural(run.runtime.host_count, "host")
-    return f"{len(run.runtime.devices):,} × {run.runtime.device_kind}, {hosts}"
+    return _on_devices(run.plan, f"{len(run.runtime.devices):,} × {run.runtime.device_kind}, {hosts}")
+
+
+def _on_devices(plan: Plan, devices: str) -> str:
+    if not plan.is_accumulated:
+        return devices
+    parts = plural(plan.micro_batches, "micro-batch", "micro-batches")
+    images = plan.micro_batch // plan.num_devices
+    return f"{plan.num_replicas:,} on {devices}: {parts} of {plural(images, 'image')} a device"
+
+
+def describe_groups(run: Run) -> str:
+    """Returns one line on the BN groups, such as ``64 groups of 16 replicas, tiles of 2x4 chips``."""
+    plan, size = run.plan, run.plan.recipe.bn_group_size
+    if not plan.is_accumulated:
+        return describe_bn_groups(run.runtime.devices, size)
+    groups = f"{plural(plan.num_replicas // size, 'group')} of {plural(size, 'replica')}"
+    if plan.replicas_at_once > 1:
+        return f"{groups}, {plan.replicas_at_once} of them at once on each device"
+    return groups if size == 1 else f"{groups}, on {plural(size, 'device')} each"
 
 
 def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from efficientnet_pod.models.amoebanet import AUXILIARY_LOGITS
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.pod.agreement import ABANDON, GO
-from efficientnet_pod.pod.mesh import BN_GROUP, BY_REPLICA, EVERYWHERE, REPLICAS
+from efficientnet_pod.pod.mesh import BN_GROUP, BN_MEMBER, BY_REPLICA, EVERYWHERE, REPLICAS, batch_sharding
 from efficientnet_pod.run.metrics import Counts, count, cross_entropy
 from efficientnet_pod.run.mixing import MixedBatch, mix
 from efficientnet_pod.run.state import PyTree, TrainState, update_ema
@@ -54,6 +54,31 @@ class Outcome:
         return dataclasses.replace(scalars, trust_ratios=self.trust_ratios)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """What the devices have summed over the micro-batches of a step, each for itself.
+
+    Every array has the devices as its first dimension. A device holds one set of gradients, float32, however
+    many micro-batches there are.
+
+    Attributes:
+      gradients: of the loss of the global batch, of which a micro-batch gives its part times their number.
+      batch_stats: new BN statistics.
+      counts: of the images.
+      losses: sum of the losses, which is not finite where one of them is not.
+      flags: int32 (2,): micro-batches with a command to stop, and to abandon.
+      turn: micro-batches summed, int32.
+    """
+
+    gradients: PyTree
+    batch_stats: PyTree
+    counts: Counts
+    losses: jax.Array
+    flags: jax.Array
+    turn: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
     """One optimizer step, seen by one replica.
@@ -72,6 +97,8 @@ class TrainStep:
       normalise: levels of 0..255 → what the network takes.
       trainable: the parameters, those that are not trained as constants.
       statistics: given new and old BN statistics, those to keep.
+      micro_batches: parts of a global batch, see :meth:`accumulate`.
+      replicas_at_once: replicas of one BN group that a device computes together in a part.
     """
 
     model: Any
@@ -87,6 +114,8 @@ class TrainStep:
     normalise: Callable[[jax.Array], jax.Array] = normalise
     trainable: Callable[[PyTree], PyTree] = lambda params: params
     statistics: Callable[[PyTree, PyTree], PyTree] = lambda new, old: new
+    micro_batches: int = 1
+    replicas_at_once: int = 1
 
     def __call__(self, state: TrainState, batch: Batch, halted: jax.Array) -> tuple[TrainState, Outcome]:
         """Returns the next state and what became of the step.
@@ -100,16 +129,86 @@ class TrainStep:
         key = jax.random.fold_in(jax.random.fold_in(self.key, state.step), lax.axis_index(REPLICAS))
         mixed = self._mixed(batch, key)
         gradients, (logits, losses, batch_stats) = self._gradients(state, mixed, key)
-        new_state, ratios = self._updated(state, gradients, batch_stats)
         with jax.named_scope("metrics"):
             counts = count(logits, mixed.main_label, losses, jnp.ones_like(batch["label"], dtype=bool))
+        return self._concluded(state, gradients, batch_stats, counts, losses, _flags(batch), halted)
+
+    def accumulate(self, state: TrainState, batch: Batch, sums: "Sums") -> tuple["Sums", jax.Array]:
+        """Adds a micro-batch to the sums of a step; returns them, and how many devices were told to stop.
+
+        Replica number ``r`` of the step has the draws, the images and the BN group that it has where every
+        replica has a device. A device computes ``replicas_at_once`` of one group together, so that the group
+        is complete before anything is normalised.
+        """
+        sums = jax.tree.map(lambda leaf: leaf[0], sums)
+        place = sums.turn * lax.axis_size(REPLICAS) + lax.axis_index(REPLICAS)
+        numbers = place * self.replicas_at_once + jnp.arange(self.replicas_at_once)
+        of_step = jax.random.fold_in(self.key, state.step)
+        keys = jax.vmap(lambda number: jax.random.fold_in(of_step, number))(numbers)
+        images = {name: apart(batch[name], self.replicas_at_once) for name in ("image", "label")}
+        mixed = jax.vmap(self._mixed)(images, keys)
+        varying = partial(lax.pcast, axis_name=REPLICAS, to="varying")
+
+        def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
+            def of_replica(mixed: MixedBatch, key: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
+                return self._forward(self.trainable(params), state.batch_stats, mixed, key)
+
+            found = jax.vmap(of_replica)(mixed, keys)
+            with jax.named_scope("loss"):
+                return lax.pmean(jnp.mean(found[1]), REPLICAS), found
+
+        # Of each device's own copy: the sum over the devices is made once, at the end of the step.
+        gradients, (logits, losses, batch_stats) = jax.grad(loss_fn, has_aux=True)(
+            jax.tree.map(varying, state.params)
+        )
+        with jax.named_scope("metrics"):
+            label = mixed.main_label.reshape(-1)
+            counts = count(
+                logits.reshape(-1, logits.shape[-1]), label, losses.reshape(-1), jnp.ones_like(label, bool)
+            )
+        with jax.named_scope("checks"):
+            flags = _flags(batch)
+            new = Sums(
+                gradients,
+                jax.tree.map(lambda leaf: jnp.mean(leaf, 0), batch_stats),
+                counts,
+                jnp.sum(losses),
+                flags,
+                jnp.ones((), jnp.int32),
+            )
+            added = jax.tree.map(lambda old, value: old + value, sums, new)
+            return jax.tree.map(lambda leaf: leaf[None], added), lax.psum(flags[0], REPLICAS)
+
+    def finish(self, state: TrainState, sums: "Sums", halted: jax.Array) -> tuple[TrainState, Outcome]:
+        """Returns what ``__call__`` returns, from the sums of all micro-batches."""
+        sums = jax.tree.map(lambda leaf: leaf[0], sums)
+        with jax.named_scope("loss"):
+            gradients = jax.tree.map(
+                lambda leaf: leaf / self.micro_batches, lax.psum(sums.gradients, REPLICAS)
+            )
+        with jax.named_scope("statistics"):
+            batch_stats = jax.tree.map(lambda leaf: leaf / self.micro_batches, sums.batch_stats)
+            batch_stats = lax.pmean(batch_stats, BN_MEMBER)  # which are alike
+        return self._concluded(state, gradients, batch_stats, sums.counts, sums.losses, sums.flags, halted)
+
+    def _concluded(
+        self,
+        state: TrainState,
+        gradients: PyTree,
+        batch_stats: PyTree,
+        counts: Counts,
+        losses: jax.Array,
+        flags: jax.Array,
+        halted: jax.Array,
+    ) -> tuple[TrainState, Outcome]:
+        """Returns the next state and the outcome, from the mean gradient and what one device has counted."""
+        new_state, ratios = self._updated(state, gradients, batch_stats)
         with jax.named_scope("checks"):
             # LARS needs these norms too. A norm that overflows counts as not finite.
             finite = _all_finite((losses, new_state.batch_stats)) & jnp.isfinite(optax.tree.norm(gradients))
-            command = batch["command"][0]
-            flags = [~finite, command != GO, command == ABANDON]
             # Summed, so that all agree, even should one replica's copy of the state have gone astray.
-            counts, flags = lax.psum((counts, jnp.stack(flags).astype(jnp.int32)), REPLICAS)
+            flags = jnp.concatenate([(~finite).astype(jnp.int32)[None], flags])
+            counts, flags = lax.psum((counts, flags), REPLICAS)
             finite, stops, abandoned = flags[0] == 0, flags[1], flags[2] > 0
             goes_on = (halted == 0) & ~abandoned & (finite | self.skip_non_finite)
             updated = goes_on & finite
@@ -129,22 +228,30 @@ class TrainStep:
                 # The transpose of this cast sums the gradient over the replicas: here, in float32. Without it
                 # the sum would happen behind the layers' own cast, in bfloat16.
                 params = self.trainable(lax.pcast(params, REPLICAS, to="varying"))
-            logits, updated = self.model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                mixed.images,
-                train=True,
-                mutable=["batch_stats", AUXILIARY_LOGITS],
-                rngs={"dropout": key},
-            )
+            logits, losses, batch_stats = self._forward(params, state.batch_stats, mixed, key)
             with jax.named_scope("loss"):
-                losses = self._losses(logits, mixed)
-                for auxiliary in jax.tree.leaves(updated.get(AUXILIARY_LOGITS)):
-                    losses = losses + self.auxiliary_weight * self._losses(auxiliary, mixed)
                 # The mean over replicas stands in the loss, so that transposition gives the mean gradient.
                 # pmap's habit, pmean of the gradients, would be too large by the number of replicas here.
-                return lax.pmean(jnp.mean(losses), REPLICAS), (logits, losses, updated["batch_stats"])
+                return lax.pmean(jnp.mean(losses), REPLICAS), (logits, losses, batch_stats)
 
         return jax.grad(loss_fn, has_aux=True)(state.params)
+
+    def _forward(
+        self, params: PyTree, batch_stats: PyTree, mixed: MixedBatch, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, PyTree]:
+        """Returns logits, the loss of each image, and new BN statistics, of one replica."""
+        logits, updated = self.model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            mixed.images,
+            train=True,
+            mutable=["batch_stats", AUXILIARY_LOGITS],
+            rngs={"dropout": key},
+        )
+        with jax.named_scope("loss"):
+            losses = self._losses(logits, mixed)
+            for auxiliary in jax.tree.leaves(updated.get(AUXILIARY_LOGITS)):
+                losses = losses + self.auxiliary_weight * self._losses(auxiliary, mixed)
+        return logits, losses, updated["batch_stats"]
 
     def _updated(
         self, state: TrainState, gradients: PyTree, batch_stats: PyTree
@@ -183,6 +290,17 @@ class TrainStep:
         return mixed.share * loss(mixed.label) + (1 - mixed.share) * loss(mixed.partner)
 
 
+def _flags(batch: Batch) -> jax.Array:
+    """Returns int32 (2,): whether this device's host was told to stop, and whether it abandons its batch."""
+    command = batch["command"][0]
+    return jnp.stack([command != GO, command == ABANDON]).astype(jnp.int32)
+
+
+def apart(array: jax.Array, replicas: int) -> jax.Array:
+    """Returns a device's share of a batch as (replicas, images of a replica, ...)."""
+    return array.reshape(replicas, -1, *array.shape[1:])
+
+
 def _with_count(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
     """Returns the optimizer's state whose count, which the learning rate goes by, is the run's.
 
@@ -205,5 +323,43 @@ def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=(EVERYWHERE, BY_REPLICA, EVERYWHERE), out_specs=(EVERYWHERE, EVERYWHERE)
     )
-    on_tpu = mesh.devices.flat[0].platform == "tpu"
-    return jax.jit(sharded, donate_argnums=0, compiler_options=_TPU_OPTIONS if on_tpu else None)
+    return jax.jit(sharded, donate_argnums=0, compiler_options=_options(mesh))
+
+
+def compile_accumulation(step: TrainStep, mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
+    """Returns the jitted :meth:`TrainStep.accumulate` and :meth:`TrainStep.finish` over global arrays.
+
+    Donated are the old sums, and to the second one the old state.
+    """
+    accumulate = jax.shard_map(
+        step.accumulate,
+        mesh=mesh,
+        in_specs=(EVERYWHERE, BY_REPLICA, BY_REPLICA),
+        out_specs=(BY_REPLICA, EVERYWHERE),
+    )
+    finish = jax.shard_map(
+        step.finish,
+        mesh=mesh,
+        in_specs=(EVERYWHERE, BY_REPLICA, EVERYWHERE),
+        out_specs=(EVERYWHERE, EVERYWHERE),
+    )
+    return (
+        jax.jit(accumulate, donate_argnums=2, compiler_options=_options(mesh)),
+        jax.jit(finish, donate_argnums=0, compiler_options=_options(mesh)),
+    )
+
+
+def _options(mesh: Mesh) -> dict[str, Any] | None:
+    return _TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None
+
+
+def abstract_sums(state: TrainState, mesh: Mesh) -> Sums:
+    """Returns shapes, dtypes and sharding of the sums of a step, given those of the state."""
+
+    def of_all(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((mesh.size, *leaf.shape), leaf.dtype, sharding=batch_sharding(mesh))
+
+    whole, real = jax.ShapeDtypeStruct((), jnp.dtype("int32")), jax.ShapeDtypeStruct((), jnp.dtype("float32"))
+    flags = jax.ShapeDtypeStruct((2,), jnp.dtype("int32"))
+    counts = Counts(loss=real, top1=whole, top5=whole, images=whole)
+    return jax.tree.map(of_all, Sums(state.params, state.batch_stats, counts, real, flags, whole))

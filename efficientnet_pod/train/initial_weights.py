@@ -122,6 +122,7 @@ def with_statistics_of_images(run: Run, state: TrainState) -> TrainState:
     if init.bn_statistics != REESTIMATE:
         return state
     step, batches = run.lower_statistics_step().compile(), math.ceil(init.bn_images / recipe.global_batch)
+    batches *= run.plan.phases[0].micro_batches
     total, command = None, host_signals(run.mesh)[GO]
     with closing(Feed(islice(train_batches(run, start_step=0), batches), run.mesh)) as feed:
         for _ in range(batches):

@@ -4,6 +4,7 @@ import dataclasses
 import time
 from contextlib import closing
 from enum import Enum
+from functools import partial
 from typing import NoReturn
 
 import jax
@@ -107,12 +108,12 @@ class Training:
                 program = self._enter(phase)
                 for step in range(max(self._position.step, phase.first_step) + 1, phase.last_step + 1):
                     inject.at("step", step)
-                    batch = self._next_batch(feed, phase)
-                    if hosts.count() == 1 and self._interrupt.requested:
-                        self._stop()  # alone, nobody has to be asked
-                    self._state, outcome = program(self._state, batch, halted)
+                    next_batch = partial(self._next_batch, feed, phase)
+                    ended = program(self._state, next_batch, halted, self._log.input_wait.dispatched)
+                    if ended is None:
+                        self._stop()
+                    self._state, outcome = ended
                     halted = outcome.halted
-                    self._log.input_wait.dispatched(halted)
                     self._position = dataclasses.replace(self._position, step=step)
                     verdict = self._judge(self._outcomes.put(step, outcome))
                     is_eval_due = self._plan.is_eval_due(step)
@@ -138,7 +139,12 @@ class Training:
             image_offset=position.image_offset,
             skips=self._log.skips,
         )
-        return Feed(host_batches, self._run.mesh, first_step=position.step + 1)
+        return Feed(
+            host_batches,
+            self._run.mesh,
+            first_step=position.step + 1,
+            micro_batches=self._plan.micro_batches,
+        )
 
     def _enter(self, phase: Phase) -> TrainProgram:
         """Returns the program of a phase, and logs how long the training has waited for it."""
@@ -162,8 +168,10 @@ class Training:
     def _next_batch(self, feed: Feed, phase: Phase) -> dict[str, jax.Array]:
         """Returns the next batch with this host's signal; without input, a batch that all hosts abandon."""
         batch = self._log.input_wait.next(lambda: feed.next(self._is_stopping))
+        if hosts.count() == 1 and self._interrupt.requested:
+            self._stop()  # alone, nobody has to be asked
         if batch is None:
-            shape = (phase.recipe.global_batch, phase.image_size, phase.image_size, 3)
+            shape = (phase.micro_batch, phase.image_size, phase.image_size, 3)
             return nothing(shape, self._run, mask=False) | {"command": self._signals[ABANDON]}
         return batch | {"command": self._signals[STOP if self._is_stopping() else GO]}
 

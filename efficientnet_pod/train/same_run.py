@@ -230,11 +230,14 @@ def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     consequences = {
         "num_replicas": "its dropout and stochastic-depth masks, drawn per replica, are others, and sums run "
         "in another order; it will not be bit for bit what it would have been",
+        "num_devices": "sums run in another order; all else is as it was",
         "num_hosts": "sums run in another order; and of record files, which are shared out by host, the "
         "order of the images changes, and the epoch under way may repeat or miss some",
         "device_kind": "sums run in another order; it will not be bit for bit what it would have been",
     }
-    nouns, warnings = {"num_replicas": "replica", "num_hosts": "host"}, []
+    nouns, warnings = {"num_replicas": "replica", "num_devices": "device", "num_hosts": "host"}, []
+    if old.get("num_replicas") != new.get("num_replicas"):
+        del consequences["num_devices"]  # it has fewer
     for name, consequence in consequences.items():
         if name in old and name in new and old[name] != new[name]:
             pair = old[name], new[name]

@@ -74,7 +74,8 @@ class Saves:
             "image_offset": position.image_offset,
             "rewinds": position.rewinds,
             "skipped_steps": self._log.skipped_steps,
-            "replicas": len(runtime.devices),
+            "replicas": self._run.plan.num_replicas,
+            "devices": len(runtime.devices),
             "hosts": runtime.host_count,
             "device_kind": runtime.device_kind,
         }

@@ -13,7 +13,7 @@ def plan(**data):
     config = load("imagenet.py:b0")
     config["data"] |= data
     numbers = {"num_train": 1_281_167, "num_eval": 50_000, "num_classes": 1000}
-    return resolve(read_recipe(config), **numbers, num_replicas=32, num_hosts=4, default_dtype="bfloat16")
+    return resolve(read_recipe(config), **numbers, num_devices=32, num_hosts=4, default_dtype="bfloat16")
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def recipe(name, model=(), **fields):
 
 
 def plan(*args, **fields):
-    return resolve(recipe(*args, **fields), **CIFAR, num_replicas=8, num_hosts=1, default_dtype="float32")
+    return resolve(recipe(*args, **fields), **CIFAR, num_devices=8, num_hosts=1, default_dtype="float32")
 
 
 def test_every_setting_is_a_field_of_the_recipe_and_of_the_network():

@@ -66,7 +66,7 @@ def test_a_number_is_in_its_range_or_refused_in_one_line(name):
             continue
         assert allowed.holds(value), value
         try:  # the plan takes every number of the range, or says why not together with the others
-            plan = resolve(recipe, **DIGITS, num_replicas=8, num_hosts=1, default_dtype="float32")
+            plan = resolve(recipe, **DIGITS, num_devices=8, num_hosts=1, default_dtype="float32")
         except UserError as error:
             assert "\n" not in str(error)
         else:
@@ -79,7 +79,7 @@ def test_more_steps_than_devices_count_are_refused():
     with pytest.raises(
         UserError, match="are 16,014,587,500 steps, and devices count to 2,147,483,647; lower --c"
     ):
-        resolve(recipe, **numbers, num_replicas=8, num_hosts=1, default_dtype="float32")
+        resolve(recipe, **numbers, num_devices=8, num_hosts=1, default_dtype="float32")
 
 
 def test_every_field_of_a_config_is_in_the_reference():
@@ -172,7 +172,7 @@ def test_an_override_without_effect_is_one_warning(name, with_choice):
         config["optimizer"]["name"] if choice != "optimizer.name" else (read if with_choice else unread)
     )
     recipe = read_recipe(config)
-    plan = resolve(recipe, **DIGITS, num_replicas=8, num_hosts=1, default_dtype="float32")
+    plan = resolve(recipe, **DIGITS, num_devices=8, num_hosts=1, default_dtype="float32")
     warnings = plan.with_warnings(without_effect(recipe, [name, choice, "seed"])).warnings
     if with_choice:
         assert warnings == ()
@@ -185,7 +185,7 @@ def test_an_override_without_effect_is_one_warning(name, with_choice):
 def warnings_of(*overrides):
     values = parse_flags("plan", ["--config=configs/digits.py", *overrides], config=True)
     recipe = read_recipe(values.config.to_dict())
-    plan = resolve(recipe, **DIGITS, num_replicas=8, num_hosts=1, default_dtype="float32")
+    plan = resolve(recipe, **DIGITS, num_devices=8, num_hosts=1, default_dtype="float32")
     return plan.with_warnings(without_effect(recipe, overrides_of(values))).warnings
 
 
@@ -206,7 +206,7 @@ def test_images_that_pools_leave_nothing_of_are_refused(name):
     config["model"] |= {"name": name, "survival_probability": 1.0}
     for size in (7, 8):
         config["data"]["image_size"] = size
-        numbers = {"num_replicas": 8, "num_hosts": 1, "default_dtype": "float32"}
+        numbers = {"num_devices": 8, "num_hosts": 1, "default_dtype": "float32"}
         if size == 8:
             assert resolve(read_recipe(config), **DIGITS, **numbers).image_size == 8
             continue
@@ -225,7 +225,7 @@ def fine_tuned(**fields):
     config["init"]["weights"] = "weights"
     numbers = {"num_train": 96, "num_eval": 32, "num_classes": 4}
     recipe = read_recipe(config)
-    return resolve(recipe, **numbers, num_replicas=1, num_hosts=1, default_dtype="float32").warnings
+    return resolve(recipe, **numbers, num_devices=1, num_hosts=1, default_dtype="float32").warnings
 
 
 def test_few_steps_and_large_batches_from_trained_weights_are_warned_of():

@@ -17,7 +17,7 @@ DIGITS = {"num_train": 1437, "num_eval": 360, "num_classes": 10}
 
 def plan(path, numbers, replicas, **fields):
     recipe = dataclasses.replace(read_recipe(load(path)), **fields)
-    return resolve(recipe, **numbers, num_replicas=replicas, num_hosts=1, default_dtype="bfloat16")
+    return resolve(recipe, **numbers, num_devices=replicas, num_hosts=1, default_dtype="bfloat16")
 
 
 def test_paper_scale():
@@ -53,9 +53,9 @@ def test_plan_is_json():
     digits = plan("digits.py", DIGITS, 8)
     written = json.loads(json.dumps(digits.as_dict()))
     assert " ".join(written) == (
-        "recipe num_train num_eval num_classes num_replicas num_hosts image_size dropout compute_dtype "
-        "link_dtype host_batch per_replica_batch bn_batch eval_batch eval_steps eval_shapes steps_per_epoch "
-        "total_steps warmup_steps steps_between_evals peak_lr phases warnings"
+        "recipe num_train num_eval num_classes num_replicas num_devices num_hosts micro_batches image_size "
+        "dropout compute_dtype link_dtype host_batch per_replica_batch bn_batch eval_batch eval_steps "
+        "eval_shapes steps_per_epoch total_steps warmup_steps steps_between_evals peak_lr phases warnings"
     )
     assert " ".join(written["phases"][0]) == (
         "name first_step last_step first_image image_size dropout host_batch per_replica_batch bn_batch"
@@ -105,7 +105,7 @@ def test_impossible_recipes_are_refused(change, words):
     config = load("digits.py")
     config[section][field] = value
     with pytest.raises(UserError, match=words):
-        resolve(read_recipe(config), **DIGITS, num_replicas=8, num_hosts=1, default_dtype="float32")
+        resolve(read_recipe(config), **DIGITS, num_devices=8, num_hosts=1, default_dtype="float32")
 
 
 def test_missing_fields_are_named():
@@ -122,7 +122,7 @@ LARGE = {"from_epoch": 10.5, "label_smoothing": 0.2, "mixup": 0.2}
 def phased(phases, path="digits.py", numbers=DIGITS, **fields):
     config = load(path) | {"global_batch": 256} | fields
     config["phases"] = phases
-    return resolve(read_recipe(config), **numbers, num_replicas=8, num_hosts=2, default_dtype="float32")
+    return resolve(read_recipe(config), **numbers, num_devices=8, num_hosts=2, default_dtype="float32")
 
 
 def test_phases_cover_every_step_and_count_images():

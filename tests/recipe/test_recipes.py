@@ -67,7 +67,7 @@ def plan_of(recipe):
     return resolve(
         read_recipe(config),
         **dataclasses.asdict(numbers),
-        num_replicas=PUBLISHED[recipe][0],
+        num_devices=PUBLISHED[recipe][0],
         num_hosts=math.ceil(PUBLISHED[recipe][0] / 8),
         default_dtype="bfloat16",
     )

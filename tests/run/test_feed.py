@@ -51,7 +51,7 @@ def phased_run(source, *, host_index=0, host_count=1):
     config["phases"]["large"]["from_epoch"] = 3.5
     recipe = read_recipe(config | {"bn_group_size": 2})
     numbers = {name: getattr(source, name) for name in ("num_train", "num_eval", "num_classes")}
-    plan = resolve(recipe, **numbers, num_replicas=2, num_hosts=host_count, default_dtype="float32")
+    plan = resolve(recipe, **numbers, num_devices=2, num_hosts=host_count, default_dtype="float32")
     runtime = SimpleNamespace(place=host_index, host_count=host_count)
     return Run(runtime, source, plan, *[None] * 5)
 

@@ -86,6 +86,20 @@ def test_a_phase_has_pixels_and_a_field_of_its_own(run, monkeypatch):
         )
 
 
+def test_a_step_that_does_not_fit_may_be_computed_in_parts(run, monkeypatch):
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 2 * GIB)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 6 * GIB)
+    step = program(temp=10 * GIB // 8)
+    with pytest.raises(UserError) as refused:
+        require_memory(  # type: ignore[arg-type]
+            run, step, "a step", images=256, image_size=32, micro_batches=2
+        )
+    assert str(refused.value).endswith(
+        "; --config.global_batch=256 fits; --config.replicas=16 too: the same batch in 4 parts, each with "
+        "its own batch norm"
+    )
+
+
 def test_what_fits_and_what_nobody_knows_is_let_through(run, monkeypatch):
     for free in (12 * GIB, None):
         monkeypatch.setattr(memory, "available_bytes", lambda free=free: free)

@@ -64,13 +64,13 @@ def test_the_first_phase_does_not_wait_for_the_next(traced, monkeypatch):
 
     monkeypatch.setattr(Run, "lower_train_step", lower)
     made = get_programs(run, workdir, start_step=1)
-    assert "<128x16x16x3" in made.train_step(small).as_text()
+    assert "<128x16x16x3" in made.train_step(small).step.as_text()
     may_begin.set()
-    assert "<256x32x32x3" in made.train_step(large).as_text()
+    assert "<256x32x32x3" in made.train_step(large).step.as_text()
 
 
 def test_a_later_phase_for_which_memory_is_short_stops_the_run_before_it_begins(traced, monkeypatch):
-    def require(run, program, name, *, images):
+    def require(run, program, name, *, images, **_):
         if images == 256:
             raise UserError(f"{name} takes too much")
         return Need(0, images, None)
@@ -91,8 +91,8 @@ def test_what_earlier_phases_needed_is_left_out_and_what_has_not_begun_can_be(tr
     run, workdir = traced
     small, large = run.plan.phases
     made = get_programs(run, workdir, start_step=small.last_step)
-    assert "<256x32x32x3" in made.train_step(large).as_text()
-    assert "<128x16x16x3" in made.train_step(small).as_text()  # made when a run rewinds into it
+    assert "<256x32x32x3" in made.train_step(large).step.as_text()
+    assert "<128x16x16x3" in made.train_step(small).step.as_text()  # made when a run rewinds into it
     started, may_end = threading.Event(), threading.Event()
 
     def compile_slowly(*_):

@@ -46,7 +46,7 @@ def test_a_view_is_a_flat_table_of_short_values_that_json_keeps(source):
         assert all(len(str(value)) <= 48 for value in seen.values())
         assert seen["config.optimizer.name"] == "lars" and seen["config.seed"] == 0
         assert (seen["num_train"], seen["num_eval"], seen["num_classes"]) == (1437, 360, 10)
-        assert (seen["replicas"], seen["replicas_of_a_host"], seen["platform"]) == (8, 8, "cpu")
+        assert (seen["replicas"], seen["devices_of_a_host"], seen["platform"]) == (8, 8, "cpu")
         assert seen["jax"] and seen["efficientnet_pod"]
         assert seen == identity_of(open_run(read_recipe(config), source))
 

@@ -55,7 +55,7 @@ def _tiny_train_step(devices: list[Any], bn_group_size: int) -> Any:
         num_train=10_000,
         num_eval=1_000,
         num_classes=tiny.CLASSES,
-        num_replicas=len(devices),
+        num_devices=len(devices),
         num_hosts=1,
         default_dtype="bfloat16",
     )

@@ -125,6 +125,35 @@ def test_a_run_told_to_stop_saves_and_goes_on_to_the_same_bits(
     require_each_step_once(tmp_path)
 
 
+IN_PARTS = {"replicas": 24, "bn_group_size": 4}  # on eight devices: three micro-batches a step
+
+
+def test_a_run_told_to_stop_inside_a_step_saves_the_state_before_it(tmp_path, monkeypatch, with_fault):
+    whole = train_and_evaluate(config(**IN_PARTS), str(tmp_path / "whole"))
+    require_each_step_once(tmp_path / "whole")
+    given, next_batch = [], loop.Training._next_batch
+
+    def stop_in_the_sixth_step(self, feed, phase):
+        batch = next_batch(self, feed, phase)
+        given.append(batch["image"].shape[0])
+        if len(given) == 5 * 3 + 2:
+            self._interrupt.request("SIGTERM")
+        return batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "_next_batch", stop_in_the_sixth_step)
+        with pytest.raises(Preempted, match="stopped after step 5 of 12"):
+            train_and_evaluate(config(**IN_PARTS), str(tmp_path / "cut"))
+    assert given == [40] * (5 * 3 + 2)
+    again = train_and_evaluate(config(**IN_PARTS), str(tmp_path / "cut"))
+    assert again["state_digest"] == whole["state_digest"]
+    require_each_step_once(tmp_path / "cut")
+    with_fault("nan@step:7")
+    summary = train_and_evaluate(config(on_non_finite="rewind", **IN_PARTS), str(tmp_path / "rewound"))
+    assert summary["final"]["step"] == 12
+    assert ("rewound", 7) in events(tmp_path / "rewound")
+
+
 def test_ctrl_c_saves_too(tmp_path, stop_at):
     stop_at("step", 6, reason="SIGINT")
     with pytest.raises(KeyboardInterrupt):

@@ -150,7 +150,7 @@ def start(config, replicas=8, *, hosts=1, dtype="float32", kind="cpu", **data):
         num_train=data["num_train"],
         num_eval=data["num_eval"],
         num_classes=len(data["class_names"]),
-        num_replicas=replicas,
+        num_devices=replicas,
         num_hosts=hosts,
         default_dtype=dtype,
     )

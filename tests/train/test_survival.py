@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pod_processes import (
@@ -103,6 +104,25 @@ def test_told_to_stop_anywhere(workdir, uninterrupted):
     assert journal(workdir)[-1]["kind"] == "stopped"
     assert run(workdir, steps=STEPS)[0] == [0]
     assert differences(workdir, uninterrupted) == []
+
+
+def test_a_run_goes_on_with_the_same_numbers_on_other_devices(tmp_path):
+    recipe: dict[str, Any] = {"steps": 24, "replicas": 4, "bn_group_size": 2}
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    codes, output = run(whole, cpu_replicas=4, **recipe)
+    assert codes == [0] and " on " not in output.split("replicas", 1)[1].partition("\n")[0], output
+    for hosts, devices, fault, codes, words in (
+        (1, 4, "term@step:8", [42], "4 × cpu, 1 host"),
+        (2, 1, "term@step:14", [42, 42], "4 on 2 × cpu, 2 hosts: 2 micro-batches of 15 images a device"),
+        (1, 1, "kill@step:20", [KILLED], "4 on 1 × cpu, 1 host: 2 micro-batches of 30 images a device"),
+        (1, 2, "", [0], "start before was on 1 device, this one is on 2 devices: sums run in another order"),
+    ):
+        found, output = run(moved, hosts=hosts, cpu_replicas=devices, fault=fault, **recipe)
+        assert found == codes and words in " ".join(output.split()), output
+    assert [row["step"] for row in rows(moved, "eval")] == [6, 12, 18, 24]
+    for there, here in zip(rows(whole, "eval"), rows(moved, "eval"), strict=True):
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-4)
+    assert sum(row["images"] for row in rows(moved, "train")) == 24 * 60
 
 
 def test_output_that_is_lost_ends_no_run(workdir, uninterrupted):

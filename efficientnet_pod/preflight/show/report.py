@@ -7,9 +7,9 @@ from rich.text import Text
 from efficientnet_pod.data.host_cores import describe_input
 from efficientnet_pod.pod.chips import GIB, Chip
 from efficientnet_pod.pod.terminal import NOT_KNOWN, plural, short_duration, three_digits
-from efficientnet_pod.pod.topology import describe_bn_groups
 from efficientnet_pod.preflight.estimate import Estimate
 from efficientnet_pod.preflight.show import programs as show_programs
+from efficientnet_pod.run.tables import describe_groups
 
 
 def print_report(estimate: Estimate, console: Console) -> None:
@@ -80,10 +80,10 @@ def _machine(estimate: Estimate) -> str:
 
 def _batch(estimate: Estimate) -> str:
     plan, train = estimate.run.plan, estimate.train
-    groups = describe_bn_groups(estimate.run.runtime.devices, plan.recipe.bn_group_size)
+    global_batch = train.images * train.calls
     return (
-        f"{train.images:,} global, {train.images // plan.num_replicas:,} per replica, "
-        f"{plan.bn_batch:,} normalise together: {groups}"
+        f"{global_batch:,} global, {global_batch // plan.num_replicas:,} per replica, "
+        f"{plan.bn_batch:,} normalise together: {describe_groups(estimate.run)}"
     )
 
 
