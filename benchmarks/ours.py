@@ -12,14 +12,14 @@ from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.pod import memory
 from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
-from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
+from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated, to_global
 from efficientnet_pod.run.programs import TrainProgram
 from efficientnet_pod.run.state import init_state
 from efficientnet_pod.run.train_step import (
     TrainStep,
-    abstract_sums,
     compile_accumulation,
     compile_train_step,
+    no_sums,
 )
 
 
@@ -76,8 +76,8 @@ def prepare(
     halted = not_halted(mesh)
     program = TrainProgram(compile_train_step(train_step, mesh))
     if micro_batches > 1:
-        sums = abstract_sums(jax.eval_shape(lambda: state), mesh)
-        zeros = jax.jit(lambda: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), sums))
+        shapes = jax.eval_shape(lambda: state)
+        zeros = jax.jit(lambda: no_sums(shapes, mesh.size), out_shardings=batch_sharding(mesh))
         program = TrainProgram(*compile_accumulation(train_step, mesh), zeros, micro_batches)
 
     def step() -> None:

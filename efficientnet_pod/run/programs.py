@@ -152,8 +152,11 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int) -> Programs:
     lowered += [run.lower_eval_steps(), [run.lower_init()] if draws else []]
     *steps, evaluation, init = _compile(lowered, workdir)
     needs = [_require_memory(run, phase, programs[0]) for phase, programs in zip(first, steps, strict=True)]
-    evaluated = {"images": run.plan.eval_batch, "image_size": run.plan.image_size}
-    needs += [require_memory(run, program, "an evaluation step", **evaluated) for program in evaluation]
+    size, images = run.plan.image_size, run.plan.eval_batch
+    needs += [
+        require_memory(run, program, "an evaluation step", images=images, image_size=size)
+        for program in evaluation
+    ]
     train_steps: dict[str, Future[TrainProgram]] = {phase.name: Future() for phase in first}
     for future, programs in zip(train_steps.values(), steps, strict=True):
         future.set_result(TrainProgram(*programs, micro_batches=run.plan.micro_batches))

@@ -35,6 +35,7 @@ from efficientnet_pod.run.train_step import (
     abstract_sums,
     compile_accumulation,
     compile_train_step,
+    no_sums,
 )
 from efficientnet_pod.workdir.files import is_remote
 
@@ -150,10 +151,7 @@ class Run:
         state = self.abstract_state()
         sums = abstract_sums(state, self.mesh)
         _, finish = compile_accumulation(self._train_step(phase), self.mesh)
-        zeros = jax.jit(
-            lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums),
-            out_shardings=batch_sharding(self.mesh),
-        )
+        zeros = jax.jit(lambda: no_sums(state, self.mesh.size), out_shardings=batch_sharding(self.mesh))
         return [finish.lower(state, sums, self._abstract_halted()), zeros.lower()]
 
     def _abstract_halted(self) -> jax.ShapeDtypeStruct:

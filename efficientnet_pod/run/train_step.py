@@ -353,13 +353,22 @@ def _options(mesh: Mesh) -> dict[str, Any] | None:
     return _TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None
 
 
+def no_sums(state: TrainState, devices: int) -> Sums:
+    """Returns the sums before the first micro-batch; of the state, only shapes are read."""
+
+    def zeros(*shape: int, dtype: Any = jnp.int32) -> jax.Array:
+        return jnp.zeros((devices, *shape), dtype)
+
+    def like(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: zeros(*leaf.shape, dtype=leaf.dtype), tree)
+
+    counts = Counts(loss=zeros(dtype=jnp.float32), top1=zeros(), top5=zeros(), images=zeros())
+    losses = zeros(dtype=jnp.float32)
+    return Sums(like(state.params), like(state.batch_stats), counts, losses, flags=zeros(2), turn=zeros())
+
+
 def abstract_sums(state: TrainState, mesh: Mesh) -> Sums:
-    """Returns shapes, dtypes and sharding of the sums of a step, given those of the state."""
-
-    def of_all(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((mesh.size, *leaf.shape), leaf.dtype, sharding=batch_sharding(mesh))
-
-    whole, real = jax.ShapeDtypeStruct((), jnp.dtype("int32")), jax.ShapeDtypeStruct((), jnp.dtype("float32"))
-    flags = jax.ShapeDtypeStruct((2,), jnp.dtype("int32"))
-    counts = Counts(loss=real, top1=whole, top5=whole, images=whole)
-    return jax.tree.map(of_all, Sums(state.params, state.batch_stats, counts, real, flags, whole))
+    """Returns shapes, dtypes and sharding of the sums of a step."""
+    shapes = jax.eval_shape(partial(no_sums, devices=mesh.size), state)
+    shape = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
+    return jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), shapes)
