@@ -170,10 +170,10 @@ def resolve(
       UserError: a number is impossible; the message has its value, the rule and the remedy.
     """
     check_recipe(recipe, num_devices)
-    num_replicas = recipe.replicas or num_devices
+    placed = PlacedRecipe(recipe, num_devices, num_hosts)
     compute_dtype = default_dtype if recipe.model.dtype == "auto" else recipe.model.dtype
     # Not more than a full pass needs: 65,536 replicas' images would be padding for 50,000.
-    eval_batch = num_devices * min(recipe.global_batch // num_replicas, math.ceil(num_eval / num_devices))
+    eval_batch = num_devices * min(placed.micro_batch // num_devices, math.ceil(num_eval / num_devices))
     if recipe.data.eval_crop == "rectangular":
         eval_batch = eval_batch_of(eval_batch, num_eval=num_eval, num_replicas=num_devices)
     plan = Plan(

@@ -166,5 +166,6 @@ def test_a_laptop_plans_the_step_of_1024_replicas():
     plan = run.plan
     assert (plan.num_replicas, plan.per_replica_batch, plan.bn_batch) == (1024, 64, 1024)
     assert (plan.replicas_at_once, plan.micro_batches, plan.micro_batch) == (16, 64, 1024)
+    assert plan.eval_batch == 1024  # as many as a device takes in training
     assert describe_devices(run) == "1,024 on 1 × cpu, 1 host: 64 micro-batches of 1,024 images a device"
     assert describe_groups(run) == "64 groups of 16 replicas, 16 of them at once on each device"
