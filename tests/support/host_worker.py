@@ -288,7 +288,7 @@ def cached_programs(folder: Path) -> Found:
     kept = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     try:
-        _compile(opened(digits()).lower_eval_steps(), workdir)
+        _compile([opened(digits()).lower_eval_steps()], workdir)
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", kept)
     return {"files": sorted(file.name for file in workdir.programs.glob("*-cache"))} | {
