@@ -34,8 +34,11 @@ def remedy(estimate: Estimate) -> str:
     smaller = smaller_batch(estimate)
     if smaller is None:
         return "not even one image a replica would; choose chips with more memory, or a smaller model"
-    batch = f"--config.global_batch={smaller * target.replicas} (the learning rate follows)"
-    advice = f"{smaller:,} images a replica should: {batch}"
+    images = smaller * target.replicas * estimate.train.calls
+    at_once = "a device at a time" if estimate.run.plan.is_accumulated else "a replica"
+    advice = (
+        f"{smaller:,} images {at_once} should: --config.global_batch={images} (the learning rate follows)"
+    )
     if larger := _larger(target, per_replica, smaller):
         advice += f", or the same global batch on more: --topology={larger.name}"
     return advice

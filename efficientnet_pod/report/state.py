@@ -84,12 +84,13 @@ def _seconds_left(records: RunRecords) -> float | None:
 
 def device_of(records: RunRecords) -> tuple[int | None, str | None]:
     """Returns the number of devices and the kind that JAX gives them, by the newest record."""
+    planned = records.plan.get("num_devices", records.plan.get("num_replicas"))
     for table in (
         dig(records.summary, "devices"),
         *(start.first.get("devices") for start in starts(records.journal or ())[::-1]),
-        {"count": records.plan.get("num_replicas"), "kind": records.plan.get("device_kind")},
+        {"count": planned, "kind": records.plan.get("device_kind")},
     ):
         count, kind = whole(dig(table, "count")), dig(table, "kind")
         if count and isinstance(kind, str):
             return count, kind
-    return whole(records.plan.get("num_replicas")), None
+    return whole(planned), None

@@ -19,6 +19,7 @@ from efficientnet_pod.report.figures import (
 from efficientnet_pod.report.head import description, head_of
 from efficientnet_pod.report.incidents import incidents, tally
 from efficientnet_pod.report.records import read_run_records
+from efficientnet_pod.report.sections.settings import plan as plan_section
 from efficientnet_pod.report.side_by_side import run_of
 from efficientnet_pod.report.words import optimizer_title, thinned
 from efficientnet_pod.workdir.journal import starts
@@ -167,3 +168,11 @@ def test_plans_and_configs_of_any_shape_are_taken_calmly(tmp_path):
     folder = write_run(tmp_path, plan=odd, config=config(model="b0", epochs="ten"), summary={"final": 3})
     head = head_of(run_of(read_run_records(folder)))
     assert "of another version" in " ".join(head.notes)
+
+
+def test_the_plan_says_when_a_device_computes_several_replicas(tmp_path):
+    numbers = {"num_replicas": 1024, "num_devices": 8, "micro_batches": 64, "device_kind": "TPU v3"}
+    folder = write_run(tmp_path, plan=plan(**numbers), summary={})
+    blocks = plan_section([run_of(read_run_records(folder))]).blocks
+    (devices,) = [row[1] for block in blocks for row in getattr(block, "rows", ()) if row[0] == "devices"]
+    assert "1 host, 1,024 replicas in 64 micro-batches a step" in devices

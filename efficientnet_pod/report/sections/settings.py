@@ -57,7 +57,12 @@ def _data(records: RunRecords) -> Iterable[str | None]:
 
 
 def _devices(records: RunRecords) -> Iterable[str | None]:
-    return devices_text(*device_of(records)), _plural(records, "num_hosts", "host")
+    yield devices_text(*device_of(records))
+    yield _plural(records, "num_hosts", "host")
+    devices, replicas = (whole(records.plan.get(name)) for name in ("num_devices", "num_replicas"))
+    if devices and replicas and replicas > devices:
+        parts = _plural(records, "micro_batches", "micro-batch", "micro-batches")
+        yield f"{plural(replicas, 'replica')}{f' in {parts} a step' if parts else ''}"
 
 
 def _batch(records: RunRecords) -> Iterable[str]:
