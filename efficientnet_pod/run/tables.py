@@ -50,7 +50,7 @@ def print_plan(
     if replicas is None:
         run = open_run(recipe)
         plan, model, variables = run.plan, run.model, run.variables
-        devices, groups = describe_devices(run), describe_groups(run)
+        devices, groups = describe_devices(run), bn_groups_text(run)
     else:
         runtime.start("cpu", None)  # only to count FLOPs
         plan = resolve(
@@ -88,7 +88,7 @@ def _on_devices(plan: Plan, devices: str) -> str:
     return f"{plan.num_replicas:,} on {devices}: {parts} of {plural(images, 'image')} a device"
 
 
-def describe_groups(run: Run) -> str:
+def bn_groups_text(run: Run) -> str:
     """Returns one line on the BN groups, such as ``64 groups of 16 replicas, tiles of 2x4 chips``."""
     plan, size = run.plan, run.plan.recipe.bn_group_size
     if not plan.is_accumulated:

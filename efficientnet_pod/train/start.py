@@ -9,7 +9,7 @@ from efficientnet_pod.run.identity import data_of
 from efficientnet_pod.run.programs import COMPILE_SECONDS, Programs, get_programs
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
-from efficientnet_pod.run.tables import describe_devices, describe_groups, plan_table
+from efficientnet_pod.run.tables import bn_groups_text, describe_devices, plan_table
 from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.ending import Ending
 from efficientnet_pod.train.initial_weights import (
@@ -98,7 +98,7 @@ def _resumed(run: Run, workdir: Workdir, step: int, state: TrainState, commit: C
 
 def print_plan(run: Run, display: Display, initial: Initial | None) -> None:
     """Prints the plan, the place of each process among several, and where given weights are from."""
-    table = plan_table(run.plan, devices=describe_devices(run), bn_groups=describe_groups(run))
+    table = plan_table(run.plan, devices=describe_devices(run), bn_groups=bn_groups_text(run))
     display.print(table, "")
     places = hosts.to_first("places", run.runtime.place)
     if places and len(places) > 1:

@@ -16,7 +16,7 @@ from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.programs import TrainProgram
 from efficientnet_pod.run.run import ImageNumbers, run_on
-from efficientnet_pod.run.tables import describe_devices, describe_groups
+from efficientnet_pod.run.tables import bn_groups_text, describe_devices
 
 REPLICAS, IMAGES, STEPS, LIMIT = 8, 32, 20, 1e-6
 QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -168,4 +168,4 @@ def test_a_laptop_plans_the_step_of_1024_replicas():
     assert (plan.replicas_at_once, plan.micro_batches, plan.micro_batch) == (16, 64, 1024)
     assert plan.eval_batch == 1024  # as many as a device takes in training
     assert describe_devices(run) == "1,024 on 1 × cpu, 1 host: 64 micro-batches of 1,024 images a device"
-    assert describe_groups(run) == "64 groups of 16 replicas, 16 of them at once on each device"
+    assert bn_groups_text(run) == "64 groups of 16 replicas, 16 of them at once on each device"

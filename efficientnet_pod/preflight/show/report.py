@@ -9,7 +9,7 @@ from efficientnet_pod.pod.chips import GIB, Chip
 from efficientnet_pod.pod.terminal import NOT_KNOWN, plural, short_duration, three_digits
 from efficientnet_pod.preflight.estimate import Estimate
 from efficientnet_pod.preflight.show import programs as show_programs
-from efficientnet_pod.run.tables import describe_groups
+from efficientnet_pod.run.tables import bn_groups_text
 
 
 def print_report(estimate: Estimate, console: Console) -> None:
@@ -83,7 +83,7 @@ def _batch(estimate: Estimate) -> str:
     global_batch = train.images * train.calls
     return (
         f"{global_batch:,} global, {global_batch // plan.num_replicas:,} per replica, "
-        f"{plan.bn_batch:,} normalise together: {describe_groups(estimate.run)}"
+        f"{plan.bn_batch:,} normalise together: {bn_groups_text(estimate.run)}"
     )
 
 
