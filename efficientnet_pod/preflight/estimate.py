@@ -116,14 +116,19 @@ class Estimate:
         trains = (s for s in self.steps if s.phase and not s.compiled.is_update)
         return max(trains, key=lambda step: step.hbm_bytes or math.inf)
 
-    @property
-    def step_seconds(self) -> float | None:
-        """Estimated seconds of an optimizer step of that phase: all micro-batches, and the update."""
-        parts = [step for step in self.steps if step.phase is self.train.phase]
-        seconds = [step.seconds for step in parts]
-        if any(part is None for part in seconds):
-            return None
-        return sum(step.calls * (part or 0.0) for step, part in zip(parts, seconds, strict=True))
+    def step_seconds(self, *, is_estimate: bool = False) -> float | None:
+        """Returns the seconds of an optimizer step of that phase: all micro-batches, and the update.
+
+        Measured ones count where there are any, unless ``is_estimate``; None if a part is not known.
+        """
+        total = 0.0
+        for step in self.steps:
+            if step.phase is self.train.phase:
+                seconds = step.seconds if is_estimate else self.seconds_of(step)
+                if seconds is None:
+                    return None
+                total += step.calls * seconds
+        return total
 
     @property
     def tightest(self) -> StepEstimate:

@@ -116,3 +116,23 @@ def test_a_cpu_is_measured(monkeypatch, capsys, tmp_path):
     assert document["estimated_cycles"] is None and document["estimated_step_ms"] is None
     assert document["usd"] is None and document["hours"] > 0 and document["hbm_bytes"] > 0
     assert "a step (measured)" in printed and "reports no cycles" in printed
+
+
+def test_a_cpu_is_measured_part_by_part(monkeypatch, capsys, tmp_path):
+    build_tiny_networks(monkeypatch)
+    monkeypatch.chdir(ROOT)
+    seconds = {"train": 0.5, "eval": 0.25, "update": 2.0}  # of the programs in their order
+    calls = iter(seconds.values())
+    median = measure._median
+    monkeypatch.setattr(measure, "_median", lambda call: median(call) and next(calls))
+    file = tmp_path / "o.json"
+    flags = [*FLAGS, "--topology=cpu:8", "--config.replicas=16", "--measure", f"--json={file}"]
+    assert cli.main(["preflight", *flags, f"--cache={tmp_path}"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "about 3.00 s a step (measured)" in printed  # 2 · 0.5 + 2
+    groups = "8 normalise together: 4 groups of 4 replicas, on 4 devices each"
+    assert f"32 global, 2 per replica, {groups}" in printed
+    document = json.loads(file.read_text())
+    counts = (document[name] for name in ("num_devices", "num_replicas", "micro_batches", "global_batch"))
+    assert tuple(counts) == (8, 16, 2, 32)
+    assert document["train_hours"] == pytest.approx(3 * document["steps"] / 3600)

@@ -25,7 +25,7 @@ def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
         "micro_batches": plan.micro_batches,
         "bn_group_size": plan.recipe.bn_group_size,
         **_step(train),
-        "estimated_step_ms": _ms(estimate.step_seconds),
+        "estimated_step_ms": _ms(estimate.step_seconds(is_estimate=True)),
         "fits": estimate.fits,
         "hbm_limit_bytes": estimate.hbm_limit,
         "programs": [

@@ -23,7 +23,7 @@ def answer(estimate: Estimate) -> str:
     """Returns whether it fits, how fast it is and what it costs, in one line."""
     target, train = estimate.target, estimate.train
     parts = [f"{'fits' if estimate.fits else 'does not fit'}: {_room(estimate)}"]
-    seconds = estimate.seconds_of(train)
+    seconds = estimate.step_seconds()
     if seconds is not None:
         at_least = "at least " if train.basis == "roofline" else "about "
         basis = "measured" if train.name in estimate.measured else "estimate"
