@@ -234,7 +234,10 @@ def _unknown_field(
             for name in word.removeprefix("--config.").partition("=")[0].split("."):
                 if not isinstance(table, dict) or name not in table:
                     known = table if isinstance(table, dict) else ()
-                    return f"{path} has no field '{name}'{did_you_mean(name, known)}"
+                    hint = did_you_mean(name, known) if known else "; it has none"
+                    if path == "config.phases" and not known:
+                        hint = "; phases are added in the config file"
+                    return f"{path} has no field '{name}'{hint}"
                 table, path = table[name], f"{path}.{name}"
     return None
 

@@ -27,8 +27,8 @@ def check_bn_group_size(bn_group_size: int, replicas: int) -> None:
     """Returns if BN groups of this many replicas partition all replicas, else raises `UserError`."""
     if bn_group_size < 1 or replicas % bn_group_size:
         raise UserError(
-            f"config.bn_group_size={bn_group_size} does not divide the {replicas} replicas; the nearest that "
-            f"does: --config.bn_group_size={nearest_divisor(replicas, bn_group_size)}"
+            f"config.bn_group_size={bn_group_size} does not divide the {plural(replicas, 'replica')}; the "
+            f"nearest that does: --config.bn_group_size={nearest_divisor(replicas, bn_group_size)}"
         )
 
 

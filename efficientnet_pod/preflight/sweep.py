@@ -52,24 +52,25 @@ def sweep_points(recipe: Recipe, target: Target, field: str, values: tuple[str, 
 
     The BN batch stays as it is on ``target``, the machine of ``--topology``, as far as whole groups allow.
     With ``per_replica_batch`` the global batch follows, and the learning rate with it; with ``topology`` and
-    ``replicas`` the global batch stays.
+    ``replicas``, which are the devices of a machine, the global batch stays.
 
     Raises:
       UserError: a machine has no such name.
     """
-    bn_batch = recipe.bn_group_size * recipe.global_batch // target.replicas
+    bn_batch = recipe.bn_group_size * recipe.global_batch // (recipe.replicas or target.replicas)
     points = []
     for value in values:
         machine, global_batch = target, recipe.global_batch
         match field:
             case "per_replica_batch":
-                global_batch = int(value) * target.replicas
+                global_batch = int(value) * (recipe.replicas or target.replicas)
             case "topology":
                 machine = parse_target(value)
             case _:
                 machine = target_of(target.chip, int(value))
-        per_replica = max(1, global_batch // machine.replicas)
-        group = nearest_divisor(machine.replicas, bn_batch / per_replica)
+        replicas = recipe.replicas or machine.replicas
+        per_replica = max(1, global_batch // replicas)
+        group = nearest_divisor(replicas, bn_batch / per_replica)
         points.append(Point(value, _with_batch(recipe, global_batch, group), machine))
     return points
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.registry import NEUTRAL, network_named
 from efficientnet_pod.optim.fine_tuning import TRAIN
+from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.pod.topology import check_bn_group_size, divisors
 from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
 
@@ -107,17 +108,22 @@ def _check_devices(recipe: Recipe, num_devices: int) -> None:
         nearest = max(1, round(replicas / num_devices)) * num_devices
         fewer = next(n for n in range(num_devices, 0, -1) if replicas % n == 0)
         raise UserError(
-            f"config.replicas={replicas} is not a multiple of the {num_devices} devices; the nearest that "
-            f"is: --config.replicas={nearest}; or take {fewer} devices"
+            f"config.replicas={replicas} is not a multiple of the {plural(num_devices, 'device')}; the "
+            f"nearest that is: --config.replicas={nearest}; or take {plural(fewer, 'device')}"
+        )
+    if not recipe.replicas and group > num_devices and group % num_devices == 0:
+        raise UserError(
+            f"config.bn_group_size={group} does not divide the {plural(replicas, 'replica')}, one a device; "
+            f"keep the group: --config.replicas={group}, or lower it: --config.bn_group_size={num_devices}"
         )
     check_bn_group_size(group, replicas)
     if replicas > num_devices and num_devices % group and group % num_devices:
         possible = (n for n in range(num_devices, 0, -1) if not n % group or not group % n)
         fewer = next(n for n in possible if replicas % n == 0)
         raise UserError(
-            f"config.bn_group_size={group} replicas normalise together, and {num_devices} devices can "
-            "compute neither one such group at a time nor several: one number must divide the other; "
-            f"take {fewer} devices"
+            f"config.bn_group_size={group} replicas normalise together, and {plural(num_devices, 'device')} "
+            "can compute neither one such group at a time nor several: one number must divide the other; "
+            f"take {plural(fewer, 'device')}"
         )
 
 

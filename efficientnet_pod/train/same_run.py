@@ -267,7 +267,7 @@ def _other_bn_batch(old: dict[str, Any], new: dict[str, Any], workdir: object) -
     groups = old["num_replicas"] // group_size(old)
     wanted, rest = divmod(new["num_replicas"], groups)
     remedy = (
-        f"start on {plural(old['num_replicas'], 'replica')} as before, or another multiple of {groups:,}"
+        f"keep its replicas: --config.replicas={old['num_replicas']} --config.bn_group_size={group_size(old)}"
         if rest
         else f"set --config.bn_group_size={wanted}"
     )

@@ -131,7 +131,7 @@ def test_a_cpu_is_measured_part_by_part(monkeypatch, capsys, tmp_path):
     printed = " ".join(capsys.readouterr().out.split())
     assert "about 3.00 s a step (measured)" in printed  # 2 · 0.5 + 2
     groups = "8 normalise together: 4 groups of 4 replicas, on 4 devices each"
-    assert f"32 global, 2 per replica, {groups}" in printed
+    assert f"32 global in 2 micro-batches, 2 per replica, {groups}" in printed
     document = json.loads(file.read_text())
     counts = (document[name] for name in ("num_devices", "num_replicas", "micro_batches", "global_batch"))
     assert tuple(counts) == (8, 16, 2, 32)

@@ -148,6 +148,12 @@ def test_what_the_devices_are_at_is_told_part_by_part():
         (6, 4, 1, "config.replicas=6 is not a multiple of the 4 devices; the nearest that is: --config.repl"),
         (8, 3, 1, "--config.replicas=9; or take 2 devices"),
         (12, 6, 4, "and 6 devices can compute neither one such group at a time nor several"),
+        (
+            0,
+            2,
+            8,
+            "config.bn_group_size=8 does not divide the 2 replicas, one a device; keep the group: --conf",
+        ),
         (8, 2, 3, "config.bn_group_size=3 does not divide the 8 replicas"),
         (16, 4, 1, "global_batch=40 is not a multiple of the 16 replicas; the nearest that is"),
     ],

@@ -180,7 +180,7 @@ def test_the_same_start_again_is_accepted(begun):
         (
             1,
             1,
-            r"\(1 replica of 128\) on 1 replica; start on 8 replicas as before, or another multiple of 2",
+            r"\(1 replica of 128\) on 1 replica; keep its replicas: --config.replicas=8 --config",
         ),
     ],
 )

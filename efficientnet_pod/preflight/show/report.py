@@ -81,8 +81,9 @@ def _machine(estimate: Estimate) -> str:
 def _batch(estimate: Estimate) -> str:
     plan, train = estimate.run.plan, estimate.train
     global_batch = train.images * train.calls
+    parts = f" in {plural(train.calls, 'micro-batch', 'micro-batches')}" if train.calls > 1 else ""
     return (
-        f"{global_batch:,} global, {global_batch // plan.num_replicas:,} per replica, "
+        f"{global_batch:,} global{parts}, {global_batch // plan.num_replicas:,} per replica, "
         f"{plan.bn_batch:,} normalise together: {bn_groups_text(estimate.run)}"
     )
 

@@ -28,8 +28,9 @@ def print_sweep(
 
 def _cells(point: Point) -> list[str]:
     estimate, recipe = point.estimate, point.recipe
-    per_replica = recipe.global_batch // point.target.replicas
-    start = [point.value, f"{point.target.replicas:,}", f"{recipe.global_batch:,}"]
+    replicas = recipe.replicas or point.target.replicas
+    per_replica = recipe.global_batch // replicas
+    start = [point.value, f"{replicas:,}", f"{recipe.global_batch:,}"]
     start.append(f"{recipe.bn_group_size * per_replica:,}")
     if estimate is None:
         return [*start, *[NOT_KNOWN] * 6]
@@ -38,7 +39,7 @@ def _cells(point: Point) -> list[str]:
     return [
         *start,
         memory,
-        short_duration(estimate.seconds_of(step)),
+        short_duration(estimate.step_seconds()),
         whole_number(estimate.images_per_second),
         *map(three_digits, (estimate.hours, estimate.usd(), estimate.usd(spot=True))),
     ]

@@ -107,15 +107,25 @@ def bn_groups(run: ReportRun) -> list[Block]:
     if mesh is None:
         return [Text("There is no mesh.json.", missing=True)]
     layout = lay_out(mesh)
-    title = f"{plural(len(mesh.groups), 'group')} of {plural(mesh.size, 'replica')}"
+    title, on_devices = f"{plural(len(mesh.groups), 'group')} of {plural(mesh.size, 'replica')}", ""
+    replicas, devices = (whole(run.records.plan.get(name)) for name in ("num_replicas", "num_devices"))
+    size = whole(dig(run.records.plan, "recipe.bn_group_size"))
+    if replicas and devices and size and replicas > devices:
+        title = f"{plural(replicas // size, 'group')} of {plural(size, 'replica')}"
+        title += f" on {plural(devices, 'device')}"
+        on_devices = " A device computes several replicas; of one group at a time with its neighbours here."
     layers = f", its {layout.depths} layers side by side" if layout.depths > 1 else ""
     note = f"Squares are chips at their place on the torus{layers}."
     if not layout.on_torus:
         note = "The devices have no coordinates: replicas in the order of the mesh."
-    note += " Neighbours with the same colour and number normalise together."
+    note += on_devices or " Neighbours with the same colour and number normalise together."
     names = [[device.name for device in group] for group in mesh.groups[:_MOST_ROWS]]
     rows = [[str(index), whole_number(len(group)), _abridged(group)] for index, group in enumerate(names)]
-    header = ["group", "replicas", "(x, y, z):core" if layout.on_torus else "devices, by id"]
+    header = [
+        "group",
+        "devices" if on_devices else "replicas",
+        "(x, y, z):core" if layout.on_torus else "devices, by id",
+    ]
     table = PageTable(header, rows, frozenset({1}), "Groups")
     return [Charts([Chart(title, group_map(layout, title=title), note, wide=True)], table)]
 
