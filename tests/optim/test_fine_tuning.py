@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from recipes import load
 from same_tensors import same
 from tiny import CLASSES, STAGES, batch, build_tiny_networks, tiny_model
 from whole_runs import final_state
@@ -23,9 +25,15 @@ from efficientnet_pod.optim.lars import Lars
 from efficientnet_pod.optim.rmsprop import RmsProp
 from efficientnet_pod.optim.sgd import Sgd
 from efficientnet_pod.pod.mesh import put_replicated
+from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe.reading import read_init, read_recipe
-from efficientnet_pod.run.run import open_run
-from efficientnet_pod.train.initial_weights import initial_state, open_initial, with_statistics_of_images
+from efficientnet_pod.run.run import open_run, run_on
+from efficientnet_pod.train.initial_weights import (
+    _require_alike,
+    initial_state,
+    open_initial,
+    with_statistics_of_images,
+)
 from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.weights import convert
 from efficientnet_pod.weights.folder import write_folder
@@ -178,6 +186,30 @@ def test_statistics_are_those_of_the_images_as_the_weights_see_them(source, monk
         )
         assert np.array_equal(value, leaves_of(state.ema["batch_stats"])[path])
     assert same(leaves_of(jax.device_get(state.params)), leaves_of(host.params))
+
+
+@pytest.mark.parametrize(("devices", "group"), [(2, 4), (2, 2)])
+def test_statistics_are_the_same_on_fewer_devices(source, monkeypatch, devices, group):
+    found = []
+    for count in (8, devices):
+        on_eight = {"replicas": 8, "bn_group_size": group}
+        recipe = read_recipe(config(source, bn_statistics="reestimate") | on_eight)
+        run = run_on(Runtime("cpu", tuple(jax.devices()[:count]), "cpu", 0, 1), recipe)
+        state = put_replicated(initial_state(run, open_initial(run)), run.mesh)
+        found.append(leaves_of(jax.device_get(with_statistics_of_images(run, state).batch_stats)))
+    for path, value in found[0].items():
+        np.testing.assert_allclose(found[1][path], value, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_have_no_second_classifier():
+    recipe = load("amoebanet.py:v2-8")
+    recipe["init"]["weights"] = "W"
+    recipe = read_recipe(recipe)
+    rgb = {"mean_rgb": recipe.data.mean_rgb, "stddev_rgb": recipe.data.stddev_rgb}
+    with pytest.raises(
+        UserError, match="^'W' comes without the second classifier, and .*auxiliary_weight=0$"
+    ):
+        _require_alike(SimpleNamespace(network="amoebanet_d", **rgb), recipe)  # type: ignore[arg-type]
 
 
 def test_a_resumed_run_needs_the_weights_no_more_and_ends_the_same(source, tmp_path, with_fault):
