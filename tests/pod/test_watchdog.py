@@ -1,5 +1,6 @@
 """The watchdog in real processes: what is stuck ends with its stack, what is slow or suspended does not."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -84,7 +85,8 @@ def test_slower_than_usual_is_not_stuck_below_ten_times():
     )
     code, out, error, seconds = end(start(body))
     assert (code, out) == (1, "slow\ndone\n")
-    assert 6 < seconds and "allowed are 3 s" in error
+    allowed = re.search(r"allowed are (\d+) s", error)  # 10 · 0.3 s; more where the machine was busy
+    assert 6 < seconds and allowed and 3 <= int(allowed[1]) <= 10
 
 
 def test_what_is_alive_is_not_stuck():
