@@ -19,6 +19,7 @@ from efficientnet_pod.run.train_step import (
     TrainStep,
     compile_accumulation,
     compile_train_step,
+    compile_update,
     no_sums,
 )
 
@@ -78,7 +79,8 @@ def prepare(
     if micro_batches > 1:
         shapes = jax.eval_shape(lambda: state)
         zeros = jax.jit(lambda: no_sums(shapes, mesh.size), out_shardings=batch_sharding(mesh))
-        program = TrainProgram(*compile_accumulation(train_step, mesh), zeros, micro_batches)
+        accumulate, update = compile_accumulation(train_step, mesh), compile_update(train_step, mesh)
+        program = TrainProgram(accumulate, update, zeros, micro_batches)
 
     def step() -> None:
         nonlocal state

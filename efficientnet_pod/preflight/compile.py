@@ -94,8 +94,8 @@ def compile_run(
     with _progress(console, f"{len(names)} programs for {machine}"):
         # Tracing holds the interpreter; the compiler does not.
         lowered = [*map(run.lower_train_step, run.plan.phases), *run.lower_eval_steps()]
-        for phase in run.plan.phases:
-            lowered += run.lower_end_of_step(phase)[:1]
+        if run.plan.is_accumulated:
+            lowered += map(run.lower_update, run.plan.phases)
         if to_run:
             with compilation_cache(cache / "programs"), _hits() as hits:
                 programs = _in_parallel(_compile, names, phases, lowered)

@@ -64,10 +64,9 @@ def _part_of_step(
     run: Run, compiled: CompiledProgram, batch: dict[str, jax.Array], variables: dict[str, Any]
 ) -> Callable[[], Any]:
     """Returns a function that adds a micro-batch to the sums, or makes the update from them."""
-    assert compiled.phase and compiled.executable
+    assert compiled.executable
     program, halted = compiled.executable, not_halted(run.mesh)
-    _, zeros = (lowered.compile() for lowered in run.lower_end_of_step(compiled.phase))
-    state, sums = run.lower_init().compile()(variables), zeros()
+    state, sums = run.lower_init().compile()(variables), run.lower_no_sums().compile()()
 
     def call() -> Any:
         nonlocal state, sums

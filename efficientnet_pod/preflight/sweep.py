@@ -57,18 +57,18 @@ def sweep_points(recipe: Recipe, target: Target, field: str, values: tuple[str, 
     Raises:
       UserError: a machine has no such name.
     """
-    bn_batch = recipe.bn_group_size * recipe.global_batch // (recipe.replicas or target.replicas)
+    bn_batch = recipe.bn_group_size * recipe.global_batch // recipe.replicas_on(target.replicas)
     points = []
     for value in values:
         machine, global_batch = target, recipe.global_batch
         match field:
             case "per_replica_batch":
-                global_batch = int(value) * (recipe.replicas or target.replicas)
+                global_batch = int(value) * recipe.replicas_on(target.replicas)
             case "topology":
                 machine = parse_target(value)
             case _:
                 machine = target_of(target.chip, int(value))
-        replicas = recipe.replicas or machine.replicas
+        replicas = recipe.replicas_on(machine.replicas)
         per_replica = max(1, global_batch // replicas)
         group = nearest_divisor(replicas, bn_batch / per_replica)
         points.append(Point(value, _with_batch(recipe, global_batch, group), machine))

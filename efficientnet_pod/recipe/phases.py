@@ -24,7 +24,7 @@ class PlacedRecipe:
     @property
     def num_replicas(self) -> int:
         """Replicas, each with its own share of a batch and its own masks; a device may compute several."""
-        return self.recipe.replicas or self.num_devices
+        return self.recipe.replicas_on(self.num_devices)
 
     @property
     def replicas_at_once(self) -> int:

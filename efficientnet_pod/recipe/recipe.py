@@ -263,6 +263,10 @@ class Recipe(Ranged):
         """Name of the table in a config."""
         return "config"
 
+    def replicas_on(self, devices: int) -> int:
+        """Returns the number of replicas on so many devices."""
+        return self.replicas or devices
+
     def in_phase(self, settings: PhaseSettings) -> "Recipe":
         """Returns the recipe of one phase alone."""
         overrides = settings.overrides

@@ -15,7 +15,7 @@ def check_recipe(recipe: Recipe, num_devices: int) -> None:
 
     The message has the value, the rule and the remedy.
     """
-    num_replicas = recipe.replicas or num_devices
+    num_replicas = recipe.replicas_on(num_devices)
     _check_devices(recipe, num_devices)
     _check(recipe, num_replicas, lambda field: f"config.{field}")
     for settings in recipe.phases:
@@ -103,7 +103,7 @@ def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
 
 def _check_devices(recipe: Recipe, num_devices: int) -> None:
     """Checks that the replicas can be laid on the devices, whole BN groups at a time."""
-    replicas, group = recipe.replicas or num_devices, recipe.bn_group_size
+    replicas, group = recipe.replicas_on(num_devices), recipe.bn_group_size
     if replicas % num_devices:
         nearest = max(1, round(replicas / num_devices)) * num_devices
         fewer = next(n for n in range(num_devices, 0, -1) if replicas % n == 0)

@@ -17,13 +17,12 @@ from efficientnet_pod.run.memory import Need, require_memory
 from efficientnet_pod.run.metrics import Counts, TopClasses
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
-from efficientnet_pod.run.train_step import Outcome
+from efficientnet_pod.run.train_step import Batch, Outcome
 from efficientnet_pod.workdir.workdir import Workdir
 
 COMPILE_SECONDS = 3600  # that a host waits for another one to have a program
 
 EvalStep = Callable[[Any, dict[str, jax.Array]], tuple[Counts, jax.Array, TopClasses]]
-Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +170,9 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int) -> Programs:
 
 
 def _lowered(run: Run, phase: Phase) -> list[jax.stages.Lowered]:
-    return [run.lower_train_step(phase), *run.lower_end_of_step(phase)]
+    """Returns the programs of a step in the order of :class:`TrainProgram`'s fields."""
+    step = run.lower_train_step(phase)
+    return [step, run.lower_update(phase), run.lower_no_sums()] if phase.is_accumulated else [step]
 
 
 def _compile(lowered: list[list[jax.stages.Lowered]], workdir: Workdir) -> list[list[Any]]:
@@ -192,17 +193,13 @@ def _compile_train_step(run: Run, phase: Phase, workdir: Workdir) -> TrainProgra
 
 def _require_memory(run: Run, phase: Phase, program: Any) -> Need:
     of_phase = f" of phase {phase.name}" if len(run.plan.phases) > 1 else ""
-    of_its_own = [
-        settings.name
-        for settings in run.plan.recipe.phases
-        if settings.name == phase.name and settings.global_batch
-    ]
+    is_its_own = any(own.name == phase.name and own.global_batch for own in run.plan.recipe.phases)
     return require_memory(
         run,
         program,
         f"a training step{of_phase}",
         images=phase.micro_batch,
         image_size=phase.image_size,
-        batch_field=f"phases.{phase.name}.global_batch" if of_its_own else "global_batch",
+        batch_field=f"phases.{phase.name}.global_batch" if is_its_own else "global_batch",
         micro_batches=phase.micro_batches,
     )

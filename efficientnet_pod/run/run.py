@@ -35,6 +35,7 @@ from efficientnet_pod.run.train_step import (
     abstract_sums,
     compile_accumulation,
     compile_train_step,
+    compile_update,
     no_sums,
 )
 from efficientnet_pod.workdir.files import is_remote
@@ -130,29 +131,26 @@ class Run:
         return jax.jit(self.init, out_shardings=replicated(self.mesh)).lower(self.variables)
 
     def lower_train_step(self, phase: Phase) -> jax.stages.Lowered:
-        """Returns the program of one optimizer step of a phase, or of one of its micro-batches.
+        """Returns the program of one optimizer step of a phase.
 
-        The latter where devices compute several replicas: see :meth:`lower_end_of_step`.
+        Where devices compute several replicas, it is that of one micro-batch; :meth:`lower_update` ends it.
         """
         step, state = self._train_step(phase), self.abstract_state()
         batch = self.abstract_batch(phase.micro_batch, phase.image_size, phase.image_size, mask=False)
         if phase.is_accumulated:
-            accumulate, _ = compile_accumulation(step, self.mesh)
-            return accumulate.lower(state, batch, abstract_sums(state, self.mesh))
+            return compile_accumulation(step, self.mesh).lower(state, batch, abstract_sums(state, self.mesh))
         return compile_train_step(step, self.mesh).lower(state, batch, self._abstract_halted())
 
-    def lower_end_of_step(self, phase: Phase) -> list[jax.stages.Lowered]:
-        """Returns the programs of the update from the sums of all micro-batches, and of sums of nothing.
+    def lower_update(self, phase: Phase) -> jax.stages.Lowered:
+        """Returns the program of the update from the sums of all micro-batches."""
+        update, state = compile_update(self._train_step(phase), self.mesh), self.abstract_state()
+        return update.lower(state, abstract_sums(state, self.mesh), self._abstract_halted())
 
-        There are none where every replica has a device.
-        """
-        if not phase.is_accumulated:
-            return []
+    def lower_no_sums(self) -> jax.stages.Lowered:
+        """Returns the program of the sums before the first micro-batch."""
         state = self.abstract_state()
-        sums = abstract_sums(state, self.mesh)
-        _, finish = compile_accumulation(self._train_step(phase), self.mesh)
         zeros = jax.jit(lambda: no_sums(state, self.mesh.size), out_shardings=batch_sharding(self.mesh))
-        return [finish.lower(state, sums, self._abstract_halted()), zeros.lower()]
+        return zeros.lower()
 
     def _abstract_halted(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((), jnp.dtype("int32"), sharding=replicated(self.mesh))

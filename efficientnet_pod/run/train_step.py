@@ -63,7 +63,7 @@ class Sums:
     many micro-batches there are.
 
     Attributes:
-      gradients: of the loss of the global batch, of which a micro-batch gives its part times their number.
+      gradients: of this device's copy of the parameters; each micro-batch adds that of its own mean loss.
       batch_stats: new BN statistics.
       counts: of the images.
       losses: sum of the losses, which is not finite where one of them is not.
@@ -133,7 +133,7 @@ class TrainStep:
             counts = count(logits, mixed.main_label, losses, jnp.ones_like(batch["label"], dtype=bool))
         return self._concluded(state, gradients, batch_stats, counts, losses, _flags(batch), halted)
 
-    def accumulate(self, state: TrainState, batch: Batch, sums: "Sums") -> tuple["Sums", jax.Array]:
+    def accumulate(self, state: TrainState, batch: Batch, sums: Sums) -> tuple[Sums, jax.Array]:
         """Adds a micro-batch to the sums of a step; returns them, and how many devices were told to stop.
 
         Replica number ``r`` of the step has the draws, the images and the BN group that it has where every
@@ -147,7 +147,6 @@ class TrainStep:
         keys = jax.vmap(lambda number: jax.random.fold_in(of_step, number))(numbers)
         images = {name: apart(batch[name], self.replicas_at_once) for name in ("image", "label")}
         mixed = jax.vmap(self._mixed)(images, keys)
-        varying = partial(lax.pcast, axis_name=REPLICAS, to="varying")
 
         def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
             def of_replica(mixed: MixedBatch, key: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
@@ -159,7 +158,7 @@ class TrainStep:
 
         # Of each device's own copy: the sum over the devices is made once, at the end of the step.
         gradients, (logits, losses, batch_stats) = jax.grad(loss_fn, has_aux=True)(
-            jax.tree.map(varying, state.params)
+            lax.pcast(state.params, REPLICAS, to="varying")
         )
         with jax.named_scope("metrics"):
             label = mixed.main_label.reshape(-1)
@@ -179,7 +178,7 @@ class TrainStep:
             added = jax.tree.map(lambda old, value: old + value, sums, new)
             return jax.tree.map(lambda leaf: leaf[None], added), lax.psum(flags[0], REPLICAS)
 
-    def finish(self, state: TrainState, sums: "Sums", halted: jax.Array) -> tuple[TrainState, Outcome]:
+    def finish(self, state: TrainState, sums: Sums, halted: jax.Array) -> tuple[TrainState, Outcome]:
         """Returns what ``__call__`` returns, from the sums of all micro-batches."""
         sums = jax.tree.map(lambda leaf: leaf[0], sums)
         with jax.named_scope("loss"):
@@ -326,27 +325,26 @@ def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
     return jax.jit(sharded, donate_argnums=0, compiler_options=_options(mesh))
 
 
-def compile_accumulation(step: TrainStep, mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
-    """Returns the jitted :meth:`TrainStep.accumulate` and :meth:`TrainStep.finish` over global arrays.
-
-    Donated are the old sums, and to the second one the old state.
-    """
-    accumulate = jax.shard_map(
+def compile_accumulation(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted :meth:`TrainStep.accumulate` over global arrays; the old sums are donated."""
+    sharded = jax.shard_map(
         step.accumulate,
         mesh=mesh,
         in_specs=(EVERYWHERE, BY_REPLICA, BY_REPLICA),
         out_specs=(BY_REPLICA, EVERYWHERE),
     )
-    finish = jax.shard_map(
+    return jax.jit(sharded, donate_argnums=2, compiler_options=_options(mesh))
+
+
+def compile_update(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted :meth:`TrainStep.finish` over global arrays; the old state is donated."""
+    sharded = jax.shard_map(
         step.finish,
         mesh=mesh,
         in_specs=(EVERYWHERE, BY_REPLICA, EVERYWHERE),
         out_specs=(EVERYWHERE, EVERYWHERE),
     )
-    return (
-        jax.jit(accumulate, donate_argnums=2, compiler_options=_options(mesh)),
-        jax.jit(finish, donate_argnums=0, compiler_options=_options(mesh)),
-    )
+    return jax.jit(sharded, donate_argnums=0, compiler_options=_options(mesh))
 
 
 def _options(mesh: Mesh) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_
 from efficientnet_pod.pod.mesh import replicated, to_global
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe.reading import read_recipe
-from efficientnet_pod.run.programs import TrainProgram
+from efficientnet_pod.run import programs
 from efficientnet_pod.run.run import ImageNumbers, run_on
 from efficientnet_pod.run.tables import bn_groups_text, describe_devices
 
@@ -41,8 +41,10 @@ def opened(optimizer, group, devices):
     runtime = Runtime("cpu", tuple(jax.devices()[:devices]), "cpu", 0, 1)
     run = run_on(runtime, recipe_of(optimizer, group), ImageNumbers(1437, 360, CLASSES))
     (phase,) = run.plan.phases
-    lowered = [run.lower_train_step(phase), *run.lower_end_of_step(phase)]
-    program = TrainProgram(*(each.compile(QUICKLY) for each in lowered), micro_batches=run.plan.micro_batches)
+    lowered = programs._lowered(run, phase)
+    program = programs.TrainProgram(
+        *(each.compile(QUICKLY) for each in lowered), micro_batches=run.plan.micro_batches
+    )
     return run, jax.device_get(run.init(run.initial_variables())), program
 
 

@@ -28,7 +28,7 @@ def print_sweep(
 
 def _cells(point: Point) -> list[str]:
     estimate, recipe = point.estimate, point.recipe
-    replicas = recipe.replicas or point.target.replicas
+    replicas = recipe.replicas_on(point.target.replicas)
     per_replica = recipe.global_batch // replicas
     start = [point.value, f"{replicas:,}", f"{recipe.global_batch:,}"]
     start.append(f"{recipe.bn_group_size * per_replica:,}")
