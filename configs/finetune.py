@@ -26,6 +26,7 @@ def get_config(network: str = "b0") -> ConfigDict:
         "in half the time, almost as good: --config.init.frozen=\"('stem','block','head')\"",
     )
     config.global_batch = 64
+    config.replicas = "auto"
     config.epochs = 10.0
     config.label_smoothing = 0.1
     config.eval_epochs = 1.0

@@ -32,16 +32,15 @@ class Preempted(Exception):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether JAX says that a program needs more memory than there is, compiled or running."""
-    return type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and "RESOURCE_EXHAUSTED" in str(
-        error
-    )
+    is_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    return is_jax and any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
 
 
 def in_one_line(error: BaseException) -> str:
     """Returns what an exception says, in one line: of an error that is not ours, its type comes first."""
     message = " ".join(str(error).split())
     if is_out_of_memory(error):
-        reason = str(error).strip().splitlines()[0].partition("RESOURCE_EXHAUSTED")[2].strip(": ")[:200]
+        reason = str(error).strip().splitlines()[0].rpartition("RESOURCE_EXHAUSTED")[2].strip(": ")[:200]
         return (
             f"not enough memory: {reason}; lower config.global_batch or config.data.image_size, or take more "
             "devices: efficientnet-pod preflight says what fits"

@@ -43,6 +43,7 @@ class Subject:
       warnings: sentences on what their file states and is not kept.
       workdir: folder of the run; None for weights that are not a run's.
       checkpoint: ``"best"``, ``"latest"`` or a step of the run.
+      replica_images: images of a replica and step of the run, where its recipe sets the number of replicas.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Subject:
     warnings: Sequence[str] = ()
     workdir: str | None = None
     checkpoint: str = ""
+    replica_images: int = 0
 
 
 def evaluate_path(
@@ -132,6 +134,7 @@ def _checkpoint(workdir: Workdir, which: str, overrides: Overrides) -> tuple[dic
         class_names=names or (),
         workdir=str(workdir.path),
         checkpoint=which,
+        replica_images=workdir.read("plan.json")["per_replica_batch"] if config["replicas"] else 0,
     )
     return config, subject
 
@@ -170,6 +173,9 @@ def _run_of(
         )
     if not overrides.batch and not subject.workdir:
         recipe = dataclasses.replace(recipe, global_batch=PER_REPLICA * replicas)
+    if subject.replica_images:  # the replicas of a training step, and their groups, do not count here
+        batch = overrides.batch or subject.replica_images * replicas
+        recipe = dataclasses.replace(recipe, global_batch=batch, replicas=0, bn_group_size=1, phases=())
     images = open_images(recipe)
     labels, warnings, classes = None, [*subject.warnings, *images.warnings], images.num_classes
     if subject.num_classes:

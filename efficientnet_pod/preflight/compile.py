@@ -1,6 +1,5 @@
 """Compilation for a machine that need not be here, through a cache of compilers' output."""
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +14,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from efficientnet_pod.errors import RunError, is_out_of_memory
-from efficientnet_pod.pod.chips import GIB
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.preflight.cache import CompilerOutput, MemoryTotals, key_of, read, write
 from efficientnet_pod.recipe.phases import Phase
+from efficientnet_pod.run.memory import refused_bytes
 from efficientnet_pod.run.run import Run
-
-# The compilers' words for a program that is too large: the bytes it needs and the bytes there are.
-_TOO_LARGE = (
-    re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
-    re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +129,8 @@ def _compile(name: str, phase: Phase | None, lowered: jax.stages.Lowered) -> Com
             raise RunError(
                 f"the compiler failed on the program '{name}': {message.splitlines()[0]}"
             ) from error
-        return CompiledProgram(name, phase, None, CompilerOutput("", None, {}, needed_bytes(message)))
+        needed, _ = refused_bytes(message) or (None, None)
+        return CompiledProgram(name, phase, None, CompilerOutput("", None, {}, needed))
     stats: Any = executable.memory_analysis()
     memory = MemoryTotals(
         stats.argument_size_in_bytes,
@@ -147,14 +141,6 @@ def _compile(name: str, phase: Phase | None, lowered: jax.stages.Lowered) -> Com
     )
     output = CompilerOutput(executable.as_text() or "", memory, _cost(executable))
     return CompiledProgram(name, phase, executable, output)
-
-
-def needed_bytes(message: str) -> int | None:
-    """Returns the bytes that a refused program needs, from the compiler's message; None if it has none."""
-    for pattern in _TOO_LARGE:
-        if size := pattern.search(message):
-            return round(float(size[1]) * GIB * 1024 ** ("KMGT".index(size[2]) - 2))
-    return None
 
 
 def _cost(executable: jax.stages.Compiled) -> dict[str, float]:

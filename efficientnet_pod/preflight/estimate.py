@@ -16,6 +16,7 @@ from efficientnet_pod.preflight.targets import Target
 from efficientnet_pod.preflight.torus import Torus
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.feed import BATCHES_AHEAD, share_bytes
+from efficientnet_pod.run.memory import Need
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.workdir.checkpoints.commit import bytes_of
 
@@ -147,6 +148,19 @@ class Estimate:
         if step.compiled.output.is_too_large or step.hbm_bytes is None:
             return False
         return self.hbm_limit is None or step.hbm_bytes + step.waiting_bytes <= self.hbm_limit
+
+    def needs(self) -> list[Need | None]:
+        """Returns the memory of each program; None of one that is too large by nobody knows how much."""
+        state = bytes_of(jax.eval_shape(self.run.init, self.run.variables))
+
+        def need(step: StepEstimate) -> Need | None:
+            if step.hbm_bytes is None:
+                return None
+            memory = step.compiled.output.memory
+            fixed = min(step.hbm_bytes, state + (memory.code if memory else 0))
+            return Need(fixed, step.hbm_bytes - fixed + step.waiting_bytes, self.hbm_limit)
+
+        return [need(step) for step in self.steps]
 
     def seconds_of(self, step: StepEstimate) -> float | None:
         """Returns the measured seconds of a step, else the estimated ones; None if neither is known."""

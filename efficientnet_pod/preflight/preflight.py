@@ -21,7 +21,10 @@ from efficientnet_pod.preflight.show.sweep import print_sweep
 from efficientnet_pod.preflight.sweep import fastest_and_cheapest, parse_sweep, run_sweep, sweep_points
 from efficientnet_pod.preflight.targets import Target, parse_target, runtime_for, target_here
 from efficientnet_pod.recipe.reading import read_recipe
-from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.recipe.recipe import AUTO, Recipe
+from efficientnet_pod.recipe.rules import possible_replicas
+from efficientnet_pod.run.auto_replicas import fewest_replicas
+from efficientnet_pod.run.memory import Need
 from efficientnet_pod.run.run import image_numbers, run_on
 from efficientnet_pod.workdir.files import require_output, write_result
 from efficientnet_pod.workdir.values import to_json
@@ -113,6 +116,18 @@ class Preflight:
         return best.estimate, {"sweep": rows}
 
     def _estimate(self, recipe: Recipe, target: Target, runtime: Runtime) -> Estimate:
+        if recipe.replicas != AUTO:
+            return self._estimate_on(recipe, target, runtime)
+        found: dict[int, Estimate] = {}
+
+        def needs(replicas: int) -> list[Need | None]:
+            estimate = self._estimate_on(dataclasses.replace(recipe, replicas=replicas), target, runtime)
+            found[replicas] = estimate
+            return estimate.needs()
+
+        return found[fewest_replicas(possible_replicas(recipe, target.replicas), needs)]
+
+    def _estimate_on(self, recipe: Recipe, target: Target, runtime: Runtime) -> Estimate:
         run = run_on(runtime, recipe, image_numbers(recipe))
         cache, console = Path(self.cache or default_cache()), terminal.console(stderr=True)
         compilation = compile_run(run, cache=cache, machine=target.name, console=console, to_run=self.measure)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def require_row(row: str, known: Iterable[str]) -> None:
@@ -29,7 +29,7 @@ def base_config() -> Any:
     config.seed = 0
 
     config.global_batch = 256
-    config.replicas = 0
+    config.replicas = FieldReference(0, field_type=object)  # a number, or a word
     config.bn_group_size = 1
     config.epochs = 90.0
     config.label_smoothing = 0.0

@@ -27,6 +27,8 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     fields["optimizer"] = _read_optimizer(fields["optimizer"])
     fields["schedule"] = _read_schedule(fields["schedule"])
     fields["notes"] = tuple(fields["notes"])
+    if str(fields["replicas"]).isdecimal():  # a number in the place of a word is text to the command line
+        fields["replicas"] = int(fields["replicas"])
     phases = [_read_phase(name, table) for name, table in fields["phases"].items()]
     fields["phases"] = tuple(sorted(phases, key=lambda phase: phase.from_epoch))
     return Recipe(**fields)

@@ -1,6 +1,7 @@
 """The typed form of a config: every field of a recipe, and which of them may change between two starts."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -31,6 +32,8 @@ PolicyLayers = Annotated[int, Range(1, 100, whole=True), _RANDAUGMENT]
 PolicyMagnitude = Annotated[float, Range(0, 30), _RANDAUGMENT]
 MinCropArea = Annotated[NonZeroShare, _CROPS]
 Cutout = Annotated[int, Range(0, 8192, whole=True, step=2)]
+AUTO = "auto"  # as many replicas as a device's memory asks for
+Replicas = Annotated[int | str, Range(0, whole=True, word=AUTO)]
 _PATHS = ("folder:", "prepared:", "tfrecord:")  # of data sets that are named by their folder
 
 
@@ -208,7 +211,8 @@ class Recipe(Ranged):
       seed: seed of the initial weights, the order of the images and every random draw.
       global_batch: images per optimizer step.
       replicas: replicas on which the numbers are defined: which images normalise together, and every mask. A
-        machine with fewer devices computes several on each, one after the other; 0: one for each device.
+        machine with fewer devices computes several on each, one after the other; 0: one for each device;
+        ``auto``: the fewest whose programs fit the memory, found at the first start and then kept.
       bn_group_size: replicas that normalise together.
       epochs: passes over the training images; may be a fraction.
       label_smoothing: smoothing of the training loss.
@@ -238,7 +242,7 @@ class Recipe(Ranged):
     )
     seed: Number0
     global_batch: Count
-    replicas: Number0 = dataclasses.field(metadata=RESOLVED)
+    replicas: Replicas = dataclasses.field(metadata=RESOLVED)
     bn_group_size: Count = dataclasses.field(metadata=RESOLVED)
     epochs: Annotated[float, Range(0, 100_000, above=True)]
     label_smoothing: Share
@@ -264,7 +268,9 @@ class Recipe(Ranged):
         return "config"
 
     def replicas_on(self, devices: int) -> int:
-        """Returns the number of replicas on so many devices."""
+        """Returns the number of replicas on so many devices; of ``auto``, the least that it may take."""
+        if isinstance(self.replicas, str):
+            return math.lcm(devices, self.bn_group_size)
         return self.replicas or devices
 
     def in_phase(self, settings: PhaseSettings) -> "Recipe":

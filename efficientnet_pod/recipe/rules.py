@@ -1,6 +1,8 @@
 """The rules of a recipe: what its fields may hold together, and on a number of replicas."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.registry import NEUTRAL, network_named
@@ -27,6 +29,22 @@ def check_recipe(recipe: Recipe, num_devices: int) -> None:
         )
     _check_second_classifier(recipe)
     _check_order(recipe.phases, recipe.epochs)
+
+
+def possible_replicas(recipe: Recipe, num_devices: int) -> list[int]:
+    """Returns the numbers of replicas that a recipe may have on the devices, ascending.
+
+    Raises:
+      UserError: there is none.
+    """
+    least, found = recipe.replicas_on(num_devices), []
+    check_recipe(dataclasses.replace(recipe, replicas=least), num_devices)
+    for replicas in divisors(recipe.global_batch):
+        with suppress(UserError):
+            if replicas % least == 0:
+                check_recipe(dataclasses.replace(recipe, replicas=replicas), num_devices)
+                found.append(replicas)
+    return found
 
 
 def check_weights(recipe: Recipe) -> None:

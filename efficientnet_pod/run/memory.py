@@ -1,6 +1,7 @@
 """The memory that a compiled step takes, beside what the devices and this host have."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -12,6 +13,12 @@ from efficientnet_pod.run.feed import BATCHES_AHEAD, share_bytes
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.train_step import abstract_sums
 from efficientnet_pod.workdir.checkpoints.commit import bytes_of
+
+# The compilers' words for a program that is too large: the bytes it needs and the bytes there are.
+_TOO_LARGE = (
+    re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
+    re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +40,29 @@ class Need:
         """All of it."""
         return self.fixed + self.by_batch
 
+    def fits(self, room: float = 1.0) -> bool:
+        """Returns whether it is at most this share of what there is."""
+        return self.limit is None or self.total <= room * self.limit
+
     def __str__(self) -> str:
         of = f" of {byte_size(self.limit)}" if self.limit else ""
         return byte_size(self.total) + of
+
+
+def refused_bytes(message: str) -> tuple[int, int] | None:
+    """Returns the bytes that a refused program needs and those there are, from the compiler's message."""
+    for pattern in _TOO_LARGE:
+        if size := pattern.search(message):
+            numbers = ((size[1], size[2]), (size[3], size[4]))
+            needed, limit = (round(float(n) * 1024 ** ("KMGT".index(unit) + 1)) for n, unit in numbers)
+            return needed, limit
+    return None
+
+
+def need_of_refused(run: Run, message: str) -> Need | None:
+    """Returns what a program takes that the compiler has refused; None if its message has no number."""
+    sizes, state = refused_bytes(message), bytes_of(run.abstract_state())
+    return Need(state, sizes[0] - state, sizes[1]) if sizes else None
 
 
 def need_of(run: Run, program: jax.stages.Compiled, *, images: int, image_size: int) -> Need:
@@ -82,7 +109,7 @@ def require_memory(
       UserError: there is not enough; the message has the largest batch that fits.
     """
     need = need_of(run, program, images=images, image_size=image_size)
-    if need.limit is None or need.total <= need.limit:
+    if need.limit is None or need.fits():
         return need
     who = "this machine" if run.runtime.platform == "cpu" else "a device"
     raise UserError(

@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 
+from efficientnet_pod.errors import is_out_of_memory
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe.phases import Phase
-from efficientnet_pod.run.memory import Need, require_memory
+from efficientnet_pod.run.memory import Need, need_of, need_of_refused, require_memory
 from efficientnet_pod.run.metrics import Counts, TopClasses
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
@@ -167,6 +168,25 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int) -> Programs:
     later = partial(_compile_train_step, run, workdir=workdir)
     need = max(needs, key=lambda need: need.total)
     return Programs(eval_step, next(iter(init), None), seconds, need, train_steps, background, later)
+
+
+def needs_of(run: Run, workdir: Workdir) -> list[Need | None]:
+    """Returns what the steps of all phases and of evaluation take; compiles them, kept in the workdir.
+
+    None stands for a step that the compiler refuses without a number.
+    """
+    plan, phases = run.plan, run.plan.phases
+    lowered = [[run.lower_train_step(phase)] for phase in phases] + [run.lower_eval_steps()]
+    try:
+        *steps, evaluations = _compile(lowered, workdir)
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return [need_of_refused(run, str(error))]
+    sizes = [(evaluation, plan.eval_batch, plan.image_size) for evaluation in evaluations]
+    for phase, (step,) in zip(phases, steps, strict=True):
+        sizes.append((step, phase.micro_batch, phase.image_size))
+    return [need_of(run, program, images=images, image_size=size) for program, images, size in sizes]
 
 
 def _lowered(run: Run, phase: Phase) -> list[jax.stages.Lowered]:

@@ -19,7 +19,7 @@ from efficientnet_pod.pod import runtime, terminal
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.pod.topology import describe_bn_groups
 from efficientnet_pod.recipe.plan import Plan, optimizer_name, resolve
-from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.recipe.recipe import AUTO, Recipe
 from efficientnet_pod.recipe.rectangles import describe_shapes
 from efficientnet_pod.run.run import Run, build, image_numbers, open_run
 
@@ -81,6 +81,8 @@ def describe_devices(run: Run) -> str:
 
 
 def _on_devices(plan: Plan, devices: str) -> str:
+    if plan.recipe.replicas == AUTO:
+        return f"{devices}; replicas=auto: a start takes the fewest that fit its memory"
     if not plan.is_accumulated:
         return devices
     parts = plural(plan.micro_batches, "micro-batch", "micro-batches")

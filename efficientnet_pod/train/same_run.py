@@ -58,6 +58,13 @@ class Claim:
         except UserError as refusal:
             self._begin_again(refusal)
 
+    def replicas(self) -> int | None:
+        """Returns on how many replicas the run in the workdir is defined; None if it has left nothing yet."""
+        workdir = self._workdir
+        if not (workdir.path / "plan.json").exists() or not self._has_records():
+            return None
+        return workdir.read("plan.json").get("num_replicas")
+
     def accept(self, plan: dict[str, Any], data: dict[str, Any]) -> list[str]:
         """Checks that this start continues what earlier ones did, and writes ``plan.json``, ``data.json``.
 
@@ -104,6 +111,10 @@ class Claim:
                 ) from error
         return warnings
 
+    def _has_records(self) -> bool:
+        """Returns whether there is a checkpoint or a row of metrics."""
+        return _has_checkpoints(self._workdir) or bool(metrics_log.read_metrics(self._workdir))
+
     def _begin_again(self, refusal: UserError) -> None:
         """Sets the records aside and stores the config; raises the refusal where there is something to keep.
 
@@ -111,7 +122,7 @@ class Claim:
         """
         workdir = self._workdir
         is_of_a_run = {"model", "data"} <= workdir.read("config.json").keys()
-        if not is_of_a_run or _has_checkpoints(workdir) or metrics_log.read_metrics(workdir):
+        if not is_of_a_run or self._has_records():
             raise refusal
         aside = workdir.path / f"set-aside-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         with require_written(aside):

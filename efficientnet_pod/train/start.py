@@ -5,6 +5,7 @@ from typing import Any
 
 from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.mesh import share_from_first_host
+from efficientnet_pod.run.auto_replicas import with_replicas
 from efficientnet_pod.run.identity import data_of
 from efficientnet_pod.run.programs import COMPILE_SECONDS, Programs, get_programs
 from efficientnet_pod.run.run import Run
@@ -55,19 +56,34 @@ def open_initial_weights(run: Run, workdir: Workdir) -> Initial | None:
 
 
 def take_workdir(
-    workdir: Workdir, config: dict[str, Any], run: Run, display: Display, ending: Ending
-) -> tuple[Owner | None, Checkpoints | None]:
-    """Returns owner and checkpoints of the workdir, claimed for this run; (None, None) on other hosts."""
+    workdir: Workdir, config: dict[str, Any], display: Display, ending: Ending
+) -> tuple[Owner | None, Claim | None]:
+    """Returns the owner of the workdir and its claim for this config; (None, None) on other hosts."""
     if hosts.index() > 0:
         return None, None
     owner = ending.hold(Owner(workdir.path, warn=display.warn))
     ending.before_exit(owner.release)
-    claim = Claim(workdir, config)
+    return owner, Claim(workdir, config)
+
+
+def find_replicas(run: Run, workdir: Workdir, claim: Claim | None, display: Display) -> Run:
+    """Returns the run with a number of replicas, that of its first start, in the place of ``auto``."""
+    kept = hosts.from_first("the replicas so far", claim.replicas() if claim else None)
+    with display.phase("compiling, to find the number of replicas"):
+        return with_replicas(run, workdir, kept=kept, print_line=display.print)
+
+
+def open_checkpoints(
+    run: Run, workdir: Workdir, claim: Claim | None, display: Display, ending: Ending
+) -> Checkpoints | None:
+    """Returns the checkpoints of the claimed workdir, whose run goes on with this plan."""
+    if claim is None:
+        return None
     plan = run.plan.as_dict() | {"device_kind": run.runtime.device_kind}
     for warning in claim.accept(plan, data_of(run)):
         display.warn(f"warning: {warning}")
     checkpoints = Checkpoints(workdir.checkpoints, keep=run.plan.recipe.keep_checkpoints, warn=display.warn)
-    return owner, ending.hold(checkpoints)
+    return ending.hold(checkpoints)
 
 
 def find_start(run: Run, workdir: Workdir, checkpoints: Checkpoints | None, initial: Initial | None) -> Start:

@@ -22,7 +22,9 @@ from efficientnet_pod.train.loop import Training
 from efficientnet_pod.train.saves import Saves
 from efficientnet_pod.train.start import (
     compile_and_place,
+    find_replicas,
     find_start,
+    open_checkpoints,
     open_initial_weights,
     open_journal,
     print_plan,
@@ -70,14 +72,16 @@ def train_and_evaluate(
             check_weights(recipe)
             workdir = Workdir(workdir_path)
             run = open_run(recipe)
-            unread = without_effect(recipe, overrides)
-            run = dataclasses.replace(run, plan=run.plan.with_warnings(unread))
             hosts.agree("the run", identity_of(run))
             look_at_images(run)
             display = ending.hold(Display(total_steps=run.plan.total_steps, silent=hosts.index() > 0))
             # Before the workdir is taken: a mistake in the path of weights must not bind it to this config.
             initial = open_initial_weights(run, workdir)
-            owner, checkpoints = take_workdir(workdir, config, run, display, ending)
+            owner, claim = take_workdir(workdir, config, display, ending)
+            run = find_replicas(run, workdir, claim, display)
+            unread = without_effect(recipe, overrides)
+            run = dataclasses.replace(run, plan=run.plan.with_warnings(unread))
+            checkpoints = open_checkpoints(run, workdir, claim, display, ending)
             start = find_start(run, workdir, checkpoints, initial)
             if start.summary:
                 return start.summary

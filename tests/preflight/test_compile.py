@@ -14,11 +14,12 @@ from efficientnet_pod.errors import RunError
 from efficientnet_pod.pod.chips import GIB
 from efficientnet_pod.preflight import cache
 from efficientnet_pod.preflight import compile as compile_module
-from efficientnet_pod.preflight.compile import compile_run, needed_bytes
+from efficientnet_pod.preflight.compile import compile_run
 from efficientnet_pod.preflight.estimate import estimate_run
 from efficientnet_pod.preflight.remedy import smaller_batch
 from efficientnet_pod.preflight.show.as_json import estimate_as_json
 from efficientnet_pod.preflight.show.report import print_report
+from efficientnet_pod.run.memory import refused_bytes
 
 
 @needs_libtpu
@@ -46,15 +47,18 @@ def test_a_program_that_the_compiler_refuses_is_a_result(v3):
 
 
 @pytest.mark.parametrize(
-    ("message", "needed"),
+    ("message", "sizes"),
     [
-        ("temporaries (21.89G) exceeds available HBM (15.48G).", round(21.89 * GIB)),
-        ("Ran out of memory in memory space hbm. Used 512.0M of 15.48G hbm.", 512 << 20),
+        ("temporaries (21.89G) exceeds available HBM (15.48G).", (21.89 * GIB, 15.48 * GIB)),
+        (
+            "Ran out of memory in memory space hbm. Used 512.0M of 15.48G hbm.",
+            (2**29, 15.48 * GIB),
+        ),
         ("RESOURCE_EXHAUSTED: out of luck", None),
     ],
 )
-def test_the_bytes_in_a_refusal(message, needed):
-    assert needed_bytes(message) == needed
+def test_the_bytes_in_a_refusal(message, sizes):
+    assert refused_bytes(message) == pytest.approx(sizes)
 
 
 def test_another_failure_of_the_compiler_is_one_line():
