@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from efficientnet_pod.models.initial import Distribution, conv_kernel
-from efficientnet_pod.models.layers import Conv, avg_pool, conv_init, max_pool
+from efficientnet_pod.models.layers import Conv, avg_pool, conv_init, max_pool, run_block
 
 STEM_FILTERS = 32
 AUXILIARY_FILTERS = (51, 307)  # .4 of 128 and of 768
@@ -211,6 +211,8 @@ class AmoebaNet(nn.Module):
       dtype: dtype of convolutions and activations; parameters and logits are float32.
       auxiliary_weight: weight of the second classifier's loss in training; 0: there is no such classifier.
         The network only builds it, see :meth:`__call__`.
+      recompute: whether a cell's activations are computed again in the backward pass, see
+        :func:`.layers.run_block`.
       cells: normal cells of each of the three groups.
       filters: channels of a state in the first group.
 
@@ -223,6 +225,7 @@ class AmoebaNet(nn.Module):
     norm: partial
     dtype: Any
     auxiliary_weight: float = 0.0
+    recompute: bool = False
     cells: int = 2
     filters: int = 256
 
@@ -242,7 +245,7 @@ class AmoebaNet(nn.Module):
             nonlocal x, before
             wiring, strides = (REDUCTION, 2) if reduces else (NORMAL, 1)
             built = Cell(wiring, filters, strides, self.norm, self.dtype, name=name)
-            x, before = built(x, before, train=train), x
+            x, before = run_block(built, x, before, train=train, recompute=self.recompute), x
 
         cell("block0a", self.filters // 4, reduces=True)
         cell("block0b", self.filters // 2, reduces=True)

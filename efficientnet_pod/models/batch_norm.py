@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 # Not an axis of the mesh: the `vmap` over the replicas of a BN group that one device computes together.
 AT_ONCE = "at_once"
+MOMENTS = "moments"  # name under which moments are known to a block that is computed again
 
 
 class BatchNorm(nn.Module):
@@ -107,7 +109,7 @@ def group_moments(
     axes = tuple(range(x.ndim - 1))
     moments = jnp.stack([jnp.mean(x, axes), jnp.mean(lax.square(x), axes)])
     moments = jnp.mean(moments.reshape(2, pack, -1), axis=1) if pack > 1 else moments
-    mean, mean_of_squares = _mean_over(axis_name, moments)
+    mean, mean_of_squares = checkpoint_name(_mean_over(axis_name, moments), MOMENTS)
     return mean, jnp.maximum(mean_of_squares - lax.square(mean), 0.0)
 
 

@@ -15,6 +15,7 @@ from efficientnet_pod.models.layers import (
     DepthwiseConv,
     StemConv,
     classifier_init,
+    run_block,
     squeeze_excite,
     stochastic_depth,
 )
@@ -193,6 +194,8 @@ class EfficientNet(nn.Module):
       survival_probability: stochastic depth at the end of its linear schedule.
       norm: partial of :class:`BatchNorm`.
       dtype: dtype of convolutions and activations; parameters and logits are float32.
+      recompute: whether a block's activations are computed again in the backward pass, see
+        :func:`.layers.run_block`.
       stages: stages of blocks, before scaling.
       packed: whether to put images side by side in the channels of the early layers, for a TPU; the results
         are the same but for rounding. See :mod:`packing`.
@@ -204,6 +207,7 @@ class EfficientNet(nn.Module):
     survival_probability: float
     norm: partial
     dtype: Any
+    recompute: bool = False
     stages: tuple[Stage, ...] = STAGES
     packed: bool = False
 
@@ -221,7 +225,7 @@ class EfficientNet(nn.Module):
         for spec in block_specs(variant, self.survival_probability, self.stages):
             x, pack = repack(x, pack, pack_of(spec.stage)), pack_of(spec.stage)
             block = MBConv(spec, self.norm, self.dtype, pack, activation, not variant.lite, name=spec.name)
-            x = block(x, train=train)
+            x = run_block(block, x, train=train, recompute=self.recompute)
         x = repack(x, pack, 1)
         x = Conv(variant.end_filters(HEAD_FILTERS), dtype=self.dtype, name="head_conv")(x)
         x = activation(self.norm(name="head_bn")(x, train=train))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from efficientnet_pod.models.batch_norm import MOMENTS
 from efficientnet_pod.models.converting import is_converting
 from efficientnet_pod.models.convolutions import Padding, conv2d, depthwise_conv2d
 from efficientnet_pod.models.initial import (
@@ -87,6 +88,19 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", depthwise_init, shape, jnp.float32)
         kernel = jnp.tile(kernel, self.pack)
         return depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
+
+
+def run_block(block: nn.Module, *inputs: Any, train: bool, recompute: bool) -> jax.Array:
+    """Returns what a block makes of its inputs.
+
+    With ``recompute`` the backward pass makes the block's activations anew from its inputs: they are not kept
+    until then. The moments of its batch norms are, so that nothing is sent twice.
+    """
+    if not (train and recompute):
+        return block(*inputs, train=train)
+    kept = jax.checkpoint_policies.save_only_these_names(MOMENTS)
+    again = nn.remat(lambda block, *inputs: block(*inputs, train=True), policy=kept)
+    return again(block, *inputs)
 
 
 def max_pool(x: jax.Array, size: int, *, strides: int = 2, padding: int | Literal["SAME"] = 0) -> jax.Array:

@@ -26,6 +26,7 @@ NEUTRAL = {
     "ghost_batch": 0,
     "bn_scale": 0.0,
     "auxiliary_weight": 0.0,
+    "recompute": False,
 }
 
 
@@ -75,12 +76,14 @@ NETWORKS = {
         variant.dropout,
         1e-3,
         partial(EfficientNet, variant),
-        ("dropout", "survival_probability"),
+        ("dropout", "survival_probability", "recompute"),
         packs=True,
     )
     for name, variant in VARIANTS.items()
 } | {
-    "resnet50": Network(TITLES["resnet50"], 224, 0.0, 1e-5, ResNet, ("zero_init_residual", "ghost_batch")),
+    "resnet50": Network(
+        TITLES["resnet50"], 224, 0.0, 1e-5, ResNet, ("zero_init_residual", "ghost_batch", "recompute")
+    ),
     # Smaller images leave the second classifier's pool nothing.
     "amoebanet_d": Network(
         TITLES["amoebanet_d"],
@@ -88,7 +91,7 @@ NETWORKS = {
         0.5,
         1e-5,
         AmoebaNet,
-        ("dropout", "ghost_batch", "auxiliary_weight"),
+        ("dropout", "ghost_batch", "auxiliary_weight", "recompute"),
         least_size=67,
     ),
     "resnet18_cifar": _cifar("resnet18_cifar", CifarResNet18),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from efficientnet_pod.models.initial import Constant, Distribution, Normal
-from efficientnet_pod.models.layers import Conv, max_pool
+from efficientnet_pod.models.layers import Conv, max_pool, run_block
 
 STEM_FILTERS = 64
 EXPANSION = 4
@@ -61,6 +61,8 @@ class ResNet(nn.Module):
       dtype: dtype of convolutions and activations; parameters and logits are float32.
       zero_init_residual: whether every residual branch begins as zero: the scale of its last batch norm is 0
         then, not 1 (arXiv 1706.02677, section 5.1; imagenet18's ``--init-bn0``).
+      recompute: whether a block's activations are computed again in the backward pass, see
+        :func:`.layers.run_block`.
       stages: (blocks, filters before the expansion, strides of the first block) of each stage.
 
     Source: torchvision.models.resnet50; imagenet18, training/resnet.py (classifier from N(0, .01²)).
@@ -70,6 +72,7 @@ class ResNet(nn.Module):
     norm: partial
     dtype: Any
     zero_init_residual: bool = False
+    recompute: bool = False
     stages: tuple[tuple[int, int, int], ...] = STAGES
 
     @nn.compact
@@ -86,7 +89,8 @@ class ResNet(nn.Module):
         for number, (blocks, filters, strides) in enumerate(self.stages, start=1):
             for i in range(blocks):
                 name = f"block{number}{chr(ord('a') + i)}"
-                x = block(filters, strides if i == 0 else 1, name=name)(x, train=train)
+                built = block(filters, strides if i == 0 else 1, name=name)
+                x = run_block(built, x, train=train, recompute=self.recompute)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=CLASSIFIER_INIT, name="classifier")(x)
 

@@ -53,6 +53,7 @@ def base_config() -> Any:
     config.model.ghost_batch = 0
     config.model.bn_scale = 0.0
     config.model.auxiliary_weight = 0.0
+    config.model.recompute = False
     config.model.dtype = "auto"
 
     config.data = ConfigDict()

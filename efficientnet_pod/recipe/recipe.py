@@ -68,6 +68,8 @@ class ModelSettings(Ranged):
       bn_scale: scale of every batch norm, not trained; 0 for scales that are trained.
       auxiliary_weight: weight of the loss of a second classifier, on a layer in the middle; 0 for none. It is
         trained and kept in checkpoints, and not evaluated or exported.
+      recompute: whether the backward pass computes the activations of each block anew from its input instead
+        of keeping them: a fraction of the memory, a third more computing, the same numbers but for rounding.
       dtype: type of convolutions and activations: ``bfloat16``, ``float32``, or ``auto``: bfloat16 on TPU and
         GPU.
     """
@@ -81,6 +83,7 @@ class ModelSettings(Ranged):
     ghost_batch: Number0
     bn_scale: Annotated[float, Range(1e-6, 1000, zero=True)]
     auxiliary_weight: Factor
+    recompute: bool = dataclasses.field(metadata=FREE)
     dtype: Annotated[str, Choices(("auto", "bfloat16", "float32"))] = dataclasses.field(metadata=RESOLVED)
 
     @property
