@@ -3,6 +3,7 @@
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.preflight.estimate import Estimate
 from efficientnet_pod.preflight.targets import Target, target_of
+from efficientnet_pod.recipe.rules import recomputing
 
 _MARGIN = 0.97  # of the limit: memory is not quite linear in the batch
 
@@ -31,9 +32,10 @@ def remedy(estimate: Estimate) -> str:
     """Returns what to change, as flags to copy."""
     target = estimate.target
     per_replica = estimate.train.images // target.replicas
-    smaller = smaller_batch(estimate)
+    smaller, or_recompute = smaller_batch(estimate), recomputing(estimate.run.plan.recipe)
     if smaller is None:
-        return "not even one image a replica would; choose chips with more memory, or a smaller model"
+        advice = "not even one image a replica would; choose chips with more memory, or a smaller model"
+        return advice + or_recompute
     images = smaller * target.replicas * estimate.train.calls
     at_once = "a device at a time" if estimate.run.plan.is_accumulated else "a replica"
     advice = (
@@ -41,7 +43,7 @@ def remedy(estimate: Estimate) -> str:
     )
     if larger := _larger(target, per_replica, smaller):
         advice += f", or the same global batch on more: --topology={larger.name}"
-    return advice
+    return advice + or_recompute
 
 
 def _larger(target: Target, per_replica: int, smaller: int) -> Target | None:

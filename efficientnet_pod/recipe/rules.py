@@ -47,6 +47,13 @@ def possible_replicas(recipe: Recipe, num_devices: int) -> list[int]:
     return found
 
 
+def recomputing(recipe: Recipe) -> str:
+    """Returns the advice to compute activations anew; empty where that is done, or the network cannot."""
+    if recipe.model.recompute or "recompute" not in network_named(recipe.model.name).settings:
+        return ""
+    return "; or --config.model.recompute=True: less memory for a third more computing"
+
+
 def check_weights(recipe: Recipe) -> None:
     """Raises UserError if a recipe that trains given weights names none; only training needs them."""
     if lack := lack_of_weights(recipe):

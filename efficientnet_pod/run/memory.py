@@ -9,6 +9,7 @@ import jax
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import memory
 from efficientnet_pod.pod.terminal import byte_size
+from efficientnet_pod.recipe.rules import recomputing
 from efficientnet_pod.run.feed import BATCHES_AHEAD, share_bytes
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.train_step import abstract_sums
@@ -111,10 +112,12 @@ def require_memory(
     need = need_of(run, program, images=images, image_size=image_size)
     if need.limit is None or need.fits():
         return need
+    remedy = _remedy(need, images, run, batch_field, micro_batches)
+    remedy += recomputing(run.plan.recipe) if micro_batches else ""
     who = "this machine" if run.runtime.platform == "cpu" else "a device"
     raise UserError(
         f"{name} of {images:,} images takes {byte_size(need.total)} of memory and {who} has "
-        f"{byte_size(need.limit)} for it; {_remedy(need, images, run, batch_field, micro_batches)}"
+        f"{byte_size(need.limit)} for it; {remedy}"
     )
 
 

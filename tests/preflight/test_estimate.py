@@ -105,6 +105,9 @@ def test_what_does_not_fit_is_told_with_what_would(v3):
     assert "the same global batch on more: --topology=v3:2x4" in remedy(tight)
     hopeless = dataclasses.replace(estimate, hbm_limit=1000)
     assert "not even one image a replica would" in remedy(hopeless)
+    assert remedy(hopeless).endswith(
+        "or --config.model.recompute=True: less memory for a third more computing"
+    )
     assert dataclasses.replace(estimate, hbm_limit=needed).has_room(train)
     assert dataclasses.replace(estimate, hbm_limit=None).fits
 

@@ -96,7 +96,7 @@ def test_a_step_that_does_not_fit_may_be_computed_in_parts(run, monkeypatch):
         )
     assert str(refused.value).endswith(
         "; --config.global_batch=256 fits; --config.replicas=16 too: the same batch in 4 parts, each with "
-        "its own batch norm"
+        "its own batch norm; or --config.model.recompute=True: less memory for a third more computing"
     )
 
 

@@ -18,7 +18,8 @@ from efficientnet_pod.run import programs
 from efficientnet_pod.run import run as runs
 from efficientnet_pod.run.run import ImageNumbers, run_on
 
-IMAGES, SIZE = 16, 67  # pixels; AmoebaNet's least
+IMAGES = 16
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def narrow(name, **options):
@@ -35,45 +36,52 @@ def stepped(name, *, recompute, devices=2, replicas=4):
     """Returns the state after two steps, and the compiled program of a micro-batch."""
     config = load("digits.py") | {"platform": "cpu", "global_batch": IMAGES, "bn_group_size": 4}
     config |= {"replicas": replicas}
-    settings = registry.network_named(name).settings
+    network = registry.network_named(name)
+    settings, size = network.settings, max(32, network.least_size)
     config["model"] |= {"name": name, "dtype": "float32", "recompute": recompute, "survival_probability": 1.0}
     config["model"] |= {"dropout": 0.3} if "dropout" in settings else {}
     config["model"] |= {"survival_probability": 0.6} if "survival_probability" in settings else {}
     config["model"] |= {"auxiliary_weight": 0.4} if "auxiliary_weight" in settings else {}
-    config["data"] |= {"image_size": SIZE, "link_dtype": "float32"}
+    config["data"] |= {"image_size": size, "link_dtype": "float32"}
     config["optimizer"]["name"] = "sgd"
     config["schedule"]["warmup_epochs"] = 0.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "create_network", narrow)
         runtime = Runtime("cpu", tuple(jax.devices()[:devices]), "cpu", 0, 1)
         run = run_on(runtime, read_recipe(config), ImageNumbers(1437, 360, CLASSES))
-        compiled = [each.compile() for each in programs._lowered(run, run.plan.phases[0])]
+        compiled = [each.compile(QUICKLY) for each in programs._lowered(run, run.plan.phases[0])]
     program = programs.TrainProgram(*compiled, micro_batches=run.plan.micro_batches)
     state = jax.device_put(jax.device_get(run.init(run.initial_variables())), replicated(run.mesh))
     halted, signals = not_halted(run.mesh), host_signals(run.mesh)
     for seed in range(2):
-        images = batch(IMAGES, size=SIZE, seed=seed)
+        images = batch(IMAGES, size=size, seed=seed)
         part = to_global(images, run.mesh) | {"command": signals[GO]}
         state, outcome = program(state, lambda part=part: part, halted)
         assert outcome.updated
     return jax.device_get(state), compiled[0]
 
 
-@pytest.mark.parametrize(
-    "name", ["b0", "lite0", "resnet50", pytest.param("amoebanet_d", marks=pytest.mark.long)]
-)
-def test_the_numbers_are_the_same(name):
-    (kept, _), (again, _) = (stepped(name, recompute=recompute) for recompute in (False, True))
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(kept.params))
-    for one, other in zip(jax.tree.leaves(kept), jax.tree.leaves(again), strict=True):
-        np.testing.assert_allclose(other, one, rtol=1e-4, atol=2e-6 * largest)
+def require_same_numbers(kept, again):
+    for part in ("params", "batch_stats", "opt_state"):
+        one, other = (
+            np.concatenate(
+                [np.ravel(leaf) for leaf in jax.tree.leaves(getattr(state, part))], dtype=np.float64
+            )
+            for state in (kept, again)
+        )
+        assert np.linalg.norm(other - one) <= 1e-5 * np.linalg.norm(one) > 0, part
 
 
 def test_less_is_held_and_nothing_is_sent_twice():
-    (_, kept), (_, again) = (stepped("b0", recompute=recompute) for recompute in (False, True))
-    held, held_again = (program.memory_analysis().temp_size_in_bytes for program in (kept, again))
+    (kept, program), (again, program_again) = (stepped("b0", recompute=r) for r in (False, True))
+    require_same_numbers(kept, again)
+    held, held_again = (each.memory_analysis().temp_size_in_bytes for each in (program, program_again))
     assert held_again < held
-    sent, sent_again = (program.as_text().count(" all-reduce(") for program in (kept, again))
+    sent, sent_again = (each.as_text().count(" all-reduce(") for each in (program, program_again))
     assert sent == sent_again > 0
-    computed, computed_again = (program.as_text().count(" convolution(") for program in (kept, again))
-    assert computed_again > computed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["lite0", "resnet50", "amoebanet_d"])
+def test_the_numbers_of_other_networks_are_the_same(name):
+    require_same_numbers(*(stepped(name, recompute=recompute)[0] for recompute in (False, True)))
