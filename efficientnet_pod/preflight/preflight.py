@@ -10,6 +10,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod import terminal
 from efficientnet_pod.pod.runtime import Runtime
+from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.preflight.cache import default_cache
 from efficientnet_pod.preflight.compile import compile_run
 from efficientnet_pod.preflight.estimate import Estimate, estimate_run
@@ -130,7 +131,10 @@ class Preflight:
     def _estimate_on(self, recipe: Recipe, target: Target, runtime: Runtime) -> Estimate:
         run = run_on(runtime, recipe, image_numbers(recipe))
         cache, console = Path(self.cache or default_cache()), terminal.console(stderr=True)
-        compilation = compile_run(run, cache=cache, machine=target.name, console=console, to_run=self.measure)
+        replicas = f", {plural(run.plan.num_replicas, 'replica')}" if recipe.replicas else ""
+        compilation = compile_run(
+            run, cache=cache, machine=target.name + replicas, console=console, to_run=self.measure
+        )
         estimate = estimate_run(run, target, compilation)
         measured = measure_programs(run, compilation.programs) if self.measure else {}
         return dataclasses.replace(estimate, measured=measured)
