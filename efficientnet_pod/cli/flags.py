@@ -4,14 +4,15 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from efficientnet_pod.cli.help import field_for, help_of
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.optim.ranges import Range
+from efficientnet_pod.recipe.named import as_file
 from efficientnet_pod.workdir.files import expanded
 from efficientnet_pod.workdir.workdir import Workdir
 
@@ -63,9 +64,11 @@ def parse_flags(
     """
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     arguments = [*map(_as_in_a_shell, arguments[:end]), *arguments[end:]]
+    if config:
+        arguments = _with_recipe_files(arguments)
     folder = _workdir_alone(arguments) if config and workdir else None
     stored = _stored_recipe(folder) if folder else None
-    no_recipe = f"{command} needs --config, e.g. --config={_recipes()}/digits.py"
+    no_recipe = f"{command} needs --config, e.g. --config=digits"
     no_recipe += f", for '{folder}' has no config.json" if folder else ""
     values = flags.FlagValues()
     values.set_gnu_getopt(words is not None)  # flags may stand behind words
@@ -77,7 +80,9 @@ def parse_flags(
     arguments = [*(_with_underscores(word, values) for word in arguments[:end]), *arguments[end:]]
     try:
         if config:
-            about = "Recipe, e.g. configs/digits.py; --config.FIELD=VALUE overrides a field."
+            about = (
+                "Recipe: a name, digits or imagenet:b0, or a file; --config.FIELD=VALUE overrides a field."
+            )
             known: dict[str, Any] = {"flag_values": values, "sys_argv": ["efficientnet-pod", *arguments]}
             if stored is None:
                 config_flags.DEFINE_config_file("config", None, about, **known)
@@ -88,12 +93,13 @@ def parse_flags(
         if given is not None:
             given.to_dict()  # config_flags reports a file it could not load at its first use
     except Exception as error:  # what a config file raises is anything
-        line = _unknown_field(values, arguments, stored) or _wrong_type(error) or _one_line(error)
+        line = _unknown_field(values, arguments, stored) or _wrong_type(error)
+        line = line or (_meant_field(str(error)) if config else None) or _one_line(error)
         if config and "flag 'config." in line:  # the field of no recipe
             line = no_recipe
         raise UserError(line) from error
     if values.help:
-        print(f"{program} {command}\n{values.get_help()}")
+        print(help_of(values, program, command))
         if config:
             from efficientnet_pod.recipe.fields import reference  # no other start waits for it
 
@@ -174,10 +180,24 @@ def _with_underscores(word: str, values: flags.FlagValues) -> str:
     return f"--{name}{equals}{value}" if flag.startswith("--") and name in values else word
 
 
-def _recipes() -> str:
-    """Returns the folder of the recipes as a path that holds from here; an installed wheel has none."""
-    folder = Path(__file__).parents[2] / "configs"
-    return "configs" if Path("configs").absolute() == folder or not folder.is_dir() else str(folder)
+def _with_recipe_files(arguments: list[str]) -> list[str]:
+    """Returns the arguments with a file for a recipe's name; raises UserError where there is none."""
+    found = list(arguments)
+    for place, word in enumerate(arguments):
+        if word.startswith("--config="):
+            found[place] = f"--config={as_file(word.removeprefix('--config='))}"
+        elif word == "--config" and place + 1 < len(arguments):
+            found[place + 1] = as_file(arguments[place + 1])
+    return found
+
+
+def load_config(config: str) -> ConfigDict:
+    """Returns the config of a recipe's name or file, with its row behind a colon.
+
+    Raises:
+      UserError: there is no such recipe, or its file cannot be loaded.
+    """
+    return parse_flags("config", [f"--config={config}"], config=True).config
 
 
 def _as_in_a_shell(word: str) -> str:
@@ -242,6 +262,15 @@ def _unknown_field(
     return None
 
 
+def _meant_field(message: str) -> str | None:
+    """Returns the message for an unknown flag that a field of the recipe seems to be meant by."""
+    from efficientnet_pod.recipe.fields import all_fields  # no other start waits for it
+
+    unknown = re.search(r"Unknown command line flag '([\w-]+)'", message)
+    field = field_for(unknown[1], (field.name for field in all_fields())) if unknown else None
+    return f"unknown flag --{unknown[1]}; of the recipe it is --config.{field}" if unknown and field else None
+
+
 # The ends of what config_flags says of a value that is not of its field's type.
 _WRONG_TYPES = {
     "invalid literal for int": "a whole number",
@@ -272,6 +301,5 @@ def _one_line(error: Exception) -> str:
     text = re.sub(r"^.*Traceback .*?\w+(Error|Exception): ", "config file: ", text)
     if "Failed loading config file" in text:
         path = text.partition("path]: ")[2].split(" ")[0]
-        example = f"{_recipes()}/digits.py"
-        return f"no config file '{path}'; those of the source code are in {_recipes()}/, e.g. {example}"
+        return f"no config file '{path}'; recipes that come with the trainer go by name, e.g. --config=digits"
     return text

@@ -26,9 +26,11 @@ commands:
   report    write one HTML page on a run, or on several side by side; follows a run in progress
   data      describe and check a recipe's images, or prepare a smaller copy of them
   pod       rehearse the hosts of a pod on this machine: many processes of train or evaluate
+  recipes   list the recipes that come with the trainer; print or copy one
+  config    print every field of a recipe: its value, where that comes from, its meaning
 
-efficientnet-pod COMMAND --help lists the flags.
-example: efficientnet-pod train --config=configs/digits.py --workdir=runs/digits --config.epochs=10
+efficientnet-pod COMMAND --help lists the flags; efficientnet-pod --version says what runs here.
+example: efficientnet-pod train --config=digits --workdir=runs/digits --config.epochs=10
 
 A run on many hosts is the same command on each. On Cloud TPU pods and under SLURM, Open MPI and Kubernetes
 they find each other; elsewhere give --coordinator=HOST:PORT --processes=N --process=I.
@@ -49,12 +51,14 @@ COMMANDS = (
     "export",
     "data",
     "pod",
+    "recipes",
+    "config",
 )
 # A module named `import` could not be imported, and `export` would not say what.
 _MODULES = {"import": "import_weights", "export": "export_weights"}
 _COMPUTE = ("train", "evaluate", "predict", "bench")
 # Their results are what they print. The others leave files, and can do without being heard.
-_PRINT_RESULTS = ("evaluate", "predict", "bench", "plan", "preflight", "data describe")
+_PRINT_RESULTS = ("evaluate", "predict", "bench", "plan", "preflight", "data describe", "recipes", "config")
 
 
 def run() -> None:
@@ -63,6 +67,7 @@ def run() -> None:
         memory.ask_for_huge_pages()
     output.protect()
     asks_for_help = sys.argv[1:2] == ["help"] or not {"-h", "--help"}.isdisjoint(sys.argv[1:])
+    asks_for_help |= sys.argv[1:2] == ["--version"]
     prints_results = asks_for_help or " ".join(sys.argv[1:3]).startswith(_PRINT_RESULTS)
     if not prints_results:
         output.wait_for_no_reader()
@@ -86,9 +91,24 @@ def main(arguments: Sequence[str]) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     try:
+        if arguments[:1] == ["--version"]:
+            _print_version()
+            return 0
         return run_command(arguments, {word: partial(_call, word) for word in COMMANDS}, USAGE)
     except (Exception, KeyboardInterrupt) as error:
         return print_error(error)[1]
+
+
+def _print_version() -> None:
+    """Prints the version, those of what it depends on, and the devices here."""
+    from efficientnet_pod.pod import runtime  # imports JAX
+
+    versions = runtime.versions()
+    commit = versions.pop("git_commit")
+    print(f"efficientnet-pod {versions.pop('efficientnet_pod')}" + (f", commit {commit}" if commit else ""))
+    print(", ".join(f"{name} {version}" for name, version in versions.items() if version))
+    started = runtime.start("any", None)
+    print(f"{len(started.devices):,} × {started.device_kind}")
 
 
 def _require_folder() -> None:

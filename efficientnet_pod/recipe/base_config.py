@@ -7,13 +7,21 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 
+class UnknownRowError(ValueError):
+    """A recipe has no such row; ``known`` are those it has."""
+
+    known: tuple[str, ...] = ()
+
+
 def require_row(row: str, known: Iterable[str]) -> None:
-    """Raises ValueError for an unknown row of a recipe; the message has the nearest row and all rows."""
-    rows = list(known)
+    """Raises :class:`UnknownRowError` for an unknown row of a recipe."""
+    rows = tuple(known)
     if row not in rows:
         near = difflib.get_close_matches(row, rows, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise ValueError(f"the recipe has no ':{row}'; {hint}known: {'  '.join(rows)}")
+        error = UnknownRowError(f"the recipe has no ':{row}'; {hint}known: {'  '.join(rows)}")
+        error.known = rows
+        raise error
 
 
 def base_config() -> Any:

@@ -36,11 +36,11 @@ def _in_the_repository(monkeypatch, pytestconfig):
         (["train", DIGITS], "train needs --workdir"),
         (
             ["train", "--workdir=/tmp/not-there"],
-            "train needs --config, e.g. --config=configs/digits.py, for '/tmp/not-there' has no config.json",
+            "train needs --config, e.g. --config=digits, for '/tmp/not-there' has no config.json",
         ),
-        (["train"], "train needs --config, e.g. --config=configs/digits.py\n"),
+        (["train"], "train needs --config, e.g. --config=digits\n"),
         (["train", "--config.epochs=3", "--workdir=configs"], "for 'configs' has no config.json"),
-        (["plan", "--config.epochs=3"], "plan needs --config, e.g. --config=configs/digits.py\n"),
+        (["plan", "--config.epochs=3"], "plan needs --config, e.g. --config=digits\n"),
         (["train", DIGITS, "--workdir="], "the path of the workdir is empty"),
         (["train", DIGITS, "--workdir=~nobody-here/x"], "'~nobody-here' has no home folder"),
         (["train", DIGITS, "--workdir=gs:/bucket/x"], "'gs:/bucket/x' is no path of a known kind"),
@@ -151,12 +151,13 @@ def test_an_unknown_field_is_named_however_it_is_given(capsys, recipe, given):
         assert f"has no field '{field}'; did you mean '{near}'?\n" in capsys.readouterr().err
 
 
-def test_the_recipes_are_named_by_a_path_that_holds(capsys, tmp_path, monkeypatch):
+def test_the_recipes_are_found_from_anywhere(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for words in (["--config=digits.py"], []):
         assert main(["plan", *words]) == 2
         error = capsys.readouterr().err
-        assert ("no config file 'digits.py'; " in error) == bool(words) and f"{CONFIGS}/digits.py" in error
+        assert ("no config file 'digits.py'; " in error) == bool(words) and "e.g. --config=digits\n" in error
+    assert main(["config", "--config=digits", "--json"]) == 0
 
 
 FILES = (
