@@ -54,9 +54,11 @@ def _print(head: Sequence[str], rows: Sequence[tuple[str, str, str]]) -> None:
     meanings = {field.name: field.about for field in all_fields()}
     places = {name: place for place, name in enumerate(meanings)}
     kinds = {name: re.sub(r"^phases\.\w+", PHASE, name) for name, *_ in rows}
-    table = Table.grid(padding=(0, 2))
     out = console()
     is_wide = out.width >= 100
+    table = Table.grid(padding=(0, 2))
+    for width in (None, 40, 40, *([60] if is_wide else [])):
+        table.add_column(max_width=width, overflow="fold")
     table.add_row(*(Text(word, style="bold") for word in (*head, *(["meaning"] if is_wide else []))))
     for name, one, two in sorted(rows, key=lambda row: places.get(kinds[row[0]], -1)):
         meaning = meanings.get(kinds[name], "")

@@ -21,9 +21,7 @@ def test_every_file_of_the_folder_is_a_recipe_by_its_name():
     for name in named.names():
         found = named.about(name)
         assert found.title and not found.title.endswith(".")
-        assert found.parts["Source"] and found.parts["Command"].startswith(
-            ("efficientnet-pod train", "on each")
-        )
+        assert found.parts["Source"]
         for row in found.rows[:1]:
             assert load(f"{name}.py:{row}") == load(f"{name}.py")
 
@@ -75,7 +73,7 @@ def test_config_prints_fields_with_their_meaning(capsys, monkeypatch):
         (["train", "--config", "imagnet:b0"], "no recipe 'imagnet'; did you mean 'imagenet'?"),
         (
             ["plan", "--config=imagenet:b9"],
-            "config file: the recipe has no ':b9'; did you mean 'b7'? known: b0",
+            "config file: the recipe has no ':b9'; known: b0",
         ),
         (
             ["plan", "--config=there/is.py"],
