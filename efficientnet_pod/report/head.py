@@ -1,5 +1,7 @@
 """The head of a page: for each run one line of description, its state, and its figures."""
 
+from dataclasses import replace
+
 from efficientnet_pod.pod.terminal import duration, percent, plural, significant, whole_number
 from efficientnet_pod.report.blocks import Fact, Head
 from efficientnet_pod.report.figures import (
@@ -14,7 +16,14 @@ from efficientnet_pod.report.figures import (
 from efficientnet_pod.report.records import RunRecords
 from efficientnet_pod.report.side_by_side import ReportRun
 from efficientnet_pod.report.state import device_of
-from efficientnet_pod.report.words import NOT_RECORDED, devices_text, joined, network_title, optimizer_title
+from efficientnet_pod.report.words import (
+    NOT_RECORDED,
+    NOT_YET,
+    devices_text,
+    joined,
+    network_title,
+    optimizer_title,
+)
 from efficientnet_pod.workdir.values import dig, number, whole
 
 
@@ -25,11 +34,13 @@ def head_of(run: ReportRun, *, all_complete: bool = True) -> Head:
     facts = [
         _accuracy(f"Top-1, {which}", last, "top1"),
         _best(run),
-        _accuracy(f"Top-5, {which}", last, "top5"),
+        *([_accuracy(f"Top-5, {which}", last, "top5")] if records.counts_top5 else []),
         _time(records),
         _rate(records),
         *_costs(cost_of(records)),
     ]
+    if run.state.kind == "in progress":
+        facts = [replace(fact, value=NOT_YET) if fact.value == NOT_RECORDED else fact for fact in facts]
     return Head(
         run.name, run.colour, description(records), run.state.kind, run.state.text, facts, records.notes
     )

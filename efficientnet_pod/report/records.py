@@ -79,6 +79,11 @@ class RunRecords:
         """Steps of the whole run."""
         return whole(self.plan.get("total_steps"))
 
+    @property
+    def counts_top5(self) -> bool:
+        """Whether top-5 says something: of five classes or fewer it is always 100 %."""
+        return (whole(self.plan.get("num_classes")) or 6) > 5
+
 
 def read_run_records(path: epath.PathLike, *, name: str | None = None) -> RunRecords:
     """Returns the contents of a workdir, local or remote, with notes on what is missing or damaged.

@@ -8,7 +8,7 @@ from typing import Any
 from efficientnet_pod.models.titles import TITLES
 from efficientnet_pod.pod.terminal import NOT_KNOWN
 
-NOT_RECORDED = "not recorded"
+NOT_RECORDED, NOT_YET = "not recorded", "not yet"
 _OPTIMIZER_TITLES = {"lars": "LARS", "rmsprop": "RMSProp", "sgd": "SGD"}
 
 

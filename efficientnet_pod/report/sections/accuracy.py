@@ -50,7 +50,8 @@ def _accuracy_curves(runs: Sequence[ReportRun], x_field: str, unit: int) -> list
             drawn.append(Curve([x(row) for row in rows], rates, "muted", quiet=True))
         rows = run.records.evals
         second = run.colour if len(runs) > 1 else SERIES[1]
-        for field, colour in (("top5", second), ("top1", run.colour)):
+        fields = [("top5", second)] if run.records.counts_top5 else []
+        for field, colour in (*fields, ("top1", run.colour)):
             rates = [number(row.get(field)) for row in rows]
             drawn.append(Curve([x(row) for row in rows], rates, colour, dashed=field == "top5", marked=True))
     return drawn
@@ -59,7 +60,8 @@ def _accuracy_curves(runs: Sequence[ReportRun], x_field: str, unit: int) -> list
 def _accuracy_keys(runs: Sequence[ReportRun]) -> list[Key]:
     if len(runs) > 1:
         return [Key("top-1", "ink"), Key("top-5", "ink", "dashed")]
-    keys = [Key("top-1", SERIES[0]), Key("top-5", SERIES[1], "dashed")]
+    keys = [Key("top-1", SERIES[0])]
+    keys += [Key("top-5", SERIES[1], "dashed")] if runs[0].records.counts_top5 else []
     return [*keys, Key("top-1 in training", "muted")] if runs[0].records.train else keys
 
 
@@ -93,6 +95,12 @@ def time_to_accuracy(runs: Sequence[ReportRun]) -> Section:
     rows = [
         (_level_name(level), [first_reaching(of_run, level.rate, level.kind) for of_run in evaluations])
         for level in levels(evaluations, num_classes=classes)
+    ]
+    # Of levels that were first reached together, the highest says it all.
+    rows = [
+        row
+        for row, following in zip(rows, [*rows[1:], None], strict=True)
+        if "," in row[0] or following is None or row[0][:5] != following[0][:5] or row[1] != following[1]
     ]
     if len(runs) == 1:
         peak_name = f"peak, {percent(peaks[0].top1)}" if peaks[0] else "peak"

@@ -22,6 +22,7 @@ from efficientnet_pod.report.blocks import (
 from efficientnet_pod.report.drawing.curves import Band, Curve, curves
 from efficientnet_pod.report.drawing.maps import group_map, heat_map, lay_out
 from efficientnet_pod.report.drawing.svg import HEAT
+from efficientnet_pod.report.figures import peak
 from efficientnet_pod.report.incidents import incidents, tally, times_and_seconds
 from efficientnet_pod.report.side_by_side import ReportRun
 from efficientnet_pod.report.words import moment, optimizer_title, thinned
@@ -106,6 +107,8 @@ def bn_groups(run: ReportRun) -> list[Block]:
     mesh = run.records.mesh
     if mesh is None:
         return [Text("There is no mesh.json.", missing=True)]
+    if mesh.size == 1 and (whole(run.records.plan.get("num_replicas")) or 1) == 1:
+        return [Text("One replica normalises by itself.")]
     layout = lay_out(mesh)
     title, on_devices = f"{plural(len(mesh.groups), 'group')} of {plural(mesh.size, 'replica')}", ""
     replicas, devices = (whole(run.records.plan.get(name)) for name in ("num_replicas", "num_devices"))
@@ -145,7 +148,10 @@ def predictions(run: ReportRun) -> list[Block]:
     if evaluated.samples:
         pictures = [_picture(evaluated, sample) for sample in evaluated.samples]
         step = f" after step {evaluated.step:,}" if evaluated.step is not None else ""
-        note = f"From the evaluation{step}: the label, and the three most probable classes."
+        best = peak(run.evaluations)
+        is_best = best is None or evaluated.step is None or best.step == evaluated.step
+        other = "" if is_best or best is None else f" The best accuracy is that of step {best.step:,}."
+        note = f"From the evaluation{step}: the label, and the three most probable classes.{other}"
         blocks.append(Pictures(pictures, note))
     columns = [column for column in (_confusions(evaluated), _worst_classes(evaluated)) if column]
     if columns:

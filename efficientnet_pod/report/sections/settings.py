@@ -76,6 +76,20 @@ def _batch_norm(records: RunRecords) -> Iterable[str | None]:
     yield f"groups of {group}" if group else None
 
 
+def _beginning(records: RunRecords) -> Iterable[str | None]:
+    """Yields where the weights are from, and which layers are not trained, or more slowly."""
+    init = table_of(dig(records.plan, "recipe.init"))
+    if not init.get("weights"):
+        return
+    yield f"weights of {init['weights']}"
+    frozen = [str(layer) for layer in list_of(init.get("frozen"))]
+    yield f"not trained: {', '.join(frozen)}" if frozen else None
+    if factors := list_of(init.get("lr_factors")):
+        rates = ", ".join(f"{layer or 'all else'} × {factor:g}" for layer, factor in factors)
+        yield f"learning rate of {rates}"
+    yield f"BN statistics: {init['bn_statistics']}" if init.get("bn_statistics") else None
+
+
 def _steps(records: RunRecords) -> Iterable[str | None]:
     yield _plural(records, "total_steps", "step")
     yield from _known(
@@ -131,6 +145,7 @@ def _evaluation(records: RunRecords) -> Iterable[str]:
 
 _PLAN_ROWS: dict[str, Callable[[RunRecords], Iterable[str | None]]] = {
     "model": _model,
+    "begins with": _beginning,
     "data": _data,
     "devices": _devices,
     "batch": _batch,
