@@ -8,13 +8,22 @@ import numpy as np
 
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.quiet import tf
-from efficientnet_pod.data.sources.reading import map_in_parallel, read_records
+from efficientnet_pod.data.sources.reading import (
+    FILES_AT_ONCE,
+    FileTable,
+    map_in_parallel,
+    read_files,
+    read_records,
+)
 from efficientnet_pod.data.sources.types import Example, Indexed, Records
-from efficientnet_pod.errors import UserError
 
-# Undecoded examples, about 110 kB each for ImageNet: 0.5 GB a host. TFDS writes its records in random order;
-# each epoch shuffles the files, and this buffer the records that come out of them.
-SHUFFLE_BUFFER = 4096
+# Undecoded examples, about 110 kB each for ImageNet: 0.45 GB where one host reads all of a few lanes. TFDS
+# writes its records in random order; each epoch shuffles the files, and these buffers the records that come
+# out of them. The order depends on the three numbers, so they are of the recipe, not of the machine.
+SHUFFLE_BUFFER = 4096  # of all lanes together
+_LEAST_BUFFER = 128  # of a lane
+_MOST_FILES = 512  # open at the same time, if one host reads all lanes
+_RECORDS_AHEAD = 512  # on a host, outside the buffers: lanes are read at the same time
 
 
 def permuted(examples: Indexed, share: HostShare, seed: int) -> tf.data.Dataset:
@@ -35,7 +44,7 @@ def permutation(
     count = examples.num_examples
 
     def number(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        place = share.place(turn)
+        place = share.place(turn, tf.gather)
         epoch, rank = place // count, place % count
         index = tf.random.experimental.index_shuffle(  # type: ignore[attr-defined]
             rank, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=count - 1
@@ -46,31 +55,55 @@ def permutation(
 
 
 def shuffled(examples: Records, share: HostShare, seed: int) -> tf.data.Dataset:
-    """Returns (example, key) pairs of the host's records, shuffled anew each epoch.
+    """Returns (example, key) pairs of the host's images, in the order in which its steps have them.
 
-    Raises:
-      UserError: this host's share holds no record.
+    Each lane is shuffled anew each epoch, by itself, so that the global batches do not depend on the hosts.
     """
-    records = examples.share(share.host_index, share.host_count)
-    if not records.num_examples:
-        raise UserError(
-            f"{examples.num_examples} training images for {share.host_count} hosts; each needs one; "
-            "use fewer hosts"
-        )
-    first_epoch, seen = divmod(share.first_image // share.host_count, records.num_examples)
+    lanes = share.lanes(examples.num_examples)
+    files = FileTable.of([examples.share(number, lanes.count) for number in lanes.numbers])
+    numbers = tf.constant(lanes.numbers, tf.int64)
+    step, batch = divmod(share.first_batch, share.micro_batches)
+    given = (share.first_image + step * share.step_batch) // lanes.count  # by each lane
 
     @tf.autograph.experimental.do_not_convert
-    def epoch_examples(epoch: tf.Tensor) -> tf.data.Dataset:
-        # Of 31 bits: TensorFlow folds a longer one so that seed 0, epoch 2 would be seed 1, epoch 0.
-        order: Any = tf.random.stateless_uniform(
-            [], tf.stack([tf.constant(seed, tf.int64), epoch]), maxval=2**31 - 1, dtype=tf.int64
-        )
-        epoch_records = read_records(records, order)
-        mixed = epoch_records.shuffle(SHUFFLE_BUFFER, seed=order, reshuffle_each_iteration=False)
-        entered = mixed.skip(tf.where(epoch == first_epoch, tf.constant(seen, tf.int64), 0))
-        return entered.map(lambda example: (example, _key(seed, epoch, _fingerprint(example["name"]))))
+    def lane(number: tf.Tensor) -> tf.data.Dataset:
+        part = files.part(number)
+        first_epoch, seen = given // part.records[0], given % part.records[0]
 
-    return tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_examples)
+        @tf.autograph.experimental.do_not_convert
+        def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
+            # Of 31 bits: TensorFlow folds a longer one so that seed 0, epoch 2 would be seed 1, epoch 0.
+            pair = tf.stack([tf.constant(seed, tf.int64), epoch + numbers[number] * 2**32])
+            order: Any = tf.random.stateless_uniform([], pair, maxval=2**31 - 1, dtype=tf.int64)
+            stored = read_files(part, order, _files_at_once(lanes.count))
+            mixed = stored.shuffle(_buffer(lanes.count), seed=order, reshuffle_each_iteration=False)
+            entered = mixed.skip(tf.where(epoch == first_epoch, seen, tf.constant(0, tf.int64)))
+            return entered.map(lambda record, place: (record, place, epoch))
+
+        records = tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_records)
+        return records.prefetch(max(1, _RECORDS_AHEAD // len(lanes.numbers)))
+
+    stream = tf.data.Dataset.range(len(lanes.numbers)).interleave(
+        lane, cycle_length=len(lanes.numbers), block_length=lanes.width
+    )
+    if not lanes.own.all():
+        own = tf.constant(lanes.own)
+        stream = stream.enumerate().filter(lambda turn, record: own[turn % len(lanes.own)])
+        stream = stream.map(lambda turn, record: record)
+
+    def parsed(record: tf.Tensor, place: tf.Tensor, epoch: tf.Tensor) -> tuple[Example, tf.Tensor]:
+        example = examples.parse(record, place)
+        return example, _key(seed, epoch, _fingerprint(example["name"]))
+
+    return map_in_parallel(stream.skip(batch * share.host_batch), parsed)
+
+
+def _buffer(lanes: int) -> int:
+    return max(_LEAST_BUFFER, SHUFFLE_BUFFER // lanes)
+
+
+def _files_at_once(lanes: int) -> int:
+    return max(2, min(FILES_AT_ONCE, _MOST_FILES // lanes))
 
 
 def _fingerprint(name: tf.Tensor) -> tf.Tensor:
@@ -89,7 +122,7 @@ def in_order(
     if isinstance(examples, Indexed):
         places, count = stored_places(examples, share, turns, order)
         return map_in_parallel(places, examples.fetch), count
-    records = examples.share(share.host_index, share.host_count)
+    records = examples.shares(share.devices, share.num_devices)
     count = min(len(turns), max(records.num_examples - turns.start, 0))
     dataset = read_records(records, None) if count else tf.data.Dataset.range(0)
     return dataset.skip(turns.start).take(count), count
@@ -100,10 +133,10 @@ def stored_places(
 ) -> tuple[tf.data.Dataset, int]:
     """Returns the numbers of the host's examples of these turns, and how many there are."""
     full, rest = divmod(examples.num_examples, share.global_batch)
-    batch = share.host_batch
-    own = full * batch + min(max(rest - share.host_index * batch, 0), batch)
+    own = full * share.host_batch + share.images_of_first(rest)
     count = min(len(turns), max(own - turns.start, 0))
-    places = tf.data.Dataset.range(turns.start, turns.start + count).map(share.place)
+    numbers = tf.data.Dataset.range(turns.start, turns.start + count)
+    places = numbers.map(lambda turn: share.place(turn, tf.gather))
     if order is not None:
         table = tf.constant(order, tf.int64)
         places = places.map(lambda place: tf.gather(table, place))
