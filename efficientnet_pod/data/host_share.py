@@ -61,7 +61,8 @@ class HostShare:
         if images < 1 or images % count:
             above = (max(images, 0) // count + 1) * count
             raise UserError(
-                f"global batch is {images}; it must be a positive multiple of the {count} devices; use {above}"
+                f"global batch is {images}; it must be a positive multiple of the {count} devices; "
+                f"use {above}"
             )
 
     @property

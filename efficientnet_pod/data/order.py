@@ -21,8 +21,9 @@ from efficientnet_pod.data.sources.types import Example, Indexed, Records
 # writes its records in random order; each epoch shuffles the files, and these buffers the records that come
 # out of them. The order depends on the three numbers, so they are of the recipe, not of the machine.
 SHUFFLE_BUFFER = 4096  # of all lanes together
-_LEAST_BUFFER = 128  # of a lane
+_LEAST_BUFFER = 256  # of a lane
 _MOST_FILES = 512  # open at the same time, if one host reads all lanes
+_MANY_LANES = 8  # on a host; then each lane's thread is enough
 _RECORDS_AHEAD = 512  # on a host, outside the buffers: lanes are read at the same time
 
 
@@ -60,36 +61,40 @@ def shuffled(examples: Records, share: HostShare, seed: int) -> tf.data.Dataset:
     Each lane is shuffled anew each epoch, by itself, so that the global batches do not depend on the hosts.
     """
     lanes = share.lanes(examples.num_examples)
-    files = FileTable.of([examples.share(number, lanes.count) for number in lanes.numbers])
-    numbers = tf.constant(lanes.numbers, tf.int64)
+    parts = [examples.share(number, lanes.count) for number in lanes.numbers]
+    files, numbers = FileTable.of(parts), tf.constant(lanes.numbers, tf.int64)
+    is_parallel = len(parts) < _MANY_LANES
     step, batch = divmod(share.first_batch, share.micro_batches)
-    given = (share.first_image + step * share.step_batch) // lanes.count  # by each lane
+    before = (share.first_image + step * share.step_batch) // lanes.count  # images of each lane
+    entries = tf.constant([divmod(before, part.num_examples) for part in parts], tf.int64)
 
     @tf.autograph.experimental.do_not_convert
     def lane(number: tf.Tensor) -> tf.data.Dataset:
-        part = files.part(number)
-        first_epoch, seen = given // part.records[0], given % part.records[0]
+        part, (first_epoch, seen) = files.part(number), tf.unstack(entries[number])
 
         @tf.autograph.experimental.do_not_convert
         def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
             # Of 31 bits: TensorFlow folds a longer one so that seed 0, epoch 2 would be seed 1, epoch 0.
             pair = tf.stack([tf.constant(seed, tf.int64), epoch + numbers[number] * 2**32])
             order: Any = tf.random.stateless_uniform([], pair, maxval=2**31 - 1, dtype=tf.int64)
-            stored = read_files(part, order, _files_at_once(lanes.count))
+            stored = read_files(part, order, _files_at_once(lanes.count), in_parallel=is_parallel)
             mixed = stored.shuffle(_buffer(lanes.count), seed=order, reshuffle_each_iteration=False)
             entered = mixed.skip(tf.where(epoch == first_epoch, seen, tf.constant(0, tf.int64)))
             return entered.map(lambda record, place: (record, place, epoch))
 
         records = tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_records)
-        return records.prefetch(max(1, _RECORDS_AHEAD // len(lanes.numbers)))
+        return nothing.concatenate(records).prefetch(max(1, _RECORDS_AHEAD // len(parts)))
 
-    stream = tf.data.Dataset.range(len(lanes.numbers)).interleave(
-        lane, cycle_length=len(lanes.numbers), block_length=lanes.width
+    # A lane begins to read when it is first asked. Asked for nothing, all do so at the same time.
+    nothing = tf.data.Dataset.from_tensors(("", "", tf.constant(0, tf.int64))).repeat(lanes.width)
+    stream = tf.data.Dataset.range(len(parts)).interleave(
+        lane, cycle_length=len(parts), block_length=lanes.width
     )
+    stream = stream.skip(len(lanes.own))
     if not lanes.own.all():
-        own = tf.constant(lanes.own)
-        stream = stream.enumerate().filter(lambda turn, record: own[turn % len(lanes.own)])
-        stream = stream.map(lambda turn, record: record)
+        own: Any = tf.data.Dataset.from_tensor_slices(lanes.own).repeat()
+        stream = tf.data.Dataset.zip(own, stream).filter(lambda *pair: pair[0])  # the stubs count arguments
+        stream = stream.map(lambda is_own, record: record)
 
     def parsed(record: tf.Tensor, place: tf.Tensor, epoch: tf.Tensor) -> tuple[Example, tf.Tensor]:
         example = examples.parse(record, place)

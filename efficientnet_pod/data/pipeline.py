@@ -43,9 +43,10 @@ def train_batches(
     buffer, and entering within an epoch reads past the undecoded examples before it. All random choices about
     an image are a function of (seed, epoch, image).
 
-    Memory of record files in a host that reads K of L lanes: K · max(128, 4,096 / L) undecoded images in
-    buffers and 512 ahead of them, and 1 MiB for each of K · min(16, max(2, 512 / L)) open files. All of 256
-    lanes on one host: 33,280 images, 3.7 GB of ImageNet, and 512 files.
+    Memory of record files in a host that reads K of L lanes: K · max(256, 4,096 / L) undecoded images in
+    buffers and 512 behind them; and 1 MiB for each open file, K · max(2, min(16, 512 / L)) of them, or up to
+    three times as many where K < 8. All of 256 lanes on one host: 66,048 images, 7.3 GB of ImageNet, and 512
+    files.
 
     Args:
       source: the images; the training split is read.

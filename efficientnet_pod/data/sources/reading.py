@@ -71,12 +71,17 @@ class FileTable:
     def part(self, number: int | tf.Tensor) -> FileTable:
         """Returns the table of one split."""
         start, stop = self.bounds[number], self.bounds[number + 1]
-        columns = tuple(column[start:stop] for column in self.columns)
-        return FileTable(columns, tf.stack([0, stop - start]), self.records[number][None])
+        paths, starts, stops = (column[start:stop] for column in self.columns)
+        return FileTable((paths, starts, stops), tf.stack([0, stop - start]), self.records[number][None])
 
 
-def read_files(files: FileTable, shuffle_seed: tf.Tensor | None, files_at_once: int) -> tf.data.Dataset:
-    """Returns the (record, place) pairs of one split, as ``read_records`` does, before they are parsed."""
+def read_files(
+    files: FileTable, shuffle_seed: tf.Tensor | None, files_at_once: int, *, in_parallel: bool = True
+) -> tf.data.Dataset:
+    """Returns the (record, place) pairs of one split, as ``read_records`` does, before they are parsed.
+
+    Reading in parallel takes a thread for each core and opens up to three times ``files_at_once``, ahead.
+    """
     ranges = tf.data.Dataset.from_tensor_slices(files.columns)
     if shuffle_seed is not None:
         seed: Any = shuffle_seed  # tf.data takes tensors, which its stubs do not say
@@ -86,8 +91,8 @@ def read_files(files: FileTable, shuffle_seed: tf.Tensor | None, files_at_once: 
         lambda *file: _read_file(*file),  # the stubs count the arguments
         cycle_length=files_at_once,
         block_length=1,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+        num_parallel_calls=tf.data.AUTOTUNE if in_parallel else None,
+        deterministic=True if in_parallel else None,
     )
     return stored.apply(tf.data.experimental.assert_cardinality(files.records[0]))
 
