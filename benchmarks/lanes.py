@@ -46,7 +46,8 @@ def main(_: list[str]) -> None:
         _write(Path(folder))
         cases = list(itertools.product(_STEPS, FLAGS.replicas))
         rounds = [{case: _process(folder, *case) for case in cases} for _ in range(FLAGS.rounds)]
-    print("| | lanes | first batch, s | images/s | peak memory, MiB | threads | files |\n|---|---|---|---|---|---|---|")
+    print("| | replicas | first batch, s | images/s | peak memory, MiB | threads | files |")
+    print("|---|---|---|---|---|---|---|")
     for kind, replicas in cases:
         figures = [each[kind, replicas] for each in rounds]
         columns = [_spread([figure[name] for figure in figures]) for name in figures[0]]
