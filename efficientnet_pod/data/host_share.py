@@ -31,14 +31,14 @@ class Lanes:
 
 @dataclass(frozen=True)
 class HostShare:
-    """The images that one host takes from every global batch: those of its devices, in the mesh's order.
+    """The images that the devices of one host take from every global batch, in the order of the mesh.
 
     Device number d of D takes the neighbouring images d·p to (d + 1)·p - 1 of a batch of D·p.
 
     Attributes:
       global_batch: images of all hosts together in one batch.
-      first_image: place in the stream of all hosts' images at which the batches begin; with record files the
-        begin of a step.
+      first_image: place in the stream of all hosts' images at which the batches begin; of record files, one
+        at which a step begins.
       devices: numbers of the host's devices in the mesh, ascending; they need not be neighbours.
       num_devices: devices of all hosts.
       micro_batches: batches of a step.

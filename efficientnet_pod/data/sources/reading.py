@@ -46,7 +46,7 @@ class FileTable:
     """The file ranges of several splits as tensors, so that one traced function reads any of the splits.
 
     Attributes:
-      columns: path, start and stop of each range, those of a split side by side.
+      columns: path, start and stop of each range; the ranges of a split stand side by side.
       bounds: int64 (splits + 1,): ranges before each split, and of all.
       records: int64 (splits,): records of each split.
     """
