@@ -19,10 +19,13 @@ from efficientnet_pod.data.sources.types import Example, Indexed, Records
 
 # Undecoded examples, about 110 kB each for ImageNet: 0.45 GB where one host reads all of a few lanes. TFDS
 # writes its records in random order; each epoch shuffles the files, and these buffers the records that come
-# out of them. The order depends on the three numbers, so they are of the recipe, not of the machine.
+# out of them. The order depends on these numbers, so they are of the recipe, not of the machine.
 SHUFFLE_BUFFER = 4096  # of all lanes together
 _LEAST_BUFFER = 256  # of a lane
-_MOST_FILES = 512  # open at the same time, if one host reads all lanes
+_LEAST_FILES = 4  # read at the same time in a lane; fewer where that would open more than _MOST_FILES
+_MOST_FILES = 512  # if one host reads all lanes
+
+# These do not change the order.
 _MANY_LANES = 8  # on a host; then each lane's thread is enough
 _RECORDS_AHEAD = 512  # on a host, outside the buffers: lanes are read at the same time
 
@@ -108,7 +111,8 @@ def _buffer(lanes: int) -> int:
 
 
 def _files_at_once(lanes: int) -> int:
-    return max(2, min(FILES_AT_ONCE, _MOST_FILES // lanes))
+    # Few of a lane's files, so that their order moves an image far from epoch to epoch.
+    return max(FILES_AT_ONCE // lanes, min(_LEAST_FILES, _MOST_FILES // lanes))
 
 
 def _fingerprint(name: tf.Tensor) -> tf.Tensor:

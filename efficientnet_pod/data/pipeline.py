@@ -44,9 +44,9 @@ def train_batches(
     an image are a function of (seed, epoch, image).
 
     Memory of record files in a host that reads K of L lanes: K · max(256, 4,096 / L) undecoded images in
-    buffers and 512 behind them; and 1 MiB for each open file, K · max(2, min(16, 512 / L)) of them, or up to
-    three times as many where K < 8. All of 256 lanes on one host: 66,048 images, 7.3 GB of ImageNet, and 512
-    files.
+    buffers and 512 behind them; and 1 MiB for each open file. Of a single lane 16 are read at the same time,
+    of each of 4 to 128 lanes 4, of each of 256 lanes 2; up to three times as many are open where K < 8. All
+    of 256 lanes on one host: 66,048 images, 7.3 GB of ImageNet, and 512 files.
 
     Args:
       source: the images; the training split is read.
