@@ -21,36 +21,36 @@ from efficientnet_pod.data.sources.types import Indexed, Records
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("images", 1_281_167, "Training images.")
 flags.DEFINE_integer("shards", 1024, "Record files.")
-flags.DEFINE_list("hosts", ["1", "16", "128"], "Hosts, of which the first one's share is looked at.")
+flags.DEFINE_list("replicas", ["1", "8", "64", "256"], "Replicas, of which the first lane is looked at.")
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9)
 
 
 def main(_: list[str]) -> None:
     """Prints a table in Markdown."""
-    print("| epoch of | images of a host | from epoch to epoch: mean, quantiles " + str(QUANTILES), end="")
+    print("| epoch of | images of a lane | from epoch to epoch: mean, quantiles " + str(QUANTILES), end="")
     print(" | stored side by side, apart: median, share within 1,000 |\n|---|---|---|---|")
     uniform = [1 - np.sqrt(1 - q) for q in QUANTILES]
     print(f"| a random permutation | | 0.333; {_figures(uniform)} | 0.293, 2,000 / N |")
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder))
         records = open_source(f"tfrecord:{folder}").train
-        for hosts in map(int, FLAGS.hosts):
-            _report(f"record files, {hosts} hosts", records, hosts)
+        for replicas in map(int, FLAGS.replicas):
+            _report(f"record files, {replicas} replicas", records, replicas)
     indexed = Indexed(FLAGS.images, lambda i: {"name": tf.strings.join(["x#", tf.strings.as_string(i)])})
-    _report("images by number, any hosts", indexed, 1)
+    _report("images by number, any replicas", indexed, 1)
 
 
-def _report(name: str, examples: Records | Indexed, hosts: int) -> None:
-    share = HostShare(hosts, host_count=hosts)
+def _report(name: str, examples: Records | Indexed, replicas: int) -> None:
+    share = HostShare(replicas, num_devices=replicas, num_replicas=replicas)
     if isinstance(examples, Records):
-        count = examples.share(0, hosts).num_examples
+        count = examples.share(0, share.lanes(examples.num_examples).count).num_examples
         stream = order.shuffled(examples, share, 0)
     else:
         count, stream = examples.num_examples, order.permuted(examples, share, 0)
     names = stream.map(lambda example, key: example["name"]).take(2 * count).batch(8192)
     stored = np.concatenate([_stored_place(batch) for batch in names.as_numpy_iterator()])
-    ranks = np.unique(stored, return_inverse=True)[1]  # within the share
+    ranks = np.unique(stored, return_inverse=True)[1]  # within the lane
     if len(np.unique(ranks[:count])) != count or len(np.unique(ranks[count:])) != count:
         raise AssertionError("an epoch does not hold each image once")
     first, second = (np.argsort(epoch) for epoch in (ranks[:count], ranks[count:]))  # place of each image

@@ -8,13 +8,26 @@ import numpy as np
 
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.quiet import tf
-from efficientnet_pod.data.sources.reading import map_in_parallel, read_records
+from efficientnet_pod.data.sources.reading import (
+    FILES_AT_ONCE,
+    FileTable,
+    map_in_parallel,
+    read_files,
+    read_records,
+)
 from efficientnet_pod.data.sources.types import Example, Indexed, Records
-from efficientnet_pod.errors import UserError
 
-# Undecoded examples, about 110 kB each for ImageNet: 0.5 GB a host. TFDS writes its records in random order;
-# each epoch shuffles the files, and this buffer the records that come out of them.
-SHUFFLE_BUFFER = 4096
+# Undecoded examples, about 110 kB each for ImageNet: 0.45 GB where one host reads all of a few lanes. TFDS
+# writes its records in random order; each epoch shuffles the files, and these buffers the records that come
+# out of them. The order depends on these numbers, so they are of the recipe, not of the machine.
+SHUFFLE_BUFFER = 4096  # of all lanes together
+_LEAST_BUFFER = 256  # of a lane
+_LEAST_FILES = 4  # read at the same time in a lane; fewer where that would open more than _MOST_FILES
+_MOST_FILES = 512  # if one host reads all lanes
+
+# These do not change the order.
+_MANY_LANES = 8  # on a host; then each lane's thread is enough
+_RECORDS_AHEAD = 512  # on a host, outside the buffers: lanes are read at the same time
 
 
 def permuted(examples: Indexed, share: HostShare, seed: int) -> tf.data.Dataset:
@@ -35,7 +48,7 @@ def permutation(
     count = examples.num_examples
 
     def number(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        place = share.place(turn)
+        place = share.place(turn, tf.gather)
         epoch, rank = place // count, place % count
         index = tf.random.experimental.index_shuffle(  # type: ignore[attr-defined]
             rank, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=count - 1
@@ -46,31 +59,60 @@ def permutation(
 
 
 def shuffled(examples: Records, share: HostShare, seed: int) -> tf.data.Dataset:
-    """Returns (example, key) pairs of the host's records, shuffled anew each epoch.
+    """Returns (example, key) pairs of the host's images, in the order in which its steps have them.
 
-    Raises:
-      UserError: this host's share holds no record.
+    Each lane is shuffled anew each epoch, by itself, so that the global batches do not depend on the hosts.
     """
-    records = examples.share(share.host_index, share.host_count)
-    if not records.num_examples:
-        raise UserError(
-            f"{examples.num_examples} training images for {share.host_count} hosts; each needs one; "
-            "use fewer hosts"
-        )
-    first_epoch, seen = divmod(share.first_image // share.host_count, records.num_examples)
+    lanes = share.lanes(examples.num_examples)
+    parts = [examples.share(number, lanes.count) for number in lanes.numbers]
+    files, numbers = FileTable.of(parts), tf.constant(lanes.numbers, tf.int64)
+    is_parallel = len(parts) < _MANY_LANES
+    step, batch = divmod(share.first_batch, share.micro_batches)
+    before = (share.first_image + step * share.step_batch) // lanes.count  # images of each lane
+    entries = tf.constant([divmod(before, part.num_examples) for part in parts], tf.int64)
 
     @tf.autograph.experimental.do_not_convert
-    def epoch_examples(epoch: tf.Tensor) -> tf.data.Dataset:
-        # Of 31 bits: TensorFlow folds a longer one so that seed 0, epoch 2 would be seed 1, epoch 0.
-        order: Any = tf.random.stateless_uniform(
-            [], tf.stack([tf.constant(seed, tf.int64), epoch]), maxval=2**31 - 1, dtype=tf.int64
-        )
-        epoch_records = read_records(records, order)
-        mixed = epoch_records.shuffle(SHUFFLE_BUFFER, seed=order, reshuffle_each_iteration=False)
-        entered = mixed.skip(tf.where(epoch == first_epoch, tf.constant(seen, tf.int64), 0))
-        return entered.map(lambda example: (example, _key(seed, epoch, _fingerprint(example["name"]))))
+    def lane(number: tf.Tensor) -> tf.data.Dataset:
+        part, (first_epoch, seen) = files.part(number), tf.unstack(entries[number])
 
-    return tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_examples)
+        @tf.autograph.experimental.do_not_convert
+        def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
+            # Of 31 bits: TensorFlow folds a longer one so that seed 0, epoch 2 would be seed 1, epoch 0.
+            pair = tf.stack([tf.constant(seed, tf.int64), epoch + numbers[number] * 2**32])
+            order: Any = tf.random.stateless_uniform([], pair, maxval=2**31 - 1, dtype=tf.int64)
+            stored = read_files(part, order, _files_at_once(lanes.count), in_parallel=is_parallel)
+            mixed = stored.shuffle(_buffer(lanes.count), seed=order, reshuffle_each_iteration=False)
+            entered = mixed.skip(tf.where(epoch == first_epoch, seen, tf.constant(0, tf.int64)))
+            return entered.map(lambda record, place: (record, place, epoch))
+
+        records = tf.data.Dataset.range(first_epoch, sys.maxsize).flat_map(epoch_records)
+        return nothing.concatenate(records).prefetch(max(1, _RECORDS_AHEAD // len(parts)))
+
+    # A lane begins to read when it is first asked. Asked for nothing, all do so at the same time.
+    nothing = tf.data.Dataset.from_tensors(("", "", tf.constant(0, tf.int64))).repeat(lanes.width)
+    stream = tf.data.Dataset.range(len(parts)).interleave(
+        lane, cycle_length=len(parts), block_length=lanes.width
+    )
+    stream = stream.skip(len(lanes.own))
+    if not lanes.own.all():
+        own: Any = tf.data.Dataset.from_tensor_slices(lanes.own).repeat()
+        stream = tf.data.Dataset.zip(own, stream).filter(lambda *pair: pair[0])  # the stubs count arguments
+        stream = stream.map(lambda is_own, record: record)
+
+    def parsed(record: tf.Tensor, place: tf.Tensor, epoch: tf.Tensor) -> tuple[Example, tf.Tensor]:
+        example = examples.parse(record, place)
+        return example, _key(seed, epoch, _fingerprint(example["name"]))
+
+    return map_in_parallel(stream.skip(batch * share.host_batch), parsed)
+
+
+def _buffer(lanes: int) -> int:
+    return max(_LEAST_BUFFER, SHUFFLE_BUFFER // lanes)
+
+
+def _files_at_once(lanes: int) -> int:
+    # Few of a lane's files, so that their order moves an image far from epoch to epoch.
+    return max(FILES_AT_ONCE // lanes, min(_LEAST_FILES, _MOST_FILES // lanes))
 
 
 def _fingerprint(name: tf.Tensor) -> tf.Tensor:
@@ -89,7 +131,7 @@ def in_order(
     if isinstance(examples, Indexed):
         places, count = stored_places(examples, share, turns, order)
         return map_in_parallel(places, examples.fetch), count
-    records = examples.share(share.host_index, share.host_count)
+    records = examples.shares(share.devices, share.num_devices)
     count = min(len(turns), max(records.num_examples - turns.start, 0))
     dataset = read_records(records, None) if count else tf.data.Dataset.range(0)
     return dataset.skip(turns.start).take(count), count
@@ -100,10 +142,10 @@ def stored_places(
 ) -> tuple[tf.data.Dataset, int]:
     """Returns the numbers of the host's examples of these turns, and how many there are."""
     full, rest = divmod(examples.num_examples, share.global_batch)
-    batch = share.host_batch
-    own = full * batch + min(max(rest - share.host_index * batch, 0), batch)
+    own = full * share.host_batch + share.images_of_first(rest)
     count = min(len(turns), max(own - turns.start, 0))
-    places = tf.data.Dataset.range(turns.start, turns.start + count).map(share.place)
+    numbers = tf.data.Dataset.range(turns.start, turns.start + count)
+    places = numbers.map(lambda turn: share.place(turn, tf.gather))
     if order is not None:
         table = tf.constant(order, tf.int64)
         places = places.map(lambda place: tf.gather(table, place))

@@ -37,11 +37,16 @@ def train_batches(
     count the images of all hosts since the start of the run; a run that enters at any place sees the images
     that the uninterrupted run sees from there on.
 
-    Indexed sources: each epoch is one permutation of all images, each host takes its slice of every global
-    batch, and batches straddle epochs, so the global batches do not depend on the number of hosts. Record
-    files: each host has a fixed share, permuted each epoch through a buffer; entering within an epoch reads
-    past the undecoded examples before it. All random choices about an image are a function of (seed, epoch,
-    image).
+    The global batches do not depend on the number of hosts. Indexed sources: each epoch is one permutation of
+    all images, each host takes its slices of every global batch, and batches straddle epochs. Record files:
+    the records are cut into lanes, see :meth:`.HostShare.lanes`; each lane is permuted each epoch through a
+    buffer, and entering within an epoch reads past the undecoded examples before it. All random choices about
+    an image are a function of (seed, epoch, image).
+
+    Memory of record files in a host that reads K of L lanes: K · max(256, 4,096 / L) undecoded images in
+    buffers and 512 behind them; and 1 MiB for each open file. Of a single lane 16 are read at the same time,
+    of each of 4 to 128 lanes 4, of each of 256 lanes 2; up to three times as many are open where K < 8. All
+    of 256 lanes on one host: 66,048 images, 7.3 GB of ImageNet, and 512 files.
 
     Args:
       source: the images; the training split is read.
@@ -50,9 +55,6 @@ def train_batches(
       seed: seed of the order and of the augmentation.
       skips: counter of the images that may be left out because they cannot be decoded; without it the first
         of them stops the stream.
-
-    Raises:
-      UserError: there are more hosts than records.
     """
 
     def finish(example: Example, key: tf.Tensor) -> Example:
@@ -69,6 +71,7 @@ def train_batches(
             examples = shuffled(source.train, entered, seed)
         return _batched(map_in_parallel(examples, finish), share)
 
+    lanes = share.lanes(source.num_train)
     first = open_at(0)  # traced here, seconds before the first batch is asked for
 
     def look(number: int) -> Iterator[Undecoded]:
@@ -84,7 +87,7 @@ def train_batches(
         open=lambda number: open_at(number) if number else first,
         look=look,
         finish=lambda number: finish_one,
-        records=_records_of(source.train, share),
+        records=_parts_of(source.train, lanes.numbers, lanes.count),
         skips=skips or Skips(0),
     )
 
@@ -148,7 +151,7 @@ def eval_batches(
         open=dataset.skip,
         look=look,
         finish=lambda number: finish(shape_of[number]),
-        records=_records_of(source.eval, share),
+        records=_parts_of(source.eval, share.devices, share.num_devices),
     )
 
 
@@ -204,8 +207,8 @@ def _read(examples: tf.data.Dataset) -> Iterator[Undecoded]:
         yield None, lambda arguments=arguments: arguments
 
 
-def _records_of(examples: Indexed | Records, share: HostShare) -> Records | None:
-    return examples.share(share.host_index, share.host_count) if isinstance(examples, Records) else None
+def _parts_of(examples: Indexed | Records, numbers: tuple[int, ...], count: int) -> Records | None:
+    return examples.shares(numbers, count) if isinstance(examples, Records) else None
 
 
 def _checked(example: Example, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.pod import inject
 from efficientnet_pod.pod.agreement import GO, STOP, host_signals
+from efficientnet_pod.pod.mesh import devices_of
 from efficientnet_pod.run.feed import Feed, nothing
 from efficientnet_pod.run.metrics import Counts, Rates, TopClasses, rates
 from efficientnet_pod.run.programs import EvalStep
@@ -101,7 +102,7 @@ def eval_batches(run: Run) -> Iterator[Any]:
     return pipeline.eval_batches(
         run.images,
         run.preprocessing(),
-        HostShare(run.plan.eval_batch, 0, run.runtime.place, run.runtime.host_count),
+        HostShare(run.plan.eval_batch, 0, devices_of(run.runtime.place, run.mesh), run.plan.num_devices),
         shapes=run.plan.eval_shapes,
         order=run.eval_order,
     ).as_numpy_iterator()

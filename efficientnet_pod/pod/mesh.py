@@ -53,6 +53,11 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return jax.make_array_from_process_local_data(batch_sharding(mesh), dict(batch))
 
 
+def devices_of(process: int, mesh: Mesh) -> tuple[int, ...]:
+    """Returns the numbers, in the mesh's order, of the devices of one process; the rows of a batch follow."""
+    return tuple(n for n, device in enumerate(mesh.devices.flat) if device.process_index == process)
+
+
 def of_this_host(array: jax.Array) -> np.ndarray:
     """Returns this host's share of an array that lies as a batch does, in the order of `to_global`'s rows."""
     runs = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)

@@ -17,7 +17,7 @@ from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.skips import Skips
 from efficientnet_pod.data.sources.types import Records
 from efficientnet_pod.pod import inject
-from efficientnet_pod.pod.mesh import to_global
+from efficientnet_pod.pod.mesh import devices_of, to_global
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.recipe.plan import Plan
 from efficientnet_pod.run.run import Run
@@ -177,7 +177,9 @@ def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Skips | 
     from efficientnet_pod.data import in_memory, pipeline
 
     first_image = phase.images_seen(step) + image_offset
-    share = HostShare(phase.micro_batch, first_image, run.runtime.place, run.runtime.host_count)
+    devices = devices_of(run.runtime.place, run.mesh)
+    parts, replicas = phase.micro_batches, phase.num_replicas
+    share = HostShare(phase.micro_batch, first_image, devices, phase.num_devices, parts, replicas)
     preprocessing, seed = run.preprocessing(phase), phase.recipe.seed
     if phase.recipe.data.in_memory:
         return in_memory.InMemory(run.images, preprocessing, share, seed=seed)

@@ -238,12 +238,14 @@ def machine_warnings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     ``old`` is the plan of the last start, which need not be the first one.
     """
+    only_sums = "sums run in another order; all else is as it was"
     consequences = {
         "num_replicas": "its dropout and stochastic-depth masks, drawn per replica, are others, and sums run "
-        "in another order; it will not be bit for bit what it would have been",
-        "num_devices": "sums run in another order; all else is as it was",
-        "num_hosts": "sums run in another order; and of record files, which are shared out by host, the "
-        "order of the images changes, and the epoch under way may repeat or miss some",
+        "in another order; of record files, which are shared out by replica, the order of the images may "
+        "change, and the epoch under way repeat or miss some; it will not be bit for bit what it would have "
+        "been",
+        "num_devices": only_sums,
+        "num_hosts": only_sums,
         "device_kind": "sums run in another order; it will not be bit for bit what it would have been",
     }
     nouns, warnings = {"num_replicas": "replica", "num_devices": "device", "num_hosts": "host"}, []

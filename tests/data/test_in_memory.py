@@ -85,7 +85,7 @@ def test_a_run_that_enters_anywhere_sees_what_the_uninterrupted_one_sees(digits)
 
 def test_the_global_batch_does_not_depend_on_the_number_of_hosts(digits):
     alone = taken(digits, batches=30)
-    hosts = [taken(digits, batches=30, host_index=i, host_count=2) for i in range(2)]
+    hosts = [taken(digits, batches=30, devices=(i,), num_devices=2) for i in range(2)]
     for whole, *parts in zip(alone, *hosts, strict=True):
         np.testing.assert_array_equal(whole["image"], np.concatenate([part["image"] for part in parts]))
 

@@ -12,7 +12,7 @@ from photos import prepare_numbered_photos, write_records
 from efficientnet_pod.data.order import _fingerprint
 from efficientnet_pod.data.sources import tfrecord_bytes as record_files
 from efficientnet_pod.data.sources.opening import open_source
-from efficientnet_pod.data.sources.reading import read_records
+from efficientnet_pod.data.sources.reading import FileTable, read_files, read_records
 from efficientnet_pod.data.sources.tfrecord_bytes import count_records, locate_corruption
 from efficientnet_pod.data.sources.types import FileRange, Records, Source
 from efficientnet_pod.errors import UserError
@@ -80,6 +80,31 @@ def test_the_shares_are_those_of_even_splits(folder, host_count):
         tuple(FileRange(i.filename, i.skip, i.skip + i.take) for i in part if i.take) for part in theirs
     ]
     assert sum((labels(share) for share in shares), []) == list(range(23))
+
+
+def test_several_shares_are_one_split_that_reads_each_file_once(folder):
+    train = opened(folder).train
+    assert train.shares(range(8), 8).files == tuple(file for file in train.files if file.stop)
+    some = train.shares((1, 2, 6), 8)
+    assert labels(some) == sum((labels(train.share(n, 8)) for n in (1, 2, 6)), [])
+    assert [(file.start, file.stop) for file in some.files] == [(3, 7), (0, 2), (0, 3)]
+
+
+@pytest.mark.parametrize("files_at_once", [1, 2, 3, 16])
+def test_reading_in_parallel_changes_nothing_of_the_order(tmp_path, files_at_once):
+    write_records(tmp_path / "records", "train", [1, 9, 4, 0, 6, 3, 12, 2])
+    write_records(tmp_path / "records", "validation", [1])
+    table = FileTable.of([opened(tmp_path / "records").train]).part(0)
+    for seed in range(5):
+        drawn = tf.constant(seed, tf.int64)
+        orders = [
+            [
+                place
+                for _, place in read_files(table, drawn, files_at_once, in_parallel=way).as_numpy_iterator()
+            ]
+            for way in (True, False)
+        ]
+        assert len(orders[0]) == 37 and orders[0] == orders[1]
 
 
 def test_a_seed_decides_the_order_and_files_are_interleaved(folder):

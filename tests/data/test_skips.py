@@ -66,7 +66,7 @@ def test_a_damaged_training_image_stops_with_its_file_number_and_remedy(folder):
     messages = []
     for host in range(2):  # one of two hosts meets it
         try:
-            training(opened(folder), batches=3, host_index=host, host_count=2)
+            training(opened(folder), batches=3, devices=(host,), num_devices=2)
         except UserError as error:
             messages.append(str(error))
     assert messages == [expected]

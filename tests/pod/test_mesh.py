@@ -4,11 +4,13 @@ import json
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
+from tori import tpu_slice
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.mesh import (
@@ -17,9 +19,11 @@ from efficientnet_pod.pod.mesh import (
     REPLICAS,
     batch_sharding,
     create_mesh,
+    devices_of,
     replicated,
     to_global,
 )
+from efficientnet_pod.pod.topology import bn_device_order
 
 
 def permuted_mesh() -> Mesh:
@@ -55,6 +59,14 @@ def test_rows_of_a_batch_land_in_mesh_order_on_permuted_devices():
         rows = {shard.device: np.asarray(shard.data) for shard in placed[name].addressable_shards}
         for replica, device in enumerate(mesh.devices.flat):
             np.testing.assert_array_equal(rows[device], host[2 * replica : 2 * replica + 2])
+
+
+def test_the_devices_of_a_process_are_numbered_in_the_order_of_the_mesh():
+    # 32 v3 cores, groups of 16 in tiles of 2 x 4 chips: the hosts' squares of 2 x 2 lie side by side in them.
+    mesh = SimpleNamespace(devices=np.array(bn_device_order(tpu_slice(4, 4, cores=2), 16)).reshape(2, 16))
+    assert devices_of(0, mesh) == (0, 1, 2, 3, 8, 9, 10, 11)
+    assert devices_of(3, mesh) == (20, 21, 22, 23, 28, 29, 30, 31)
+    assert devices_of(0, create_mesh(jax.devices(), 4)) == tuple(range(8))
 
 
 def test_a_collective_over_members_sums_within_groups_only():

@@ -82,13 +82,11 @@ def test_what_is_dropped_differs_between_replicas_hosts_and_steps_and_is_that_of
 
 
 def test_records_in_fewer_files_than_hosts_come_once_an_epoch(four):
-    seen = [host["train"] for host in four["records"]]
-    shares = [set(labels) for labels in seen]
-    assert [len(share) for share in shares] == [4, 3, 3, 3]
-    assert sorted(label for share in shares for label in share) == list(range(sum(RECORDS)))
-    for labels, share in zip(seen, shares, strict=True):
-        epochs = labels[: len(labels) // len(share) * len(share)].reshape(-1, len(share))
-        assert all(set(epoch) == share for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) > 1
+    count = sum(RECORDS)
+    stream = np.concatenate([host["train"] for host in four["records"]], axis=1).ravel()
+    epochs = stream[: len(stream) // count * count].reshape(-1, count)
+    assert all(set(epoch) == set(range(count)) for epoch in epochs)
+    assert len(epochs) > 3 and len({tuple(epoch) for epoch in epochs}) == len(epochs)
     assert len({host["mask"].shape for host in four["records"]}) == 1  # as many batches on every host
     counted = [label for host in four["records"] for label in host["label"][host["mask"] == 1]]
     assert sorted(counted) == [0, 1, 2]
@@ -105,7 +103,7 @@ def by_place(hosts, name):
     return sorted(found, key=lambda shard: shard[0])
 
 
-def test_hosts_that_share_bn_groups_keep_their_own_images_and_masks(four):
+def test_hosts_that_share_bn_groups_keep_their_own_images_and_masks(four, one):
     hosts = four["tiles"]
     owners = np.ravel(hosts[0]["hosts"]).tolist()
     assert owners == [0, 1, 2, 3, 0, 1, 2, 3]  # by mesh row: groups of two hosts, whose devices take turns
@@ -121,6 +119,8 @@ def test_hosts_that_share_bn_groups_keep_their_own_images_and_masks(four):
         for index, host in enumerate(hosts):
             kept = np.concatenate([value for _, owner, value in shards if owner == index])
             np.testing.assert_array_equal(kept, host[mine])
+    together = np.concatenate([value for *_, value in by_place(hosts, "image")])
+    np.testing.assert_array_equal(together, one("first_step")["image"])  # each in its place of the step
 
 
 def test_hosts_that_share_bn_groups_count_every_image_once(four, one):

@@ -92,7 +92,7 @@ def test_each_image_is_in_one_batch_of_its_shape(source, host_count):
         batches = eval_batches(
             source,
             Preprocessing(32),
-            HostShare(4, host_index=host, host_count=host_count),
+            HostShare(4, 0, (host,), host_count),
             shapes=shapes,
             order=order_of(ratios),
         )

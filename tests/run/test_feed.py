@@ -45,45 +45,67 @@ def sources(tmp_path_factory):
     }
 
 
-def phased_run(source, *, host_index=0, host_count=1):
+def phased_run(source, *, host=0, processes=(0, 0), replicas=0):
+    """Returns a run of one host; ``processes`` are those of the devices in the order of the mesh."""
     config = phased_digits(epochs=5.0)
     config["phases"]["small"]["global_batch"], config["global_batch"] = 8, 16
     config["phases"]["large"]["from_epoch"] = 3.5
-    recipe = read_recipe(config | {"bn_group_size": 2})
+    recipe = read_recipe(config | {"bn_group_size": 2, "replicas": replicas})
     numbers = {name: getattr(source, name) for name in ("num_train", "num_eval", "num_classes")}
-    plan = resolve(recipe, **numbers, num_devices=2, num_hosts=host_count, default_dtype="float32")
-    runtime = SimpleNamespace(place=host_index, host_count=host_count)
-    return Run(runtime, source, plan, *[None] * 5)
+    numbers |= {"num_devices": len(processes), "num_hosts": len(set(processes))}
+    plan = resolve(recipe, **numbers, default_dtype="float32")
+    runtime = SimpleNamespace(place=host, host_count=plan.num_hosts)
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(process_index=place) for place in processes]))
+    return Run(runtime, source, plan, mesh, *[None] * 4)
 
 
-@pytest.mark.parametrize("start_step", [0, 7, CHANGE - 1, CHANGE, CHANGE + 3, LAST])
+CASES = [("indexed", step) for step in (0, 7, CHANGE - 1, CHANGE, CHANGE + 3, LAST)]
+CASES += [("records", step) for step in (0, CHANGE + 3)]
+
+
+@pytest.mark.parametrize(("kind", "start_step"), CASES)
 @pytest.mark.parametrize("host_count", [1, 2])
-def test_every_phase_goes_on_at_the_image_where_the_one_before_ended(sources, host_count, start_step):
-    runs = [phased_run(sources["indexed"], host_index=h, host_count=host_count) for h in range(host_count)]
+def test_every_phase_goes_on_at_the_image_where_the_one_before_ended(sources, host_count, kind, start_step):
+    processes = [0, host_count - 1]
+    runs = [phased_run(sources[kind], host=host, processes=processes) for host in range(host_count)]
     feeds = [list(train_batches(run, start_step=start_step)) for run in runs]
     for batches in feeds:
         shapes = [batch["image"].shape for batch in batches]
         assert shapes == [(images // host_count, px, px, 3) for images, px in SIZES[start_step:]]
     stream = [batch["label"] for step in zip(*feeds, strict=True) for batch in step]
     before = sum(images for images, _ in SIZES[:start_step])
-    expected = one_stream(sources["indexed"], before, host_count=1)
+    expected = one_stream(sources[kind], before)
     after = sum(images for images, _ in SIZES[start_step:])
     np.testing.assert_array_equal(np.concatenate([*stream, []]), list(itertools.islice(expected, after)))
 
 
-@pytest.mark.parametrize("start_step", [0, CHANGE + 3])
-def test_record_files_go_on_at_the_image_where_the_phase_before_ended(sources, start_step):
-    run = phased_run(sources["records"], host_index=1, host_count=2)
-    stream = np.concatenate([batch["label"] for batch in train_batches(run, start_step=start_step)])
-    before = sum(images for images, _ in SIZES[:start_step])
-    expected = one_stream(sources["records"], before, host_count=2, host_index=1)
-    np.testing.assert_array_equal(stream, list(itertools.islice(expected, len(stream))))
+@pytest.mark.parametrize("kind", ["indexed", "records"])
+@pytest.mark.parametrize(
+    "processes", [[0, 1, 0, 1, 0, 1, 0, 1], [0, 1, 1, 0], [0, 1], [0, 0, 0, 0], [0]], ids=str
+)
+def test_replica_number_r_has_the_images_of_its_place_in_the_step(sources, kind, processes):
+    """Eight replicas in groups of two: micro-batches of all devices, of which each computes one or two."""
+    runs = [
+        phased_run(sources[kind], host=host, processes=processes, replicas=8)
+        for host in sorted(set(processes))
+    ]
+    feeds, stream = [train_batches(run, start_step=CHANGE) for run in runs], one_stream(sources[kind], 360)
+    devices = [np.flatnonzero(np.array(processes) == host) for host in range(len(runs))]
+    at_once = 2 if len(processes) == 1 else 1
+    for _ in range(4):
+        of_replica = {}
+        for turn in range(8 // len(processes) // at_once):
+            for own, feed in zip(devices, feeds, strict=True):
+                labels = next(feed)["label"].reshape(len(own), at_once, 2)
+                replicas = (turn * len(processes) + own[:, None]) * at_once + np.arange(at_once)
+                of_replica |= dict(zip(replicas.ravel(), labels.reshape(-1, 2).tolist(), strict=True))
+        assert [of_replica[number] for number in range(8)] == [[next(stream), next(stream)] for _ in range(8)]
 
 
-def one_stream(source, first_image, **host):
+def one_stream(source, first_image):
     """Yields the labels that one host sees without phases."""
     run = phased_run(source)
-    dataset = pipeline.train_batches(source, run.preprocessing(), HostShare(2, first_image, **host), seed=0)
+    dataset = pipeline.train_batches(source, run.preprocessing(), HostShare(2, first_image), seed=0)
     for batch in dataset.as_numpy_iterator():
         yield from batch["label"]
 

@@ -117,12 +117,18 @@ def first_batches(folder: Path) -> Found:
     return {name: np.stack([b[name] for b in batches]) for name in ("image", "label")}
 
 
+def first_step(folder: Path) -> Found:
+    """The images of this host's first step, as `tiles` has them."""
+    del folder
+    return {"image": next(iter(train_batches(opened(digits(bn_group_size=2)), start_step=0)))["image"]}
+
+
 def records(folder: Path) -> Found:
     """The labels of this host's images, which number them, where there are fewer files than hosts."""
     run = opened(digits(name=f"tfrecord:{folder}/records") | {"epochs": 60.0})
     trained = [b["label"] for b in islice(train_batches(run, start_step=0), 12)]
     held_out = list(eval_batches(run))
-    return {"train": np.concatenate(trained)} | {
+    return {"train": np.stack(trained)} | {
         name: np.stack([b[name] for b in held_out]) for name in ("label", "mask")
     }
 
@@ -301,6 +307,7 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
     for scenario in (
         train_digits,
         first_batches,
+        first_step,
         records,
         masks,
         tiles,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.types import Indexed, Records
 
 # Files read at the same time, one record from each in turn: the order of the data set is the order within
 # files, so that a shuffle buffer behind it mixes records that were written far apart.
-_FILES_AT_ONCE = 16
+FILES_AT_ONCE = 16
 _READ_BYTES = 1 << 20  # at a time from each file; 16 files of 110 kB images hold 16 MB
 
 
@@ -33,24 +36,65 @@ def read_records(records: Records, shuffle_seed: tf.Tensor | None) -> tf.data.Da
     several files are interleaved record by record. If records are damaged or missing, reading stops with an
     error, never with a shorter epoch; ``locate_corruption`` then finds the place.
     """
-    table = (
-        tf.constant([file.path for file in records.files], tf.string),
-        tf.constant([file.start for file in records.files], tf.int64),
-        tf.constant([file.stop for file in records.files], tf.int64),
-    )
-    files = tf.data.Dataset.from_tensor_slices(table)
+    files_at_once = 1 if shuffle_seed is None else FILES_AT_ONCE
+    stored = read_files(FileTable.of([records]).part(0), shuffle_seed, files_at_once)
+    return map_in_parallel(stored, records.parse)
+
+
+@dataclass(frozen=True)
+class FileTable:
+    """The file ranges of several splits as tensors, so that one traced function reads any of the splits.
+
+    Attributes:
+      columns: path, start and stop of each range; the ranges of a split stand side by side.
+      bounds: int64 (splits + 1,): ranges before each split, and of all.
+      records: int64 (splits,): records of each split.
+    """
+
+    columns: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+    bounds: tf.Tensor
+    records: tf.Tensor
+
+    @classmethod
+    def of(cls, splits: Sequence[Records]) -> FileTable:
+        """Returns the table of these splits."""
+        files = [file for split in splits for file in split.files]
+        columns = (
+            tf.constant([file.path for file in files], tf.string),
+            tf.constant([file.start for file in files], tf.int64),
+            tf.constant([file.stop for file in files], tf.int64),
+        )
+        bounds = np.cumsum([0, *(len(split.files) for split in splits)])
+        records = [split.num_examples for split in splits]
+        return cls(columns, tf.constant(bounds, tf.int64), tf.constant(records, tf.int64))
+
+    def part(self, number: int | tf.Tensor) -> FileTable:
+        """Returns the table of one split."""
+        start, stop = self.bounds[number], self.bounds[number + 1]
+        paths, starts, stops = (column[start:stop] for column in self.columns)
+        return FileTable((paths, starts, stops), tf.stack([0, stop - start]), self.records[number][None])
+
+
+def read_files(
+    files: FileTable, shuffle_seed: tf.Tensor | None, files_at_once: int, *, in_parallel: bool = True
+) -> tf.data.Dataset:
+    """Returns the (record, place) pairs of one split, as ``read_records`` does, before they are parsed.
+
+    Reading in parallel takes a thread for each core and opens up to three times ``files_at_once``, ahead.
+    """
+    ranges = tf.data.Dataset.from_tensor_slices(files.columns)
     if shuffle_seed is not None:
         seed: Any = shuffle_seed  # tf.data takes tensors, which its stubs do not say
-        files = files.shuffle(max(len(records.files), 1), seed=seed, reshuffle_each_iteration=False)
-    stored = files.interleave(
+        number: Any = tf.maximum(files.bounds[-1], 1)
+        ranges = ranges.shuffle(number, seed=seed, reshuffle_each_iteration=False)
+    stored = ranges.interleave(
         lambda *file: _read_file(*file),  # the stubs count the arguments
-        cycle_length=1 if shuffle_seed is None else _FILES_AT_ONCE,
+        cycle_length=files_at_once,
         block_length=1,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+        num_parallel_calls=tf.data.AUTOTUNE if in_parallel else None,
+        deterministic=True if in_parallel else None,
     )
-    stored = stored.apply(tf.data.experimental.assert_cardinality(records.num_examples))
-    return map_in_parallel(stored, records.parse)
+    return stored.apply(tf.data.experimental.assert_cardinality(files.records[0]))
 
 
 def _read_file(path: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.data.Dataset:

@@ -58,11 +58,21 @@ class Records:
         """Records of all files."""
         return sum(file.stop - file.start for file in self.files)
 
-    def share(self, host_index: int, host_count: int) -> Records:
-        """Returns one host's part: the parts cover the split, and their lengths differ by at most one."""
-        length, longer = divmod(self.num_examples, host_count)
-        start = host_index * length + min(host_index, longer)
-        return self.part(start, start + length + (host_index < longer))
+    def share(self, number: int, count: int) -> Records:
+        """Returns one of ``count`` parts: they cover the split, and their lengths differ by at most one."""
+        length, longer = divmod(self.num_examples, count)
+        start = number * length + min(number, longer)
+        return self.part(start, start + length + (number < longer))
+
+    def shares(self, numbers: Iterable[int], count: int) -> Records:
+        """Returns several of ``count`` parts as one; what is stored side by side is one range."""
+        files: list[FileRange] = []
+        for file in (file for number in numbers for file in self.share(number, count).files):
+            start = file.start
+            if files and (files[-1].path, files[-1].stop) == (file.path, start):
+                start = files.pop().start
+            files.append(FileRange(file.path, start, file.stop))
+        return Records(tuple(files), self.parse)
 
     def part(self, start: int, stop: int) -> Records:
         """Returns the records number start..stop-1 of the split."""
