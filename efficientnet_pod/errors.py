@@ -1,6 +1,7 @@
 """The errors of this package, and the exit code of each."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -34,6 +35,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether JAX says that a program needs more memory than there is, compiled or running."""
     is_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     return is_jax and any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory"))
+
+
+# The compilers' words for a program that is too large: the bytes it needs and the bytes there are.
+_TOO_LARGE = (
+    re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
+    re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
+)
+
+
+def refused_bytes(message: str) -> tuple[int, int] | None:
+    """Returns the bytes that a refused program needs and those there are, from the compiler's message."""
+    for pattern in _TOO_LARGE:
+        if size := pattern.search(message):
+            numbers = ((size[1], size[2]), (size[3], size[4]))
+            needed, limit = (round(float(n) * 1024 ** ("KMGT".index(unit) + 1)) for n, unit in numbers)
+            return needed, limit
+    return None
 
 
 def in_one_line(error: BaseException) -> str:

@@ -13,11 +13,10 @@ import jax
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from efficientnet_pod.errors import RunError, is_out_of_memory
+from efficientnet_pod.errors import RunError, is_out_of_memory, refused_bytes
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.preflight.cache import CompilerOutput, MemoryTotals, key_of, read, write
 from efficientnet_pod.recipe.phases import Phase
-from efficientnet_pod.run.memory import refused_bytes
 from efficientnet_pod.run.run import Run
 
 

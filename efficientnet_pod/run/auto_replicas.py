@@ -1,64 +1,12 @@
-"""The number of replicas that ``config.replicas=auto`` takes: the fewest whose programs fit the memory."""
+"""The search for the replicas that ``config.replicas=auto`` takes: the fewest that fit the memory."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from efficientnet_pod.pod import hosts
-from efficientnet_pod.pod.terminal import plural
-from efficientnet_pod.recipe.recipe import AUTO
-from efficientnet_pod.recipe.rules import possible_replicas
 from efficientnet_pod.run.memory import Need
-from efficientnet_pod.run.programs import needs_of
-from efficientnet_pod.run.run import Run, run_on
-from efficientnet_pod.workdir.workdir import Workdir
 
-# Of the memory that a host has free at the start, whose other processes go on.
-_ROOM_ON_CPU = 0.9
 # Memory is not quite linear in the batch: what is expected to be this much too large is compiled too.
 _SLACK = 0.95
-
-
-def with_replicas(
-    run: Run, workdir: Workdir, *, kept: int | None, print_line: Callable[[str], None] = print
-) -> Run:
-    """Returns the run with a number of replicas in the place of ``auto``; any other run as it is.
-
-    All hosts call it together. Programs that host 0 compiles stay in the workdir.
-
-    Args:
-      run: on the devices of all hosts; nothing is on them yet.
-      workdir: claimed by the run.
-      kept: number with which the run in the workdir began; None for a run that begins.
-      print_line: gets a line for each number that was tried.
-
-    Raises:
-      UserError: ``kept`` is not possible on these devices.
-    """
-    recipe = run.plan.recipe
-    if recipe.replicas != AUTO:
-        return run
-
-    def run_with(replicas: int) -> Run:
-        return run_on(run.runtime, dataclasses.replace(recipe, replicas=replicas), run.source)
-
-    if kept:
-        return run_with(kept)
-
-    def needs(replicas: int) -> list[Need | None]:
-        found = needs_of(run_with(replicas), workdir)
-        most = max((need for need in found if need), key=lambda need: need.total, default=None)
-        takes = f"a step needs {most}" if most else "the compiler refuses the step"
-        images = recipe.global_batch // replicas
-        print_line(f"replicas=auto: {plural(replicas, 'replica')} of {plural(images, 'image')}: {takes}")
-        return found
-
-    def agreed(place: int) -> int:
-        places = hosts.to_first("replicas", place)
-        return int(hosts.from_first("replicas", max(places) if places else None))
-
-    room = _ROOM_ON_CPU if run.runtime.platform == "cpu" else 1.0
-    possible = possible_replicas(recipe, run.plan.num_devices)
-    return run_with(fewest_replicas(possible, needs, room=room, agreed=agreed))
 
 
 def fewest_replicas(

@@ -1,12 +1,11 @@
 """The memory that a compiled step takes, beside what the devices and this host have."""
 
 import dataclasses
-import re
 from typing import Any
 
 import jax
 
-from efficientnet_pod.errors import UserError
+from efficientnet_pod.errors import UserError, refused_bytes
 from efficientnet_pod.pod import memory
 from efficientnet_pod.pod.terminal import byte_size
 from efficientnet_pod.recipe.rules import recomputing
@@ -14,12 +13,6 @@ from efficientnet_pod.run.feed import BATCHES_AHEAD, share_bytes
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.train_step import abstract_sums
 from efficientnet_pod.workdir.checkpoints.commit import bytes_of
-
-# The compilers' words for a program that is too large: the bytes it needs and the bytes there are.
-_TOO_LARGE = (
-    re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
-    re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,16 +41,6 @@ class Need:
     def __str__(self) -> str:
         of = f" of {byte_size(self.limit)}" if self.limit else ""
         return byte_size(self.total) + of
-
-
-def refused_bytes(message: str) -> tuple[int, int] | None:
-    """Returns the bytes that a refused program needs and those there are, from the compiler's message."""
-    for pattern in _TOO_LARGE:
-        if size := pattern.search(message):
-            numbers = ((size[1], size[2]), (size[3], size[4]))
-            needed, limit = (round(float(n) * 1024 ** ("KMGT".index(unit) + 1)) for n, unit in numbers)
-            return needed, limit
-    return None
 
 
 def need_of_refused(run: Run, message: str) -> Need | None:

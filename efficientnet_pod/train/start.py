@@ -5,10 +5,14 @@ from typing import Any
 
 from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.mesh import share_from_first_host
-from efficientnet_pod.run.auto_replicas import with_replicas
+from efficientnet_pod.pod.terminal import plural
+from efficientnet_pod.recipe.recipe import AUTO
+from efficientnet_pod.recipe.rules import possible_replicas
+from efficientnet_pod.run.auto_replicas import fewest_replicas
 from efficientnet_pod.run.identity import data_of
-from efficientnet_pod.run.programs import COMPILE_SECONDS, Programs, get_programs
-from efficientnet_pod.run.run import Run
+from efficientnet_pod.run.memory import Need
+from efficientnet_pod.run.programs import COMPILE_SECONDS, Programs, get_programs, needs_of
+from efficientnet_pod.run.run import Run, run_on
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.tables import bn_groups_text, describe_devices, plan_table
 from efficientnet_pod.train.display import Display
@@ -27,6 +31,9 @@ from efficientnet_pod.workdir.journal import Journal
 from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.owner import Owner
 from efficientnet_pod.workdir.workdir import Workdir
+
+# Of the memory that a host has free at the start, whose other processes go on.
+_ROOM_ON_CPU = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +74,36 @@ def take_workdir(
 
 
 def find_replicas(run: Run, workdir: Workdir, claim: Claim | None, display: Display) -> Run:
-    """Returns the run with a number of replicas, that of its first start, in the place of ``auto``."""
-    kept = hosts.from_first("the replicas so far", claim.replicas() if claim else None)
+    """Returns the run with a number of replicas in the place of ``auto``; any other run as it is.
+
+    It is the number of the run's first start; of one that begins, the fewest whose programs fit the memory of
+    every host. All hosts call this together. Programs that host 0 compiles stay in the workdir.
+    """
+    recipe = run.plan.recipe
+    if recipe.replicas != AUTO:
+        return run
+
+    def run_with(replicas: int) -> Run:
+        return run_on(run.runtime, dataclasses.replace(recipe, replicas=replicas), run.source)
+
+    def needs(replicas: int) -> list[Need | None]:
+        found = needs_of(run_with(replicas), workdir)
+        most = max((need for need in found if need), key=lambda need: need.total, default=None)
+        takes = f"a step needs {most}" if most else "the compiler refuses the step"
+        images = plural(recipe.global_batch // replicas, "image")
+        display.print(f"replicas=auto: {plural(replicas, 'replica')} of {images}: {takes}")
+        return found
+
+    def agreed(place: int) -> int:
+        places = hosts.to_first("replicas", place)
+        return int(hosts.from_first("replicas", max(places) if places else None))
+
+    if kept := hosts.from_first("the replicas so far", claim.replicas() if claim else None):
+        return run_with(kept)
+    room = _ROOM_ON_CPU if run.runtime.platform == "cpu" else 1.0
     with display.phase("compiling, to find the number of replicas"):
-        return with_replicas(run, workdir, kept=kept, print_line=display.print)
+        possible = possible_replicas(recipe, run.plan.num_devices)
+        return run_with(fewest_replicas(possible, needs, room=room, agreed=agreed))
 
 
 def open_checkpoints(

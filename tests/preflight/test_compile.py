@@ -10,7 +10,7 @@ from rich.console import Console
 from skips import needs_libtpu
 from tiny import build_tiny_networks
 
-from efficientnet_pod.errors import RunError
+from efficientnet_pod.errors import RunError, refused_bytes
 from efficientnet_pod.pod.chips import GIB
 from efficientnet_pod.preflight import cache
 from efficientnet_pod.preflight import compile as compile_module
@@ -19,7 +19,6 @@ from efficientnet_pod.preflight.estimate import estimate_run
 from efficientnet_pod.preflight.remedy import smaller_batch
 from efficientnet_pod.preflight.show.as_json import estimate_as_json
 from efficientnet_pod.preflight.show.report import print_report
-from efficientnet_pod.run.memory import refused_bytes
 
 
 @needs_libtpu

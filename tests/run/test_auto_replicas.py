@@ -13,9 +13,9 @@ from efficientnet_pod.preflight import estimate as estimates
 from efficientnet_pod.preflight.preflight import Preflight
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.rules import possible_replicas
-from efficientnet_pod.run import auto_replicas
 from efficientnet_pod.run.auto_replicas import fewest_replicas
 from efficientnet_pod.run.memory import Need
+from efficientnet_pod.train import start
 from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.workdir import Workdir
@@ -108,13 +108,13 @@ FIELDS = {
 
 def leave_room_for(monkeypatch, replicas):
     """Makes a step of fewer replicas larger than the free memory, of which a start takes nine tenths."""
-    ask = auto_replicas.needs_of
+    ask = start.needs_of
 
     def needs_of(run, workdir):
         part = {"fixed": 0, "by_batch": 890_000 // run.plan.num_replicas, "limit": 1_000_000 // replicas}
         return [dataclasses.replace(need, **part) for need in ask(run, workdir) if need]
 
-    monkeypatch.setattr(auto_replicas, "needs_of", needs_of)
+    monkeypatch.setattr(start, "needs_of", needs_of)
 
 
 def test_a_run_keeps_the_number_that_it_has_found(tmp_path, monkeypatch, capsys):
