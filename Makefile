@@ -9,7 +9,7 @@ RUN ?= runs/digits
 # For the programs in tests/ that are no tests.
 SUPPORT := PYTHONPATH=tests/support:tests/references
 
-.PHONY: smoke test test-long check format soak host-faults corruption bench bench-input bench-inference bench-ffcv bench-tpu large-batch gs-workdir pins clean
+.PHONY: smoke test test-long check format soak host-faults corruption bench bench-input bench-inference bench-ffcv bench-tpu large-batch gs-workdir pictures pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
@@ -92,6 +92,10 @@ $(STAMP): pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c $(PINS) -e '.[dev]'
 	@touch $@
+
+# The two pictures of the README, from a run of the digits; needs Chromium.
+pictures: $(STAMP)
+	$(BIN)/python docs/pictures.py $(ARGS)
 
 # New pins, with uv: newest versions for the oldest Python of each file.
 pins:
