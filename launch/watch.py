@@ -214,9 +214,7 @@ class Watch:
     def _ask_beside(self, machine: str) -> None:
         attempt = self._free_attempt()
         beside = self.job.again(tpu=machine, attempt=attempt, held=True, suffix=f"-{attempt_label(attempt)}")
-        self._keep(
-            replace(self.job, beside=beside)
-        )  # before it is there, so that `cancel` deletes it in any case
+        self._keep(replace(self.job, beside=beside))  # first, so that `cancel` deletes it in any case
         self._beside_since = self._clock()
         self._say(f"{machine} is asked for again; {self.job.tpu} goes on until it is granted")
         try:

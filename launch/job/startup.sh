@@ -148,8 +148,11 @@ done
 if [ -n "$HELD" ]; then
   say "waits until the machines that train now have saved and ended"
   until marked turn; do
-    [ "$SECONDS" -lt "$TURN_SECONDS" ] || say "had no turn in $TURN_SECONDS s"
-    [ "$SECONDS" -lt "$TURN_SECONDS" ] && [ -z "$STOPPED" ] || finish 1
+    [ -z "$STOPPED" ] || finish 1
+    if [ "$SECONDS" -ge "$TURN_SECONDS" ]; then
+      say "had no turn within $TURN_SECONDS s"
+      finish 1
+    fi
     sleep "$RETRY_SECONDS"
   done
 fi
@@ -177,7 +180,7 @@ while true; do
     [ -n "$HEARD" ] || break
   done
   CHILD=""
-  [ "$code" = 42 ] && [ -z "$STOPPED" ] && ! marked stop || break
+  if [ "$code" != 42 ] || [ -n "$STOPPED" ] || marked stop; then break; fi
   RESTARTED=yes
   say "checkpointed (exit code 42); starting again in $RETRY_SECONDS s"
   sleep "$RETRY_SECONDS"
