@@ -109,8 +109,9 @@ def test_a_preempted_run_ends_with_the_digest_of_the_uninterrupted_one(
 ELASTIC_STEPS = 24
 ELASTIC = FLAGS + [f"--config.epochs={ELASTIC_STEPS / (1437 / 60)}", "--config.replicas=4"]
 # Largest relative difference of a tensor, by norm, from a run that stayed on four workers: sums of two
-# micro-batches run in another order. Measured: see the test's output with -rP.
-BOUND = 1e-4
+# micro-batches run in another order. Measured: 4.3e-7 after 6, 5 and 13 steps on 4, 2 and 4 workers.
+BOUND = 1e-5
+ROUNDING = 1e-6  # norm of a bias that is 0 but for rounding, in front of another batch norm: measured 2.4e-8
 
 
 @pytest.mark.long
@@ -135,9 +136,9 @@ def test_a_run_goes_from_four_workers_to_two_and_back_with_the_same_numbers(
     assert launch(capsys, "preempt", "run1", "--worker=1") == (0, "", "")
 
     def grant_again():
-        wait_until(lambda: [start["devices"] for start in starts(workdir)][-1:] == [2], 300)
+        wait_until(lambda: [start["hosts"] for start in starts(workdir)][-1:] == [2], 200)
         begun = starts(workdir)[-1]["step"]
-        wait_until(lambda: trained_steps(workdir)[-1] >= begun + 3, 300)
+        wait_until(lambda: trained_steps(workdir)[-1] >= begun + 3)
         set_capacity(None)
 
     granting = threading.Thread(target=grant_again)
@@ -148,6 +149,7 @@ def test_a_run_goes_from_four_workers_to_two_and_back_with_the_same_numbers(
     )  # fmt: skip
     granting.join()
     assert code == 0, output + errors
+    print(output)
     lines = [line.partition(": ")[2] for line in output.splitlines()]
     assert (
         "v4-32 was not granted within 0.05 minutes; v4-16 is asked for: 4 replicas on 2 devices, 2 "
@@ -156,18 +158,21 @@ def test_a_run_goes_from_four_workers_to_two_and_back_with_the_same_numbers(
     assert "v4-32 is granted again: the run goes back to it" in lines
     assert output.count("no work is lost") == 1 and "steps of work are lost" not in output
     assert trained_steps(workdir) == list(range(1, ELASTIC_STEPS + 1))
-    begun = [(start["devices"], start["step"]) for start in starts(workdir)]
-    assert [devices for devices, _ in begun] == [4, 2, 4]
+    begun = [(start["hosts"], start["step"]) for start in starts(workdir)]
+    assert [hosts for hosts, _ in begun] == [4, 2, 4]
+    ends = [row for row in journal(workdir) if row["kind"] in ("start", "stopped")]
+    assert [row["step"] for row in ends[1::2]] == [row["step"] for row in ends[2::2]]  # no step was lost
     steps = [end - start for start, end in pairwise([*(step for _, step in begun), ELASTIC_STEPS])]
     assert all(steps), begun
     assert not workers_of(service)
     build_tiny_networks(monkeypatch)
     states = [open_weights(str(path), which="latest", raw=True).tensors for path in (workdir, whole)]
-    largest = max(
-        float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-        for ours, theirs in ((states[0][name], states[1][name]) for name in states[1])
-    )
-    print(output, f"steps on 4, 2, 4 workers: {steps}; largest relative difference: {largest:.2g}")
+    norm, largest = np.linalg.norm, 0.0
+    for name, theirs in states[1].items():
+        difference = norm(states[0][name] - theirs)
+        if max(norm(states[0][name]), norm(theirs)) > ROUNDING:
+            largest = max(largest, float(difference / norm(theirs)))
+    print(f"steps on 4, 2, 4 workers: {steps}; largest relative difference: {largest:.2g}")
     print(f"{time.monotonic() - began:.1f} s from submit to the end")
     assert largest <= BOUND
     code, output, _ = launch(capsys, "status", "run1")
