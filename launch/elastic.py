@@ -115,11 +115,12 @@ def _machines(job: Job, flag: str) -> Sequence[str]:
         if machine.name in names:
             raise UserError(f"{flag} names {machine.name} twice; leave one out")
         names.append(machine.name)
-    if job.tpu not in names:
-        raise UserError(
-            f"{flag} lacks {job.tpu}, the machine of {job.name} now; add it: --elastic="
-            f"{','.join([job.tpu, *names])}"
-        )
+    for request in (job, job.beside) if job.beside else (job,):
+        if request.tpu not in names:
+            raise UserError(
+                f"{flag} lacks {request.tpu}, which {job.name} has asked for; add it: --elastic="
+                f"{','.join([request.tpu, *names])}"
+            )
     return names
 
 

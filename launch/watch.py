@@ -75,9 +75,9 @@ def run_watch(arguments: Sequence[str]) -> int:
 class Watch:
     """One job under watch, attempt after attempt, on one machine or on each of several in turn.
 
-    A machine that trains is never given up before a preferred one is granted: that one is a second resource,
-    asked for beside the first (`Job.beside`). Its workers are held until the others have saved and ended and
-    their machines are gone, for two runs must not share a workdir. A workdir resumes on any of the machines.
+    A machine that trains is never given up before a preferred one is granted. The preferred one is a second
+    resource, `Job.beside`. Its workers are held until the other workers have saved and ended and their
+    machines are gone, for two runs must not share a workdir. A workdir resumes on any of the machines.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class Watch:
             self._returns_at = self._clock() + 60 * self._wishes.return_minutes
 
     def _move(self) -> int | None:
-        """Goes on with the machine that was asked for beside these, which have ended or are lost."""
+        """Goes on with the preferred machine; the workers here have ended, or their machines are lost."""
         beside = self.job.beside
         assert beside
         self._backend.cancel(self.job)
@@ -281,7 +281,7 @@ class Watch:
         return self._ask(machine)
 
     def _ask(self, machine: str) -> int | None:
-        """Frees the machines of this attempt and asks for those of the next one."""
+        """Frees the machines of this attempt, and asks for a machine for the next attempt."""
         self._backend.cancel(self.job)
         if is_cancelled(self.job, self._storage):
             return self._cancelled()

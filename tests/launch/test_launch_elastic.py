@@ -285,6 +285,21 @@ def test_an_attempt_has_a_number_that_no_worker_has_used(job):
     assert code == 0 and last.attempt == 3 and last.resource == "run1-a003"
 
 
+def test_status_and_logs_know_both_machines_and_earlier_workers(job, monkeypatch, capsys):
+    cloud = Cloud(_16="granted")
+    monkeypatch.setattr("launch.follow.backend_named", lambda name: cloud)
+    small = replace(job, tpu=MIDDLE, attempt=2)
+    cloud.submit(small)
+    jobs.remember(replace(small, beside=small.again(tpu=LARGE)))
+    monkeypatch.setenv("COLUMNS", "200")
+    code, output, _ = launch(capsys, "status", "run1")
+    assert code == 0 and "v4-16" in output and "ACTIVE; v4-32 is asked for" in output
+    code, _, errors = launch(capsys, "logs", "run1", "--worker=3")
+    assert code == 2 and "run1 has 2 workers, no --worker=3; the last is --worker=1" in errors
+    Folder().write(f"{job.folder}/logs/a001-w0003.log", b"of four workers\n")
+    assert launch(capsys, "logs", "run1", "--worker=3")[:2] == (0, "of four workers\n")
+
+
 CONFIG = ("--config=configs/digits.py", "--config.replicas=16", "--config.global_batch=64")
 
 
@@ -302,7 +317,7 @@ class Offering:
         ("", CONFIG, "--elastic= lacks the name of a machine; write e.g. --elastic=v3-1024,v3-512, the pref"),
         ("v4-32,,v4-16", CONFIG, "--elastic=v4-32,,v4-16 lacks the name of a machine; write e.g. --elastic="),
         ("v4-32,v4:2x2x4", CONFIG, "--elastic=v4-32,v4:2x2x4 names v4-32 twice; leave one out"),
-        ("v4-16,v4-8", CONFIG, "--elastic=v4-16,v4-8 lacks v4-32, the machine of run1 now; add it: --elastic="
+        ("v4-16,v4-8", CONFIG, "--elastic=v4-16,v4-8 lacks v4-32, which run1 has asked for; add it: --elastic="
          "v4-32,v4-16,v4-8"),
         ("v4-32,v4-12", CONFIG, "--elastic=v4-32,v4-12: "),
         ("v4-32,v55-8", CONFIG, "--elastic=v4-32,v55-8: v55-8 names no known TPU"),
@@ -330,6 +345,11 @@ def test_the_numbers_of_each_machine_are_told(job, monkeypatch):
     assert wishes.numbers == NUMBERS and wishes.first == LARGE
     kept = wishes_of(replace(job, wishes=(LARGE, SMALL)), Offering(), None, minutes=1.0, return_minutes=0.0)
     assert list(kept.numbers) == [LARGE, SMALL]
+    beside = job.again(tpu=LARGE)
+    with pytest.raises(UserError, match="^--elastic=v4-16 lacks v4-32, which run1 has asked for; add it"):
+        wishes_of(
+            replace(job, tpu=MIDDLE, beside=beside), Offering(), MIDDLE, minutes=1.0, return_minutes=1.0
+        )
     for elastic in (None, LARGE):
         assert not wishes_of(job, Offering(), elastic, minutes=1.0, return_minutes=1.0).is_choice
 
