@@ -159,7 +159,8 @@ class Watch:
                 return self._start_again
             gone = gone + 1 if state.phase == "gone" else 0
             if state.phase == "lost" or gone >= _GONE_LOOKS:
-                is_refused = not self._was_granted and self._wishes.is_choice
+                # A resource that is gone was not refused: the API failed, or somebody has deleted it.
+                is_refused = state.phase == "lost" and not self._was_granted and self._wishes.is_choice
                 return partial(self._take_next, is_refused=True) if is_refused else self._start_again
             if then := self._other_machine(state):
                 return then

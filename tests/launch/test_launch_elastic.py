@@ -149,6 +149,22 @@ def test_what_the_api_refuses_is_not_waited_for(job):
     ]
 
 
+def test_an_api_that_fails_is_asked_for_the_same_machine_again(job):
+    cloud = Cloud(_32="lost", _16="granted")
+    submit = cloud.submit
+
+    def fails(request):
+        cloud.submit = submit
+        cloud.word[LARGE] = "granted"
+        raise RunError("the TPU API failed (busy)")
+
+    cloud.submit = fails
+    cloud.events = {20: cloud.workers_end(0)}
+    code, lines, last = watch(job, cloud)
+    assert code == 0 and (last.tpu, last.attempt) == (LARGE, 3)
+    assert "(attempt 2): the TPU API failed (busy)" in lines and "not granted" not in "".join(lines)
+
+
 def test_a_round_of_refusals_is_a_restart_with_its_pause_and_its_limit(job):
     cloud = Cloud(_32="quota", _16="quota")
     code, lines, _ = watch(job, cloud, is_new=True)
@@ -317,8 +333,8 @@ class Offering:
         ("", CONFIG, "--elastic= lacks the name of a machine; write e.g. --elastic=v3-1024,v3-512, the pref"),
         ("v4-32,,v4-16", CONFIG, "--elastic=v4-32,,v4-16 lacks the name of a machine; write e.g. --elastic="),
         ("v4-32,v4:2x2x4", CONFIG, "--elastic=v4-32,v4:2x2x4 names v4-32 twice; leave one out"),
-        ("v4-16,v4-8", CONFIG, "--elastic=v4-16,v4-8 lacks v4-32, which run1 has asked for; add it: --elastic="
-         "v4-32,v4-16,v4-8"),
+        ("v4-16,v4-8", CONFIG, "--elastic=v4-16,v4-8 lacks v4-32, which run1 has asked for; add it: "
+         "--elastic=v4-32,v4-16,v4-8"),
         ("v4-32,v4-12", CONFIG, "--elastic=v4-32,v4-12: "),
         ("v4-32,v55-8", CONFIG, "--elastic=v4-32,v55-8: v55-8 names no known TPU"),
         ("v4-32,tpu7x-64", CONFIG, "--elastic=v4-32,tpu7x-64: --backend=qr does not serve tpu7x-64; choose"),

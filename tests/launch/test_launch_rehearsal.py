@@ -149,7 +149,6 @@ def test_a_run_goes_from_four_workers_to_two_and_back_with_the_same_numbers(
     )  # fmt: skip
     granting.join()
     assert code == 0, output + errors
-    print(output)
     lines = [line.partition(": ")[2] for line in output.splitlines()]
     assert (
         "v4-32 was not granted within 0.05 minutes; v4-16 is asked for: 4 replicas on 2 devices, 2 "
@@ -172,11 +171,11 @@ def test_a_run_goes_from_four_workers_to_two_and_back_with_the_same_numbers(
         difference = norm(states[0][name] - theirs)
         if max(norm(states[0][name]), norm(theirs)) > ROUNDING:
             largest = max(largest, float(difference / norm(theirs)))
-    print(f"steps on 4, 2, 4 workers: {steps}; largest relative difference: {largest:.2g}")
+    code, status, _ = launch(capsys, "status", "run1")
+    assert code == 0 and re.search(r"run1 +v4-32 .*GONE", status)
+    print(output, f"steps on 4, 2, 4 workers: {steps}; largest relative difference: {largest:.2g}")
     print(f"{time.monotonic() - began:.1f} s from submit to the end")
     assert largest <= BOUND
-    code, output, _ = launch(capsys, "status", "run1")
-    assert code == 0 and re.search(r"run1 +v4-32 .*GONE", output)
 
 
 def starts(workdir):
