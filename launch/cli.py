@@ -25,6 +25,7 @@ commands:
   watch     wait for a job's end; start it again when its machines are taken away
   cancel    stop a job and free its machines
   preempt   take the machines of a job of --backend=fake away
+  capacity  limit the chips that --backend=fake grants to a request
   doctor    check this machine, or this worker, before a run
 
 backends: qr (Cloud TPU queued resources), mig (Compute Engine's instance groups), gke (JobSet and Kueue),
@@ -46,6 +47,7 @@ COMMANDS = {
     "watch": "watch:run_watch",
     "cancel": "follow:run_cancel",
     "preempt": "follow:run_preempt",
+    "capacity": "follow:run_capacity",
     "doctor": "doctor.doctor:run_doctor",
 }
 _PRINT_RESULTS = ("render", "status", "logs", "doctor")

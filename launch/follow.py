@@ -1,4 +1,4 @@
-"""The commands on submitted jobs: `status`, `logs`, `cancel` and `preempt`."""
+"""The commands on submitted jobs: `status`, `logs`, `cancel`; of rehearsals `preempt` and `capacity`."""
 
 import time
 from collections.abc import Sequence
@@ -45,6 +45,7 @@ def _row(job: Job) -> list[str]:
     top1 = "" if progress.top1 is None else f"{progress.top1:.2%}"
     ended = f"exit code {max(codes)}" if codes else ""
     word = state.word + (f" ({state.detail})" if state.detail else "")
+    word += f"; {job.beside.tpu} is asked for" if job.beside else ""
     steps = [progress.step_of_total, f"{progress.checkpoint:,}"]
     return [job.name, job.tpu, job.backend, word, str(job.attempt), *steps, top1, ended]
 
@@ -57,13 +58,14 @@ def run_logs(arguments: Sequence[str]) -> None:
     """
     values, job = parse_job_name("logs", arguments, _define_logs)
     worker, attempt, folder, printed = values.worker, values.attempt, f"{job.folder}/logs", 0
-    if worker >= job.hosts:
-        raise UserError(
-            f"{job.name} has {job.hosts} workers, no --worker={worker}; the last is --worker={job.hosts - 1}"
-        )
     storage = storage_of(job.workdir)
     while True:
         logs = [name for name in storage.names(folder) if name.endswith(f"-w{worker:04}.log")]
+        if worker >= job.hosts and not logs:  # machines of an earlier attempt may have had more
+            last = job.hosts - 1
+            raise UserError(
+                f"{job.name} has {job.hosts} workers, no --worker={worker}; the last is --worker={last}"
+            )
         prefix = attempt_label(attempt or job.attempt)
         # Without --attempt the newest one that left a log counts.
         chosen = [name for name in logs if name.startswith(prefix)] or ([] if attempt else logs[-1:])
@@ -90,8 +92,12 @@ def _define_logs(values: flags.FlagValues) -> None:
 def run_cancel(arguments: Sequence[str]) -> None:
     """Stops a job and frees its machines."""
     _, job = parse_job_name("cancel", arguments)
-    mark_cancelled(job, storage_of(job.workdir))
-    backend_named(job.backend).cancel(job)
+    backend, storage = backend_named(job.backend), storage_of(job.workdir)
+    requests = [job, job.beside] if job.beside else [job]
+    for request in requests:  # before any is deleted: a watch may turn to the other one
+        mark_cancelled(request, storage)
+    for request in requests:
+        backend.cancel(request)
     print(f"{job.name}: cancelled; its machines are free, its records stay in {job.workdir}")
 
 
@@ -110,3 +116,16 @@ def run_preempt(arguments: Sequence[str]) -> None:
 def _define_preempt(values: flags.FlagValues) -> None:
     about = "Number of the worker that is told first; by default all at once."
     define_number(values, "worker", None, about, AT_LEAST_0)
+
+
+def run_capacity(arguments: Sequence[str]) -> None:
+    """Limits the chips that one request to the fake service is granted; larger requests wait."""
+    values = parse_flags("capacity", arguments, _define_capacity, program=PROGRAM)
+    from launch.backends.fake.daemon import set_capacity  # late: it needs Google's package
+
+    set_capacity(values.chips)
+
+
+def _define_capacity(values: flags.FlagValues) -> None:
+    about = "Most chips that one request is granted; by default there is no limit."
+    define_number(values, "chips", None, about, AT_LEAST_0)

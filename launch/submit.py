@@ -6,27 +6,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from efficientnet_pod.cli.flags import parse_flags
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import plural
-from efficientnet_pod.recipe.plan import resolve
-from efficientnet_pod.recipe.reading import read_recipe
-from efficientnet_pod.recipe.recipe import Recipe
-from efficientnet_pod.recipe.rules import check_weights
-from efficientnet_pod.run.run import PUBLISHED_NUMBERS, image_numbers
-from launch.flags import EXAMPLE, PROGRAM, parse_submission
-from launch.images import location_of, look, render_line, unreachable
+from launch.flags import PROGRAM, parse_submission
+from launch.images import look, render_line, unreachable
 from launch.job.job import Job
 from launch.job.remembered import remember
 from launch.job.source_code import name_of, pack
+from launch.recipe import require_plan
 from launch.workdir.progress import next_attempt
-from launch.workdir.storage import Folder, is_bucket, storage_of
-
-_OURS = ("__workdir", "__coordinator", "__processes", "__process")  # flags that the launcher sets
+from launch.workdir.storage import Folder, storage_of
 
 
 class Fit(NamedTuple):
@@ -90,36 +83,6 @@ def run_render(arguments: Sequence[str]) -> None:
     print("\n\n".join(f"# ---- {document.title}\n{document.text.rstrip()}" for document in documents))
 
 
-def require_plan(job: Job) -> Recipe:
-    """Returns the recipe that the trainer's flags name, if the job's machines can run it.
-
-    Raises:
-      UserError: they do not, or they have a flag that the launcher sets.
-    """
-    for word in job.arguments:
-        if word.partition("=")[0].replace("-", "_") in _OURS:
-            raise UserError(
-                f"the launcher sets '{word.partition('=')[0]}' itself; leave '{word}' out after --"
-            )
-    if not any(word.partition("=")[0] == "--config" for word in job.arguments):
-        raise UserError(f"the trainer's flags follow --, and --config is not among them; e.g. {EXAMPLE}")
-    values: Any = parse_flags("train", job.arguments, config=True)
-    recipe = read_recipe(values.config.to_dict())
-    target = job.machine.target
-    replicas, kind = target.replicas * job.slices, f"{target.chip.replica}s"
-    if any(word.partition("=")[0] == "--config.cpu_replicas" for word in job.arguments):
-        replicas, kind = recipe.cpu_replicas * job.hosts, "CPU devices"
-    check_weights(recipe)
-    try:
-        # Batches and groups do not depend on the numbers, for which nothing is asked over a network here.
-        is_elsewhere = is_bucket(location_of(job, recipe.data) or "")
-        images = PUBLISHED_NUMBERS["imagenet2012"] if is_elsewhere else image_numbers(recipe)
-        resolve(recipe, **asdict(images), num_devices=replicas, num_hosts=job.hosts, default_dtype="float32")
-    except UserError as error:
-        raise UserError(f"{_machines(job)} has {replicas:,} {kind}: {error}") from error
-    return recipe
-
-
 def require_fit(job: Job, *, force: bool) -> str:
     """Returns a line on fit, hours and price, from preflight where it can answer.
 
@@ -180,11 +143,7 @@ def price_line(job: Job) -> str:
     price = "no price is published" if usd is None else f"about ${usd * job.slices:,.2f} an hour, {kind}"
     here = "processes here in place of " if job.backend in ("fake", "local") else ""
     chips, hosts = job.machine.target.chips * job.slices, plural(job.hosts, "host")
-    return f"{here}{_machines(job)}: {chips:,} chips on {hosts}; {price}"
-
-
-def _machines(job: Job) -> str:
-    return f"{job.slices} × {job.tpu}" if job.slices > 1 else job.tpu
+    return f"{here}{job.machines}: {chips:,} chips on {hosts}; {price}"
 
 
 def _last_line(errors: str, default: str) -> str:

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
 from absl import flags
 
@@ -10,15 +12,29 @@ from efficientnet_pod.cli.flags import define_number
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.optim.ranges import Range
 from launch.backends.api_errors import QuotaError
-from launch.backends.backend import Backend, State, backend_named
+from launch.backends.backend import Backend, Restarted, State, backend_named
+from launch.elastic import Wishes, define_wishes, wishes_of
 from launch.flags import PROGRAM, parse_job_name
 from launch.job.job import Job
 from launch.job.remembered import remember
-from launch.workdir.progress import Progress, exit_codes, is_cancelled, read_progress
+from launch.workdir.progress import (
+    Progress,
+    ask_to_stop,
+    attempt_label,
+    exit_codes,
+    give_turn,
+    is_asked_to_stop,
+    is_cancelled,
+    next_attempt,
+    read_progress,
+)
 from launch.workdir.storage import Storage, storage_of
 
 MOST_MISSES = 20  # attempts in a row to learn the state, before the API's error ends the watch
 _GONE_LOOKS = 3  # looks at a missing resource whose workers left no exit code, before it counts as lost
+_STOP_SECONDS = (
+    900.0  # for workers that were asked to save and end, before their machines are taken in any case
+)
 
 
 @dataclass(frozen=True)
@@ -47,11 +63,22 @@ def run_watch(arguments: Sequence[str]) -> int:
     if backend.restarts != "watch":
         raise UserError(f"{job.name} needs no watch: {backend.restarts}; see: {PROGRAM} status {job.name}")
     pace = Pace(poll=values.poll_seconds, backoff=values.backoff_seconds)
-    return Watch(job, backend, storage_of(job.workdir), pace=pace).run()
+    minutes, return_minutes = values.elastic_minutes, values.return_minutes
+    restarted = cast(Restarted, backend)
+    wishes = wishes_of(job, restarted, values.elastic, minutes=minutes, return_minutes=return_minutes)
+    if values.elastic is not None:
+        job = replace(job, wishes=tuple(wishes.numbers))
+        remember(job)
+    return Watch(job, backend, storage_of(job.workdir), pace=pace, wishes=wishes).run()
 
 
 class Watch:
-    """One job under watch, attempt after attempt."""
+    """One job under watch, attempt after attempt, on one machine or on each of several in turn.
+
+    A machine that trains is never given up before a preferred one is granted. The preferred one is a second
+    resource, `Job.beside`. Its workers are held until the other workers have saved and ended and their
+    machines are gone, for two runs must not share a workdir. A workdir resumes on any of the machines.
+    """
 
     def __init__(
         self,
@@ -60,14 +87,37 @@ class Watch:
         storage: Storage,
         *,
         pace: Pace,
+        wishes: Wishes | None = None,
         write_line: Callable[[str], None] = lambda line: print(line, flush=True),
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        """Reads the progress of the job, as it was last submitted; `write_line` prints each change."""
+        """Reads the progress of the job, as it was last submitted.
+
+        Args:
+          job: what is watched.
+          backend: its backend.
+          storage: of its workdir.
+          pace: waiting times.
+          wishes: machines to choose from; None: its own alone.
+          write_line: prints each change.
+          sleep: waits for a number of seconds.
+          clock: returns a time in seconds.
+        """
         self.job, self._backend, self._storage = job, backend, storage
-        self._pace, self._write_line, self._sleep = pace, write_line, sleep
+        self._pace, self._write_line, self._sleep, self._clock = pace, write_line, sleep, clock
+        self._wishes = wishes or Wishes({job.tpu: ""})
         self._restarts = self._failures = 0
         self._best = read_progress(job.workdir, storage).checkpoint
+        now = clock()
+        self._waits_since = self._beside_since = (
+            now  # since when a request waits: for machines, or beside them
+        )
+        self._returns_at = now + 60 * self._wishes.return_minutes  # when a preferred machine is asked for
+        self._was_granted = True  # of an attempt that began before this watch it is not known
+        self._is_refused = False
+        is_moving = job.beside is not None and is_asked_to_stop(job, storage)
+        self._stops_by = now + _STOP_SECONDS if is_moving else None
 
     def run(self) -> int:
         """Returns the exit code of the job when it has ended: 0, 2 for a mistake of the user's, else 1.
@@ -77,16 +127,17 @@ class Watch:
           RunError: the API no longer answers.
         """
         while True:
-            code = self._until_it_ends()
-            if code is None:
-                code = self._start_again()
+            then = self._until_something_is_to_be_done()
+            code = then if isinstance(then, int) else then()
             if code is not None:
                 return code
 
-    def _until_it_ends(self) -> int | None:
-        """Returns the exit code of a job that has ended; None for one whose machines are lost."""
+    def _until_something_is_to_be_done(self) -> "int | Callable[[], int | None]":
+        """Returns the exit code of a job that has ended, or else the method that goes on with it."""
         word, gone = "", 0
         while True:
+            if self._is_refused and self._wishes.is_choice:
+                return partial(self._take_next, is_refused=True)
             state = self._state()
             codes = exit_codes(self.job, self._storage)
             if state.word != word:
@@ -102,12 +153,94 @@ class Watch:
             if codes and len(codes) >= (1 if state.phase == "gone" else self.job.hosts):
                 if not any(codes):
                     return self._done()
+                if self._stops_by is not None:
+                    return self._move
                 self._say(f"the run failed with exit code {max(codes)}")
-                return None
+                return self._start_again
             gone = gone + 1 if state.phase == "gone" else 0
             if state.phase == "lost" or gone >= _GONE_LOOKS:
-                return None
+                # A resource that is gone was not refused: the API failed, or somebody has deleted it.
+                is_refused = state.phase == "lost" and not self._was_granted and self._wishes.is_choice
+                return partial(self._take_next, is_refused=True) if is_refused else self._start_again
+            if then := self._other_machine(state):
+                return then
             self._sleep(self._pace.poll)
+
+    def _other_machine(self, state: State) -> "Callable[[], int | None] | None":
+        """Returns the method that takes another machine, if it is time for that."""
+        now = self._clock()
+        if state.phase == "running" and not self._was_granted:
+            self._was_granted, self._returns_at = True, now + 60 * self._wishes.return_minutes
+        if state.phase != "waiting":
+            self._waits_since = now
+        elif self._wishes.is_choice and now - self._waits_since >= 60 * self._wishes.minutes:
+            return partial(self._take_next, is_refused=False)
+        if self._stops_by is not None and now >= self._stops_by:
+            self._say(f"its workers have not ended within {_STOP_SECONDS / 60:g} minutes")
+            return self._move
+        if state.phase == "running" and self._stops_by is None:
+            try:
+                self._look_beside()
+            except RunError as error:  # the run itself goes on
+                self._say(str(error))
+        return None
+
+    def _take_next(self, *, is_refused: bool) -> int | None:
+        """Asks for the next machine; once the API has refused the last one, after a pause for the first."""
+        following = self._wishes.after(self.job.tpu)
+        time_over = "" if is_refused else f" within {self._wishes.minutes:g} minutes"
+        numbers = self._wishes.numbers[following]
+        self._say(f"{self.job.tpu} was not granted{time_over}; {following} is asked for: {numbers}")
+        return self._start_again() if is_refused and following == self._wishes.first else self._ask(following)
+
+    def _look_beside(self) -> None:
+        """Asks for a preferred machine when it is time; once it is granted, lets the workers save and end."""
+        preferred, beside = self._wishes.preferred_to(self.job.tpu), self.job.beside
+        if not preferred or not self._wishes.return_minutes:
+            return self._drop_beside()
+        if beside is None:
+            return self._ask_beside(preferred[0]) if self._clock() >= self._returns_at else None
+        state, waited = self._backend.state(beside), self._clock() - self._beside_since
+        if state.phase == "running":
+            self._say(f"{beside.tpu} is granted again: the run goes back to it")
+            ask_to_stop(self.job, self._storage)
+            self._stops_by = self._clock() + _STOP_SECONDS
+        elif state.phase in ("lost", "gone"):
+            self._say(f"{beside.tpu} was not granted ({state.word}); {self.job.tpu} goes on")
+            self._drop_beside()
+        elif len(preferred) > 1 and waited >= 60 * self._wishes.minutes and beside.tpu in preferred:
+            self._drop_beside()
+            self._ask_beside(self._wishes.after(beside.tpu, before=self.job.tpu))
+
+    def _ask_beside(self, machine: str) -> None:
+        attempt = self._free_attempt()
+        beside = self.job.again(tpu=machine, attempt=attempt, held=True, suffix=f"-{attempt_label(attempt)}")
+        self._keep(replace(self.job, beside=beside))  # first, so that `cancel` deletes it in any case
+        self._beside_since = self._clock()
+        self._say(f"{machine} is asked for again; {self.job.tpu} goes on until it is granted")
+        try:
+            self._backend.submit(beside)
+        except (UserError, RunError) as error:  # the run goes on where it is
+            self._say(str(error))
+            self._drop_beside()
+
+    def _drop_beside(self) -> None:
+        if self.job.beside:
+            self._backend.cancel(self.job.beside)
+            self._keep(replace(self.job, beside=None))
+            self._returns_at = self._clock() + 60 * self._wishes.return_minutes
+
+    def _move(self) -> int | None:
+        """Goes on with the preferred machine; the workers here have ended, or their machines are lost."""
+        beside = self.job.beside
+        assert beside
+        self._backend.cancel(self.job)
+        if is_cancelled(self.job, self._storage):
+            return self._cancelled()
+        self._keep(beside)
+        give_turn(self.job, self._storage)
+        self._is_asked()
+        return None
 
     def _done(self) -> int:
         self._free_machines()
@@ -117,10 +250,12 @@ class Watch:
         return 0
 
     def _cancelled(self) -> int:
+        self._drop_beside()
         self._say("cancelled; it is not started again")
         return 1
 
     def _free_machines(self) -> None:
+        self._drop_beside()
         if not self.job.keep:
             self._backend.cancel(self.job)
 
@@ -132,23 +267,46 @@ class Watch:
         self._best = max(self._best, progress.checkpoint)
         limit = self.job.max_restarts
         if self._restarts >= limit:
+            self._drop_beside()
             self._backend.cancel(self.job)
             self._say(f"not started again: --max-restarts={limit} are used up; submit it again to go on")
             return 1
-        pause = self._pace.pause(max(0, self._failures - 1))
         self._restarts += 1
-        self._say(f"it starts again in {pause:g} s (restart {self._restarts} of {limit})")
+        if self.job.beside:
+            self._say(f"it goes on with {self.job.beside.tpu} (restart {self._restarts} of {limit})")
+            return self._move()
+        machine, pause = self._wishes.first, self._pace.pause(max(0, self._failures - 1))
+        where = "" if machine == self.job.tpu else f" on {machine}"
+        self._say(f"it starts again{where} in {pause:g} s (restart {self._restarts} of {limit})")
         self._sleep(pause)
+        return self._ask(machine)
+
+    def _ask(self, machine: str) -> int | None:
+        """Frees the machines of this attempt, and asks for a machine for the next attempt."""
         self._backend.cancel(self.job)
         if is_cancelled(self.job, self._storage):
             return self._cancelled()
-        self.job = self.job.again()
-        remember(self.job)
+        self._keep(self.job.again(tpu=machine, attempt=self._free_attempt()))
+        self._is_asked()
         try:
             self._backend.submit(self.job)
         except (QuotaError, RunError) as error:  # the lost machines may still count against the quota
             self._say(str(error))
+            self._is_refused = isinstance(error, QuotaError)
         return None
+
+    def _is_asked(self) -> None:
+        """Begins to count the time that the machines of a new attempt take to come."""
+        self._waits_since, self._was_granted, self._is_refused = self._clock(), False, False
+        self._stops_by = None
+
+    def _free_attempt(self) -> int:
+        """Returns a number that no worker has used: one of other machines may have left files."""
+        return max(self.job.attempt + 1, next_attempt(self.job, self._storage))
+
+    def _keep(self, job: Job) -> None:
+        self.job = job
+        remember(job)
 
     def _state(self) -> State:
         for _ in range(MOST_MISSES - 1):
@@ -176,3 +334,4 @@ def _define(values: flags.FlagValues) -> None:
     define_number(values, "poll_seconds", Pace.poll, "Time between looks.", Range(0.05, 86_400))
     about = "Time before the first restart; it doubles with each restart without progress."
     define_number(values, "backoff_seconds", Pace.backoff, about, Range(0, 86_400))
+    define_wishes(values)

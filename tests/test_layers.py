@@ -25,6 +25,8 @@ FLOORS = [
 LAUNCH_FLOORS = [
     {"cli"},
     {"submit", "watch", "follow", "doctor"},
+    {"elastic"},
+    {"recipe"},
     {"flags", "images"},
     {"backends"},
     {"workdir"},

@@ -64,6 +64,14 @@ class Backend(Protocol):
         ...
 
 
+class Restarted(Backend, Protocol):
+    """A backend whose lost jobs `launch watch` starts again."""
+
+    def require_offered(self, job: Job) -> None:
+        """Checks that the backend has the job's machine, free or not; raises `UserError` if not."""
+        ...
+
+
 _FACTORIES = {
     "qr": "launch.backends.queued_resources:cloud",
     "fake": "launch.backends.fake.backend:FakeBackend",

@@ -44,6 +44,9 @@ class Mig:
         if self.state(job).word != "GONE":
             raise name_taken(job, "an instance group")
 
+    def require_offered(self, job: Job) -> None:
+        """Checks nothing: the commands themselves find out what the zone offers."""
+
     def submit(self, job: Job) -> int:
         """Makes policy, template and group; after any failure deletes those that were made."""
         _delete(deletions(job)[1:])  # left over from a run that deleted its group itself
@@ -64,7 +67,7 @@ class Mig:
 
     def state(self, job: Job) -> State:
         """Returns the state of the worst machine of the group."""
-        words = ["compute", "instance-groups", "managed", "list-instances", job.name, *_place(job)]
+        words = ["compute", "instance-groups", "managed", "list-instances", job.resource, *_place(job)]
         printed = call(["gcloud", *words, "--format=json"], missing=_MISSING)
         if printed is None:
             return State("GONE", "no such instance group", "gone")
@@ -95,7 +98,7 @@ def creations(job: Job, script: str) -> list[list[str]]:
     if job.service_account:
         template += [f"--service-account={job.service_account}"]
     in_region = f"projects/{job.project}/regions/{_region(job)}"
-    group = ["compute", "instance-groups", "managed", "create", job.name, *_place(job)]
+    group = ["compute", "instance-groups", "managed", "create", job.resource, *_place(job)]
     group += [f"--template={in_region}/instanceTemplates/{_template(job)}", f"--size={machine.target.hosts}"]
     group += ["--default-action-on-vm-failure=do-nothing"]  # `watch` starts the whole slice again
     if machine.target.hosts == 1:
@@ -110,7 +113,7 @@ def creations(job: Job, script: str) -> list[list[str]]:
 
 def deletions(job: Job) -> list[list[str]]:
     """Returns the words of gcloud that delete a job: the opposite of `creations`, in the opposite order."""
-    commands = [["compute", "instance-groups", "managed", "delete", job.name, *_place(job)]]
+    commands = [["compute", "instance-groups", "managed", "delete", job.resource, *_place(job)]]
     project, region = f"--project={job.project}", f"--region={_region(job)}"
     commands += [["compute", "instance-templates", "delete", _template(job), project, region]]
     if job.machine.target.hosts > 1:
@@ -132,8 +135,8 @@ def _region(job: Job) -> str:
 
 
 def _template(job: Job) -> str:
-    return f"{job.name}-template"
+    return f"{job.resource}-template"
 
 
 def _policy(job: Job) -> str:
-    return f"{job.name}-topology"
+    return f"{job.resource}-topology"

@@ -60,6 +60,12 @@ class QueuedResources:
 
     def check(self, job: Job) -> None:
         """Checks by the API that the zone offers the machine and that the name is free."""
+        self.require_offered(job)
+        if self.state(job).word != "GONE":
+            raise name_taken(job)
+
+    def require_offered(self, job: Job) -> None:
+        """Checks by the API that the zone offers the machine; raises `UserError` if not."""
         machine = job.machine
         types = self.offered_types(job)
         if machine.api_type not in types:
@@ -69,8 +75,6 @@ class QueuedResources:
                 f"{machine.name} ({machine.api_type}) is not offered in {job.zone}; there: "
                 f"{', '.join(near) or 'no TPU at all'}; choose another --zone or --tpu"
             )
-        if self.state(job).word != "GONE":
-            raise name_taken(job)
 
     def offered_types(self, job: Job) -> list[str]:
         """Returns the sorted accelerator types that the job's zone offers."""
@@ -99,7 +103,7 @@ class QueuedResources:
         return 0
 
     def _wait(self, job: Job, operation: Any) -> None:
-        for _ in _looks(f"the TPU API did not accept '{job.name}' in {_OPERATION_SECONDS:.0f} s"):
+        for _ in _looks(f"the TPU API did not accept '{job.resource}' in {_OPERATION_SECONDS:.0f} s"):
             if operation.done(retry=None):
                 operation.result(retry=None)
                 return
@@ -126,7 +130,7 @@ class QueuedResources:
 
         with api_errors_in_one_line(job), suppress(NotFound):
             self._delete(job)
-            for _ in _looks(f"'{job.name}' is still being deleted after {_OPERATION_SECONDS:.0f} s"):
+            for _ in _looks(f"'{job.resource}' is still being deleted after {_OPERATION_SECONDS:.0f} s"):
                 if self.state(job).word == "GONE":
                     return
 
@@ -148,8 +152,8 @@ class QueuedResources:
         except Exception as error:  # the error of `submit` is the one to raise
             if type(error).__name__ != "NotFound":
                 print(
-                    f"launch: it is not known whether '{job.name}' was made; look: python -m launch status "
-                    f"{job.name}",
+                    f"launch: it is not known whether '{job.resource}' was made; look: python -m launch "
+                    f"status {job.name}",
                     file=sys.stderr,
                 )
 
@@ -168,15 +172,15 @@ def request(job: Job, script: str) -> dict[str, Any]:
     }
     spec: dict[str, Any] = {"parent": job.parent, "node": node}
     if job.slices > 1:
-        spec["multislice_params"] = {"node_count": job.slices, "node_id_prefix": job.name}
+        spec["multislice_params"] = {"node_count": job.slices, "node_id_prefix": job.resource}
     else:
-        spec["node_id"] = job.name
+        spec["node_id"] = job.resource
     resource: dict[str, Any] = {"tpu": {"node_spec": [spec]}}
     if job.spot:
         resource["spot"] = {}
     if job.valid_hours:
         resource["queueing_policy"] = {"valid_until_duration": {"seconds": 3600 * job.valid_hours}}
-    return {"parent": job.parent, "queued_resource_id": job.name, "queued_resource": resource}
+    return {"parent": job.parent, "queued_resource_id": job.resource, "queued_resource": resource}
 
 
 def cloud() -> QueuedResources:
@@ -206,4 +210,4 @@ def _looks(failure: str) -> Iterator[None]:
 
 
 def _name(job: Job) -> str:
-    return f"{job.parent}/queuedResources/{job.name}"
+    return f"{job.parent}/queuedResources/{job.resource}"

@@ -20,7 +20,7 @@ class Job:
     """One run on some machines. Fields that are flags too are described in `launch.flags`.
 
     Attributes:
-      name: name of the job and, on every backend, of its resource.
+      name: name of the job.
       backend: name of the backend that runs it.
       tpu: machine, as `launch.job.slices.parse_slice` reads it.
       workdir: folder of the run: ``gs://BUCKET/RUN``, or a folder that all workers see.
@@ -31,6 +31,10 @@ class Job:
       sha256: digest of that file; empty where the job is only shown.
       attempt: number of this start, from 1.
       submission: random word of the `submit` that made the resource, which tells it from others of its name.
+      suffix: end of the resource's name, for one that was asked for while another one trained.
+      held: whether the workers wait for their turn before they train, because others may still do.
+      wishes: machines that the run may go on with, the preferred one first; empty: `tpu` alone.
+      beside: request for a preferred machine, made while this one trains.
     """
 
     name: str
@@ -57,11 +61,25 @@ class Job:
     sha256: str = ""
     attempt: int = 1
     submission: str = "at-submit"
+    suffix: str = ""
+    held: bool = False
+    wishes: tuple[str, ...] = ()
+    beside: "Job | None" = None
+
+    @property
+    def resource(self) -> str:
+        """Name of its resource, on every backend."""
+        return self.name + self.suffix
 
     @property
     def machine(self) -> Slice:
         """One slice of its machines."""
         return parse_slice(self.tpu)
+
+    @property
+    def machines(self) -> str:
+        """Name of all its machines, e.g. ``v3-1024`` or ``2 × v3-1024``."""
+        return f"{self.slices} × {self.tpu}" if self.slices > 1 else self.tpu
 
     @property
     def hosts(self) -> int:
@@ -82,17 +100,25 @@ class Job:
         """Returns the job as a text that `from_json` reads."""
         return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
 
-    def again(self) -> "Job":
-        """Returns the next attempt of the same job."""
-        return dataclasses.replace(self, attempt=self.attempt + 1)
+    def again(self, **changes: Any) -> "Job":
+        """Returns the next attempt of the same job, with some fields changed."""
+        fields: dict[str, Any] = {"attempt": self.attempt + 1, "held": False, "beside": None}
+        return dataclasses.replace(self, **(fields | changes))
 
 
 def from_json(text: str) -> Job:
     """Returns the job that `Job.to_json` wrote; raises ValueError, TypeError or KeyError for other texts."""
-    values: dict[str, Any] = json.loads(text)
-    values["arguments"] = tuple(values["arguments"])
-    values["env"] = tuple((name, value) for name, value in values["env"])
-    return Job(**values)
+    return _job(json.loads(text))
+
+
+def _job(values: dict[str, Any]) -> Job:
+    fields = values | {
+        "arguments": tuple(values["arguments"]),
+        "env": tuple((name, value) for name, value in values["env"]),
+        "wishes": tuple(values.get("wishes", ())),
+        "beside": _job(values["beside"]) if values.get("beside") else None,
+    }
+    return Job(**fields)
 
 
 def require_name(name: str) -> str:

@@ -14,7 +14,7 @@ def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True)
     """
     resource = "instance-groups managed" if job.backend == "mig" else "tpus queued-resources"
     values = {
-        "NAME": job.name,
+        "NAME": job.resource,
         "WORKDIR": job.workdir.rstrip("/"),
         "FOLDER": job.folder,
         "CODE": job.code,
@@ -23,6 +23,7 @@ def startup_script(job: Job, *, extras: str = "tpu,gcs", tear_down: bool = True)
         "HOSTS": str(job.hosts),
         "SLICES": str(job.slices),
         "ATTEMPT": str(job.attempt),
+        "HELD": "yes" if job.held else "",
         "PYTHON": job.python,
         "EXTRAS": extras,
         "TEAR_DOWN": resource if tear_down and not job.keep else "",

@@ -1,11 +1,12 @@
 #!/bin/bash
 # Runs on every worker: it finds the worker's place, installs the code, trains, starts again after exit code
 # 42, and copies its log to the workdir. Set above: NAME WORKDIR FOLDER CODE SHA256 COMMIT HOSTS SLICES
-# ATTEMPT PYTHON EXTRAS TEAR_DOWN PROJECT ZONE, and the array ARGUMENTS.
+# ATTEMPT HELD PYTHON EXTRAS TEAR_DOWN PROJECT ZONE, and the array ARGUMENTS.
 set -uo pipefail
 
 LOG_SECONDS="${LOG_SECONDS:-60}"
 RETRY_SECONDS="${RETRY_SECONDS:-5}"
+TURN_SECONDS="${TURN_SECONDS:-1800}" # without a turn these machines are given back
 METADATA_URL="${METADATA_URL:-http://metadata.google.internal/computeMetadata/v1}"
 HOME="${HOME:-/root}" # a start-up script may run without one
 export HOME
@@ -32,6 +33,10 @@ put() { # FROM TO
     gs://*) gcloud storage cp --quiet "$1" "$2" >/dev/null 2>&1 ;;
     *) mkdir -p "$(dirname "$2")" && cp "$1" "$2.$$" && mv "$2.$$" "$2" ;;
   esac
+}
+
+marked() { # WORD: whether `launch watch` has left this mark for the attempt
+  get "$FOLDER/ended/$(printf 'a%03d' "$ATTEMPT")-$1" "$SCRATCH/mark" >/dev/null 2>&1
 }
 
 say() { echo "launch: worker $INDEX: $*"; }
@@ -66,8 +71,9 @@ finish() { # CODE: leaves the exit code where `launch watch` looks for it
   [ -z "${UPLOADER:-}" ] || kill "$UPLOADER" 2>/dev/null
   sleep 0.2 # for tee
   put "$LOG" "$FOLDER/logs/$LABEL.log"
-  # After a signal to stop the run has not ended: the next attempt continues it.
-  if [ -z "$STOPPED" ]; then
+  # After a signal to stop the run has not ended: the next attempt continues it. Only `launch watch` waits for
+  # the code, if it has asked for the stop.
+  if [ -z "$STOPPED" ] || marked stop; then
     echo "$1" >"$SCRATCH/ended"
     put "$SCRATCH/ended" "$FOLDER/ended/$LABEL"
     if [ "$INDEX" = 0 ] && [ -n "$TEAR_DOWN" ]; then
@@ -94,7 +100,13 @@ on_stop() {
 trap on_stop TERM INT
 
 upload() {
-  while sleep "$LOG_SECONDS" && kill -0 $$ 2>/dev/null; do put "$LOG" "$FOLDER/logs/$LABEL.log"; done
+  while sleep "$LOG_SECONDS" && kill -0 $$ 2>/dev/null; do
+    put "$LOG" "$FOLDER/logs/$LABEL.log"
+    if [ "$INDEX" = 0 ] && marked stop; then # its trainer tells the others
+      kill -TERM $$
+      return
+    fi
+  done
 }
 upload &
 UPLOADER=$!
@@ -133,6 +145,18 @@ for try in 1 2 3; do
   sleep "$RETRY_SECONDS"
 done
 
+if [ -n "$HELD" ]; then
+  say "waits until the machines that train now have saved and ended"
+  until marked turn; do
+    [ -z "$STOPPED" ] || finish 1
+    if [ "$SECONDS" -ge "$TURN_SECONDS" ]; then
+      say "had no turn within $TURN_SECONDS s"
+      finish 1
+    fi
+    sleep "$RETRY_SECONDS"
+  done
+fi
+
 export EFFICIENTNET_POD_COMMIT="$COMMIT"
 export PYTHONUNBUFFERED=1
 export PYTHONPATH="$SCRATCH/code"
@@ -156,7 +180,7 @@ while true; do
     [ -n "$HEARD" ] || break
   done
   CHILD=""
-  [ "$code" = 42 ] && [ -z "$STOPPED" ] || break
+  if [ "$code" != 42 ] || [ -n "$STOPPED" ] || marked stop; then break; fi
   RESTARTED=yes
   say "checkpointed (exit code 42); starting again in $RETRY_SECONDS s"
   sleep "$RETRY_SECONDS"

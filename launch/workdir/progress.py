@@ -1,6 +1,7 @@
 """The progress of a run, read from its workdir: steps, newest checkpoint, exit codes of its workers."""
 
 import json
+import re
 from dataclasses import dataclass
 
 from efficientnet_pod.workdir.json_lines import parse_lines
@@ -59,22 +60,37 @@ def attempt_label(attempt: int) -> str:
 def next_attempt(job: Job, storage: Storage) -> int:
     """Returns a number that no attempt in the job's workdir has had."""
     names = storage.names(f"{job.folder}/ended") + storage.names(f"{job.folder}/logs")
-    attempts = [int(name[1:4]) for name in names if name[:1] == "a" and name[1:4].isdigit()]
+    attempts = [int(label[1]) for label in map(re.compile(r"a(\d+)-").match, names) if label]
     return max(attempts, default=0) + 1
 
 
 def mark_cancelled(job: Job, storage: Storage) -> None:
     """Leaves a mark that this attempt was cancelled, so that a watch does not start the job again."""
-    storage.write(_cancelled(job), b"cancelled\n")
+    storage.write(_mark(job, "cancelled"), b"cancelled\n")
 
 
 def is_cancelled(job: Job, storage: Storage) -> bool:
     """Returns whether this attempt was cancelled."""
-    return storage.read(_cancelled(job)) is not None
+    return storage.read(_mark(job, "cancelled")) is not None
 
 
-def _cancelled(job: Job) -> str:
-    return f"{job.folder}/ended/{attempt_label(job.attempt)}-cancelled"
+def ask_to_stop(job: Job, storage: Storage) -> None:
+    """Lets the workers of this attempt save, leave an exit code and end."""
+    storage.write(_mark(job, "stop"), b"stop\n")
+
+
+def is_asked_to_stop(job: Job, storage: Storage) -> bool:
+    """Returns whether this attempt was asked to save and end."""
+    return storage.read(_mark(job, "stop")) is not None
+
+
+def give_turn(job: Job, storage: Storage) -> None:
+    """Lets the held workers of this attempt train; those before them must have ended."""
+    storage.write(_mark(job, "turn"), b"turn\n")
+
+
+def _mark(job: Job, word: str) -> str:
+    return f"{job.folder}/ended/{attempt_label(job.attempt)}-{word}"
 
 
 def _newest_checkpoint(folder: str, storage: Storage) -> int:

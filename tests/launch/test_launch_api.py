@@ -74,6 +74,36 @@ def test_a_resource_goes_through_its_states_and_is_made_again(backend, fake):
     assert [state for _, state in fake.history] == expected
 
 
+def test_a_request_beyond_the_capacity_waits_until_there_is_more():
+    chips = [16]
+    with FakeTpu(offered=("v3-32",), state_seconds=0.05, capacity=lambda: chips[0]) as fake:
+        with grpc.insecure_channel(f"127.0.0.1:{fake.port}") as channel:
+            backend = QueuedResources(lambda: client_on(channel))
+            backend.submit(JOB)
+            wait_for(backend, "ACTIVE")
+            two = replace(JOB, name="run2", slices=2)
+            backend.submit(two)
+            assert wait_for(backend, "WAITING_FOR_RESOURCES", two).phase == "waiting"
+            time.sleep(0.3)
+            assert backend.state(two).phase == "waiting" and backend.state(JOB).word == "ACTIVE"
+            chips[0] = 32
+            wait_for(backend, "ACTIVE", two)
+    states = [state for name, state in fake.history if name.endswith("run2")]
+    assert states == ["CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+
+
+def test_a_second_resource_beside_the_first_has_its_own_name_and_may_be_deleted_alone(backend, fake):
+    backend.submit(JOB)
+    beside = JOB.again(suffix="-a002", held=True)
+    backend.submit(beside)
+    wait_for(backend, "ACTIVE", beside)
+    (spec,) = fake.resources[f"{NAME}-a002"].definition.tpu.node_spec
+    script = spec.node.metadata["startup-script"]
+    assert spec.node_id == "run1-a002" and "NAME='run1-a002'" in script and "HELD='yes'" in script
+    backend.cancel(beside)
+    assert list(fake.resources) == [NAME]
+
+
 def test_several_slices_are_one_request(backend, fake):
     backend.submit(replace(JOB, slices=3, spot=False, valid_hours=2))
     definition = fake.resources[NAME].definition

@@ -17,7 +17,7 @@ from launch.backends.fake.metadata import MetadataServer
 from launch.backends.slurm import batch_script
 from launch.job.job import Job
 from launch.job.script import startup_script
-from launch.workdir.progress import exit_codes, next_attempt
+from launch.workdir.progress import ask_to_stop, exit_codes, give_turn, next_attempt
 from launch.workdir.storage import Folder
 
 JOB = Job(
@@ -170,6 +170,53 @@ def test_one_that_is_told_to_stop_saves_and_leaves_the_rest_to_the_next_attempt(
     assert process.returncode == 42 and "checkpointed\n" in output
     assert exit_codes(local(buckets=buckets), Folder()) == [] and calls(buckets) == ""
     assert "checkpointed" in (buckets / "bucket/run1/launch/logs/a001-w0000.log").read_text()
+
+
+def test_workers_that_are_asked_to_stop_save_and_leave_their_exit_codes(machine):
+    start, buckets = machine
+    first, second = start(0, "wait"), start(1, "42 wait")
+    deadline = time.monotonic() + 20
+    while len(list(buckets.glob("starts.*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    while (buckets / "starts.1").read_text() != "2\n" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    job = local(buckets=buckets)
+    ask_to_stop(job, Folder())
+    output = first.communicate(timeout=20)[0]
+    assert first.returncode == 42 and "checkpointed\n" in output
+    # The first one's trainer tells the other hosts' trainers; here the test does.
+    second.send_signal(signal.SIGTERM)
+    output = second.communicate(timeout=20)[0]
+    assert second.returncode == 42 and output.count("starting again") == 1
+    assert exit_codes(job, Folder()) == [42, 42]
+
+
+def test_after_42_a_worker_that_is_asked_to_stop_does_not_start_again(machine):
+    start, buckets = machine
+    ask_to_stop(local(buckets=buckets), Folder())
+    process = start(1, "42 0")
+    output = process.communicate(timeout=20)[0]
+    assert process.returncode == 42 and "starting again" not in output
+    assert exit_codes(local(buckets=buckets), Folder()) == [42]
+
+
+def test_held_workers_train_when_it_is_their_turn(machine):
+    start, buckets = machine
+    process = start(0, "0", held=True, suffix="-a001")
+    time.sleep(1.0)
+    assert process.poll() is None and not (buckets / "starts.0").exists()
+    give_turn(local(buckets=buckets), Folder())
+    output = process.communicate(timeout=20)[0]
+    assert process.returncode == 0 and "waits until the machines that train now have saved" in output
+    assert "queued-resources delete run1-a001 " in calls(buckets)
+
+
+def test_held_workers_without_a_turn_give_their_machines_back(machine):
+    start, buckets = machine
+    process = start(0, "0", held=True, env=(("FRUIT", "a pear"), ("TURN_SECONDS", "1")))
+    output = process.communicate(timeout=20)[0]
+    assert process.returncode == 1 and "had no turn within 1 s" in output
+    assert not (buckets / "starts.0").exists() and "queued-resources delete run1 " in calls(buckets)
 
 
 def test_a_worker_that_does_not_know_its_number_does_nothing(machine):

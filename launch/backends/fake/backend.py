@@ -34,7 +34,11 @@ class FakeBackend(QueuedResources):
         return super().render(_local(job))
 
     def check(self, job: Job) -> None:
-        """Refuses a job that is too large for one machine; then asks the service."""
+        """Checks that the job is not too large to be run here, and that its name is free."""
+        super().check(_local(job))
+
+    def require_offered(self, job: Job) -> None:
+        """Refuses a machine that is too large for this one; then asks the service."""
         machine = job.machine
         if not machine.api_type:
             raise UserError(
@@ -45,7 +49,7 @@ class FakeBackend(QueuedResources):
                 f"{machine.name} has {job.hosts} workers, and --backend=fake runs at most {MOST_WORKERS} "
                 f"here; rehearse with --tpu={smaller_slice(machine, MOST_WORKERS)}"
             )
-        super().check(_local(job))
+        super().require_offered(_local(job))
 
     def submit(self, job: Job) -> int:
         """Creates the resource."""
@@ -75,7 +79,7 @@ class FakeBackend(QueuedResources):
         channel = daemon.channel(start=False)
         if channel is None:
             raise UserError(f"'{job.name}' does not run; submit it with --backend=fake")
-        message = {"name": f"{_local(job).parent}/queuedResources/{job.name}", "worker": worker}
+        message = {"name": f"{_local(job).parent}/queuedResources/{job.resource}", "worker": worker}
         try:
             channel.unary_unary(PREEMPT)(json.dumps(message).encode(), timeout=self.call_seconds)
         except grpc.RpcError as error:

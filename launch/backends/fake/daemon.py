@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import signal
 import subprocess
@@ -74,6 +75,24 @@ def running_port() -> int | None:
         return None
 
 
+def set_capacity(chips: int | None) -> None:
+    """Limits the chips that one request is granted, for this service and later ones; None: no limit."""
+    file = jobs_folder() / "fake" / "capacity"
+    if chips is None:
+        file.unlink(missing_ok=True)
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, f"{chips}\n".encode())
+
+
+def capacity() -> float:
+    """Returns the most chips that one request is granted; infinity: there is no limit."""
+    try:
+        return int((jobs_folder() / "fake" / "capacity").read_text("utf-8"))
+    except (OSError, ValueError):
+        return math.inf
+
+
 def main() -> None:
     """Runs the service until a signal ends it, or it is idle."""
     folder = jobs_folder() / "fake"
@@ -81,7 +100,7 @@ def main() -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with FakeTpu(partial(LocalWorkers, folder=folder), offered=offered) as service:
+    with FakeTpu(partial(LocalWorkers, folder=folder), offered=offered, capacity=capacity) as service:
         file = folder / "service.json"
         write_whole(file, json.dumps({"pid": os.getpid(), "port": service.port}).encode())
         try:

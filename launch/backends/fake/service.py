@@ -1,6 +1,7 @@
 """The fake queued-resources service: its resources, their states over time, and its gRPC methods."""
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +16,16 @@ from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, empty_pb2
 
 from launch.backends.fake.machines import LocalWorkers
+from launch.job.slices import parse_slice
 
 _TPU, _FAKE = "google.cloud.tpu.v2.Tpu", "efficientnet_pod.FakeTpu"
 PREEMPT = f"/{_FAKE}/Preempt"
 States = tpu_v2.QueuedResourceState.State
 # Each state follows the one before it by itself, after `state_seconds`.
-_NEXT = dict(pairwise((States.CREATING, States.ACCEPTED, States.PROVISIONING, States.ACTIVE)))
+_NEXT: dict[States, States] = {
+    **dict(pairwise((States.CREATING, States.ACCEPTED, States.PROVISIONING, States.ACTIVE))),
+    States.WAITING_FOR_RESOURCES: States.PROVISIONING,
+}
 
 
 @dataclass
@@ -37,6 +42,13 @@ class Resource:
         shown = tpu_v2.QueuedResource(self.definition)
         shown.state = tpu_v2.QueuedResourceState(state=self.state)
         return shown
+
+    @property
+    def chips(self) -> int:
+        """Chips that are asked for."""
+        (spec,) = self.definition.tpu.node_spec
+        slices = spec.multislice_params.node_count or 1
+        return parse_slice(spec.node.accelerator_type).target.chips * slices
 
 
 class Refusal(Exception):
@@ -64,6 +76,7 @@ class FakeTpu:
         *,
         offered: tuple[str, ...] = (),
         state_seconds: float = 0.3,
+        capacity: Callable[[], float] = lambda: math.inf,
     ):
         """Starts to listen.
 
@@ -71,8 +84,10 @@ class FakeTpu:
           start: starts the processes of a resource that became ACTIVE; None: there are none.
           offered: accelerator types of every zone.
           state_seconds: time in each state on the way to ACTIVE.
+          capacity: returns the most chips that one request is granted now; larger ones wait.
         """
         self._start, self._offered, self._seconds = start, offered, state_seconds
+        self._capacity = capacity
         self.resources: dict[str, Resource] = {}
         self.faults: dict[str, Callable[[], None]] = {}
         self.history: list[tuple[str, str]] = []
@@ -129,7 +144,12 @@ class FakeTpu:
         is_down = resource.workers is None or resource.workers.are_down
         is_due = time.monotonic() - resource.since >= self._seconds
         if resource.state in _NEXT and is_due:
-            self._become(name, _NEXT[resource.state])
+            following = _NEXT[resource.state]
+            if following is States.PROVISIONING and resource.chips > self._capacity():
+                following = States.WAITING_FOR_RESOURCES
+            if following is resource.state:
+                return
+            self._become(name, following)
             if resource.state is States.ACTIVE and self._start:
                 resource.workers = self._start(name, resource.definition)
         elif resource.state is States.SUSPENDING and is_down:
