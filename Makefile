@@ -87,7 +87,7 @@ gs-workdir: $(STAMP)
 	$(BIN)/pip install -q -c $(PINS) -e '.[gcs]' cryptography gcp-storage-emulator
 	$(BIN)/python -m benchmarks.gs_workdir
 
-$(STAMP): pyproject.toml $(PINS)
+$(STAMP): pyproject.toml setup.py $(PINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "efficientnet-pod needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -c $(PINS) -e '.[dev]'

@@ -1,7 +1,7 @@
 """Makes the README's two pictures from a real run: the terminal while it trains, and its report.
 
-Needs Chromium. `make pictures` trains the digits for two minutes first; --run=WORKDIR and --log=FILE take a run
-that is there, and what it printed.
+Needs Chromium. `make pictures` trains the digits for two minutes first; --run=WORKDIR and --log=FILE take a
+run that is there, and what it printed.
 """
 
 import argparse

@@ -82,11 +82,11 @@ def wishes_of(
     if len(jobs) == 1:
         return Wishes({job.tpu: ""})
     recipe = require_plan(job)
-    if not recipe.replicas:
+    if not isinstance(recipe.replicas, int) or not recipe.replicas:
         largest = max(jobs.values(), key=lambda one: placed_on_machines(one, recipe).num_devices)
         devices = placed_on_machines(largest, recipe).num_devices
         raise UserError(
-            f"{flag}: config.replicas=0 of {job.name} lets its numbers change with the machine; submit it "
+            f"{flag}: config.replicas={recipe.replicas} of {job.name} lets its numbers change with the machine; submit it "
             f"with --config.replicas={devices}, the devices of {largest.machines}"
         )
     numbers = {}

@@ -41,6 +41,7 @@ CALLS = {
     "watch": ("JOB", "run1"),
     "cancel": ("JOB", "run1"),
     "preempt": ("JOB", "rehearsal --worker=1"),
+    "capacity": ("", "--chips=8"),
     "doctor": ("[-- FLAGS OF TRAIN]", "--workdir=gs://b/run1 -- --config=digits"),
 }
 # What people type who come from other trainers, and the field of a recipe that does it.
