@@ -86,8 +86,8 @@ def wishes_of(
         largest = max(jobs.values(), key=lambda one: placed_on_machines(one, recipe).num_devices)
         devices = placed_on_machines(largest, recipe).num_devices
         raise UserError(
-            f"{flag}: config.replicas={recipe.replicas} of {job.name} lets its numbers change with the machine; submit it "
-            f"with --config.replicas={devices}, the devices of {largest.machines}"
+            f"{flag}: config.replicas={recipe.replicas} of {job.name} lets its numbers change with the "
+            f"machine; submit it with --config.replicas={devices}, the devices of {largest.machines}"
         )
     numbers = {}
     for name, one in jobs.items():
