@@ -22,6 +22,7 @@ html_theme_options = {"navigation_with_keys": True}
 highlight_language = "none"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+myst_heading_slug_func = "from_code.links.slug"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 suppress_warnings = ["myst.header"]  # parts of a page begin at the level that their place has

@@ -7,6 +7,7 @@ from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.recipe.fields import PHASE, Field, all_fields
 from efficientnet_pod.recipe.recipe import FREE, RESOLVED, restart_fields
 from from_code.commands import sentence
+from from_code.links import slug
 from from_code.recipes import Row, all_rows, flat, name_of
 
 TABLES = ("run", "model", "data", "optimizer", "schedule", "phases", "init")
@@ -50,7 +51,7 @@ def table(name: str) -> str:
 
 
 def entry(field: Field) -> str:
-    """Returns the reference of one field: a heading with an anchor, its meaning, its facts."""
+    """Returns the reference of one field: a heading, its meaning, its facts."""
     facts = [f"**Type:** {type_of(field)}"]
     if not field.name.startswith(PHASE):
         facts.append(f"**Default:** `{neutral(field)!r}`")
@@ -59,7 +60,7 @@ def entry(field: Field) -> str:
     if field.condition:
         facts.append(f"**Condition:** {field.condition}")
     facts += [f"**At a restart:** {restart(field)}", f"**Recipes:** {set_by(field)}"]
-    lines = [f"(field-{anchor(field)})=", f"### `{field.name}`", "", meaning(field), ""]
+    lines = [f"### `{field.name}`", "", meaning(field), ""]
     return "\n".join([*lines, *(f"- {fact}" for fact in facts), ""])
 
 
@@ -72,12 +73,7 @@ def meaning(field: Field) -> str:
     same = [other for other in same if not other.name.startswith(PHASE)]
     if name == field.name or not same:
         return ""
-    return f"[`{same[0].name}`](#field-{anchor(same[0])}) in this phase. A phase without it keeps the recipe's."
-
-
-def anchor(field: Field) -> str:
-    """Returns the last part of the anchor of a field."""
-    return field.name.lower().replace(".", "-").replace("_", "-")
+    return f"[`{same[0].name}`](#{slug(same[0].name)}) in this phase. A phase without it keeps the recipe's."
 
 
 def neutral(field: Field) -> Any:

@@ -45,12 +45,12 @@ def broken(page: str, file: Path, anchors: dict[Path, set[str]]) -> list[str]:
 
 
 def anchors_of(page: str) -> set[str]:
-    """Returns the anchors of a page: its headings as GitHub and MyST call them, and its own marks."""
+    """Returns the anchors of a page: those of its headings."""
     text = re.sub(r"^```[\s\S]*?^```", "", page, flags=re.MULTILINE)
-    headings = re.findall(r"^#{1,4} (.+)$", text, re.MULTILINE)
-    return {slug(heading) for heading in headings} | set(re.findall(r"^\(([\w-]+)\)=$", text, re.MULTILINE))
+    return {slug(heading) for heading in re.findall(r"^#{1,3} (.+)$", text, re.MULTILINE)}
 
 
 def slug(heading: str) -> str:
-    """Returns the anchor of a heading."""
-    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+    """Returns the anchor of a heading; dots and underscores become hyphens."""
+    words = re.sub(r"[._ ]", "-", heading.strip().lower())
+    return re.sub(r"[^\w-]", "", words)
