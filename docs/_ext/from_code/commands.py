@@ -13,6 +13,7 @@ from absl import flags
 
 from efficientnet_pod.cli import data as data_cli
 from efficientnet_pod.cli import main as trainer_cli
+from efficientnet_pod.optim.ranges import MOST
 from launch import cli as launch_cli
 
 TRAINER, LAUNCHER = "efficientnet-pod", "python -m launch"
@@ -124,12 +125,17 @@ def about_flag(flag: Any) -> str:
     if flag.short_name:
         parts.append(f"Short: `-{flag.short_name}`.")
     if flag.flag_type() in ("int", "float") and flag.parser.syntactic_help:
-        parts.append(f"It must be {flag.parser.syntactic_help}.")
+        parts.append(f"It must be {without_limit(flag.parser.syntactic_help)}.")
     if flag.default not in (None, False, "", []):
         default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
         off = f"; `--no{flag.name}` switches it off" if flag.default is True else ""
         parts.append(f"Default: `{default}`{off}.")
     return " ".join(parts)
+
+
+def without_limit(rule: str) -> str:
+    """Returns a rule without the largest number of all, which no reader comes near."""
+    return rule.replace(f" and at most {MOST:,}", "")
 
 
 def sentence(text: str) -> str:

@@ -70,9 +70,9 @@ def bn_torus(side: int = 8, group_size: int = 16) -> str:
     for place, core in enumerate(order):
         group = place // group_size
         x, y = 24 + pitch * core.coords[0], 8 + pitch * core.coords[1]
-        picture.box(x + 18 * core.core_on_chip, y, 17, 36, f"g{_unlike_neighbours(group)}")
-        if core.core_on_chip == 0:
-            picture.text(x + 18, y + 18, str(group))
+        picture.box(x + 18 * core.core_on_chip, y, 17, 36, f"g{group % GROUPS}")
+        if core.core_on_chip == 1:
+            picture.text(x + 17.5, y + 18, str(group))
     picture.text(WIDTH / 2, 356, describe_bn_groups(cores, group_size))
     return picture.figure()
 
@@ -231,7 +231,3 @@ def _nested(fields: dict[str, Any]) -> dict[str, Any]:
         place[last] = value
     return table
 
-
-def _unlike_neighbours(group: int) -> int:
-    """Returns a colour that neither the groups beside nor those above and below have."""
-    return (group + group // 2 % 2) % GROUPS if group else 0

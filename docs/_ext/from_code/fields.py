@@ -1,12 +1,13 @@
 """The fields of a recipe: type, neutral value, range, meaning, and what the recipes in configs/ set."""
 
+import re
 from functools import cache
 from typing import Any
 
 from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.recipe.fields import PHASE, Field, all_fields
 from efficientnet_pod.recipe.recipe import FREE, RESOLVED, restart_fields
-from from_code.commands import sentence
+from from_code.commands import sentence, without_limit
 from from_code.links import slug
 from from_code.recipes import Row, all_rows, flat, name_of
 
@@ -58,7 +59,8 @@ def entry(field: Field) -> str:
     if field.allowed:
         facts.append(f"**Allowed:** {allowed(field)}")
     if field.condition:
-        facts.append(f"**Condition:** {field.condition}")
+        condition = re.sub(r"(config[.][a-z_.]+)", r"`\1`", str(field.condition))
+        facts.append(f"**Condition:** {condition}")
     facts += [f"**At a restart:** {restart(field)}", f"**Recipes:** {set_by(field)}"]
     lines = [f"### `{field.name}`", "", meaning(field), ""]
     return "\n".join([*lines, *(f"- {fact}" for fact in facts), ""])
@@ -97,7 +99,7 @@ def allowed(field: Field) -> str:
     if words:
         return ", ".join(f"`{word}`" for word in words)
     each = "each number " if type_of(field) == "list" else ""
-    return f"{each}{field.allowed}"
+    return each + without_limit(str(field.allowed))
 
 
 @cache

@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from efficientnet_pod.models.titles import TITLES
 from efficientnet_pod.recipe.base_config import base_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -112,7 +111,7 @@ def _rows(rows: list[Row]) -> list[str]:
     alike: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         fields = row.fields
-        facts = (TITLES[fields["model.name"]], f"{fields['global_batch']:,}", f"{fields['epochs']:g}")
+        facts = (f"`{fields['model.name']}`", f"{fields['global_batch']:,}", f"{fields['epochs']:g}")
         alike.setdefault((*facts, fields["optimizer.name"]), []).append(row.argument)
     lines = ["| row | network | images a step | epochs | optimizer |", "|---|---|---|---|---|"]
     for facts, arguments in alike.items():
