@@ -22,7 +22,7 @@ class Field(NamedTuple):
       name: dotted name in a config, without ``config.``.
       allowed: values that it may have; None: any of its type.
       condition: condition on which it is read; None: always.
-      about: meaning, for people; empty where the field has none of its own.
+      about: meaning, for people, with names in double backticks; empty where the field has none of its own.
     """
 
     name: str
@@ -44,7 +44,8 @@ def reference() -> str:
         for name in field.name.split("."):
             value = value.get(name) if isinstance(value, dict) else None
         lines.append(f"  --config.{field.name}" + ("" if field.name.startswith(PHASE) else f"={value!r}"))
-        about = "; ".join(str(part) for part in (field.about, field.allowed, field.condition) if part)
+        about = field.about.replace("``", "")
+        about = "; ".join(str(part) for part in (about, field.allowed, field.condition) if part)
         lines += textwrap.wrap(about, 100, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
 
@@ -97,5 +98,5 @@ def _abouts(table: Any) -> dict[str, str]:
     for kind in reversed(table.__mro__):
         _, _, attributes = (kind.__doc__ or "").partition("Attributes:\n")
         for name, text in re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE):
-            abouts[name] = " ".join(text.split()).rstrip(".").replace("``", "")
+            abouts[name] = " ".join(text.split()).rstrip(".")
     return abouts
