@@ -5,29 +5,37 @@ import subprocess
 import sys
 
 import pytest
+from given_weights import random_resnet9
+from photos import encoded, photo, write_folder
+from tiny import build_tiny_networks
 
 import efficientnet_pod
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import initial_variables
-from efficientnet_pod.weights.folder import write_folder
+from efficientnet_pod.weights.folder import write_folder as write_weights
 from efficientnet_pod.weights.trained import Trained, untrained
 
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """weights/b0, as the examples have it; small images."""
+    """weights/b0, cat.jpg and photos/, as the examples have them; a network of one block, small images."""
+    build_tiny_networks(monkeypatch)
     monkeypatch.chdir(tmp_path)
     variables = initial_variables(untrained("b0", 3), 32, seed=0)
-    write_folder(Trained("b0", variables, ("cat", "dog", "horse"), 32), tmp_path / "weights" / "b0")
+    write_weights(Trained("b0", variables, ("cat", "dog", "horse"), 32), tmp_path / "weights" / "b0")
+    (tmp_path / "cat.jpg").write_bytes(encoded(photo(0), "JPEG"))
+    write_folder(tmp_path / "photos", {"cat": 20, "dog": 20})
     return tmp_path / "weights" / "b0"
 
 
-def test_the_examples_run(weights):
-    found = doctest.DocTestFinder().find(efficientnet_pod, "efficientnet_pod")
-    examples = [test for test in found if test.examples]
-    assert [test.name for test in examples] == ["efficientnet_pod.load", "efficientnet_pod.predictor"]
-    for test in examples:
-        assert doctest.DocTestRunner().run(test).failed == 0
+PUBLIC = {name for name in efficientnet_pod.__all__ if name[0].islower()}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_the_examples_run(weights, name):
+    found = doctest.DocTestFinder(recurse=False).find(getattr(efficientnet_pod, name), name)
+    [example] = [test for test in found if test.examples]
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_what_is_trained_says_what_it_sees(weights):
