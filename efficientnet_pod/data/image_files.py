@@ -102,9 +102,12 @@ def decode_images(
 
     An array holds the pixels of a file: uint8 (height, width, 3), of any size, upright. A PIL image is first
     converted as the decoder does it: grey, palettes and CMYK become RGB, transparency is dropped, 16 bits
-    are reduced to the upper 8; and it is turned as its EXIF notes if ``preprocessing`` respects that. The
-    pixels of both are then those of the file, bit for bit, with one exception: ``resize="fast"`` decodes
-    large JPEGs at a smaller size.
+    are reduced to the upper 8; and it is turned as its EXIF notes if ``preprocessing`` respects that.
+
+    The result is that of the file, bit for bit, but for JPEGs, of which no more than the crop is decoded:
+    where their colours have half the resolution, as in most cameras, the outermost two columns may differ
+    (of six photographs in one, by up to 12 levels of 255); and ``resize="fast"`` decodes large ones at a
+    smaller size.
     """
     from_bytes, from_pixels = _programs(preprocessing)
     loading = Lock()  # a PIL image that stands in the list twice is loaded at its first use
