@@ -37,6 +37,9 @@ class Prediction:
     labels: tuple[int, ...]
 
     def __repr__(self) -> str:
+        return f"Prediction({self})"
+
+    def __str__(self) -> str:
         pairs = zip(self.names, self.probabilities, strict=True)
         return ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in pairs)
 

@@ -32,7 +32,7 @@ class TrainState:
     ema: dict[str, PyTree] | None
 
     def __repr__(self) -> str:
-        number = sum(math.prod(getattr(leaf, "shape", ())) for leaf in jax.tree.leaves(self.params))
+        number = sum(math.prod(getattr(leaf, "shape", (0,))) for leaf in jax.tree.leaves(self.params))
         averages = "" if self.ema is None else ", averaged too"
         return f"TrainState(step {self.step}: {number:,} parameters{averages})"
 

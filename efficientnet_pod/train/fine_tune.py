@@ -61,11 +61,15 @@ def fine_tune(folder: str, *, weights: str, workdir: str, fields: Mapping[str, A
       RunError: as of :func:`.train_and_evaluate`.
       KeyboardInterrupt: after Ctrl-C; what was trained is saved.
     """
-    with NotebookInterrupt() as interrupt:
-        with interrupt.nothing_to_lose():
-            config = _config(expanded(folder), expanded(weights), fields)
-        path = expanded(workdir)
-        return FineTuned(path, train_and_evaluate(config, path, overrides=tuple(fields), interrupt=interrupt))
+    path = expanded(workdir)
+    try:
+        with NotebookInterrupt() as interrupt:
+            with interrupt.nothing_to_lose():
+                config = _config(expanded(folder), expanded(weights), fields)
+            summary = train_and_evaluate(config, path, overrides=tuple(fields), interrupt=interrupt)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; the same call goes on from what is saved") from None
+    return FineTuned(path, summary)
 
 
 def _config(folder: str, weights: str, fields: Mapping[str, Any]) -> dict[str, Any]:

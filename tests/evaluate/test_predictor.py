@@ -122,7 +122,8 @@ def test_mixed_images_are_named_in_order_as_the_command_predict_names_them(predi
         assert prediction.labels == tuple(np.argsort(-row)) and sum(prediction.probabilities) > 0.999
         assert prediction.names == tuple(predictor.trained.class_names[label] for label in prediction.labels)
     [best] = predictor(str(paths[0]), top=1)
-    assert repr(best) == f"{best.names[0]} {100 * best.probabilities[0]:.1f} %"
+    assert str(best) == f"{best.names[0]} {100 * best.probabilities[0]:.1f} %"
+    assert repr(best) == f"Prediction({best})"
     assert best.as_json() == predictions[0].as_json()[:1]
     stacked = np.stack([arrays[0], arrays[0][:, ::-1]])
     assert predictor(stacked) == predictor(list(stacked)) and predictor(arrays[0]) == predictions[:1]

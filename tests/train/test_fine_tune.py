@@ -52,7 +52,7 @@ def test_it_is_the_run_of_the_command_also_after_ctrl_c(weights, tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLog, "take", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="the same call goes on from what is saved"):
             ep.fine_tune("photos", weights="weights/b0", workdir=tmp_path / "runs/python", **FIELDS)
     assert signal.getsignal(signal.SIGINT) == handler
     said = capsys.readouterr()
