@@ -15,7 +15,6 @@ from efficientnet_pod.cli.flags import (
 )
 from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.pod.terminal import console
 from efficientnet_pod.workdir.files import require_output, write_result
 from efficientnet_pod.workdir.redact import redact_strings
 from efficientnet_pod.workdir.values import to_json
@@ -49,7 +48,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         )
         if evaluation is None:
             return
-        evaluation.print(console())
+        evaluation.print()
         if values.json:
             results = to_json(redact_strings(evaluation.as_json())) + "\n"
             write_result(values.json, results.encode(), or_print=True)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 from efficientnet_pod.cli.help import field_for, help_of
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.optim.ranges import Range
+from efficientnet_pod.recipe.dotted import unknown_field
 from efficientnet_pod.recipe.named import as_file
 from efficientnet_pod.workdir.files import expanded
 from efficientnet_pod.workdir.workdir import Workdir
@@ -250,15 +251,9 @@ def _unknown_field(
         return None
     for word in arguments:
         if word.startswith("--config."):
-            table, path = table_of_all, "config"
-            for name in word.removeprefix("--config.").partition("=")[0].split("."):
-                if not isinstance(table, dict) or name not in table:
-                    known = table if isinstance(table, dict) else ()
-                    hint = did_you_mean(name, known) if known else "; it has none"
-                    if path == "config.phases" and not known:
-                        hint = "; phases are added in the config file"
-                    return f"{path} has no field '{name}'{hint}"
-                table, path = table[name], f"{path}.{name}"
+            name = word.removeprefix("--config.").partition("=")[0]
+            if message := unknown_field(table_of_all, name):
+                return message
     return None
 
 

@@ -3,9 +3,8 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, define_exif, define_number, parse_flags
@@ -18,8 +17,7 @@ from efficientnet_pod.workdir.files import require_output
 from efficientnet_pod.workdir.values import to_json
 
 if TYPE_CHECKING:  # --help and mistakes do not wait for JAX and TensorFlow
-    from efficientnet_pod.evaluate.predictor import Predictor
-    from efficientnet_pod.weights.trained import Trained
+    from efficientnet_pod.evaluate.predictor import Prediction, Predictor
 
 _LOOKED_AT = 1000  # files whose orientation is counted
 _EXAMPLE = "efficientnet-pod predict runs/digits photos/ cat.jpg"
@@ -106,31 +104,22 @@ def _print_all(
             if isinstance(probabilities, str):
                 _warn(file, probabilities)
             else:
-                best = _best(predictor.trained, probabilities, values.top)
-                print(_line(file, best, as_json=values.json), file=out, flush=True)
-                titles.append((file, f"{best[0]['name']} {best[0]['probability']:.1%}"))
+                prediction = predictor.most_probable(probabilities, top=values.top)
+                print(_line(file, prediction, as_json=values.json), file=out, flush=True)
+                titles.append((file, f"{prediction.names[0]} {prediction.probabilities[0]:.1%}"))
             advance(1)
             if output.is_unread() and not values.sheet:
                 break
     return titles
 
 
-def _best(trained: "Trained", probabilities: np.ndarray, top: int) -> list[dict[str, Any]]:
-    """Returns ``label``, ``name`` and ``probability`` of the most probable classes, best first."""
-    order = (-probabilities).argsort(kind="stable")[:top].tolist()
-    return [
-        {"label": label, "name": trained.label(label), "probability": float(probabilities[label])}
-        for label in order
-    ]
-
-
-def _line(file: str, best: Sequence[dict[str, Any]], *, as_json: bool) -> str:
-    if as_json:  # a byte that is not UTF-8 is \udc80 to \udcff, of which Python opens the file
-        is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-        text = to_json({"image": file, "predictions": best}, ensure_ascii=not is_unicode)
-        return text.encode(errors="backslashreplace").decode()
-    classes = (f"{row['name']} {100 * row['probability']:.1f} %" for row in best)
-    return f"{printable(file)}  {', '.join(classes)}"
+def _line(file: str, prediction: "Prediction", *, as_json: bool) -> str:
+    if not as_json:
+        return f"{printable(file)}  {prediction}"
+    # A byte that is not UTF-8 is \udc80 to \udcff, of which Python opens the file.
+    is_unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    text = to_json({"image": file, "predictions": prediction.as_json()}, ensure_ascii=not is_unicode)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _warn(file: str, reason: str) -> None:

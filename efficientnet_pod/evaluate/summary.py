@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from efficientnet_pod.evaluate.calibration import Bin, expected_calibration_error
 from efficientnet_pod.evaluate.confusions import Pairs, images_by_class, most_confused
-from efficientnet_pod.pod.terminal import table
+from efficientnet_pod.pod.terminal import console, table
 from efficientnet_pod.run.metrics import Rates
 
 SHOWN = 10  # classes and confusions in the tables
@@ -22,11 +21,13 @@ class ClassRate:
 
     Attributes:
       label: number of the class.
+      name: name of the class.
       images: number of images.
       hits: number of images whose first prediction is right.
     """
 
     label: int
+    name: str
     images: int
     hits: int
 
@@ -46,7 +47,7 @@ class Evaluation:
       class_names: names by label.
       rates: averages over all images.
       pairs: number of images by label and predicted class.
-      bins: calibration of the first predictions.
+      calibration: confidence and accuracy of the first predictions, in bins.
       step: step of a run's checkpoint; None for other weights.
     """
 
@@ -55,14 +56,43 @@ class Evaluation:
     class_names: Sequence[str]
     rates: Rates
     pairs: Pairs
-    bins: Sequence[Bin]
+    calibration: Sequence[Bin]
     step: int | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation({self.weights['title']}, {self.weights['path']}: top-1 {self.top1:.2%}, "
+            f"top-5 {self.top5:.2%}, loss {self.loss:.4f} of {self.images:,} images, {self.settings['data']})"
+        )
+
+    @property
+    def top1(self) -> float:
+        """Share of the images whose first prediction is right, 0..1."""
+        return self.rates.top1
+
+    @property
+    def top5(self) -> float:
+        """Share of the images with the right class among the first five predictions, 0..1."""
+        return self.rates.top5
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats."""
+        return self.rates.loss
+
+    @property
+    def images(self) -> int:
+        """Number of images; each was counted once."""
+        return self.rates.images
 
     @property
     def per_class(self) -> list[ClassRate]:
         """Rates of all classes by label, also of those without images."""
-        images, labels = images_by_class(self.pairs), range(len(self.class_names))
-        return [ClassRate(label, images[label], self.pairs[label, label]) for label in labels]
+        images = images_by_class(self.pairs)
+        return [
+            ClassRate(label, name, images[label], self.pairs[label, label])
+            for label, name in enumerate(self.class_names)
+        ]
 
     @property
     def worst(self) -> list[ClassRate]:
@@ -78,10 +108,10 @@ class Evaluation:
     @property
     def ece(self) -> float:
         """Expected calibration error, 0..1."""
-        return expected_calibration_error(self.bins)
+        return expected_calibration_error(self.calibration)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns plain values: ``weights``, ``settings``, the rates, ``ece``, ``calibration`` (the bins),
+        """Returns plain values: ``weights``, ``settings``, the rates, ``ece``, ``calibration``,
         ``per_class`` and ``confusions``."""
         names, confusions = self.class_names, self.confusions
         return {
@@ -89,11 +119,8 @@ class Evaluation:
             "settings": self.settings,
             **dataclasses.asdict(self.rates),
             "ece": self.ece,
-            "calibration": [dataclasses.asdict(bin_) for bin_ in self.bins],
-            "per_class": [
-                {**dataclasses.asdict(row), "name": names[row.label], "accuracy": row.accuracy}
-                for row in self.per_class
-            ],
+            "calibration": [dataclasses.asdict(bin_) for bin_ in self.calibration],
+            "per_class": [{**dataclasses.asdict(row), "accuracy": row.accuracy} for row in self.per_class],
             "confusions": [
                 {
                     "label": label,
@@ -107,21 +134,21 @@ class Evaluation:
             "confusions_left_out": max(0, len(confusions) - MOST_CONFUSIONS),
         }
 
-    def print(self, console: Console) -> None:
+    def print(self) -> None:
         """Prints the rates, the least accurate classes and the most frequent confusions."""
-        rates = self.rates
+        out, rates = console(), self.rates
         step = "" if self.step is None else f"step {self.step:,}"
         if (which := self.weights["origin"].get("checkpoint")) in ("best", "latest"):
             step += f", the {which} checkpoint"
         step += ": " if step else ""
-        console.print(
+        out.print(
             f"{step}top-1 {rates.top1:.2%}, top-5 {rates.top5:.2%}, loss {rates.loss:.4f} "
             f"of {rates.images:,} images\n"
         )
-        console.print(self._summary())
-        console.print("", self._worst(), sep="\n")
+        out.print(self._summary())
+        out.print("", self._worst(), sep="\n")
         if self.confusions:
-            console.print("", self._most_confused(), sep="\n")
+            out.print("", self._most_confused(), sep="\n")
 
     def _summary(self) -> Table:
         rows = {
@@ -131,7 +158,8 @@ class Evaluation:
             "top-1": f"{self.rates.top1:.2%}",
             "top-5": f"{self.rates.top5:.2%}",
             "loss": f"{self.rates.loss:.4f}",
-            "calibration": f"expected error {self.ece:.2%} in {len(self.bins)} bins of the top-1 probability",
+            "calibration": f"expected error {self.ece:.2%} in {len(self.calibration)} bins of the top-1 "
+            "probability",
         }
         summary = table()
         for name, value in rows.items():
@@ -149,8 +177,7 @@ class Evaluation:
     def _worst(self) -> Table:
         worst = table("least accurate classes", "accuracy", "right", "images")
         for row in self.worst[:SHOWN]:
-            name, accuracy = self.class_names[row.label], f"{row.hits / row.images:.1%}"
-            worst.add_row(name, accuracy, f"{row.hits:,}", f"{row.images:,}")
+            worst.add_row(row.name, f"{row.hits / row.images:.1%}", f"{row.hits:,}", f"{row.images:,}")
         return worst
 
     def _most_confused(self) -> Table:

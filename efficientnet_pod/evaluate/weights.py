@@ -43,7 +43,8 @@ class Subject:
       warnings: sentences on what their file states and is not kept.
       workdir: folder of the run; None for weights that are not a run's.
       checkpoint: ``"best"``, ``"latest"`` or a step of the run.
-      replica_images: images of a replica and step of the run, where its recipe sets the number of replicas.
+      replica_images: images of a replica and step of the run; 0 for weights that are not a run's.
+      is_fixed: whether the run's recipe sets the number of replicas.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Subject:
     workdir: str | None = None
     checkpoint: str = ""
     replica_images: int = 0
+    is_fixed: bool = False
 
 
 def evaluate_path(
@@ -119,7 +121,7 @@ def evaluate_path(
         class_names=readable(run.images.class_names),
         rates=rates,
         pairs=pairs,
-        bins=bins,
+        calibration=bins,
         step=step,
     )
 
@@ -134,7 +136,8 @@ def _checkpoint(workdir: Workdir, which: str, overrides: Overrides) -> tuple[dic
         class_names=names or (),
         workdir=str(workdir.path),
         checkpoint=which,
-        replica_images=workdir.read("plan.json")["per_replica_batch"] if config["replicas"] else 0,
+        replica_images=workdir.read("plan.json")["per_replica_batch"],
+        is_fixed=bool(config["replicas"]),
     )
     return config, subject
 
@@ -165,15 +168,17 @@ def _run_of(
     recipe = read_recipe(config)
     if overrides.image_size:
         network_named(recipe.model.name).require_size(overrides.image_size, "image-size")
-    here = runtime.start(recipe.platform, recipe.cpu_replicas)
+    here = runtime.start(recipe.platform, recipe.cpu_replicas, insist=False)
     replicas = len(here.devices)
+    is_other_cpu = here.platform == "cpu" and replicas != recipe.cpu_replicas * here.host_count
     if overrides.batch and overrides.batch % replicas:
         raise UserError(
             f"--batch={overrides.batch} is not a multiple of the {replicas} replicas; make it one"
         )
     if not overrides.batch and not subject.workdir:
         recipe = dataclasses.replace(recipe, global_batch=PER_REPLICA * replicas)
-    if subject.replica_images:  # the replicas of a training step, and their groups, do not count here
+    # The replicas of a training step, and their groups, do not count here.
+    if subject.replica_images and (subject.is_fixed or is_other_cpu):
         batch = overrides.batch or subject.replica_images * replicas
         recipe = dataclasses.replace(recipe, global_batch=batch, replicas=0, bn_group_size=1, phases=())
     images = open_images(recipe)

@@ -192,6 +192,35 @@ class Interrupt:
         os._exit(code)
 
 
+class NotebookInterrupt(Interrupt):
+    """Notices SIGINT for a process that has a life beside the run, such as a notebook's; it is never ended.
+
+    Where the run would lose nothing, and at a second signal, KeyboardInterrupt is raised in the main thread,
+    as without a run. Entered in another thread it hears nothing, and says so.
+    """
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGINT, self._on_interrupt) or signal.SIG_DFL
+            self._restore.callback(signal.signal, signal.SIGINT, before)
+        else:
+            self._tell_user("Ctrl-C is not heard outside of the main thread: this run goes on to its end")
+        return self
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        is_same = self._first_signal is not None and time.monotonic() - self._first_signal < _SAME_SECONDS
+        if self._is_all_saved or is_same:
+            return
+        if self.requested or self._nothing_to_lose:
+            raise KeyboardInterrupt
+        self._first_signal = time.monotonic()
+        self._ask("SIGINT")
+        self._say("SIGINT: saving a checkpoint after this step; a second one gives that up")
+
+    def _end(self, code: int) -> NoReturn:
+        raise KeyboardInterrupt
+
+
 def heard_signals() -> list[signal.Signals]:
     """Returns the signals that ask this process to stop; SIGHUP is none where it is ignored, as by nohup."""
     return [

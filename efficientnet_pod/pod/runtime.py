@@ -52,7 +52,7 @@ class Runtime:
     host_count: int
 
 
-def start(platform: str, cpu_replicas: int | None) -> Runtime:
+def start(platform: str, cpu_replicas: int | None, *, insist: bool = True) -> Runtime:
     """Starts the JAX backend that `platform` names and returns what it found.
 
     Call it before any JAX operation: a backend that runs cannot be changed.
@@ -60,7 +60,8 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
     `any` takes the accelerator that is there. It takes the CPU only on a machine without one, or if
     `JAX_PLATFORMS=cpu` says so: an accelerator that is present but unusable is an error, never the CPU
     instead. `cpu_replicas` is the number of virtual devices this host shows when it runs on the CPU (None:
-    as JAX has it); accelerators ignore it.
+    as JAX has it); accelerators ignore it. A backend that already runs, in a notebook, may show another
+    number: without `insist` that one is taken.
 
     Raises `UserError` if the platform is unknown, not there, or unusable, or if the backend already runs with
     another number of CPU devices.
@@ -72,10 +73,8 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
     if platform in ("cpu", "tpu"):
         # Named, a TPU that fails says why (another process holds it); JAX has no such name for every GPU.
         jax.config.update("jax_platforms", {"cpu": "cpu", "tpu": "tpu,cpu"}[platform])
-    nothing_else = platform == "any" and not accelerators_present()
-    if nothing_else and not _jax_option("jax_platforms"):
-        # JAX would load an installed libtpu, which takes a lock and fills a page to say that no TPU is there.
-        jax.config.update("jax_platforms", "cpu")
+    if platform == "any":
+        take_cpu_alone()
     backend = _start_backend(platform)
     if platform == "any" and backend == "cpu":
         _refuse_silent_fallback()
@@ -89,7 +88,7 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
             f"platform '{platform}' is not there: JAX runs on the {backend}{_with_jax_platforms()}; "
             f"{_REMEDY[platform]}, or choose another: --config.platform={backend}"
         )
-    if backend == "cpu" and cpu_replicas not in (None, jax.local_device_count()):
+    if insist and backend == "cpu" and cpu_replicas not in (None, jax.local_device_count()):
         raise UserError(
             f"{cpu_replicas} CPU replicas were asked for, but JAX already runs with "
             f"{jax.local_device_count()}; their number must be set before anything else starts JAX"
@@ -101,6 +100,16 @@ def start(platform: str, cpu_replicas: int | None) -> Runtime:
         place=jax.process_index(),
         host_count=jax.process_count(),
     )
+
+
+def take_cpu_alone() -> None:
+    """Lets JAX start on the CPU without a look for others, on a machine that has no accelerator.
+
+    JAX would load an installed libtpu, which takes a lock and fills a page to say that no TPU is there.
+    Nothing is started, and a choice that was made stays: ``JAX_PLATFORMS``, or a backend that runs.
+    """
+    if not accelerators_present() and not _jax_option("jax_platforms"):
+        jax.config.update("jax_platforms", "cpu")
 
 
 def accelerators_present() -> list[str]:

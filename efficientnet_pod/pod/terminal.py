@@ -26,11 +26,20 @@ _LONGEST_LINE = 100_000  # columns; a file has no width
 def console(*, stderr: bool = False, quiet: bool = False, file: IO[str] | None = None) -> Console:
     """Returns a console that prints text unchanged: no markup in it, no colours for numbers, no line breaks.
 
-    A quiet one, for all hosts but the first, prints nothing. In a file or a pipe the rows of a table are
-    lines, too, however long. ``file`` takes the place of standard output.
+    A quiet one, for all hosts but the first, prints nothing. In a file, a pipe or a notebook the rows of a
+    table are lines, too, however long. ``file`` takes the place of standard output.
     """
     plain = _Console(
-        file=file, stderr=stderr, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False
+        file=file,
+        stderr=stderr,
+        quiet=quiet,
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+        emoji=False,
+        # A notebook says that it is a terminal, and shows the bar's moves of the cursor as they are.
+        force_terminal=False if Console().is_jupyter else None,
+        force_jupyter=False,
     )
     if not plain.is_terminal:
         plain.width = _LONGEST_LINE

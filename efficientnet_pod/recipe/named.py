@@ -62,6 +62,18 @@ def as_file(config: str) -> str:
     return f"{file_of(name)}{colon}{row}"
 
 
+def config_of(name: str, row: str) -> dict[str, Any]:
+    """Returns the config of a row of a recipe, as plain nested tables.
+
+    Raises:
+      UserError: there is no such recipe, or it has no such row.
+    """
+    try:
+        return _module(name).get_config(row).to_dict()
+    except UnknownRowError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
 def about(name: str) -> About:
     """Returns what the file of a recipe says of itself; it is imported, which reads ml_collections alone.
 

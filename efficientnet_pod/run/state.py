@@ -1,6 +1,7 @@
 """The train state: everything a step updates and a checkpoint holds."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -29,6 +30,11 @@ class TrainState:
     batch_stats: PyTree
     opt_state: optax.OptState
     ema: dict[str, PyTree] | None
+
+    def __repr__(self) -> str:
+        number = sum(math.prod(getattr(leaf, "shape", (0,))) for leaf in jax.tree.leaves(self.params))
+        averages = "" if self.ema is None else ", averaged too"
+        return f"TrainState(step {self.step}: {number:,} parameters{averages})"
 
     @property
     def variables(self) -> dict[str, PyTree]:

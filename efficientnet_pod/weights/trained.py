@@ -7,6 +7,7 @@ from typing import Any
 from efficientnet_pod.models.folding import folded
 from efficientnet_pod.models.inputs import MEAN_RGB, STDDEV_RGB, normalise
 from efficientnet_pod.models.registry import Model, create_network, network_named
+from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.preprocessing import EVAL_CROP_SHARE
 from efficientnet_pod.recipe.recipe import DataSettings
 from efficientnet_pod.weights.paths import Tensors
@@ -17,6 +18,7 @@ CENTRE, WHOLE, STRETCHED = "centre", "whole", "stretched"
 # timm's names of what resizes an image: Pillow's kernels, which average where an image shrinks. Those of the
 # released code, bicubic and bilinear, do not.
 INTERPOLATIONS = {"reference": "bicubic", "bilinear": "bilinear", "fast": "bilinear"}
+_NAMED = 3  # classes in a notebook's line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,15 @@ class Trained:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:_NAMED]) + (", …" if self.num_classes > _NAMED else "")
+        source = self.origin.get("source")
+        return (
+            f"Trained({self.title}: {plural(self.num_classes, 'class', 'classes')}"
+            f"{f' ({names})' if self.class_names else ''}, images of {self.image_size} px, "
+            f"{self.num_parameters:,} parameters{f', from {source}' if source else ''})"
+        )
+
     @property
     def tensors(self) -> Tensors:
         """The variables by path: ``"params/stem_conv/kernel"``."""
@@ -68,6 +79,11 @@ class Trained:
     def num_classes(self) -> int:
         """Size of the logits."""
         return len(self.variables["params"]["classifier"]["kernel"].T)
+
+    @property
+    def num_features(self) -> int:
+        """Number of channels that the classifier takes."""
+        return len(self.variables["params"]["classifier"]["kernel"])
 
     @property
     def title(self) -> str:

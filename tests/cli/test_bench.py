@@ -13,6 +13,7 @@ from photos import write_folder
 from tiny import KINDS, build_tiny_networks, tiny_form
 
 from efficientnet_pod.cli.main import main
+from efficientnet_pod.evaluate import bench as bench_module
 from efficientnet_pod.evaluate import latency, overrides
 from efficientnet_pod.evaluate.bench import Bench
 from efficientnet_pod.evaluate.latency import Timing, compiler_of
@@ -186,7 +187,7 @@ def test_rows_that_were_measured_are_shown_whatever_comes_after(
         return real(program, levels, *rest)
 
     real = latency.timed
-    monkeypatch.setattr("efficientnet_pod.evaluate.bench.timed", timed)
+    monkeypatch.setattr(bench_module, "timed", timed)
     file = tmp_path / "x.json"
     assert main(["bench", str(weights[0]), "--batch=1,4", "--seconds=0.01", f"--json={file}"]) == code
     printed = capsys.readouterr()

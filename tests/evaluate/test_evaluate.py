@@ -11,6 +11,7 @@ from whole_runs import compiled_eval_step as compiled
 
 from efficientnet_pod.data.sources.digits import indexed_arrays
 from efficientnet_pod.data.sources.types import Source
+from efficientnet_pod.evaluate import evaluate as evaluate_module
 from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.evaluate.evaluate import eval_batches, evaluate
 from efficientnet_pod.models.inputs import normalise
@@ -89,7 +90,7 @@ def test_with_flips_the_logits_of_an_image_and_its_mirror_image_are_averaged(ope
 def test_lost_images_are_an_error(open_with, monkeypatch):
     run, _ = open_with(global_batch=512)
     first = next(eval_batches(run))
-    monkeypatch.setattr("efficientnet_pod.evaluate.evaluate.eval_batches", lambda _: iter([first]))
+    monkeypatch.setattr(evaluate_module, "eval_batches", lambda _: iter([first]))
     variables = run.initial_variables()
     with pytest.raises(RuntimeError, match="512 images were counted in an evaluation of 1003"):
         evaluate(run, compiled(run), variables)

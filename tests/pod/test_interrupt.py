@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from efficientnet_pod.pod.interrupt import Interrupt
+from efficientnet_pod.pod.interrupt import Interrupt, NotebookInterrupt
 
 # Native code that no signal interrupts: a thread that waits for a lock which it holds itself.
 STUCK = """
@@ -239,3 +239,41 @@ def test_what_was_there_is_restored_and_other_threads_install_nothing():
     thread.start()
     thread.join()
     assert found == [before[0], True]
+
+
+def test_in_a_notebook_the_first_one_asks_and_the_second_one_interrupts():
+    before, lines = signal.getsignal(signal.SIGINT), []
+    with NotebookInterrupt(tell_user=lines.append) as run:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # the same
+        assert run.reason == "SIGINT" and len(lines) == 1
+        time.sleep(0.4)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt), run.nothing_to_lose():
+            pass
+        run.all_is_saved()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_in_a_notebook_nothing_to_lose_is_interrupted_at_once():
+    with NotebookInterrupt(tell_user=lambda line: None) as run:
+        with pytest.raises(KeyboardInterrupt), run.nothing_to_lose():
+            signal.raise_signal(signal.SIGINT)
+        assert not run.requested
+        with run.nothing_to_lose():
+            pass
+
+
+def test_in_a_notebooks_thread_nothing_is_heard_and_a_line_says_so():
+    before, lines = signal.getsignal(signal.SIGINT), []
+
+    def elsewhere():
+        with NotebookInterrupt(tell_user=lines.append):
+            lines.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert lines == ["Ctrl-C is not heard outside of the main thread: this run goes on to its end", before]

@@ -78,3 +78,11 @@ def test_a_bar_is_shown_on_a_terminal_only():
         with progress_bar("reading", total=10, unit="images", on=console) as advance:
             advance(4)
         assert ("reading" in out.getvalue()) is is_terminal
+
+
+def test_a_notebook_gets_the_lines_of_a_file(monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    out = console()
+    out.print("warning", style="yellow")
+    assert not out.is_terminal and not out.is_jupyter and capsys.readouterr().out == "warning\n"

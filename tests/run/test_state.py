@@ -136,3 +136,13 @@ def test_ema_starts_at_the_initial_weights_in_its_own_buffers():
     for average, weight in pairs:
         np.testing.assert_array_equal(average, weight)
         assert average.unsafe_buffer_pointer() != weight.unsafe_buffer_pointer()  # donation needs it
+
+
+def test_a_notebook_is_shown_a_line_and_not_every_weight():
+    model = tiny_model()
+    variables = initial_variables(model, SIZE, seed=0)
+    number = sum(array.size for array in jax.tree.leaves(variables["params"]))
+    state = init_state(variables, optax.sgd(0.1), ema=True)
+    assert repr(state) == f"TrainState(step 0: {number:,} parameters, averaged too)"
+    assert f"{number:,} parameters" in repr(jax.eval_shape(lambda: state))
+    assert "0 parameters" in repr(jax.tree.map(lambda leaf: "sharding", state))

@@ -25,7 +25,9 @@ class Picture:
             f'<text class="{kind}" x="{x:g}" y="{y:g}" dy=".35em" text-anchor="{anchor}">{escape(text)}</text>'
         )
 
-    def labelled(self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "box") -> None:
+    def labelled(
+        self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "box"
+    ) -> None:
         """Adds a rectangle with centred lines of text; the first line is bold where there are several."""
         self.box(x, y, width, height, kind)
         for place, line in enumerate(lines):
