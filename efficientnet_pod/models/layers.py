@@ -93,7 +93,7 @@ class DepthwiseConv(nn.Module):
 
 
 def stream_of(keys: jax.Array) -> Any:
-    """Returns the stream ``dropout`` of a batch of several replicas, given a key for each; see :func:`drawn`."""
+    """Returns the stream ``dropout`` of a batch, given a key for each of its replicas; see :func:`drawn`."""
     return LazyRng(keys, ()) if len(keys) > 1 else keys[0]
 
 
