@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import optax
 
-from efficientnet_pod.models.batch_norm import AT_ONCE
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.registry import create_network
 from efficientnet_pod.pod import memory
@@ -48,7 +47,7 @@ def prepare(
     model = create_network(
         "b0",
         num_classes=1000,
-        bn_axis=(AT_ONCE, BN_MEMBER) if micro_batches > 1 else BN_MEMBER,
+        bn_axis=BN_MEMBER,
         settings=settings,
     )
     optimizer = optax.sgd(0.01, momentum=0.9)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from efficientnet_pod.models.initial import Distribution, conv_kernel
-from efficientnet_pod.models.layers import Conv, avg_pool, conv_init, max_pool, run_block
+from efficientnet_pod.models.layers import Conv, Dropout, avg_pool, conv_init, max_pool, run_block
 
 STEM_FILTERS = 32
 AUXILIARY_FILTERS = (51, 307)  # .4 of 128 and of 768
@@ -260,7 +260,7 @@ class AmoebaNet(nn.Module):
                 if train:
                     self.sow(AUXILIARY_LOGITS, "logits", logits)
         x = jnp.mean(nn.relu(x).astype(jnp.float32), axis=(1, 2))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, name="Dropout_0")(x, train=train)
         return nn.Dense(self.num_classes, kernel_init=conv_init, name="classifier")(x)
 
     def initial(self, names: list[str], shape: tuple[int, ...]) -> Distribution | None:

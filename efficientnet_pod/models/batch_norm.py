@@ -12,8 +12,6 @@ from flax import linen as nn
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-# Not an axis of the mesh: the `vmap` over the replicas of a BN group that one device computes together.
-AT_ONCE = "at_once"
 MOMENTS = "moments"  # name under which moments are known to a block that is computed again
 
 
@@ -27,7 +25,7 @@ class BatchNorm(nn.Module):
     In training the returned running statistics differ between BN groups; the train step averages them.
 
     Attributes:
-      axis_name: axis or axes of the replicas that normalise together, or None for a program without a mesh.
+      axis_name: axis of the devices that normalise together, or None for a program without a mesh.
       momentum: share of the old running statistics that a step keeps; PyTorch's momentum is 1 minus this.
       epsilon: number added to the variance.
       dtype: dtype of the result.
@@ -42,7 +40,7 @@ class BatchNorm(nn.Module):
         only add their bias.
     """
 
-    axis_name: str | tuple[str, ...] | None
+    axis_name: str | None
     momentum: float = 0.99
     epsilon: float = 1e-3
     dtype: Any = jnp.float32
@@ -97,10 +95,8 @@ class BatchNorm(nn.Module):
         return y.astype(self.dtype)
 
 
-def group_moments(
-    x: jax.Array, axis_name: str | tuple[str, ...] | None, *, pack: int = 1
-) -> tuple[jax.Array, jax.Array]:
-    """Returns float32 mean and biased variance of each channel over all replicas along ``axis_name``.
+def group_moments(x: jax.Array, axis_name: str | None, *, pack: int = 1) -> tuple[jax.Array, jax.Array]:
+    """Returns float32 mean and biased variance of each channel over all devices along ``axis_name``.
 
     The two travel in one all-reduce: at 1,024 cores its latency, not its 4 KiB, is the cost. The channels of
     ``pack`` images side by side are averaged too.
@@ -113,22 +109,5 @@ def group_moments(
     return mean, jnp.maximum(mean_of_squares - lax.square(mean), 0.0)
 
 
-def _mean_over(axis_name: str | tuple[str, ...] | None, moments: Any) -> Any:
-    """Returns the mean over one axis after the other."""
-    axes = (axis_name,) if isinstance(axis_name, str) else axis_name or ()
-    for axis in axes:
-        moments = _mean_at_once(moments) if axis == AT_ONCE else lax.pmean(moments, axis)
-    return moments
-
-
-@jax.custom_batching.custom_vmap
-def _mean_at_once(moments: Any) -> Any:
-    """Returns the mean over the `vmap` around it: inside of `shard_map` JAX has no collective for that."""
-    return moments
-
-
-@_mean_at_once.def_vmap
-def _mean_of_all(axis_size: int, in_batched: Any, moments: Any) -> tuple[Any, Any]:
-    del axis_size
-    mean = jax.tree.map(lambda m, is_batched: jnp.mean(m, 0) if is_batched else m, moments, in_batched[0])
-    return mean, jax.tree.map(lambda _: False, mean)
+def _mean_over(axis_name: str | None, moments: Any) -> Any:
+    return lax.pmean(moments, axis_name) if axis_name else moments

@@ -13,8 +13,10 @@ from flax import linen as nn
 from efficientnet_pod.models.layers import (
     Conv,
     DepthwiseConv,
+    Dropout,
     StemConv,
     classifier_init,
+    drawn,
     run_block,
     squeeze_excite,
     stochastic_depth,
@@ -178,8 +180,9 @@ class MBConv(nn.Module):
         x = norm(name="project_bn")(x, train=train)
         if spec.strides == 1 and inputs_filters == spec.filters:
             if train and spec.survival_probability < 1:
-                chance, key = spec.survival_probability, self.make_rng("dropout")
-                x = stochastic_depth(x, key=key, survival_probability=chance, pack=self.pack)
+                images, chance = len(x) * self.pack, spec.survival_probability
+                draws = drawn(self, lambda key, n: jax.random.uniform(key, (n,), jnp.float32), images)
+                x = stochastic_depth(x, draws, survival_probability=chance, pack=self.pack)
             x = x + inputs
         return x
 
@@ -230,5 +233,5 @@ class EfficientNet(nn.Module):
         x = Conv(variant.end_filters(HEAD_FILTERS), dtype=self.dtype, name="head_conv")(x)
         x = activation(self.norm(name="head_bn")(x, train=train))
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, name="Dropout_0")(x, train=train)
         return nn.Dense(self.num_classes, kernel_init=classifier_init, name="classifier")(x)

@@ -1,10 +1,12 @@
 """The layers of the networks: convolutions, pools, squeeze-excite and stochastic depth."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core.scope import LazyRng
 from jax import lax
 
 from efficientnet_pod.models.batch_norm import MOMENTS
@@ -90,6 +92,46 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
 
 
+def stream_of(keys: jax.Array) -> Any:
+    """Returns the stream ``dropout`` of a batch, given a key for each of its replicas; see :func:`drawn`."""
+    return LazyRng(keys, ()) if len(keys) > 1 else keys[0]
+
+
+def drawn(module: nn.Module, draw: Callable[[jax.Array, int], jax.Array], images: int) -> jax.Array:
+    """Returns what ``draw`` draws, given a key and a number of images, for each image of a module's batch.
+
+    The key is that of the module's place in the stream ``dropout``. Where the stream has several keys, a
+    batch has as many replicas behind one another, and each is drawn for by itself.
+    """
+    scope = module.scope
+    assert scope is not None
+    scope.rng_counters["dropout"] += 1
+    stream = LazyRng.create(scope.rngs["dropout"], scope.rng_counters["dropout"])
+    if not stream.rng.shape:
+        return draw(stream.as_jax_rng(), images)
+    keys = jax.vmap(lambda key: LazyRng(key, stream.suffix).as_jax_rng())(stream.rng)
+    per_replica = jax.vmap(lambda key: draw(key, images // len(keys)))(keys)
+    return per_replica.reshape(images, *per_replica.shape[2:])
+
+
+class Dropout(nn.Module):
+    """Sets features to zero with a probability, and divides the others by what is left of it.
+
+    Flax's own draws for one replica.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns (batch, features)."""
+        if not train or not self.rate:
+            return x
+        keep = 1.0 - self.rate
+        kept = drawn(self, lambda key, n: jax.random.bernoulli(key, keep, (n, *x.shape[1:])), len(x))
+        return lax.select(kept, x / keep, jnp.zeros_like(x))
+
+
 def run_block(block: nn.Module, *inputs: Any, train: bool, recompute: bool) -> jax.Array:
     """Returns what a block makes of its inputs.
 
@@ -152,14 +194,13 @@ def squeeze_excite(x: jax.Array, *, features: int, dtype: Any, pack: int) -> jax
 
 
 @jax.named_scope("stochastic_depth")
-def stochastic_depth(
-    x: jax.Array, *, key: jax.Array, survival_probability: float, pack: int = 1
-) -> jax.Array:
+def stochastic_depth(x: jax.Array, draws: jax.Array, *, survival_probability: float, pack: int) -> jax.Array:
     """Returns ``x`` with whole examples set to zero, the others divided by the survival probability.
 
-    The draw is float32: bfloat16 knows 128 uniform values and would keep .8993 for .9.
+    ``draws`` are uniform in 0..1, one for each example, float32: bfloat16 knows 128 such values and would
+    keep .8993 for .9.
     """
-    survives = jax.random.uniform(key, (len(x) * pack,), jnp.float32) < survival_probability
+    survives = draws < survival_probability
     survives = repack(survives.reshape(-1, 1, 1, 1), 1, pack)
     survives = jnp.repeat(survives.reshape(len(x), *(1,) * (x.ndim - 2), pack), x.shape[-1] // pack, axis=-1)
     return jnp.where(survives, x / jnp.asarray(survival_probability, x.dtype), jnp.zeros_like(x))

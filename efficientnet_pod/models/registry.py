@@ -117,7 +117,7 @@ def create_network(
     *,
     num_classes: int,
     dtype: Any = jnp.float32,
-    bn_axis: str | tuple[str, ...] | None = None,
+    bn_axis: str | None = None,
     packed: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Model:
@@ -127,7 +127,7 @@ def create_network(
       name: name of the network.
       num_classes: size of the logits.
       dtype: type of convolutions and activations.
-      bn_axis: axis or axes that batch norm reduces over in training; None outside a mesh.
+      bn_axis: axis that batch norm reduces over in training; None outside a mesh.
       packed: whether to put images side by side, which is good for a TPU, where the network can.
       settings: fields of the recipe's model. A missing field is as published or off; fields that the network
         lacks are not read.

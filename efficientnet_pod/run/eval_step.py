@@ -14,7 +14,7 @@ from efficientnet_pod.pod.agreement import GO
 from efficientnet_pod.pod.mesh import BN_GROUP, BY_REPLICA, EVERYWHERE, REPLICAS
 from efficientnet_pod.run.metrics import Counts, TopClasses, count, cross_entropy, top_classes
 from efficientnet_pod.run.state import PyTree
-from efficientnet_pod.run.train_step import Batch, apart
+from efficientnet_pod.run.train_step import Batch
 
 
 def eval_step(
@@ -47,23 +47,15 @@ def statistics_step(
     *,
     model: Any,
     normalise: Callable[[jax.Array], jax.Array],
-    replicas_at_once: int,
 ) -> PyTree:
-    """Returns the BN statistics of one global batch, seen by one replica: of each group, then their mean.
+    """Returns the BN statistics of one global batch, seen by one device: of each group, then their mean.
 
-    The model keeps nothing of older statistics (momentum 0), and drops nothing. With ``replicas_at_once`` the
-    device computes several replicas of a group, 0: one, whose group lies on the mesh alone.
+    The model keeps nothing of older statistics (momentum 0), and drops nothing.
     """
     with jax.named_scope("input"):
         images = normalise(batch["image"])
-
-    def of_replica(images: jax.Array) -> PyTree:
-        return model.apply(variables, images, train=True, mutable=["batch_stats"])[1]["batch_stats"]
-
-    if not replicas_at_once:
-        return lax.pmean(of_replica(images), BN_GROUP)
-    statistics = jax.vmap(of_replica)(apart(images, replicas_at_once))
-    return lax.pmean(jax.tree.map(lambda leaf: jnp.mean(leaf, 0), statistics), BN_GROUP)
+    statistics = model.apply(variables, images, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+    return lax.pmean(statistics, BN_GROUP)
 
 
 def compile_eval_step(model: Any, mesh: Mesh, **how: Any) -> jax.stages.Wrapped:

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from efficientnet_pod.data.sources.types import Source
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.models.batch_norm import AT_ONCE
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.models.registry import Model, create_network, network_named, with_settings
@@ -196,8 +195,7 @@ class Run:
         model: Any = self._training_model(settings)
         model = model.clone(norm=partial(model.norm, momentum=0.0))
         batch = self.abstract_batch(phase.micro_batch, phase.image_size, phase.image_size, mask=False)
-        at_once = phase.replicas_at_once if phase.is_accumulated else 0
-        step = compile_statistics_step(model, self.mesh, normalise=self.normalise, replicas_at_once=at_once)
+        step = compile_statistics_step(model, self.mesh, normalise=self.normalise)
         return step.lower(self.abstract_state().variables, batch)
 
     def lower_eval_steps(self) -> list[jax.stages.Lowered]:
@@ -314,7 +312,7 @@ def build(
         recipe.model.name,
         num_classes=plan.num_classes,
         dtype=jnp.dtype(plan.compute_dtype),
-        bn_axis=(AT_ONCE, BN_MEMBER) if plan.is_accumulated else BN_MEMBER,
+        bn_axis=BN_MEMBER,
         packed=packed,
         settings=dataclasses.asdict(recipe.model) | {"dropout": plan.dropout},
     )

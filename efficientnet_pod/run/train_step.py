@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from efficientnet_pod.models.amoebanet import AUXILIARY_LOGITS
 from efficientnet_pod.models.inputs import normalise
+from efficientnet_pod.models.layers import stream_of
 from efficientnet_pod.pod.agreement import ABANDON, GO
 from efficientnet_pod.pod.mesh import BN_GROUP, BN_MEMBER, BY_REPLICA, EVERYWHERE, REPLICAS, batch_sharding
 from efficientnet_pod.run.metrics import Counts, count, cross_entropy
@@ -145,14 +146,13 @@ class TrainStep:
         numbers = place * self.replicas_at_once + jnp.arange(self.replicas_at_once)
         of_step = jax.random.fold_in(self.key, state.step)
         keys = jax.vmap(lambda number: jax.random.fold_in(of_step, number))(numbers)
-        images = {name: apart(batch[name], self.replicas_at_once) for name in ("image", "label")}
-        mixed = jax.vmap(self._mixed)(images, keys)
+        images = {name: _apart(batch[name], self.replicas_at_once) for name in ("image", "label")}
+        mixed = jax.tree.map(_together, jax.vmap(self._mixed)(images, keys))
+        # One batch to the network, whose batch norm takes all of the group; masks are each replica's.
+        key = stream_of(keys)
 
         def loss_fn(params: PyTree) -> tuple[jax.Array, tuple[jax.Array, jax.Array, PyTree]]:
-            def of_replica(mixed: MixedBatch, key: jax.Array) -> tuple[jax.Array, jax.Array, PyTree]:
-                return self._forward(self.trainable(params), state.batch_stats, mixed, key)
-
-            found = jax.vmap(of_replica)(mixed, keys)
+            found = self._forward(self.trainable(params), state.batch_stats, mixed, key)
             with jax.named_scope("loss"):
                 return lax.pmean(jnp.mean(found[1]), REPLICAS), found
 
@@ -161,15 +161,13 @@ class TrainStep:
             lax.pcast(state.params, REPLICAS, to="varying")
         )
         with jax.named_scope("metrics"):
-            label = mixed.main_label.reshape(-1)
-            counts = count(
-                logits.reshape(-1, logits.shape[-1]), label, losses.reshape(-1), jnp.ones_like(label, bool)
-            )
+            label = mixed.main_label
+            counts = count(logits, label, losses, jnp.ones_like(label, bool))
         with jax.named_scope("checks"):
             flags = _flags(batch)
             new = Sums(
                 gradients,
-                jax.tree.map(lambda leaf: jnp.mean(leaf, 0), batch_stats),
+                batch_stats,
                 counts,
                 jnp.sum(losses),
                 flags,
@@ -236,9 +234,9 @@ class TrainStep:
         return jax.grad(loss_fn, has_aux=True)(state.params)
 
     def _forward(
-        self, params: PyTree, batch_stats: PyTree, mixed: MixedBatch, key: jax.Array
+        self, params: PyTree, batch_stats: PyTree, mixed: MixedBatch, key: Any
     ) -> tuple[jax.Array, jax.Array, PyTree]:
-        """Returns logits, the loss of each image, and new BN statistics, of one replica."""
+        """Returns logits, the loss of each image, and new BN statistics, of one replica, or of one a key."""
         logits, updated = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
             mixed.images,
@@ -295,9 +293,14 @@ def _flags(batch: Batch) -> jax.Array:
     return jnp.stack([command != GO, command == ABANDON]).astype(jnp.int32)
 
 
-def apart(array: jax.Array, replicas: int) -> jax.Array:
+def _apart(array: jax.Array, replicas: int) -> jax.Array:
     """Returns a device's share of a batch as (replicas, images of a replica, ...)."""
     return array.reshape(replicas, -1, *array.shape[1:])
+
+
+def _together(array: jax.Array) -> jax.Array:
+    """Returns what :func:`_apart` was given."""
+    return array.reshape(-1, *array.shape[2:])
 
 
 def _with_count(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:

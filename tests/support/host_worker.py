@@ -25,7 +25,7 @@ from efficientnet_pod.evaluate.calibration import Calibration
 from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.evaluate.evaluate import eval_batches, evaluate
 from efficientnet_pod.models.batch_norm import group_moments
-from efficientnet_pod.models.layers import stochastic_depth
+from efficientnet_pod.models.layers import Dropout, drawn, stochastic_depth
 from efficientnet_pod.pod import mesh as mesh_module
 from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.mesh import (
@@ -142,13 +142,14 @@ class Drawn(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Draws masks for dropout, 64 features of each image, and for a block of stochastic depth."""
         rows = images.shape[0]
-        features = nn.Dropout(0.5, deterministic=not train)(jnp.ones((rows, 64), jnp.float32))
+        features = Dropout(0.5)(jnp.ones((rows, 64), jnp.float32), train=train)
         ones = jnp.ones((rows, 1), jnp.float32)
-        block = stochastic_depth(ones, key=self.make_rng("dropout"), survival_probability=0.5)
+        draws = drawn(self, lambda key, n: jax.random.uniform(key, (n,)), rows)
+        block = stochastic_depth(ones, draws, survival_probability=0.5, pack=1)
         mine = jnp.concatenate([features, block], axis=1) / 2
-        drawn = self.variable("batch_stats", "drawn", jnp.zeros, (self.replicas, *mine.shape), jnp.float32)
-        everyone = jnp.zeros_like(drawn.value).at[jax.lax.axis_index(REPLICAS)].set(mine)
-        drawn.value = jax.lax.psum(everyone, REPLICAS)
+        kept = self.variable("batch_stats", "drawn", jnp.zeros, (self.replicas, *mine.shape), jnp.float32)
+        everyone = jnp.zeros_like(kept.value).at[jax.lax.axis_index(REPLICAS)].set(mine)
+        kept.value = jax.lax.psum(everyone, REPLICAS)
         return jnp.tile(self.param("bias", nn.initializers.zeros, (1, CLASSES)), (rows, 1))
 
 
