@@ -1,4 +1,4 @@
-"""Render: the README's examples as they were reviewed, byte for byte; what they hold checked by others."""
+"""Render: the documents' examples as they were reviewed, byte for byte; what they hold checked by others."""
 
 import re
 import shlex
@@ -18,8 +18,9 @@ SCRIPT = (ROOT / "launch" / "job" / "startup.sh").read_text().partition("\n")[2]
 
 
 def examples():
-    """Returns the README's render commands by backend."""
-    lines = re.findall(r"^    python -m launch (render .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """Returns the render commands of the page on pods by backend."""
+    page = (ROOT / "docs" / "how_to" / "pods.md").read_text()
+    lines = re.findall(r"^python -m launch (render .*)$", page, re.MULTILINE)
     return {re.search(r"--backend=(\w+)", line)[1]: shlex.split(line) for line in lines}
 
 
