@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from efficientnet_pod.errors import RunError, UserError
+from efficientnet_pod.pod.version import VERSION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from efficientnet_pod.train.fine_tune import FineTuned
     from efficientnet_pod.weights.trained import Trained
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "RunError",
     "UserError",

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from efficientnet_pod import __version__
 from efficientnet_pod.errors import UserError, is_out_of_memory
 from efficientnet_pod.evaluate.latency import Timing, accuracy, calls_within, compiler_of, timed
 from efficientnet_pod.pod.chips import Chip, chip_of
 from efficientnet_pod.pod.cpu import cpu_facts
 from efficientnet_pod.pod.runtime import Runtime, version_of
 from efficientnet_pod.pod.terminal import NOT_KNOWN, plural, progress_bar, significant, table, three_digits
+from efficientnet_pod.pod.version import VERSION
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.weights.trained import Trained
 
@@ -167,7 +167,7 @@ class Bench:
                 "usd_source": self.chip.sources.get("usd") if self.chip and self.chip.usd else None,
             },
             "versions": {name: version_of(name) for name in ("jax", "jaxlib", "onnxruntime")}
-            | {"efficientnet_pod": __version__},
+            | {"efficientnet_pod": VERSION},
             "rows": [
                 {
                     "backend": timing.backend,
@@ -208,8 +208,7 @@ class Bench:
             "version": "v1.0",
             "author": "",
             "authorEmail": "",
-            "framework": f"{framework} {version_of(package) or ''}".strip()
-            + f", efficientnet-pod {__version__}",
+            "framework": f"{framework} {version_of(package) or ''}".strip() + f", efficientnet-pod {VERSION}",
             "model": self.trained.title,
             "hardware": self.hardware,
             "latency": _ms(best.mean),

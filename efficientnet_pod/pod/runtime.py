@@ -17,9 +17,9 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache as jax_compilation_cache
 
-from efficientnet_pod import __version__
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod.topology import Device
+from efficientnet_pod.pod.version import VERSION
 
 PLATFORMS = ("any", "cpu", "gpu", "tpu")
 
@@ -158,7 +158,7 @@ def versions() -> dict[str, str | None]:
     """
     return {
         "python": host_platform.python_version(),
-        "efficientnet_pod": __version__,
+        "efficientnet_pod": VERSION,
         "jax": version_of("jax"),
         "jaxlib": version_of("jaxlib"),
         "flax": version_of("flax"),

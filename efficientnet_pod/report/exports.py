@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from efficientnet_pod import __version__
 from efficientnet_pod.pod.terminal import plural, significant
+from efficientnet_pod.pod.version import VERSION
 from efficientnet_pod.report.figures import cost_of, evaluations, peak
 from efficientnet_pod.report.head import description
 from efficientnet_pod.report.records import RunRecords
@@ -65,7 +65,7 @@ def dawnbench_json(records: RunRecords) -> str:
         "version": "v1.0",
         "author": "",
         "authorEmail": "",
-        "framework": f"JAX {versions.get('jax', '')}".strip() + f", efficientnet-pod {__version__}",
+        "framework": f"JAX {versions.get('jax', '')}".strip() + f", efficientnet-pod {VERSION}",
         "model": network_title(model) if model else "",
         "hardware": _hardware(records, devices, kind),
         "timestamp": f"{ended:%Y-%m-%d}" if ended else "",

@@ -7,7 +7,7 @@ import jinja2
 from etils import epath
 from markupsafe import Markup
 
-from efficientnet_pod import __version__
+from efficientnet_pod.pod.version import VERSION
 from efficientnet_pod.report.blocks import PageTable, Section
 from efficientnet_pod.report.head import head_of
 from efficientnet_pod.report.records import RunRecords, read_run_records
@@ -47,7 +47,7 @@ def render(runs: Sequence[ReportRun], *, refresh_seconds: int | None = None) -> 
         refresh_seconds=refresh_seconds,
         heads=[head_of(run, all_complete=all_complete) for run in runs],
         sections=_sections(runs),
-        version=__version__,
+        version=VERSION,
     )
 
 

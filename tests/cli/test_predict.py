@@ -12,7 +12,6 @@ from given_weights import random_resnet9 as random_weights
 from photos import encoded, noted, photo, write_folder
 from PIL import Image, ImageOps
 
-from efficientnet_pod.cli import predict as predict_command
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.data.image_files import decode_files, find_images
 from efficientnet_pod.data.transforms.preprocess import eval_image
@@ -208,8 +207,8 @@ def test_ctrl_c_ends_with_130(weights, photos, capsys, monkeypatch):
 
 
 def test_a_class_without_a_name_has_its_number_and_of_equal_ones_the_lower_comes_first():
-    best = predict_command._best(random_weights(), np.array([0.25, 0.5, 0.25], np.float32), 3)
-    assert [each["label"] for each in best] == [1, 0, 2] and best[0]["name"] == "cow"
+    best = Predictor(random_weights()).most_probable(np.array([0.25, 0.5, 0.25], np.float32))
+    assert best.labels == (1, 0, 2) and best.names[0] == "cow"
     unnamed = random_weights(names=NAMES)
     unnamed = type(unnamed)(**{**vars(unnamed), "class_names": ()})
-    assert predict_command._best(unnamed, np.array([0.25, 0.5, 0.25]), 1)[0]["name"] == "1"
+    assert Predictor(unnamed).most_probable(np.array([0.25, 0.5, 0.25]), top=1).names == ("1",)
