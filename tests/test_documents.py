@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,12 @@ from efficientnet_pod.weights.trained import Trained, untrained
 from launch import cli as launch_cli
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-# Blocks are indented by four spaces behind an empty line, or fenced.
-BLOCK = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+|(?<=\n)```\w*\n[\s\S]*?\n```")
+PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *map(str, PAGES))
+# Blocks are fenced, or indented by four spaces behind an empty line.
+FENCED = re.compile(r"^( *)```(.*)\n([\s\S]*?)\n\1```$", re.MULTILINE)
+INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+")
+COMMANDS = ("", "bash", "python")  # in fences; `text` is no command, and {…} is a directive
 COMMAND = re.compile(
     r"efficientnet-pod (?:train|preflight) --\S+(?:\s+--\S+)*"
 )  # in the docstring of a recipe
@@ -48,8 +52,10 @@ class Parsed(BaseException):
 
 def blocks(document: str) -> list[str]:
     """Returns the blocks of a document without indentation and fences."""
-    found = BLOCK.findall((ROOT / document).read_text())
-    return [re.sub(r"^(?: {4}|```.*\n?)", "", block, flags=re.MULTILINE).strip() for block in found]
+    text = (ROOT / document).read_text()
+    found = [block for _, kind, block in FENCED.findall(text) if kind in COMMANDS]
+    found += INDENTED.findall(FENCED.sub("", text))
+    return [textwrap.dedent(block).strip() for block in found]
 
 
 def is_python(block: str) -> bool:

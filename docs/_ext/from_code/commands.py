@@ -74,9 +74,7 @@ def all_commands() -> Mapping[str, Command]:
     commands += [
         _command(f"data {name}", "efficientnet_pod.cli.data:run_data", [name]) for name in data_cli.COMMANDS
     ]
-    commands += [
-        _command(f"launch {name}", f"launch.{place}") for name, place in launch_cli.COMMANDS.items()
-    ]
+    commands += [_command(f"launch {name}", f"launch.{place}") for name, place in launch_cli.COMMANDS.items()]
     return {command.name: command for command in commands}
 
 
@@ -165,7 +163,9 @@ def _command(name: str, place: str, arguments: list[str] | None = None) -> Comma
         raise _Asked
 
     # A default that is taken from the environment is not that of the reader.
-    unset = {name: value for name, value in os.environ.items() if not name.startswith(("GOOGLE_", "CLOUDSDK"))}
+    unset = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GOOGLE_", "CLOUDSDK"))
+    }
     with mock.patch.dict(os.environ, unset, clear=True), _parser(parse_flags):
         try:
             run(arguments or [])

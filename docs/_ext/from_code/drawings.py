@@ -169,7 +169,9 @@ def randomness() -> str:
 
 def resume() -> str:
     """Returns an undisturbed run beside one that was killed and started again."""
-    picture = Picture(216, title="A killed run repeats the steps after its checkpoint and ends with the same bits")
+    picture = Picture(
+        216, title="A killed run repeats the steps after its checkpoint and ends with the same bits"
+    )
 
     def steps(x: int, y: int, first: int, last: int, kind: str) -> None:
         for step in range(first, last + 1):
@@ -199,7 +201,9 @@ def preflight() -> str:
     for place, (network, batch, published, estimate) in enumerate(found):
         y = 14 + 84 * place
         picture.text(6, y, f"{network}, {batch} images a step, 1,024 v3 cores", anchor="start", kind="strong")
-        for line, (word, minutes, kind) in enumerate((("published", published, "g2"), ("estimate", estimate, "g0"))):
+        for line, (word, minutes, kind) in enumerate(
+            (("published", published, "g2"), ("estimate", estimate, "g0"))
+        ):
             top = y + 14 + 26 * line
             picture.text(6, top + 11, word, anchor="start", kind="muted")
             picture.box(84, top, 230 * float(minutes) / most, 22, kind)
@@ -230,4 +234,3 @@ def _nested(fields: dict[str, Any]) -> dict[str, Any]:
             place = place.setdefault(parent, {})
         place[last] = value
     return table
-

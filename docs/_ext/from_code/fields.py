@@ -70,7 +70,9 @@ def meaning(field: Field) -> str:
     """Returns what a field means; empty if nothing says it."""
     name = field.name.removeprefix(f"{PHASE}.")
     if field.about:
-        return " ".join(part for part in (sentence(field.about.replace("``", "`")), MORE.get(field.name)) if part)
+        return " ".join(
+            part for part in (sentence(field.about.replace("``", "`")), MORE.get(field.name)) if part
+        )
     same = [other for other in all_fields() if other.name.rpartition(".")[2] == name and other is not field]
     same = [other for other in same if not other.name.startswith(PHASE)]
     if name == field.name or not same:

@@ -21,11 +21,12 @@ class Picture:
 
     def text(self, x: float, y: float, text: str, *, anchor: str = "middle", kind: str = "ink") -> None:
         """Adds a text, vertically centred on ``y``; ``anchor`` is ``start``, ``middle`` or ``end``."""
-        self._parts.append(
-            f'<text class="{kind}" x="{x:g}" y="{y:g}" dy=".35em" text-anchor="{anchor}">{escape(text)}</text>'
-        )
+        place = f'x="{x:g}" y="{y:g}" dy=".35em" text-anchor="{anchor}"'
+        self._parts.append(f'<text class="{kind}" {place}>{escape(text)}</text>')
 
-    def labelled(self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "box") -> None:
+    def labelled(
+        self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "box"
+    ) -> None:
         """Adds a rectangle with centred lines of text; the first line is bold where there are several."""
         self.box(x, y, width, height, kind)
         for place, line in enumerate(lines):
