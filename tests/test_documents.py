@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 from photos import encoded, photo
+from recipes import load
 from tiny import build_tiny_networks
 
 from efficientnet_pod.cli import flags as cli_flags
@@ -92,6 +94,8 @@ def _in_the_repository(monkeypatch):
 def parsing(monkeypatch):
     """Lets every command end once its flags are read."""
     real = cli_flags.parse_flags
+    # A workdir that is named alone holds a recipe.
+    monkeypatch.setattr(cli_flags, "_stored_recipe", lambda folder: ConfigDict(load("digits.py")))
 
     def parse_flags(*arguments, **options):
         raise Parsed(real(*arguments, **options))
