@@ -9,7 +9,7 @@ RUN ?= runs/digits
 # For the programs in tests/ that are no tests.
 SUPPORT := PYTHONPATH=tests/support:tests/references
 
-.PHONY: smoke test test-long check format soak host-faults corruption bench bench-input bench-inference bench-ffcv bench-tpu large-batch gs-workdir pictures pins clean
+.PHONY: smoke test test-long check docs format soak host-faults corruption bench bench-input bench-inference bench-ffcv bench-tpu large-batch gs-workdir pictures pins clean
 
 smoke: $(STAMP)
 	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
@@ -41,6 +41,12 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python docs/check.py
+
+# The documentation site, in .docs/index.html; any warning is an error.
+docs: $(STAMP)
+	$(BIN)/pip install -q -c $(PINS) -e '.[docs]'
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs .docs
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -99,7 +105,7 @@ pictures: $(STAMP)
 
 # New pins, with uv: newest versions for the oldest Python of each file.
 pins:
-	for v in 3.11 3.12; do uv pip compile -q --no-header --no-annotate --no-emit-index-url --python-version $$v --extra dev --extra preflight-cuda --upgrade pyproject.toml -o constraints-$$v.txt; done
+	for v in 3.11 3.12; do uv pip compile -q --no-header --no-annotate --no-emit-index-url --python-version $$v --extra dev --extra docs --extra preflight-cuda --upgrade pyproject.toml -o constraints-$$v.txt; done
 
 clean:
-	rm -rf $(VENV) $(VENV)-ffcv $(VENV)-onnx .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-ffcv $(VENV)-onnx .cache .docs .pytest_cache .ruff_cache

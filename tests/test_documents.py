@@ -2,12 +2,15 @@
 
 import re
 import shlex
+import textwrap
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ml_collections import ConfigDict
 from photos import encoded, photo
+from recipes import load
 from tiny import build_tiny_networks
 
 from efficientnet_pod.cli import flags as cli_flags
@@ -22,9 +25,12 @@ from efficientnet_pod.weights.trained import Trained, untrained
 from launch import cli as launch_cli
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-# Blocks are indented by four spaces behind an empty line, or fenced.
-BLOCK = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+|(?<=\n)```\w*\n[\s\S]*?\n```")
+PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *map(str, PAGES))
+# Blocks are fenced, or indented by four spaces behind an empty line.
+FENCED = re.compile(r"^( *)```(.*)\n([\s\S]*?)\n\1```$", re.MULTILINE)
+INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+")
+COMMANDS = ("", "bash", "python")  # in fences; `text` is no command, and {…} is a directive
 COMMAND = re.compile(
     r"efficientnet-pod (?:train|preflight) --\S+(?:\s+--\S+)*"
 )  # in the docstring of a recipe
@@ -48,8 +54,10 @@ class Parsed(BaseException):
 
 def blocks(document: str) -> list[str]:
     """Returns the blocks of a document without indentation and fences."""
-    found = BLOCK.findall((ROOT / document).read_text())
-    return [re.sub(r"^(?: {4}|```.*\n?)", "", block, flags=re.MULTILINE).strip() for block in found]
+    text = (ROOT / document).read_text()
+    found = [block for _, kind, block in FENCED.findall(text) if kind in COMMANDS]
+    found += INDENTED.findall(FENCED.sub("", text))
+    return [textwrap.dedent(block).strip() for block in found]
 
 
 def is_python(block: str) -> bool:
@@ -86,6 +94,8 @@ def _in_the_repository(monkeypatch):
 def parsing(monkeypatch):
     """Lets every command end once its flags are read."""
     real = cli_flags.parse_flags
+    # A workdir that is named alone holds a recipe.
+    monkeypatch.setattr(cli_flags, "_stored_recipe", lambda folder: ConfigDict(load("digits.py")))
 
     def parse_flags(*arguments, **options):
         raise Parsed(real(*arguments, **options))

@@ -25,6 +25,12 @@ class Lars(Hyperparameters):
     ``optax.lars`` is another optimizer: it divides by ``‖g + weight_decay·w‖``, and decays and adapts every
     tensor unless told otherwise.
 
+    Attributes:
+      momentum: share of the last update that is kept.
+      weight_decay: share of a kernel that is added to its gradient.
+      trust_coefficient: step of a kernel, relative to its norm, at a learning rate of 1.
+      epsilon: number added to the denominator of the trust ratio.
+
     Source: tensorflow/tpu models/official/efficientnet/lars_optimizer.py; You et al., arXiv:1708.03888.
     """
 

@@ -21,6 +21,13 @@ class RmsProp(Hyperparameters):
     The start at 1, ``epsilon`` inside the root and the learning rate inside the momentum buffer are
     TensorFlow's. By default Optax and PyTorch start at 0, which makes the first steps far larger.
 
+    Attributes:
+      decay: share of the old mean of squared gradients that a step keeps.
+      momentum: share of the last update that is kept.
+      epsilon: number added to that mean, inside the root.
+      l2: factor of half the squared norm of the weights in the loss.
+      l2_biases: whether biases are in that norm too.
+
     Source: tensorflow/python/training/rmsprop.py; tensorflow/tpu models/official/efficientnet, utils.py and
     main.py.
     """

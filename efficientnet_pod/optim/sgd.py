@@ -18,6 +18,12 @@ class Sgd(Hyperparameters):
     the gradient of ``½·l2·‖w‖²``, for every tensor but batch norm's, with ``l2_everywhere`` for those too. It
     is added here and nowhere else.
 
+    Attributes:
+      momentum: share of the last update that is kept.
+      nesterov: whether the momentum is applied before the step, as Nesterov's.
+      l2: factor of half the squared norm of the weights in the loss.
+      l2_everywhere: whether the scales and biases of batch norm are in that norm too.
+
     Source: tensorflow/python/training/momentum.py and its kernel ResourceApplyMomentum. PyTorch's SGD is the
     same up to the learning rate outside the buffer; it decays everything unless told otherwise, as
     cifar10-fast does, and imagenet18 does not.

@@ -137,8 +137,9 @@ def _notes(rows: list[Row]) -> dict[str, list[str]]:
 
 
 def _code(text: str) -> str:
-    """Returns a text whose flags are set as code."""
-    return re.sub(r"(?<![`\w])(--config[.=][^\s;)]*[^\s;).,])", r"`\1`", text)
+    """Returns a text whose flags are set as code, and whose records are links."""
+    text = re.sub(r"(?<![\w/])(records/\w+\.md)", r"[\1](../../\1)", text)
+    return re.sub(r"(?<![`\w])(--config[.=](?:[^\s;)\"]*\"[^\"]*\"|[^\s;)]*[^\s;).,]))", r"`\1`", text)
 
 
 def _set(rows: list[Row]) -> Iterator[tuple[str, str]]:

@@ -21,10 +21,8 @@ class Picture:
 
     def text(self, x: float, y: float, text: str, *, anchor: str = "middle", kind: str = "ink") -> None:
         """Adds a text, vertically centred on ``y``; ``anchor`` is ``start``, ``middle`` or ``end``."""
-        self._parts.append(
-            f'<text class="{kind}" x="{x:g}" y="{y:g}" dy=".35em" text-anchor="{anchor}">'
-            f"{escape(text)}</text>"
-        )
+        place = f'x="{x:g}" y="{y:g}" dy=".35em" text-anchor="{anchor}"'
+        self._parts.append(f'<text class="{kind}" {place}>{escape(text)}</text>')
 
     def labelled(
         self, x: float, y: float, width: float, height: float, *lines: str, kind: str = "box"
