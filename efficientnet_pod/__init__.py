@@ -92,7 +92,7 @@ def trained(path: AnyPath, *, checkpoint: str | int = "best", raw: bool = False)
 def predictor(
     path: AnyPath, *, checkpoint: str | int = "best", raw: bool = False, batch: int = 32, flip: bool = False
 ) -> "Predictor":
-    """Returns what looks at images with trained weights; path, checkpoint, raw and errors as of :func:`load`.
+    """Returns what looks at images with trained weights; path, checkpoint and raw as of :func:`load`.
 
     Called, it takes images of any size: paths, PIL images, uint8 arrays (height, width, 3), or a list of
     them, mixed. It decodes, crops and resizes them as evaluation and the command ``predict`` do, and returns
@@ -108,6 +108,10 @@ def predictor(
     (2, 2)
     >>> of_file.names == of_photo.names == of_array.names
     True
+
+    Of a PIL image grey, palettes and CMYK become RGB, transparency is dropped, 16 bits are reduced to 8, and
+    EXIF turns it where it turns files. Pixels are those of the file but for the outermost two columns of some
+    JPEGs, of which no more than the crop is decoded, and, with weights of ``resize="fast"``, of large ones.
 
     ``features`` are what the classifier sees, for retrieval and linear probes: float32 (images, channels).
 
@@ -127,6 +131,10 @@ def predictor(
       raw: whether to take weights that are not averaged.
       batch: images at a time; fewer are padded, so that one program is compiled.
       flip: whether to average each image and its mirror image.
+
+    Raises:
+      UserError: as of :func:`load`; when called, an image that cannot be used: a file that is none, an array
+        that is grey, RGBA or not uint8.
     """
     from efficientnet_pod.evaluate.predictor import Predictor
 
