@@ -69,4 +69,4 @@ def _print(head: Sequence[str], rows: Sequence[tuple[str, str, str]]) -> None:
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("diff", None, "Another recipe: print only what differs from it.", flag_values=values)
-    flags.DEFINE_bool("json", False, "Print JSON.", flag_values=values)
+    flags.DEFINE_bool("json", False, "Print JSON, with the origin of each value.", flag_values=values)

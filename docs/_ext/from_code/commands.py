@@ -25,6 +25,7 @@ WORDS = {
     "import": ("WEIGHTS", "a file or folder of another library, or `hf:OWNER/NAME`"),
     "export": ("WEIGHTS", "weights as of `evaluate`"),
     "report": ("WORKDIR…", "the folder of a run, or of several"),
+    "recipes": ("[NAME]", "the name of a recipe; without one, all are listed"),
     "pod": ("-- COMMAND", "`train` or `evaluate` with its flags"),
     "launch submit": ("-- FLAGS OF train", "flags of `train` without `--workdir`"),
     "launch render": ("-- FLAGS OF train", "flags of `train` without `--workdir`"),
