@@ -18,6 +18,15 @@ _TYPE_OF = {"replicas": "whole number, or `auto`"}
 # What a reader of the site wants to know besides.
 MORE = {
     "model.name": "The names are those of the published networks; `lite` has no squeeze-and-excitation.",
+    "model.dropout": "It is the share of features that dropout sets to 0.",
+    "model.survival_probability": "A block of the network is skipped with the rest of the probability.",
+    "model.bn_epsilon": "It keeps batch norm from dividing by 0.",
+    "ema_decay": "Averaged weights follow the weights slowly. They are evaluated and exported.",
+    "label_smoothing": "It is the share of each label that is spread over all classes.",
+    "data.cutout": "The square is laid on a random place of each training image.",
+    "schedule.power": "2 is a parabola, 1 a straight line.",
+    "schedule.decay_rate": "The learning rate is multiplied by it every `schedule.decay_epochs`.",
+    "bn_group_size": "More replicas in a group are steadier statistics and a little more communication.",
     "data.name": "Others are `tfrecord:/path`, ImageNet as tensorflow/tpu writes it, and `prepared:/path`, a "
     "folder with the metadata of TFDS.",
     "data.resize": "`reference` is the released bicubic kernel. `bilinear` is the other one of TensorFlow 1. "
