@@ -76,7 +76,8 @@ def test_a_command_is_on_its_page_with_all_flags_and_words(made):
     shown = expand(f"<!-- from code: command {made.name} -->")
     assert len(made.about.split()) > 3
     for flag in command_reference.flags_of(made):
-        assert len((flag.help or "").split()) > 2, f"--{flag.name} needs a help text"
+        given = flag.help.replace("(no help available)", "")
+        assert len(given.split()) > 2, f"--{flag.name} needs a help text"
         assert f"`{command_reference.written(flag)}`\n: " in shown
 
 

@@ -140,7 +140,8 @@ def without_limit(rule: str) -> str:
 def sentence(text: str) -> str:
     """Returns a text that begins with a capital letter and ends with a full stop."""
     text = text.strip()
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "?")) else ".") if text else ""
+    first = text[:1].upper() if text[:1].isascii() else text[:1]  # α is a name
+    return f"{first}{text[1:]}" + ("" if text.endswith((".", "?")) else ".") if text else ""
 
 
 def _trainer() -> list[str]:

@@ -1,6 +1,5 @@
 """The fields of a recipe: type, neutral value, range, meaning, and what the recipes in configs/ set."""
 
-import re
 from functools import cache
 from typing import Any
 
@@ -18,6 +17,15 @@ _TYPE_OF = {"replicas": "whole number, or `auto`"}
 # What a reader of the site wants to know besides.
 MORE = {
     "model.name": "The names are those of the published networks; `lite` has no squeeze-and-excitation.",
+    "model.dropout": "It is the share of features that dropout sets to 0.",
+    "model.survival_probability": "A block of the network is skipped with the rest of the probability.",
+    "model.bn_epsilon": "It keeps batch norm from dividing by 0.",
+    "ema_decay": "Averaged weights follow the weights slowly. By default evaluation and export take them.",
+    "label_smoothing": "It is the share of each label that is spread over all classes.",
+    "data.cutout": "The square is laid on a random place of each training image.",
+    "schedule.power": "2 is a parabola, 1 a straight line.",
+    "schedule.decay_rate": "The learning rate is multiplied by it every `schedule.decay_epochs`.",
+    "bn_group_size": "More replicas in a group are steadier statistics and a little more communication.",
     "data.name": "Others are `tfrecord:/path`, ImageNet as tensorflow/tpu writes it, and `prepared:/path`, a "
     "folder with the metadata of TFDS.",
     "data.resize": "`reference` is the released bicubic kernel. `bilinear` is the other one of TensorFlow 1. "
@@ -59,8 +67,8 @@ def entry(field: Field) -> str:
     if field.allowed:
         facts.append(f"**Allowed:** {allowed(field)}")
     if field.condition:
-        condition = re.sub(r"(config[.][a-z_.]+)", r"`\1`", str(field.condition))
-        facts.append(f"**Condition:** {condition}")
+        words = " or ".join(field.condition.words) or "not 0"
+        facts.append(f"**Condition:** read only if `config.{field.condition.field}` is {words}")
     facts += [f"**At a restart:** {restart(field)}", f"**Recipes:** {set_by(field)}"]
     lines = [f"### `{field.name}`", "", meaning(field), ""]
     return "\n".join([*lines, *(f"- {fact}" for fact in facts), ""])
