@@ -136,10 +136,16 @@ def _checkpoint(workdir: Workdir, which: str, overrides: Overrides) -> tuple[dic
         class_names=names or (),
         workdir=str(workdir.path),
         checkpoint=which,
-        replica_images=workdir.read("plan.json")["per_replica_batch"],
+        replica_images=_replica_images(workdir),
         is_fixed=bool(config["replicas"]),
     )
     return config, subject
+
+
+def _replica_images(workdir: Workdir) -> int:
+    """Returns the images of a replica in a step of the run; 0 where it has left no plan."""
+    has_plan = (workdir.path / "plan.json").exists()
+    return workdir.read("plan.json")["per_replica_batch"] if has_plan else 0
 
 
 def _other_weights(

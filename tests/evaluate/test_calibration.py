@@ -111,7 +111,7 @@ def evaluated():
         class_names=names,
         rates=rates,
         pairs=confusions.merged(IMAGES),
-        bins=calibration.merged(IMAGES),
+        calibration=calibration.merged(IMAGES),
     )
     return evaluation, logits(), labels
 
@@ -121,7 +121,7 @@ def test_eight_replicas_find_what_numpy_finds(evaluated):
     predicted = logits.argmax(1)
     assert evaluation.rates.images == IMAGES and len(np.unique(predicted)) > 3
     assert evaluation.ece == pytest.approx(error_of(logits, labels), abs=1e-5) and evaluation.ece > 0.05
-    assert sum(each.images > 0 for each in evaluation.bins) > 3
+    assert sum(each.images > 0 for each in evaluation.calibration) > 3
     for each in evaluation.per_class:
         of_class = labels == each.label
         assert (each.images, each.hits) == (of_class.sum(), (predicted[of_class] == each.label).sum())
