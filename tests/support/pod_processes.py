@@ -163,6 +163,8 @@ def run(workdir: Path, **options: Any) -> tuple[list[int], str]:
 
 def rehearse_pod(workdir: Path, *, steps: int) -> tuple[int, str]:
     """Returns exit code and output of ``efficientnet-pod pod``: the same run, its 2 hosts fresh processes."""
+    from efficientnet_pod.cli import pod as pod_command  # which has its own name for the function
+
     rehearse = rehearsal.rehearse
 
     def of_one_block(command: list[str], **options: Any) -> int:
@@ -173,7 +175,7 @@ def rehearse_pod(workdir: Path, *, steps: int) -> tuple[int, str]:
     output = io.StringIO()
     flags = ["--processes=2", "--devices-per-process=1", "--"]
     with (
-        mock.patch.object(rehearsal, "rehearse", of_one_block),
+        mock.patch.object(pod_command, "rehearse", of_one_block),
         redirect_stdout(output),
         redirect_stderr(output),
     ):
