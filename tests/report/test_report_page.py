@@ -358,3 +358,13 @@ def test_what_says_nothing_is_left_out(tmp_path):
     assert "Top-5, " not in text and ">top-5</" not in text.split('id="accuracy"')[1].split("<table")[0]
     begins = "weights of weights/lite0, not trained: stem, block1, "
     assert begins + "learning rate of all else × 0.1, classifier × 1, BN statistics: keep" in text
+
+
+def test_a_run_that_has_reached_no_level_has_a_page(tmp_path):
+    folder = write_run(tmp_path / "run", journal=eventful_journal())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        row |= {"top1": 0.01} if "top1" in row else {}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text, _ = rendered(folder)
+    assert "peak, 1.00 %" in text and "top-1 5" not in text

@@ -1,6 +1,7 @@
 """The sections on accuracy: its curves, every evaluation, and the time to reach it."""
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from efficientnet_pod.pod.terminal import NOT_KNOWN, duration, percent, significant, whole_number
 from efficientnet_pod.report.blocks import Block, Chart, Charts, Columns, Key, PageTable, Section, Text
@@ -99,7 +100,7 @@ def time_to_accuracy(runs: Sequence[ReportRun]) -> Section:
     # Of levels that were first reached together, the highest says it all.
     rows = [
         row
-        for row, following in zip(rows, [*rows[1:], None], strict=True)
+        for row, following in zip_longest(rows, rows[1:])
         if "," in row[0] or following is None or row[0][:5] != following[0][:5] or row[1] != following[1]
     ]
     if len(runs) == 1:
