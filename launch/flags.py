@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_number, parse_flags
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.workdir.files import absolute
@@ -19,10 +20,7 @@ from launch.job.slices import parse_slice, require_served
 from launch.workdir.storage import require_path
 
 PROGRAM = "python -m launch"
-EXAMPLE = (
-    f"{PROGRAM} submit --backend=qr --tpu=v3-1024 --spot --workdir=gs://b/run1 -- "
-    "--config=configs/supercomputer.py:b5,65536 --config.data.data_dir=gs://b/tfds"
-)
+EXAMPLE = example_of("submit", PROGRAM)
 _STRINGS = {
     "backend": f"Service or tool that runs the job: {', '.join(NAMES)}.",
     "tpu": "Machine: v3-1024, v5e-256, v3:16x32 (chips); cuda:h100x16 for slurm.",

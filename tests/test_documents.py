@@ -15,6 +15,7 @@ from tiny import build_tiny_networks
 
 from efficientnet_pod.cli import flags as cli_flags
 from efficientnet_pod.cli import main as cli
+from efficientnet_pod.cli.help import CALLS, TRAINER, example_of
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.recipe.fields import without_effect
 from efficientnet_pod.recipe.plan import resolve
@@ -73,6 +74,8 @@ def commands() -> list[str]:
         found += [part.strip() for line in shown if line for part in line.split("&&")]
     for path in sorted((ROOT / "configs").glob("*.py")):
         found += [" ".join(match.split()) for match in COMMAND.findall(path.read_text().split('"""')[1])]
+    names = [(name, "python -m launch" if name in launch_cli.COMMANDS else TRAINER) for name in CALLS]
+    found += [example_of(name, program) for name, program in names]
     usages = (cli.USAGE, import_module("efficientnet_pod.cli.data").USAGE, launch_cli.USAGE)
     found += [
         line.removeprefix("example: ")

@@ -10,8 +10,7 @@ import pytest
 from from_code import MARK, expand
 from from_code import commands as command_reference
 from from_code import fields as field_reference
-from from_code.recipes import CONFIGS
-from recipes import phased_digits
+from recipes import CONFIGS, phased_digits
 from tiny import build_tiny_networks
 
 from efficientnet_pod.errors import CHECKPOINTED

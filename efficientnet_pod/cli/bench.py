@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, define_exif, define_number, parse_flags
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.cli.host import print_warnings
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.optim.ranges import Range
@@ -18,7 +19,6 @@ from efficientnet_pod.workdir.values import to_json
 if TYPE_CHECKING:  # --help and mistakes do not wait for JAX and TensorFlow
     from efficientnet_pod.evaluate.bench import Bench
 
-_EXAMPLE = "efficientnet-pod bench runs/digits --batch=1,8,64"
 _BATCH = Range(1, 65_536, whole=True)
 
 
@@ -28,7 +28,7 @@ def run_bench(arguments: Sequence[str]) -> int:
     values = parse_flags("bench", arguments, _define, words=words)
     if len(words) != 1:
         given = f"not {len(words)} of them: {' '.join(words)}" if words else "of a run, a folder or a file"
-        raise UserError(f"bench needs the path of weights, {given}; e.g. {_EXAMPLE}")
+        raise UserError(f"bench needs the path of weights, {given}; e.g. {example_of('bench')}")
     batches = _batches(values.batch)
     if values.dawnbench is not None and 1 not in batches:
         raise UserError("--dawnbench asks for images one at a time; add 1 to --batch")

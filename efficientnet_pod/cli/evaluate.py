@@ -13,13 +13,12 @@ from efficientnet_pod.cli.flags import (
     parse_flags,
     values_of,
 )
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.cli.host import define_hosts, joined
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.workdir.files import require_output, write_result
 from efficientnet_pod.workdir.redact import redact_strings
 from efficientnet_pod.workdir.values import to_json
-
-_EXAMPLE = "efficientnet-pod evaluate WEIGHTS --data=folder:/photos"
 
 
 def run_evaluate(arguments: Sequence[str]) -> None:
@@ -30,7 +29,7 @@ def run_evaluate(arguments: Sequence[str]) -> None:
         words.insert(0, values.workdir)
     if len(words) != 1:
         given = f"not {len(words)} of them: {' '.join(words)}" if words else "or --workdir=RUN"
-        raise UserError(f"evaluate needs the path of weights, {given}; e.g. {_EXAMPLE}")
+        raise UserError(f"evaluate needs the path of weights, {given}; e.g. {example_of('evaluate')}")
     if values.json is not None:
         require_output(values.json, "--json")
     with joined(values) as (interrupt, _), interrupt.nothing_to_lose():

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, parse_flags, values_of
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.cli.host import print_warnings
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod.terminal import console, table
-
-_EXAMPLE = "efficientnet-pod export runs/digits --out=exported --to=safetensors,stablehlo"
 
 
 def run_export(arguments: Sequence[str]) -> None:
@@ -18,7 +17,7 @@ def run_export(arguments: Sequence[str]) -> None:
     values = parse_flags("export", arguments, _define, words=words)
     if len(words) != 1 or not values.out:
         missing = "--out" if len(words) == 1 else "one workdir, folder or file of weights"
-        raise UserError(f"export needs {missing}, e.g. {_EXAMPLE}")
+        raise UserError(f"export needs {missing}, e.g. {example_of('export')}")
     import jax  # --help does not wait for it
 
     from efficientnet_pod.weights.export import FORMATS, export

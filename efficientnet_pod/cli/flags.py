@@ -259,11 +259,13 @@ def _unknown_field(
 
 def _meant_field(message: str) -> str | None:
     """Returns the message for an unknown flag that a field of the recipe seems to be meant by."""
+    unknown = re.search(r"Unknown command line flag '([\w-]+)'", message)
+    if not unknown:
+        return None
     from efficientnet_pod.recipe.fields import all_fields  # no other start waits for it
 
-    unknown = re.search(r"Unknown command line flag '([\w-]+)'", message)
-    field = field_for(unknown[1], (field.name for field in all_fields())) if unknown else None
-    return f"unknown flag --{unknown[1]}; of the recipe it is --config.{field}" if unknown and field else None
+    field = field_for(unknown[1], (field.name for field in all_fields()))
+    return f"unknown flag --{unknown[1]}; of the recipe it is --config.{field}" if field else None
 
 
 # The ends of what config_flags says of a value that is not of its field's type.

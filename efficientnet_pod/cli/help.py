@@ -2,47 +2,69 @@
 
 import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from efficientnet_pod.optim.ranges import MOST
 
-# What stands behind a command's name, and an example of it.
+TRAINER = "efficientnet-pod"
+
+
+class Call(NamedTuple):
+    """The words behind a command's name.
+
+    Attributes:
+      form: names of its arguments.
+      example: arguments of one call, as they are typed.
+    """
+
+    form: str
+    example: str
+
+
+_RECIPE, _JOB = (
+    "--config=RECIPE",
+    "--backend=BACKEND --tpu=MACHINE --workdir=FOLDER [FLAGS] -- FLAGS OF train",
+)
 CALLS = {
-    "train": ("--config=RECIPE --workdir=FOLDER", "--config=digits --workdir=runs/digits --config.epochs=10"),
-    "evaluate": ("WORKDIR|WEIGHTS", "runs/digits --checkpoint=latest"),
-    "predict": ("WEIGHTS IMAGE…", "runs/photos holiday/*.jpg --top=3"),
-    "bench": ("WEIGHTS", "weights/b0 --data=folder:/photos"),
-    "plan": ("--config=RECIPE", "--config=supercomputer:b5,65536 --replicas=1024"),
-    "preflight": ("--config=RECIPE", "--config=supercomputer:b5,65536 --topology=v3-1024"),
-    "report": ("WORKDIR…", "runs/a runs/b --out=both.html"),
-    "import": ("WEIGHTS --output=FOLDER", "hf:timm/efficientnet_b0.ra_in1k --output=weights/b0"),
-    "export": ("WORKDIR|WEIGHTS --to=FORMAT,…", "runs/photos --to=timm,onnx --output=exported"),
-    "data describe": ("--config=RECIPE", "--config=finetune --config.data.name=folder:/photos"),
-    "data prepare": (
-        "--config=RECIPE --output=FOLDER",
-        "--config=imagenet:b0 --resize=256 --output=/data/small",
+    "train": Call(f"{_RECIPE} --workdir=FOLDER", "--config=digits --workdir=runs/digits --config.epochs=10"),
+    "evaluate": Call("WEIGHTS", "runs/digits --data=folder:/photos"),
+    "predict": Call("WEIGHTS IMAGE…", "runs/digits photos/ cat.jpg"),
+    "bench": Call("WEIGHTS", "runs/digits --batch=1,8,64"),
+    "plan": Call(_RECIPE, "--config=supercomputer:b5,65536 --replicas=1024"),
+    "preflight": Call(_RECIPE, "--config=supercomputer:b5,65536 --topology=v3-1024"),
+    "report": Call("WORKDIR…", "runs/digits"),
+    "import": Call("WEIGHTS --out=FOLDER", "tf_efficientnet_b3.safetensors --model=b3 --out=weights/b3"),
+    "export": Call("WEIGHTS --out=FOLDER", "runs/digits --out=exported --to=safetensors,stablehlo"),
+    "data describe": Call(_RECIPE, "--config=finetune --config.data.name=folder:/photos --sheet=sheet.png"),
+    "data prepare": Call(
+        f"{_RECIPE} --resize=PIXELS --output=FOLDER", "--config=imagenet:b0 --resize=256 --output=/data/small"
     ),
-    "pod": ("train|evaluate", "train --config=digits --workdir=runs/pod --processes=2"),
-    "recipes": ("[NAME]", "digits --copy=my_recipe.py"),
-    "config": ("--config=RECIPE", "--config=imagenet:b0 --diff=b0_gpu"),
+    "pod": Call(
+        "--processes=N [FLAGS] -- COMMAND",
+        "--processes=4 --devices-per-process=2 -- train --config=digits --workdir=runs/pod",
+    ),
+    "recipes": Call("[NAME]", "digits --copy=my_recipe.py"),
+    "config": Call(_RECIPE, "--config=imagenet:b0 --diff=b0_gpu"),
     # of the launcher
-    "submit": (
-        "--backend=BACKEND --tpu=MACHINE --workdir=FOLDER [FLAGS] -- FLAGS OF TRAIN",
-        "--backend=fake --tpu=v4-16 --workdir=runs/a -- --config=digits",
+    "submit": Call(
+        _JOB,
+        "--backend=qr --tpu=v3-1024 --spot --workdir=gs://b/run1 -- "
+        "--config=configs/supercomputer.py:b5,65536 --config.data.data_dir=gs://b/tfds",
     ),
-    "render": (
-        "--backend=BACKEND --tpu=MACHINE --workdir=FOLDER [FLAGS] -- FLAGS OF TRAIN",
-        "--backend=gke --tpu=v5e-256 --image=trainer:1 --workdir=gs://b/run -- --config=imagenet:b0",
+    "render": Call(
+        _JOB,
+        "--backend=gke --tpu=v5e-256 --image=trainer:1 --workdir=gs://b/run2 -- "
+        "--config=imagenet:b0 --config.data.data_dir=gs://b/tfds",
     ),
-    "status": ("[JOB…]", "run1"),
-    "logs": ("JOB", "run1 --worker=3 --follow"),
-    "watch": ("JOB", "run1"),
-    "cancel": ("JOB", "run1"),
-    "preempt": ("JOB", "rehearsal --worker=1"),
-    "capacity": ("", "--chips=8"),
-    "doctor": ("[-- FLAGS OF TRAIN]", "--workdir=gs://b/run1 -- --config=digits"),
+    "status": Call("[JOB…]", "run1"),
+    "logs": Call("JOB", "run1 --worker=3 --follow"),
+    "watch": Call("JOB", "run1"),
+    "cancel": Call("JOB", "run1"),
+    "preempt": Call("JOB", "rehearsal --worker=1"),
+    "capacity": Call("", "--chips=8"),
+    "doctor": Call("[-- FLAGS OF train]", "--workdir=gs://b/run1 -- --config=digits"),
 }
 # What people type who come from other trainers, and the field of a recipe that does it.
 _ELSEWHERE = {
@@ -62,11 +84,20 @@ _OF_ABSL = ("flagfile", "undefok", "help")
 _WIDTH = 110
 
 
+def usage_of(command: str, program: str = TRAINER) -> str:
+    """Returns how a command is called: words that stand for its arguments, and ``[FLAGS]``."""
+    form = CALLS[command].form
+    return " ".join(filter(None, (program, command, form, "" if "[FLAGS]" in form else "[FLAGS]")))
+
+
+def example_of(command: str, program: str = TRAINER) -> str:
+    """Returns one call of a command, as it is typed."""
+    return f"{program} {command} {CALLS[command].example}"
+
+
 def help_of(values: flags.FlagValues, program: str, command: str) -> str:
     """Returns the help of a command of a program, whose flags are defined."""
-    form, example = CALLS[command]
-    form += "" if "[FLAGS]" in form else " [FLAGS]"
-    lines = [f"usage: {program} {command} {form}", f"example: {program} {command} {example}", "", "flags:"]
+    lines = [f"usage: {usage_of(command, program)}", f"example: {example_of(command, program)}", "", "flags:"]
     for flag in _flags(values):
         about = flag.help.partition(">: ")[2] or flag.help  # absl puts the choices in front
         text = " ".join(filter(None, (about, _range(flag))))
@@ -86,6 +117,11 @@ def field_for(flag: str, fields: Iterable[str]) -> str | None:
     if name in _ELSEWHERE:
         return _ELSEWHERE[name]
     return next((field for field in fields if name in (field, field.rpartition(".")[2])), None)
+
+
+def without_limit(rule: str) -> str:
+    """Returns a rule without the largest number of all, which no reader comes near."""
+    return rule.replace(f" and at most {MOST:,}", "")
 
 
 def _flags(values: flags.FlagValues) -> list[Any]:
@@ -108,6 +144,5 @@ def _form(flag: Any) -> str:
 
 
 def _range(flag: Any) -> str:
-    text = flag.parser.syntactic_help if flag.parser and not flag.boolean else ""
-    text = text.removesuffix(f" and at most {MOST:,}")
+    text = without_limit(flag.parser.syntactic_help) if flag.parser and not flag.boolean else ""
     return f"({text})" if text and flag.name != "config" else ""

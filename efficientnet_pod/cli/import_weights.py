@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from efficientnet_pod.cli.flags import IMAGE_SIZE, define_number, parse_flags
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.cli.host import print_warnings
 from efficientnet_pod.data.class_names import names_in
 from efficientnet_pod.errors import UserError, did_you_mean
@@ -15,8 +16,6 @@ from efficientnet_pod.weights.classes import imagenet_names
 if TYPE_CHECKING:  # --help does not wait for JAX
     from efficientnet_pod.weights.trained import Trained
 
-_EXAMPLE = "efficientnet-pod import tf_efficientnet_b3.safetensors --model=b3 --out=weights/b3"
-
 
 def run_import(arguments: Sequence[str]) -> None:
     """Reads the weights that are named, writes the folder and prints a summary."""
@@ -24,7 +23,7 @@ def run_import(arguments: Sequence[str]) -> None:
     values = parse_flags("import", arguments, _define, words=words)
     if len(words) != 1 or not values.out:
         missing = "--out" if len(words) == 1 else "one file or folder of weights"
-        raise UserError(f"import needs {missing}, e.g. {_EXAMPLE}")
+        raise UserError(f"import needs {missing}, e.g. {example_of('import')}")
     from efficientnet_pod.models.registry import NETWORKS
     from efficientnet_pod.weights.convert import convert
     from efficientnet_pod.weights.folder import local_folder, write_folder

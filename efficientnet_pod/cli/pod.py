@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_number, parse_flags
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.pod.rehearsal import rehearse
-
-_EXAMPLE = "efficientnet-pod pod --processes=4 --devices-per-process=2 -- train --config=… --workdir=…"
 
 
 def run_pod(arguments: Sequence[str]) -> int:
@@ -18,10 +17,12 @@ def run_pod(arguments: Sequence[str]) -> int:
     end = list(arguments).index("--") if "--" in arguments else len(arguments)
     values, command = parse_flags("pod", arguments[:end], _define), list(arguments[end + 1 :])
     if values.processes is None:
-        raise UserError(f"pod needs --processes, e.g. {_EXAMPLE}")
+        raise UserError(f"pod needs --processes, e.g. {example_of('pod')}")
     if command[:1] not in (["train"], ["evaluate"]):
         given = f"not '{command[0]}'" if command else "nothing is there"
-        raise UserError(f"pod rehearses what follows --: train or evaluate, {given}; e.g. {_EXAMPLE}")
+        raise UserError(
+            f"pod rehearses what follows --: train or evaluate, {given}; e.g. {example_of('pod')}"
+        )
     if command[0] == "evaluate" and values.devices_per_process:
         raise UserError("evaluate takes the devices of its workdir's recipe; leave out --devices-per-process")
     return rehearse(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from efficientnet_pod.cli.flags import define_checkpoint, define_exif, define_number, parse_flags
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.cli.host import print_warnings
 from efficientnet_pod.data.names import printable
 from efficientnet_pod.errors import UserError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # --help and mistakes do not wait for JAX and TensorFlow
     from efficientnet_pod.evaluate.predictor import Prediction, Predictor
 
 _LOOKED_AT = 1000  # files whose orientation is counted
-_EXAMPLE = "efficientnet-pod predict runs/digits photos/ cat.jpg"
 
 
 def run_predict(arguments: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def run_predict(arguments: Sequence[str]) -> int:
     values = parse_flags("predict", arguments, _define, words=words)
     if len(words) < 2:
         missing = "images, files or folders of them" if words else "weights and images"
-        raise UserError(f"predict needs {missing}, e.g. {_EXAMPLE}")
+        raise UserError(f"predict needs {missing}, e.g. {example_of('predict')}")
     if values.sheet is not None:
         require_output(values.sheet, "--sheet")
     try:

@@ -8,6 +8,7 @@ from absl import flags
 from etils import epath
 
 from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.report.exports import dawnbench_json, dawnbench_tsv, mlperf_log
 from efficientnet_pod.report.page import read_runs, render
@@ -15,7 +16,6 @@ from efficientnet_pod.report.records import RunRecords
 from efficientnet_pod.report.side_by_side import ReportRun, run_of
 from efficientnet_pod.workdir.files import require_output, write_result
 
-_EXAMPLE = "efficientnet-pod report runs/digits"
 _SECONDS = 5
 # A run elsewhere is followed while its owner file changes, which it does every ten seconds.
 _SILENCE_SECONDS = 60
@@ -26,7 +26,7 @@ def run_report(arguments: Sequence[str]) -> int:
     workdirs: list[str] = []
     values = parse_flags("report", arguments, _define, words=workdirs)
     if not workdirs:
-        raise UserError(f"report needs the workdir of a run, or several, e.g. {_EXAMPLE}")
+        raise UserError(f"report needs the workdir of a run, or several, e.g. {example_of('report')}")
     exports = [flag for flag in ("dawnbench", "mlperf") if values[flag].value is not None]
     if exports and len(workdirs) > 1:
         raise UserError(f"--{exports[0]} is of one run, not of {len(workdirs)}; give one workdir")

@@ -10,12 +10,12 @@ from efficientnet_pod.recipe.base_config import UnknownRowError
 
 
 class About(NamedTuple):
-    """What a recipe's file says of itself.
+    """A recipe's file in its own words.
 
     Attributes:
       name: name of the file, without its ending.
       title: first sentence.
-      text: all of it.
+      text: its whole docstring.
       parts: what stands behind ``Source:``, ``Machine:`` and ``Command:``, by these words; one line each.
       rows: words that may stand behind the name, as in ``supercomputer:b5,65536``; the default comes first.
     """
@@ -28,7 +28,7 @@ class About(NamedTuple):
 
 
 def folder() -> Path:
-    """Returns the folder of the recipes: inside of an installed package, beside it in the source code."""
+    """Returns the folder of the recipes: ``configs/`` in an installed package, or next to its source code."""
     package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
@@ -62,14 +62,14 @@ def as_file(config: str) -> str:
     return f"{file_of(name)}{colon}{row}"
 
 
-def config_of(name: str, row: str) -> dict[str, Any]:
-    """Returns the config of a row of a recipe, as plain nested tables.
+def config_of(name: str, row: str = "") -> dict[str, Any]:
+    """Returns the config of a row of a recipe, of its default without one, as plain nested tables.
 
     Raises:
       UserError: there is no such recipe, or it has no such row.
     """
     try:
-        return _module(name).get_config(row).to_dict()
+        return _module(name).get_config(*([row] if row else [])).to_dict()
     except UnknownRowError as error:
         raise UserError(f"{name}: {error}") from error
 

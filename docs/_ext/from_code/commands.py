@@ -13,10 +13,10 @@ from absl import flags
 
 from efficientnet_pod.cli import data as data_cli
 from efficientnet_pod.cli import main as trainer_cli
-from efficientnet_pod.optim.ranges import MOST
+from efficientnet_pod.cli.help import TRAINER, usage_of, without_limit
 from launch import cli as launch_cli
+from launch.flags import PROGRAM as LAUNCHER
 
-TRAINER, LAUNCHER = "efficientnet-pod", "python -m launch"
 # Words of a command that are no flags: how the usage writes them, and what they are.
 WORDS = {
     "evaluate": ("WEIGHTS", "a workdir, one of its `checkpoints/STEP`, a folder or a file of weights"),
@@ -57,11 +57,10 @@ class Command(NamedTuple):
     about: str
 
     @property
-    def program(self) -> str:
-        """The words in front of its flags."""
-        if self.name.startswith("launch "):
-            return f"{LAUNCHER} {self.name.removeprefix('launch ')}"
-        return f"{TRAINER} {self.name}"
+    def usage(self) -> str:
+        """How it is called."""
+        program = LAUNCHER if self.name.startswith("launch ") else TRAINER
+        return usage_of(self.name.removeprefix("launch "), program)
 
 
 class _Asked(BaseException):
@@ -82,12 +81,8 @@ def all_commands() -> Mapping[str, Command]:
 def command(name: str) -> str:
     """Returns the reference of one command: sentence, usage, words, flags."""
     made = all_commands()[name]
-    config = " --config=FILE [--config.FIELD=VALUE…]" if made.takes_config else ""
     words, about_words = WORDS.get(name, ("", ""))
-    usage = f"{made.program}{config} [FLAGS]" + (f" {words}" if words else "")
-    if words and name not in BEHIND_DASHES:
-        usage = f"{made.program} {words} [FLAGS]"
-    lines = [sentence(made.about), "", "```text", usage, "```", ""]
+    lines = [sentence(made.about), "", "```text", made.usage, "```", ""]
     if words:
         lines += [f"`{words.removeprefix('-- ')}`", f": {sentence(about_words)}", ""]
     if made.takes_config:
@@ -130,11 +125,6 @@ def about_flag(flag: Any) -> str:
         off = f"; `--no{flag.name}` switches it off" if flag.default is True else ""
         parts.append(f"Default: `{default}`{off}.")
     return " ".join(parts)
-
-
-def without_limit(rule: str) -> str:
-    """Returns a rule without the largest number of all, which no reader comes near."""
-    return rule.replace(f" and at most {MOST:,}", "")
 
 
 def sentence(text: str) -> str:

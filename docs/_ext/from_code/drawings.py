@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from efficientnet_pod.pod.topology import bn_device_order, describe_bn_groups
+from efficientnet_pod.recipe.named import config_of
 from efficientnet_pod.recipe.plan import Plan, resolve
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import PUBLISHED_NUMBERS
-from from_code.recipes import CONFIGS, rows_of
 from from_code.svg import GROUPS, WIDTH, Picture
 
 RECORDS = Path(__file__).parents[3] / "records"
@@ -27,7 +27,7 @@ class Core(NamedTuple):
 
 def plan() -> str:
     """Returns the way from a recipe, the images and the devices to the numbers of a run."""
-    made = _plan_of("supercomputer.py", "b5,65536,lars", devices=1024, hosts=128)
+    made = _plan_of("supercomputer", "b5,65536,lars", devices=1024, hosts=128)
     picture = Picture(322, title="Recipe, images and devices are resolved into one plan")
     inputs = (
         ("recipe", "B5, 65,536", "350 epochs"),
@@ -218,19 +218,7 @@ DRAWINGS: dict[str, Callable[[], str]] = {
 }
 
 
-def _plan_of(file: str, argument: str, *, devices: int, hosts: int) -> Plan:
-    row = next(row for row in rows_of(CONFIGS / file) if row.argument == argument)
-    recipe = read_recipe(_nested(row.fields) | {"phases": row.phases})
+def _plan_of(name: str, argument: str, *, devices: int, hosts: int) -> Plan:
+    recipe = read_recipe(config_of(name, argument))
     numbers = vars(PUBLISHED_NUMBERS["imagenet2012"])
     return resolve(recipe, **numbers, num_devices=devices, num_hosts=hosts, default_dtype="bfloat16")
-
-
-def _nested(fields: dict[str, Any]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for name, value in fields.items():
-        *parents, last = name.split(".")
-        place = table
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return table

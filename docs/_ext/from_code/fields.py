@@ -3,12 +3,14 @@
 from functools import cache
 from typing import Any
 
+from efficientnet_pod.cli.help import without_limit
 from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.recipe.fields import PHASE, Field, all_fields
 from efficientnet_pod.recipe.recipe import FREE, RESOLVED, restart_fields
-from from_code.commands import sentence, without_limit
+from efficientnet_pod.workdir.values import flatten
+from from_code.commands import sentence
 from from_code.links import slug
-from from_code.recipes import Row, all_rows, flat, name_of
+from from_code.recipes import Row, all_rows, name_of
 
 TABLES = ("run", "model", "data", "optimizer", "schedule", "phases", "init")
 _TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text", tuple: "list"}
@@ -90,7 +92,7 @@ def meaning(field: Field) -> str:
 
 def neutral(field: Field) -> Any:
     """Returns the value of a field in a config that sets nothing; None for those of phases."""
-    return flat(base_config().to_dict()).get(field.name)
+    return dict(flatten(base_config().to_dict())).get(field.name)
 
 
 def type_of(field: Field) -> str:
@@ -98,7 +100,7 @@ def type_of(field: Field) -> str:
     name = field.name.removeprefix(f"{PHASE}.")
     if name in _TYPE_OF:
         return _TYPE_OF[name]
-    values = flat(base_config().to_dict())
+    values = dict(flatten(base_config().to_dict()))
     known = next((values[key] for key in (name, f"model.{name}", f"data.{name}") if key in values), 0.0)
     return _TYPES[type(known)]
 

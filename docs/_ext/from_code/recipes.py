@@ -1,16 +1,14 @@
 """The recipes in configs/: their docstrings, their rows, and the fields that they set."""
 
-import importlib.util
-import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from efficientnet_pod.recipe import named
 from efficientnet_pod.recipe.base_config import base_config
+from efficientnet_pod.workdir.values import flatten
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 PUBLISHED = "published: "  # begins a note
 
 
@@ -37,34 +35,15 @@ class Row(NamedTuple):
 
 @cache
 def all_rows() -> list[Row]:
-    """Returns the rows of all files, in alphabetical order of the files."""
-    return [row for path in sorted(CONFIGS.glob("*.py")) for row in rows_of(path)]
+    """Returns the rows of all files, in alphabetical order of the files, each file's default first."""
+    return [row_of(name, argument) for name in named.names() for argument in named.about(name).rows or [""]]
 
 
-def rows_of(path: Path) -> Iterator[Row]:
-    """Yields the rows of one file; the file itself lists them when it refuses an unknown one."""
-    get_config = _module(path).get_config
-    arguments = [""]
-    if inspect.signature(get_config).parameters:
-        try:
-            get_config("?")
-        except ValueError as error:
-            arguments = str(error).partition("known: ")[2].split("  ")
-    for argument in arguments:
-        table = get_config(*([argument] if argument else [])).to_dict()
-        phases = table.pop("phases")
-        yield Row(path.name, argument, flat(table), phases)
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested tables by their dotted names."""
-    values: dict[str, Any] = {}
-    for name, value in table.items():
-        if isinstance(value, dict):
-            values |= flat(value, f"{prefix}{name}.")
-        else:
-            values[f"{prefix}{name}"] = value
-    return values
+def row_of(name: str, argument: str) -> Row:
+    """Returns one row of a recipe."""
+    table = named.config_of(name, argument)
+    phases = table.pop("phases")
+    return Row(f"{name}.py", argument, dict(flatten(table)), phases)
 
 
 def name_of(file: str) -> str:
@@ -74,7 +53,7 @@ def name_of(file: str) -> str:
 
 def docstring(name: str) -> tuple[str, str, list[str]]:
     """Returns the first sentence of a recipe's file, what follows it, and the commands in it."""
-    title, _, rest = (_module(CONFIGS / f"{name}.py").__doc__ or "").strip().partition("\n\n")
+    title, _, rest = named.about(name).text.partition("\n\n")
     shown = re.compile(r"[^.:]*: (efficientnet-pod (?:train|preflight) --\S+(?:\s+--\S+)*)")
     commands = [" ".join(command.split()) for command in shown.findall(rest)]
     text = " ".join(shown.sub("", rest).split())
@@ -122,8 +101,7 @@ def _rows(rows: list[Row]) -> list[str]:
 def all_recipes() -> str:
     """Returns a table of all files, each with a link to its page and its first sentence."""
     lines = ["| recipe | what it is |", "|---|---|"]
-    for path in sorted(CONFIGS.glob("*.py")):
-        lines.append(f"| [`{path.name}`]({path.stem}.md) | {docstring(path.stem)[0]} |")
+    lines += [f"| [`{name}.py`]({name}.md) | {docstring(name)[0]} |" for name in named.names()]
     return "\n".join(lines) + "\n"
 
 
@@ -144,7 +122,7 @@ def _code(text: str) -> str:
 
 def _set(rows: list[Row]) -> Iterator[tuple[str, str]]:
     """Yields the fields that the rows set, and their values; of several values, each with its rows."""
-    neutral = flat(base_config().to_dict())
+    neutral = dict(flatten(base_config().to_dict()))
     for field, default in neutral.items():
         values: dict[str, list[str]] = {}
         for row in rows:
@@ -175,12 +153,3 @@ def _words(arguments: list[str]) -> str:
 
 def _shown(value: Any) -> str:
     return f"`{value:,}`" if isinstance(value, int) and not isinstance(value, bool) else f"`{value!r}`"
-
-
-@cache
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
