@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from benchmarks.record_files import write_record_files
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.order import shuffled
 from efficientnet_pod.data.pipeline import train_batches
@@ -43,7 +44,9 @@ def main(_: list[str]) -> None:
     if FLAGS.measure:
         return _measure(*FLAGS.measure.split(","))
     with tempfile.TemporaryDirectory() as folder:
-        _write(Path(folder))
+        noise = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)
+        image = tf.io.encode_jpeg(noise, quality=75).numpy()  # 20 kB
+        write_record_files(Path(folder), image, images=FLAGS.images, shards=FLAGS.shards)
         cases = list(itertools.product(_STEPS, FLAGS.replicas))
         rounds = [{case: _process(folder, *case) for case in cases} for _ in range(FLAGS.rounds)]
     print("| | replicas | first batch, s | images/s | peak memory, MiB | threads | files |")
@@ -93,22 +96,6 @@ def _measure(folder: str, kind: str, replicas: str) -> None:
     }
     print(json.dumps(figures), flush=True)
     os._exit(0)  # without the wait for TensorFlow's threads
-
-
-def _write(folder: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (160, 200, 3), dtype=np.uint8)
-    image = tf.io.encode_jpeg(noise, quality=75).numpy()  # 20 kB
-    feature = {
-        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
-        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[1])),
-    }
-    record = tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
-    for split, images, shards in (("train", FLAGS.images, FLAGS.shards), ("validation", 1, 1)):
-        for shard in range(shards):
-            count = images * (shard + 1) // shards - images * shard // shards
-            with tf.io.TFRecordWriter(str(folder / f"{split}-{shard:05}-of-{shards:05}")) as writer:
-                for _ in range(count):
-                    writer.write(record)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+from benchmarks.record_files import write_record_files
 from efficientnet_pod.data import order
 from efficientnet_pod.data.host_share import HostShare
 from efficientnet_pod.data.sources.opening import open_source
@@ -33,7 +34,7 @@ def main(_: list[str]) -> None:
     uniform = [1 - np.sqrt(1 - q) for q in QUANTILES]
     print(f"| a random permutation | | 0.333; {_figures(uniform)} | 0.293, 2,000 / N |")
     with tempfile.TemporaryDirectory() as folder:
-        _write(Path(folder))
+        write_record_files(Path(folder), b"-", images=FLAGS.images, shards=FLAGS.shards)
         records = open_source(f"tfrecord:{folder}").train
         for replicas in map(int, FLAGS.replicas):
             _report(f"record files, {replicas} replicas", records, replicas)
@@ -73,20 +74,6 @@ def _stored_place(names: np.ndarray) -> np.ndarray:
         file = path.rpartition(b"/")[2]
         places[i] = int(number) + (10**7 * int(file.split(b"-")[1]) if b"-" in file else 0)
     return places
-
-
-def _write(folder: Path) -> None:
-    feature = {
-        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"-"])),
-        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[1])),
-    }
-    record = tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
-    for split, images, shards in (("train", FLAGS.images, FLAGS.shards), ("validation", 1, 1)):
-        for shard in range(shards):
-            count = images * (shard + 1) // shards - images * shard // shards
-            with tf.io.TFRecordWriter(str(folder / f"{split}-{shard:05}-of-{shards:05}")) as writer:
-                for _ in range(count):
-                    writer.write(record)
 
 
 if __name__ == "__main__":
