@@ -110,8 +110,9 @@ def predictor(
     True
 
     Of a PIL image grey, palettes and CMYK become RGB, transparency is dropped, 16 bits are reduced to 8, and
-    EXIF turns it where it turns files. Pixels are those of the file but for the outermost two columns of some
-    JPEGs, of which no more than the crop is decoded, and, with weights of ``resize="fast"``, of large ones.
+    EXIF turns it where it turns files. A photo and its file give the same pixels, with two exceptions: a JPEG
+    file is decoded no further than its crop, so the outermost two columns of some may differ; and weights of
+    ``resize="fast"`` see other pixels of large JPEG files.
 
     ``features`` are what the classifier sees, for retrieval and linear probes: float32 (images, channels).
 
@@ -195,7 +196,7 @@ def evaluate(
     Args:
       path: weights; path, checkpoint and raw as of :func:`load`.
       data: images by the names of ``config.data.name``: ``"folder:/photos"``, ``"digits"``, a data set of
-        TFDS; None for those of a workdir's recipe.
+        TFDS; None takes the images of a workdir's recipe.
       split: split of the images; ``"all"`` takes every image of a folder without split folders.
       checkpoint: of a workdir.
       raw: whether to take weights that are not averaged.

@@ -32,9 +32,8 @@ from launch.workdir.storage import Storage, storage_of
 
 MOST_MISSES = 20  # attempts in a row to learn the state, before the API's error ends the watch
 _GONE_LOOKS = 3  # looks at a missing resource whose workers left no exit code, before it counts as lost
-_STOP_SECONDS = (
-    900.0  # for workers that were asked to save and end, before their machines are taken in any case
-)
+# For workers that were asked to save and end, before their machines are taken in any case.
+_STOP_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -110,9 +109,7 @@ class Watch:
         self._restarts = self._failures = 0
         self._best = read_progress(job.workdir, storage).checkpoint
         now = clock()
-        self._waits_since = self._beside_since = (
-            now  # since when a request waits: for machines, or beside them
-        )
+        self._waits_since = self._beside_since = now  # when the request was made, and the one beside it
         self._returns_at = now + 60 * self._wishes.return_minutes  # when a preferred machine is asked for
         self._was_granted = True  # of an attempt that began before this watch it is not known
         self._is_refused = False

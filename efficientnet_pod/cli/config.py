@@ -31,10 +31,8 @@ def run_config(arguments: Sequence[str]) -> None:
     }
     if values.diff is not None:
         other = dict(flatten(load_config(values.diff).to_dict()))
-        names = [
-            name for name in {**fields, **other} if fields.get(name, _ABSENT) != other.get(name, _ABSENT)
-        ]
-        rows = {name: (fields.get(name, _ABSENT), other.get(name, _ABSENT)) for name in names}
+        pairs = {name: (fields.get(name, _ABSENT), other.get(name, _ABSENT)) for name in fields | other}
+        rows = {name: (one, two) for name, (one, two) in pairs.items() if one != two}
         if values.json:
             print(to_json({name: {"this": one, "other": two} for name, (one, two) in rows.items()}, indent=1))
         elif not rows:

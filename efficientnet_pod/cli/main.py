@@ -100,7 +100,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _print_version() -> None:
-    """Prints the version, those of what it depends on, and the devices here."""
+    """Prints the version, the versions of the libraries that count, and the devices here."""
     from efficientnet_pod.pod import runtime  # imports JAX
 
     versions = runtime.versions()

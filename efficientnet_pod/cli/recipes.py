@@ -1,4 +1,4 @@
-"""The command ``recipes``: what comes with the trainer, and a copy of it to edit."""
+"""The command ``recipes``: a list of the recipes that come with the trainer, and copies to edit."""
 
 import shutil
 from collections.abc import Sequence

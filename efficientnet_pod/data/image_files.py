@@ -104,10 +104,10 @@ def decode_images(
     converted as the decoder does it: grey, palettes and CMYK become RGB, transparency is dropped, 16 bits
     are reduced to the upper 8; and it is turned as its EXIF notes if ``preprocessing`` respects that.
 
-    The result is that of the file, bit for bit, but for JPEGs, of which no more than the crop is decoded:
-    where their colours have half the resolution, as in most cameras, the outermost two columns may differ
-    (of six photographs in one, by up to 12 levels of 255); and ``resize="fast"`` decodes large ones at a
-    smaller size.
+    A photo and its file give the same bits, with two exceptions. A JPEG file is decoded no further than its
+    crop: if its colours have half the resolution, as in most cameras, the outermost two columns may differ
+    (in one of six photographs, by up to 12 levels of 255). And ``resize="fast"`` decodes large JPEG files at
+    a smaller size.
     """
     from_bytes, from_pixels = _programs(preprocessing)
     loading = Lock()  # a PIL image that stands in the list twice is loaded at its first use

@@ -137,7 +137,7 @@ def _checkpoint(workdir: Workdir, which: str, overrides: Overrides) -> tuple[dic
         workdir=str(workdir.path),
         checkpoint=which,
         replica_images=_replica_images(workdir),
-        is_fixed=bool(config["replicas"]),
+        is_fixed=bool(config.get("replicas")),
     )
     return config, subject
 

@@ -100,8 +100,8 @@ def stream_of(keys: jax.Array) -> Any:
 def drawn(module: nn.Module, draw: Callable[[jax.Array, int], jax.Array], images: int) -> jax.Array:
     """Returns what ``draw`` draws, given a key and a number of images, for each image of a module's batch.
 
-    The key is that of the module's place in the stream ``dropout``. Where the stream has several keys, a
-    batch has as many replicas behind one another, and each is drawn for by itself.
+    The key follows from the module's place in the stream ``dropout``. A stream with several keys is for a
+    batch of as many replicas, one behind the other: each key draws for its replica.
     """
     scope = module.scope
     assert scope is not None
@@ -115,7 +115,7 @@ def drawn(module: nn.Module, draw: Callable[[jax.Array, int], jax.Array], images
 
 
 class Dropout(nn.Module):
-    """Sets features to zero with a probability, and divides the others by what is left of it.
+    """Sets features to zero with a probability, and scales the others so that their mean stays.
 
     Flax's own draws for one replica.
     """

@@ -193,10 +193,10 @@ class Interrupt:
 
 
 class NotebookInterrupt(Interrupt):
-    """Notices SIGINT for a process that has a life beside the run, such as a notebook's; it is never ended.
+    """Notices SIGINT for a process that goes on after the run, such as a notebook's; it is never ended.
 
-    Where the run would lose nothing, and at a second signal, KeyboardInterrupt is raised in the main thread,
-    as without a run. Entered in another thread it hears nothing, and says so.
+    A second signal, or one while nothing would be lost, raises KeyboardInterrupt in the main thread, as
+    without a run. Entered in another thread it hears nothing, and says so.
     """
 
     def __enter__(self) -> Self:

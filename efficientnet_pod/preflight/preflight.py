@@ -26,7 +26,7 @@ from efficientnet_pod.recipe.recipe import AUTO, Recipe
 from efficientnet_pod.recipe.rules import possible_replicas
 from efficientnet_pod.run.auto_replicas import fewest_replicas
 from efficientnet_pod.run.memory import Need
-from efficientnet_pod.run.run import image_numbers, run_on
+from efficientnet_pod.run.run import ImageNumbers, image_numbers, run_on
 from efficientnet_pod.workdir.files import require_output, write_result
 from efficientnet_pod.workdir.values import to_json
 
@@ -117,19 +117,22 @@ class Preflight:
         return best.estimate, {"sweep": rows}
 
     def _estimate(self, recipe: Recipe, target: Target, runtime: Runtime) -> Estimate:
+        images = image_numbers(recipe)
         if recipe.replicas != AUTO:
-            return self._estimate_on(recipe, target, runtime)
+            return self._estimate_on(recipe, target, runtime, images)
         found: dict[int, Estimate] = {}
 
         def needs(replicas: int) -> list[Need | None]:
-            estimate = self._estimate_on(dataclasses.replace(recipe, replicas=replicas), target, runtime)
-            found[replicas] = estimate
-            return estimate.needs()
+            fixed = dataclasses.replace(recipe, replicas=replicas)
+            found[replicas] = self._estimate_on(fixed, target, runtime, images)
+            return found[replicas].needs()
 
         return found[fewest_replicas(possible_replicas(recipe, target.replicas), needs)]
 
-    def _estimate_on(self, recipe: Recipe, target: Target, runtime: Runtime) -> Estimate:
-        run = run_on(runtime, recipe, image_numbers(recipe))
+    def _estimate_on(
+        self, recipe: Recipe, target: Target, runtime: Runtime, images: ImageNumbers
+    ) -> Estimate:
+        run = run_on(runtime, recipe, images)
         cache, console = Path(self.cache or default_cache()), terminal.console(stderr=True)
         replicas = f", {plural(run.plan.num_replicas, 'replica')}" if recipe.replicas else ""
         compilation = compile_run(

@@ -25,7 +25,7 @@ def fewest_replicas(
       needs: function from a number to the memory of its programs; None for one that is too large by nobody
         knows how much.
       room: share of the limit that may be taken.
-      agreed: function from the place that this host would try next to that of all hosts.
+      agreed: function from the place that this host would try next to the place that all hosts try.
     """
     place = 0
     while True:

@@ -132,7 +132,8 @@ class Run:
     def lower_train_step(self, phase: Phase) -> jax.stages.Lowered:
         """Returns the program of one optimizer step of a phase.
 
-        Where devices compute several replicas, it is that of one micro-batch; :meth:`lower_update` ends it.
+        If devices compute several replicas, it computes one micro-batch, and :meth:`lower_update` ends the
+        step.
         """
         step, state = self._train_step(phase), self.abstract_state()
         batch = self.abstract_batch(phase.micro_batch, phase.image_size, phase.image_size, mask=False)

@@ -64,7 +64,7 @@ class Sums:
     many micro-batches there are.
 
     Attributes:
-      gradients: of this device's copy of the parameters; each micro-batch adds that of its own mean loss.
+      gradients: for this device's copy of the parameters; a micro-batch adds the gradient of its mean loss.
       batch_stats: new BN statistics.
       counts: of the images.
       losses: sum of the losses, which is not finite where one of them is not.

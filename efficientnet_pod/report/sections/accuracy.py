@@ -1,7 +1,7 @@
 """The sections on accuracy: its curves, every evaluation, and the time to reach it."""
 
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
+from itertools import pairwise
 
 from efficientnet_pod.pod.terminal import NOT_KNOWN, duration, percent, significant, whole_number
 from efficientnet_pod.report.blocks import Block, Chart, Charts, Columns, Key, PageTable, Section, Text
@@ -93,15 +93,19 @@ def time_to_accuracy(runs: Sequence[ReportRun]) -> Section:
     if not any(peaks):
         return Section("time-to-accuracy", "Time to accuracy", [Text("No evaluation is recorded yet.")])
     classes = next((n for run in runs if (n := whole(run.records.plan.get("num_classes")))), None)
-    rows = [
-        (_level_name(level), [first_reaching(of_run, level.rate, level.kind) for of_run in evaluations])
+    reached = [
+        (level, [first_reaching(of_run, level.rate, level.kind) for of_run in evaluations])
         for level in levels(evaluations, num_classes=classes)
     ]
-    # Of levels that were first reached together, the highest says it all.
-    rows = [
-        row
-        for row, following in zip_longest(rows, rows[1:])
-        if "," in row[0] or following is None or row[0][:5] != following[0][:5] or row[1] != following[1]
+    # Of levels that were first reached together, the highest says it all; those with a source stay.
+    is_said = [
+        not level.source and level.kind == higher.kind and first == then
+        for (level, first), (higher, then) in pairwise(reached)
+    ]
+    rows: list[_LevelRow] = [
+        (_level_name(level), first)
+        for (level, first), said in zip(reached, [*is_said, False], strict=False)
+        if not said
     ]
     if len(runs) == 1:
         peak_name = f"peak, {percent(peaks[0].top1)}" if peaks[0] else "peak"
