@@ -15,11 +15,10 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
 
 from from_code import expand, links  # noqa: E402
-from from_code.commands import LAUNCHER, TRAINER, all_commands  # noqa: E402
+from from_code.commands import TRAINER, all_commands  # noqa: E402
 
 from efficientnet_pod.recipe.fields import PHASE, all_fields  # noqa: E402
 
-PROGRAMS = {TRAINER: "", LAUNCHER: "launch "}
 BLOCK = re.compile(r"^( *)```(.*)\n([\s\S]*?)\n\1```$", re.MULTILINE)
 
 
@@ -62,15 +61,11 @@ def fault_of(line: str) -> str | None:
         words = shlex.split(line)
     except ValueError as error:
         return str(error)
-    for program, prefix in PROGRAMS.items():
-        own = program.split()
-        if words[: len(own)] == own:
-            return _fault(prefix, words[len(own) :])
-    return None
+    return _fault(words[1:]) if words[:1] == [TRAINER] else None
 
 
-def _fault(prefix: str, words: list[str]) -> str | None:
-    candidates = (prefix + " ".join(words[:length]) for length in (2, 1))
+def _fault(words: list[str]) -> str | None:
+    candidates = (" ".join(words[:length]) for length in (2, 1))
     name = next((candidate for candidate in candidates if candidate in all_commands()), None)
     if name is None:
         return "there is no such command"
@@ -82,7 +77,7 @@ def _fault(prefix: str, words: list[str]) -> str | None:
         flag, _, _ = word.partition("=")
         if flag.startswith("--") and not _is_known(flag, name):
             return f"{flag} is no flag of it"
-    return _fault("", behind) if behind else None
+    return _fault(behind) if behind else None
 
 
 def _is_known(flag: str, name: str) -> bool:

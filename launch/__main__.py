@@ -1,4 +1,4 @@
-"""``python -m launch``."""
+"""``python -m launch``, in the source code; elsewhere ``efficientnet-pod launch``."""
 
 from launch.cli import run
 

@@ -15,7 +15,7 @@ from efficientnet_pod.workdir.redact import redact
 # gRPC reads it when it is imported; without it the end of a connection is a line on standard error.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-USAGE = """usage: python -m launch COMMAND [FLAGS] [-- TRAINER'S FLAGS]
+USAGE = """usage: efficientnet-pod launch COMMAND [FLAGS] [-- TRAINER'S FLAGS]
 
 commands:
   submit    check a job, print its price, and start it
@@ -32,8 +32,8 @@ backends: qr (Cloud TPU queued resources), mig (Compute Engine's instance groups
           sky (SkyPilot), slurm (GPU clusters), local (processes here, in the foreground), fake (rehearsal
           here: service, workers, pre-emption)
 
-python -m launch COMMAND --help lists the flags.
-example: python -m launch submit --backend=fake --tpu=v4-16 --workdir=runs/a -- --config=configs/digits.py
+efficientnet-pod launch COMMAND --help lists the flags.
+example: efficientnet-pod launch submit --backend=fake --tpu=v4-16 --workdir=runs/a -- --config=digits
 
 exit codes: 0 done; 1 failed; 2 change the command; 130 stopped by Ctrl-C
 """

@@ -19,7 +19,7 @@ from launch.job.remembered import recall
 from launch.job.slices import parse_slice, require_served
 from launch.workdir.storage import require_path
 
-PROGRAM = "python -m launch"
+PROGRAM = "efficientnet-pod launch"
 EXAMPLE = example_of("submit", PROGRAM)
 _STRINGS = {
     "backend": f"Service or tool that runs the job: {', '.join(NAMES)}.",

@@ -74,7 +74,7 @@ def commands() -> list[str]:
         found += [part.strip() for line in shown if line for part in line.split("&&")]
     for path in sorted((ROOT / "configs").glob("*.py")):
         found += [" ".join(match.split()) for match in COMMAND.findall(path.read_text().split('"""')[1])]
-    names = [(name, "python -m launch" if name in launch_cli.COMMANDS else TRAINER) for name in CALLS]
+    names = [(name, "efficientnet-pod launch" if name in launch_cli.COMMANDS else TRAINER) for name in CALLS]
     found += [example_of(name, program) for name, program in names]
     usages = (cli.USAGE, import_module("efficientnet_pod.cli.data").USAGE, launch_cli.USAGE)
     found += [
@@ -135,11 +135,10 @@ def test_a_command_is_one_that_there_is(command, parsing, capsys):
         files = [word for word in words if word.endswith((".py", ".txt"))]
         assert all((ROOT / file).exists() for file in files)
     else:
-        if words[:3] == ["python", "-m", "launch"]:
-            main, words = launch_cli.main, words[3:]
-        else:
-            assert words.pop(0) == "efficientnet-pod", "say in OTHERS how this command is checked"
-            main = cli.main
+        assert words.pop(0) == "efficientnet-pod", "say in OTHERS how this command is checked"
+        main = cli.main
+        if words[0] == "launch":
+            main, words = launch_cli.main, words[1:]
         if main is launch_cli.main or words[0] == "pod":
             end = words.index("--") if "--" in words else len(words)
             words, behind = words[:end], words[end + 1 :]
@@ -149,14 +148,14 @@ def test_a_command_is_one_that_there_is(command, parsing, capsys):
         flags_of(main, words, capsys)
 
 
-JOBS = [command for command in commands() if re.match(r"python -m launch (submit|render) ", command)]
+JOBS = [command for command in commands() if re.match(r"efficientnet-pod launch (submit|render) ", command)]
 
 
 @pytest.mark.parametrize("command", JOBS)
 def test_a_job_can_be_rendered_and_its_workers_find_their_images(command, capsys):
     if "--backend=fake" in command:
         pytest.importorskip("google.cloud.tpu_v2", reason="needs the extra 'launch'")
-    assert launch_cli.main(["render", *shlex.split(command)[4:]]) == 0
+    assert launch_cli.main(["render", *shlex.split(command)[3:]]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("# images: ") and "refuses" not in printed.splitlines()[0]
 

@@ -33,7 +33,7 @@ def test_the_documents_are_well(check):
         ),
         ("efficientnet-pod evaluate runs/digits --config=a.py", "--config is no flag of it"),
         (
-            "python -m launch submit --tpu=v3-8 -- --config=a.py --config.epoch=1",
+            "efficientnet-pod launch submit --tpu=v3-8 -- --config=a.py --config.epoch=1",
             "--config.epoch is no flag of it",
         ),
         ("efficientnet-pod train --config='a", "No closing quotation"),

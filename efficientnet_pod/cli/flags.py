@@ -22,19 +22,26 @@ IMAGE_SIZE = Range(1, 8192, whole=True)  # pixels
 
 
 def run_command(
-    arguments: Sequence[str], commands: Mapping[str, Callable[[Sequence[str]], int | None]], usage: str
+    arguments: Sequence[str],
+    commands: Mapping[str, Callable[[Sequence[str]], int | None]],
+    usage: str,
 ) -> int:
     """Returns the exit code of the command that the arguments begin with; without one the usage is printed.
+
+    ``help COMMAND`` is ``COMMAND --help``.
 
     Raises:
       UserError: there is no such command; or what the command raises.
     """
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage, end="")
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in commands:
-        raise UserError(f"unknown command '{name}'{did_you_mean(name, commands)}")
+        kind = "flag" if name.startswith("-") else "command"
+        raise UserError(f"unknown {kind} '{name}'{did_you_mean(name, [*commands, '--help'])}")
     return commands[name](rest) or 0
 
 

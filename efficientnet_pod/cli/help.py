@@ -45,13 +45,14 @@ CALLS = {
         "--processes=N [FLAGS] -- COMMAND",
         "--processes=4 --devices-per-process=2 -- train --config=digits --workdir=runs/pod",
     ),
+    "init": Call("FOLDER", "my-photos --recipe=finetune"),
     "recipes": Call("[NAME]", "digits --copy=my_recipe.py"),
     "config": Call(_RECIPE, "--config=imagenet:b0 --diff=b0_gpu"),
     # of the launcher
     "submit": Call(
         _JOB,
         "--backend=qr --tpu=v3-1024 --spot --workdir=gs://b/run1 -- "
-        "--config=configs/supercomputer.py:b5,65536 --config.data.data_dir=gs://b/tfds",
+        "--config=supercomputer:b5,65536 --config.data.data_dir=gs://b/tfds",
     ),
     "render": Call(
         _JOB,

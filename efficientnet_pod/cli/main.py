@@ -26,6 +26,8 @@ commands:
   report    write one HTML page on a run, or on several side by side; follows a run in progress
   data      describe and check a recipe's images, or prepare a smaller copy of them
   pod       rehearse the hosts of a pod on this machine: many processes of train or evaluate
+  launch    submit, follow and stop a run on a TPU pod or a GPU cluster; rehearse that here
+  init      make a small project folder: a recipe to edit, a Makefile, a git repository
   recipes   list the recipes that come with the trainer; print or copy one
   config    print every field of a recipe: its value, where that comes from, its meaning
 
@@ -51,6 +53,8 @@ COMMANDS = (
     "export",
     "data",
     "pod",
+    "launch",
+    "init",
     "recipes",
     "config",
 )
@@ -91,16 +95,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     try:
-        if arguments[:1] == ["--version"]:
-            _print_version()
-            return 0
-        return run_command(arguments, {word: partial(_call, word) for word in COMMANDS}, USAGE)
+        commands = {word: partial(_call, word) for word in COMMANDS} | {"--version": _print_version}
+        return run_command(arguments, commands, USAGE)
     except (Exception, KeyboardInterrupt) as error:
         return print_error(error)[1]
 
 
-def _print_version() -> None:
+def _print_version(arguments: Sequence[str]) -> None:
     """Prints the version, the versions of the libraries that count, and the devices here."""
+    if arguments:
+        raise UserError(f"--version stands alone, and '{arguments[0]}' is behind it; leave one of them out")
     from efficientnet_pod.pod import runtime  # imports JAX
 
     versions = runtime.versions()

@@ -68,7 +68,7 @@ def name_taken(job: Job, kind: str = "a queued resource") -> UserError:
     """Returns the error for a job whose name is in use; `kind` is the kind of resource that has it."""
     return UserError(
         f"there is {kind} '{job.resource}' in {job.zone} already; choose another --name, or end that "
-        f"one: python -m launch cancel {job.name}"
+        f"one: efficientnet-pod launch cancel {job.name}"
     )
 
 

@@ -152,8 +152,8 @@ class QueuedResources:
         except Exception as error:  # the error of `submit` is the one to raise
             if type(error).__name__ != "NotFound":
                 print(
-                    f"launch: it is not known whether '{job.resource}' was made; look: python -m launch "
-                    f"status {job.name}",
+                    f"launch: it is not known whether '{job.resource}' was made; look: "
+                    f"efficientnet-pod launch status {job.name}",
                     file=sys.stderr,
                 )
 

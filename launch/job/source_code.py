@@ -1,18 +1,23 @@
 """The code that workers run: a tarball of the tracked files at a commit, with the pinned versions."""
 
+import gzip
 import hashlib
+import io
 import subprocess
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from efficientnet_pod.errors import UserError
+from launch.job.trainer_wheel import pins, trainer_wheel
 
+_TRAINER = ".trainer"  # in the tarball of a project: a wheel and constraints; startup.sh installs them
 _SHOWN_FILES = 3
 
 
 @dataclass(frozen=True)
 class Code:
-    """The tracked files of a git repository.
+    """The tracked files of a git repository; with the trainer, unless the repository is the trainer's own.
 
     Attributes:
       commit: commit of the files; it ends in ``-dirty`` if they differ from it.
@@ -45,7 +50,10 @@ def pack(folder: Path, *, allow_dirty: bool) -> Code:
     # `stash create` makes a commit of the tree as it is, and touches neither tree nor stash.
     nobody = ("-c", "user.name=launch", "-c", "user.email=launch@localhost")
     tree = _git(root, *nobody, "stash", "create").strip() if changed else ""
-    tarball = _git_bytes(root, "archive", "--format=tar.gz", tree or commit)
+    tar = _git_bytes(root, "archive", "--format=tar", tree or commit)
+    if not (root / "efficientnet_pod" / "__init__.py").exists():
+        tar = _with_trainer(tar)
+    tarball = gzip.compress(tar, mtime=0)
     untracked = _git(root, "ls-files", "--others", "--exclude-standard").splitlines()
     digest = hashlib.sha256(tarball).hexdigest()
     file = f"code-{commit[:12]}-{digest[:8]}.tar.gz"
@@ -56,6 +64,18 @@ def name_of(folder: Path) -> Code:
     """Returns the code without its tarball, for a job that is only shown; raises `UserError` as `pack`."""
     _, commit, changed = _tree(folder)
     return Code(_name(commit, changed), f"code-{commit[:12]}.tar.gz")
+
+
+def _with_trainer(tar: bytes) -> bytes:
+    """Returns the tar file with the trainer that runs here, and the versions of the packages here."""
+    name, wheel = trainer_wheel()
+    archive = io.BytesIO(tar)
+    with tarfile.open(fileobj=archive, mode="a") as files:
+        for path, data in ((name, wheel), ("constraints.txt", pins().encode())):
+            member = tarfile.TarInfo(f"{_TRAINER}/{path}")
+            member.size, member.mode = len(data), 0o644
+            files.addfile(member, io.BytesIO(data))
+    return archive.getvalue()
 
 
 def _tree(folder: Path) -> tuple[Path, str, list[str]]:

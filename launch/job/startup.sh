@@ -123,16 +123,20 @@ install_code() {
     PYTHON_BIN="$PYTHON"
     return 0
   fi
-  local pins=constraints-3.12.txt
+  local pins=constraints-3.12.txt trainer=(-e ".[$EXTRAS]")
   [ "$PYTHON" != 3.11 ] || pins=constraints-3.11.txt
+  if [ -d .trainer ]; then # a project, which is sent with the trainer
+    pins=.trainer/constraints.txt trainer=(.trainer/*.whl)
+    trainer=("${trainer[0]}[$EXTRAS]")
+  fi
   command -v uv >/dev/null || python3 -m pip install --quiet --user uv || true
   PATH="$HOME/.local/bin:$PATH"
   if command -v uv >/dev/null; then
     uv venv --quiet --python "$PYTHON" "$SCRATCH/venv" &&
-      uv pip install --quiet --python "$SCRATCH/venv/bin/python" -c "$pins" -e ".[$EXTRAS]" || return
+      uv pip install --quiet --python "$SCRATCH/venv/bin/python" -c "$pins" "${trainer[@]}" || return
   else
     "python$PYTHON" -m venv "$SCRATCH/venv" &&
-      "$SCRATCH/venv/bin/pip" install --quiet -c "$pins" -e ".[$EXTRAS]" || return
+      "$SCRATCH/venv/bin/pip" install --quiet -c "$pins" "${trainer[@]}" || return
   fi
   PYTHON_BIN="$SCRATCH/venv/bin/python"
 }

@@ -20,7 +20,7 @@ SCRIPT = (ROOT / "launch" / "job" / "startup.sh").read_text().partition("\n")[2]
 def examples():
     """Returns the render commands of the page on pods by backend."""
     page = (ROOT / "docs" / "how_to" / "pods.md").read_text()
-    lines = re.findall(r"^python -m launch (render .*)$", page, re.MULTILINE)
+    lines = re.findall(r"^efficientnet-pod launch (render .*)$", page, re.MULTILINE)
     return {re.search(r"--backend=(\w+)", line)[1]: shlex.split(line) for line in lines}
 
 
@@ -98,4 +98,4 @@ def test_usage_and_unknown_commands(capsys):
     code, _, errors = launch(capsys, "sumbit")
     assert code == 2 and errors == "launch: unknown command 'sumbit'; did you mean 'submit'?\n"
     code, output, _ = launch(capsys, "submit", "--help")
-    assert code == 0 and output.startswith("usage: python -m launch submit ") and "--tpu" in output
+    assert code == 0 and output.startswith("usage: efficientnet-pod launch submit ") and "--tpu" in output

@@ -45,7 +45,7 @@ def tiny_python(folder: Path, workdir: Path, *, step_seconds: float) -> Path:
 
 
 def launch(capsys, *words: str) -> tuple[int, str, str]:
-    """Returns exit code, output and errors of ``python -m launch`` in this process."""
+    """Returns exit code, output and errors of ``efficientnet-pod launch`` in this process."""
     capsys.readouterr()
     code = main(words)
     captured = capsys.readouterr()

@@ -25,6 +25,7 @@ WORDS = {
     "import": ("WEIGHTS", "a file or folder of another library, or `hf:OWNER/NAME`"),
     "export": ("WEIGHTS", "weights as of `evaluate`"),
     "report": ("WORKDIR…", "the folder of a run, or of several"),
+    "init": ("FOLDER", "the name of a new folder"),
     "recipes": ("[NAME]", "the name of a recipe; without one, all are listed"),
     "pod": ("-- COMMAND", "`train` or `evaluate` with its flags"),
     "launch submit": ("-- FLAGS OF train", "flags of `train` without `--workdir`"),
@@ -135,7 +136,7 @@ def sentence(text: str) -> str:
 
 
 def _trainer() -> list[str]:
-    return [name for name in trainer_cli.COMMANDS if name != "data"]
+    return [name for name in trainer_cli.COMMANDS if name not in ("data", "launch")]
 
 
 def _module(name: str) -> str:
