@@ -1,6 +1,7 @@
 """The flags of a command, parsed; a mistake in them is one line."""
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -102,7 +103,8 @@ def parse_flags(
             given.to_dict()  # config_flags reports a file it could not load at its first use
     except Exception as error:  # what a config file raises is anything
         line = _unknown_field(values, arguments, stored) or _wrong_type(error)
-        line = line or (_meant_field(str(error)) if config else None) or _one_line(error)
+        line = line or _flag_fault(str(error), values, f"{program} {command} --help", config=config)
+        line = line or _one_line(error)
         if config and "flag 'config." in line:  # the field of no recipe
             line = no_recipe
         raise UserError(line) from error
@@ -193,10 +195,19 @@ def _with_recipe_files(arguments: list[str]) -> list[str]:
     found = list(arguments)
     for place, word in enumerate(arguments):
         if word.startswith("--config="):
-            found[place] = f"--config={as_file(word.removeprefix('--config='))}"
+            found[place] = f"--config={_recipe_file(word.removeprefix('--config='))}"
         elif word == "--config" and place + 1 < len(arguments):
-            found[place + 1] = as_file(arguments[place + 1])
+            found[place + 1] = _recipe_file(arguments[place + 1])
     return found
+
+
+def _recipe_file(config: str) -> str:
+    """Returns the file of a recipe with its row; raises UserError if one of them is missing."""
+    if not config:
+        raise UserError("the name of the recipe is empty; give one, e.g. --config=digits")
+    if config.endswith(":"):
+        raise UserError(f"'{config}' has no row behind its colon; leave the colon out, or name a row")
+    return as_file(config)
 
 
 def load_config(config: str) -> ConfigDict:
@@ -264,15 +275,25 @@ def _unknown_field(
     return None
 
 
-def _meant_field(message: str) -> str | None:
-    """Returns the message for an unknown flag that a field of the recipe seems to be meant by."""
+def _flag_fault(message: str, values: flags.FlagValues, see: str, *, config: bool) -> str | None:
+    """Returns what is wrong with a flag by absl's message on it, and the remedy; None for other messages.
+
+    With `config`, an unknown flag may mean a field of the recipe. `see` is the command that lists the flags.
+    """
+    if missing := re.fullmatch(r"Missing value for flag (--\S+)", message):
+        return f"{missing[1]} needs a value, {missing[1]}=…; the flags: {see}"
     unknown = re.search(r"Unknown command line flag '([\w-]+)'", message)
     if not unknown:
         return None
-    from efficientnet_pod.recipe.fields import all_fields  # no other start waits for it
+    if config:
+        from efficientnet_pod.recipe.fields import all_fields  # no other start waits for it
 
-    field = field_for(unknown[1], (field.name for field in all_fields()))
-    return f"unknown flag --{unknown[1]}; of the recipe it is --config.{field}" if field else None
+        if field := field_for(unknown[1], (field.name for field in all_fields())):
+            return f"unknown flag --{unknown[1]}; of the recipe it is --config.{field}"
+    near = difflib.get_close_matches(unknown[1], [name for name in values if "." not in name], n=1)
+    return f"unknown flag --{unknown[1]}" + (
+        f"; did you mean --{near[0]}?" if near else f"; the flags: {see}"
+    )
 
 
 # The ends of what config_flags says of a value that is not of its field's type.

@@ -96,7 +96,26 @@ def test_config_prints_fields_with_their_meaning(capsys, monkeypatch):
             ["train", "--config=digits", "--data=/x"],
             "unknown flag --data; of the recipe it is --config.data.name",
         ),
-        (["plan", "--config=digits", "--frobnicate=3"], "Unknown command line flag 'frobnicate'"),
+        (
+            ["plan", "--config=digits", "--frobnicate=3"],
+            "unknown flag --frobnicate; the flags: efficientnet-pod plan --help",
+        ),
+        (["plan", "--config=digits", "--replica=3"], "unknown flag --replica; did you mean --replicas?"),
+        (
+            ["config", "--config=digits", "--diff"],
+            "--diff needs a value, --diff=…; the flags: efficientnet-pod config --help",
+        ),
+        (
+            ["config", "--config=digits", "--diff="],
+            "the name of the recipe is empty; give one, e.g. --config=digits",
+        ),
+        (["plan", "--config="], "the name of the recipe is empty; give one, e.g. --config=digits"),
+        (
+            ["plan", "--config=digits:"],
+            "'digits:' has no row behind its colon; leave the colon out, or name a row",
+        ),
+        (["--versoin"], "unknown flag '--versoin'; did you mean '--version'?"),
+        (["--version", "x"], "--version stands alone, and 'x' is behind it; leave one of them out"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, capsys):
