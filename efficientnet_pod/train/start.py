@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Any
 
+from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.mesh import share_from_first_host
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.recipe import AUTO
-from efficientnet_pod.recipe.rules import possible_replicas
+from efficientnet_pod.recipe.rules import possible_replicas, recomputing
 from efficientnet_pod.run.auto_replicas import fewest_replicas
 from efficientnet_pod.run.identity import data_of
 from efficientnet_pod.run.memory import Need
@@ -78,6 +79,9 @@ def find_replicas(run: Run, workdir: Workdir, claim: Claim | None, display: Disp
 
     It is the number of the run's first start; of one that begins, the fewest whose programs fit the memory of
     every host. All hosts call this together. Programs that host 0 compiles stay in the workdir.
+
+    Raises:
+      UserError: even the most replicas do not fit.
     """
     recipe = run.plan.recipe
     if recipe.replicas != AUTO:
@@ -91,7 +95,12 @@ def find_replicas(run: Run, workdir: Workdir, claim: Claim | None, display: Disp
         most = max((need for need in found if need), key=lambda need: need.total, default=None)
         takes = f"a step needs {most}" if most else "the compiler refuses the step"
         images = plural(recipe.global_batch // replicas, "image")
-        display.print(f"replicas=auto: {plural(replicas, 'replica')} of {images}: {takes}")
+        line = f"replicas=auto: {plural(replicas, 'replica')} of {images}: {takes}"
+        if replicas == possible[-1] and most and not most.fits():
+            raise UserError(
+                f"{line}, and more are not possible; lower config.data.image_size{recomputing(recipe)}"
+            )
+        display.print(line)
         return found
 
     def agreed(place: int) -> int:
@@ -100,9 +109,9 @@ def find_replicas(run: Run, workdir: Workdir, claim: Claim | None, display: Disp
 
     if kept := hosts.from_first("the replicas so far", claim.replicas() if claim else None):
         return run_with(kept)
+    possible = possible_replicas(recipe, run.plan.num_devices)
     room = _ROOM_ON_CPU if run.runtime.platform == "cpu" else 1.0
     with display.phase("compiling, to find the number of replicas"):
-        possible = possible_replicas(recipe, run.plan.num_devices)
         return run_with(fewest_replicas(possible, needs, room=room, agreed=agreed))
 
 

@@ -142,6 +142,21 @@ def test_a_run_keeps_the_number_that_it_has_found(tmp_path, monkeypatch, capsys)
     assert json.loads((workdir / "plan.json").read_text())["num_replicas"] == 24
 
 
+def test_a_run_that_does_not_fit_with_the_most_replicas_is_refused_before_its_plan(
+    tmp_path, monkeypatch, capsys
+):
+    build_tiny_networks(monkeypatch)
+    leave_room_for(monkeypatch, 1000)
+    flags = [f"--config.{name}={value}" for name, value in FIELDS.items()]
+    assert main(["train", "--config=digits", f"--workdir={tmp_path / 'run'}", *flags]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(
+        "efficientnet-pod: replicas=auto: 120 replicas of 1 image: a step needs 0.0 MiB of 0.0 MiB, and "
+        "more are not possible; lower config.data.image_size"
+    )
+    assert printed.err.count("\n") == 1 and "train state" not in printed.out
+
+
 def test_preflight_takes_the_fewest_that_fit(tmp_path, monkeypatch, capsys):
     build_tiny_networks(monkeypatch)
     config = config_of("digits.py", FIELDS)
