@@ -1,22 +1,51 @@
 """TensorFlow for this package: silent, on the CPU alone, its errors on one line.
 
-Import ``tf`` from here. Every GPU is hidden from it before its runtime starts, because the accelerators are
-JAX's.
+Import ``tf`` from here. It is loaded at its first use, which takes seconds that a plan or a report need not
+wait for. Every GPU is hidden from it before its runtime starts, because the accelerators are JAX's.
 """
 
 import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf
+__all__ = ["decoder_messages", "load", "reason_of", "tf"]
 
-__all__ = ["decoder_messages", "reason_of", "tf"]
 
-tf.get_logger().setLevel("ERROR")  # tensorflow_datasets warns of deprecations that no user can change
-tf.config.set_visible_devices([], "GPU")
+_LOCK = threading.Lock()
+_loaded: list[Any] = []
+
+
+def load() -> Any:
+    """Returns TensorFlow; for libraries, such as TFDS, that would otherwise start it as it is."""
+    with _LOCK:
+        if not _loaded:
+            import tensorflow
+
+            # tensorflow_datasets warns of deprecations that no user can change.
+            tensorflow.get_logger().setLevel("ERROR")
+            tensorflow.config.set_visible_devices([], "GPU")
+            _loaded.append(tensorflow)
+        return _loaded[0]
+
+
+class _TensorFlow:
+    """TensorFlow's names, each found when it is first asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(load(), name)
+        setattr(self, name, value)
+        return value
+
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+else:
+    tf = _TensorFlow()
 
 
 def reason_of(error: Exception) -> str:

@@ -12,12 +12,13 @@ import tensorflow_datasets as tfds
 
 from efficientnet_pod.data.bad_images import find_fault
 from efficientnet_pod.data.names import printable
-from efficientnet_pod.data.quiet import reason_of, tf
+from efficientnet_pod.data.quiet import load, reason_of, tf
 from efficientnet_pod.data.sources.reading import map_in_parallel, read_part
 from efficientnet_pod.data.sources.tfrecord_bytes import locate_corruption
 from efficientnet_pod.data.sources.types import Example, Indexed, Records
 from efficientnet_pod.errors import UserError
 
+load()
 SHARD_IMAGES = 1000  # at most; a shard is written whole, so an interruption loses no more than these
 _NAME = "prepared"  # of the data set in its metadata
 

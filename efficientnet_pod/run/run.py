@@ -1,6 +1,7 @@
 """A recipe on a machine: devices, images, plan, mesh, network and optimizer, ready to compile."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -37,7 +38,7 @@ from efficientnet_pod.run.train_step import (
     compile_update,
     no_sums,
 )
-from efficientnet_pod.workdir.files import is_remote
+from efficientnet_pod.workdir.files import expanded, is_remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,9 +290,11 @@ def image_numbers(recipe: Recipe) -> ImageNumbers:
     Raises:
       UserError: the data is not here and nothing is known of it.
     """
-    published = PUBLISHED_NUMBERS.get(recipe.data.name)
-    if published and is_remote(recipe.data.data_dir):
-        return published  # nothing is asked over a network only to plan
+    data, published = recipe.data, PUBLISHED_NUMBERS.get(recipe.data.name)
+    folder = data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    # Nothing is asked over a network, nor is TensorFlow loaded, to learn that images are not here.
+    if published and (is_remote(folder) or not os.path.isdir(os.path.join(expanded(folder), data.name))):
+        return published
     try:
         source = open_images(recipe)
     except UserError:

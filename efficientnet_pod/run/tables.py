@@ -177,8 +177,8 @@ def model_table(model: Any, variables: Any, image_size: int) -> Table:
     def forward(variables: Any, x: jax.Array) -> Any:
         return model.apply(variables, x, train=False, capture_intermediates=True, mutable=["intermediates"])
 
-    _, captured = jax.eval_shape(forward, variables, images)
-    flops = jax.jit(lambda v, x: model.apply(v, x, train=False)).lower(variables, images).cost_analysis()
+    traced = jax.jit(forward).trace(variables, images)
+    captured, flops = traced.out_info[1], traced.lower().cost_analysis()
     table = terminal.table("layer", "output", "parameters", left=2)
     table.show_footer = True
     for name, parameters in _in_forward_order(variables["params"]):

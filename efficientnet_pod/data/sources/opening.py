@@ -1,16 +1,20 @@
 """Opens a data set by its name."""
 
+from collections.abc import Callable
+from importlib import import_module
+
 from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import reason_of, tf
-from efficientnet_pod.data.sources.digits import open_digits
-from efficientnet_pod.data.sources.folders import open_folder
-from efficientnet_pod.data.sources.imagenet_tfrecords import open_tfrecords
-from efficientnet_pod.data.sources.tfds import open_prepared, open_tfds
 from efficientnet_pod.data.sources.types import Source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.workdir.files import expanded
 
-_BY_PATH = {"folder:": open_folder, "tfrecord:": open_tfrecords, "prepared:": open_prepared}
+# Module and function; the modules are imported when they are needed, for some take seconds.
+_BY_PATH = {
+    "folder:": "folders:open_folder",
+    "tfrecord:": "imagenet_tfrecords:open_tfrecords",
+    "prepared:": "tfds:open_prepared",
+}
 
 
 def open_source(
@@ -38,14 +42,22 @@ def open_source(
                 "rename it, or make a link to it that has another name"
             )
     if name == "digits":
-        return open_digits()
+        return _opener("digits:open_digits")()
     try:
-        for prefix, open_path in _BY_PATH.items():
+        for prefix, place in _BY_PATH.items():
             if name.startswith(prefix):
-                return open_path(name, expanded(name.removeprefix(prefix)), train_split, eval_split)
-        return open_tfds(name, data_dir and expanded(data_dir), train_split, eval_split)
+                path = expanded(name.removeprefix(prefix))
+                return _opener(place)(name, path, train_split, eval_split)
+        return _opener("tfds:open_tfds")(name, data_dir and expanded(data_dir), train_split, eval_split)
+    except UserError:
+        raise  # before TensorFlow is loaded, to compare it with its errors
     except (tf.errors.OpError, OSError) as error:  # of an object store, a network or a disk
         raise UserError(
             f"data set '{name}' cannot be reached: {reason_of(error)}; correct the path, or see to network "
             "and credentials"
         ) from None
+
+
+def _opener(place: str) -> Callable[..., Source]:
+    module, _, function = place.partition(":")
+    return getattr(import_module(f"efficientnet_pod.data.sources.{module}"), function)

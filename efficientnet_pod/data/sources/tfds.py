@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.splits import SplitDict
 
-from efficientnet_pod.data.quiet import reason_of, tf
+from efficientnet_pod.data.quiet import load, reason_of, tf
 from efficientnet_pod.data.sources.array_records import indexed_records
 from efficientnet_pod.data.sources.folders import require_folder
 from efficientnet_pod.data.sources.reading import read_part
@@ -26,6 +26,7 @@ from efficientnet_pod.data.sources.types import (
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.workdir.files import expanded
 
+load()
 MANIFEST = "prepare.json"  # of a folder that `data prepare` writes
 
 
