@@ -98,8 +98,8 @@ def check(model: str, batch: int, image_size: int, platform: str) -> dict[str, A
 
     Products have the highest precision. Of the logits and the loss it is the largest difference, relative to
     the largest value; of the BN statistics, the parameters' update, and the update of the tensor that is
-    worst, the norm of the difference, relative to the norm. With ``cpu`` for a platform, the convolutions as a
-    GPU gets them are compared with those that a CPU gets, both on the CPU.
+    worst, the norm of the difference, relative to the norm. With ``cpu`` for a platform, the convolutions as
+    a GPU gets them are compared with those that a CPU gets, both on the CPU.
     """
     device, (cpu, *_) = devices(platform)[0], jax.devices("cpu")
     with jax.default_matmul_precision("highest"):

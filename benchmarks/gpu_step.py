@@ -75,16 +75,21 @@ def work(contender: str, row: Row, platform: str, *, small: bool) -> Result:
     return gpu_jax.check("b0", *((4, SMALL_SIZE) if small else (8, 128)), platform)
 
 
-def device_of(platform: str) -> str:
-    """Returns the name of the first device, from a process that ends: it would keep memory of the GPU.
+def require_device(parser: argparse.ArgumentParser, platform: str, instead: str) -> str:
+    """Returns the name of the platform's first device; ends with status 2 and one line where there is none.
 
-    Raises:
-      LookupError: JAX sees none, with what it says.
+    A process of its own asks for it, since JAX would keep memory of the GPU. ``instead`` is a command for a
+    machine without one.
     """
     code = f"from benchmarks.gpu_jax import devices; print(devices({platform!r})[0].device_kind)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     if process.returncode:
-        raise LookupError(process.stderr.strip().splitlines()[-1])
+        said = process.stderr.strip().splitlines()[-1]
+        parser.exit(
+            2,
+            f"no GPU: JAX says '{said}'; look at nvidia-smi and install jax[cuda12], or try it here: "
+            f"python -m {instead}\n",
+        )
     return process.stdout.splitlines()[-1]
 
 
@@ -198,14 +203,7 @@ def main() -> None:
     if flags.worker:
         print(json.dumps(work(flags.worker, flags.rows[0], flags.platform, small=flags.small)), flush=True)
         return
-    try:
-        device = device_of(flags.platform)
-    except LookupError as error:
-        parser.exit(
-            2,
-            f"no GPU: JAX says '{error}'; look at nvidia-smi and install jax[cuda12], or try the programs "
-            "here: python -m benchmarks.gpu_step --platform=cpu --small\n",
-        )
+    device = require_device(parser, flags.platform, "benchmarks.gpu_step --platform=cpu --small")
     found, left_out, failures = make_all(flags, device)
     checks: list[Any] = [result for result in found if result["contender"] == CHECK]
     print(f"\n{device}; bfloat16, n steps in groups, the device waited for after each group\n")
