@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.report.head import head_of
 from efficientnet_pod.report.records import RunRecords, read_run_records
 from efficientnet_pod.report.side_by_side import run_of
@@ -145,8 +146,6 @@ def _rows(trained: Trained, records: RunRecords | None) -> list[tuple[str, str]]
 
 def _recipe(records: RunRecords) -> str:
     """Returns the fields in which the recipe differs from the neutral one, as JSON."""
-    from efficientnet_pod.recipe.base_config import base_config  # imports ml_collections
-
     neutral = dict(flatten(json.loads(base_config().to_json_best_effort())))
     chosen = records.config.get("optimizer", {}).get("name")
     fields = {
