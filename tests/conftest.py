@@ -1,6 +1,6 @@
 """A hostile environment: eight CPU devices, strict promotion, warnings are errors (pyproject.toml).
 
-`benchmarks.gpu_check` names a platform in ``EFFICIENTNET_POD_TEST_PLATFORM``: tests then have one device of it.
+For `benchmarks.gpu_check`, ``EFFICIENTNET_POD_TEST_PLATFORM`` names a platform: tests have one device of it.
 """
 
 import gc
