@@ -28,7 +28,8 @@ def test_what_became_of_each_test_is_told(tmp_path):
         "@pytest.mark.skip(reason='no such GPU')\n"
         "def test_other(): pass\n"
     )
-    code = f"from benchmarks.gpu_check import Check, run; raise SystemExit(run('cpu', [Check({str(file)!r}, '')]))"
+    code = "from benchmarks.gpu_check import Check, run; "
+    code += f"raise SystemExit(run('cpu', [Check({str(file)!r}, 'made up')]))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert ended.returncode == 1
     told = ended.stdout.partition("\non cpu: ")[2].splitlines()
