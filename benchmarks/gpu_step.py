@@ -84,7 +84,7 @@ def require_device(parser: argparse.ArgumentParser, platform: str, instead: str)
     code = f"from benchmarks.gpu_jax import devices; print(devices({platform!r})[0].device_kind)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     if process.returncode:
-        said = process.stderr.strip().splitlines()[-1]
+        said = (process.stderr.strip().splitlines() or ["nothing"])[-1]
         parser.exit(
             2,
             f"no GPU: JAX says '{said}'; look at nvidia-smi and install jax[cuda12], or try it here: "
