@@ -175,6 +175,7 @@ def lower(
     *,
     bn_group_size: int | None = None,
     bn_dtype: Any = jnp.float32,
+    image_size: int = 0,
 ) -> jax.stages.Lowered:
     """Returns the program of one train step for the devices, which need not be there.
 
@@ -184,11 +185,12 @@ def lower(
       devices: of a topology or of this machine.
       bn_group_size: devices that normalise together; None: all.
       bn_dtype: of what batch norm returns; its arithmetic is float32.
+      image_size: pixels; 0 for the published size.
     """
     scaling = SCALINGS[model]
     mesh = Mesh(np.array(devices).reshape(-1, bn_group_size or len(devices)), ("bn_group", "bn_member"))
     network = PlainEfficientNet(scaling, bn_dtype=bn_dtype, axis_name="bn_member")
-    images, size = per_replica_batch * len(devices), scaling.image_size
+    images, size = per_replica_batch * len(devices), image_size or scaling.image_size
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.bfloat16)
     state = jax.eval_shape(partial(_create_state, network, global_batch=images), image)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

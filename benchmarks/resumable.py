@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,21 +36,28 @@ class Results:
         self._path = path
         self._old = self._read() if resume else []
 
-    def get(self, identity: dict[str, Any], command: Sequence[str]) -> Result | None:
+    def kept(self, identity: dict[str, Any]) -> Result | None:
+        """Returns the result of that identity if it is there, the newest."""
+        return next((old for old in self._old if identity.items() <= old.items()), None)
+
+    def get(
+        self, identity: dict[str, Any], command: Sequence[str], *, seconds: float | None = None
+    ) -> Result | None:
         """Returns the result of that identity, made by ``python -m command`` if it is not there.
 
         The command prints it as its last line, a JSON object. None if it fails: its last words go to stderr.
+        After ``seconds`` it fails, and all processes that it has started end.
         """
-        for old in self._old:
-            if identity.items() <= old.items():
-                return old
+        if old := self.kept(identity):
+            return old
         print(f"python -m {' '.join(command)}", file=sys.stderr, flush=True)
-        process = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT)
-        answers = [line for line in process.stdout.splitlines() if line.startswith("{")]
-        if process.returncode or not answers:
+        status, output, words = _run([sys.executable, "-m", *command], seconds)
+        answers = [line for line in output.splitlines() if line.startswith("{")]
+        if status or not answers:
             self.failures += 1
-            print(*process.stderr.splitlines()[-20:], sep="\n", file=sys.stderr)
-            print(f"ended with status {process.returncode}", file=sys.stderr, flush=True)
+            print(*words.splitlines()[-20:], sep="\n", file=sys.stderr)
+            ending = f"was ended after {seconds:.0f} s" if status is None else f"ended with status {status}"
+            print(ending, file=sys.stderr, flush=True)
             return None
         result = identity | json.loads(answers[-1])
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,3 +74,24 @@ class Results:
             except json.JSONDecodeError:
                 print(f"{self._path}: a line is not whole and is left out", file=sys.stderr)
         return found[::-1]
+
+
+def _run(command: Sequence[str], seconds: float | None) -> tuple[int | None, str, str]:
+    """Returns status, output and messages of a process; its status is None if it took too long."""
+    options: dict[str, Any] = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+        "cwd": ROOT,
+    }
+    # A session of its own: a compiler's helper processes end with it, and do not hold its output open.
+    with subprocess.Popen(command, start_new_session=True, **options) as process:
+        try:
+            output, words = process.communicate(timeout=seconds)
+            return process.returncode, output, words
+        except BaseException as error:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            return (None, *process.communicate())

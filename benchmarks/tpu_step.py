@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.resumable import Result, Results, made_of
+from efficientnet_pod.errors import refused_bytes
 from efficientnet_pod.pod.chips import GIB
-from efficientnet_pod.preflight.compile import needed_bytes
 from efficientnet_pod.preflight.program.cost import read_program
 from efficientnet_pod.preflight.targets import Target, parse_target, runtime_for
 
@@ -79,7 +79,8 @@ def compile_step(contender: str, row: Row, target: Target) -> Result:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        found: Result = {"too_large": True, "hbm_bytes": needed_bytes(str(error)), "said": str(error)[:2000]}
+        needed, _ = refused_bytes(str(error)) or (None, None)
+        found: Result = {"too_large": True, "hbm_bytes": needed, "said": str(error)[:2000]}
     else:
         program, memory = read_program(compiled.as_text() or ""), compiled.memory_analysis()
         arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes

@@ -1,4 +1,7 @@
-"""A hostile environment: eight CPU devices, strict promotion, warnings are errors (pyproject.toml)."""
+"""A hostile environment: eight CPU devices, strict promotion, warnings are errors (pyproject.toml).
+
+For `benchmarks.gpu_check`, ``EFFICIENTNET_POD_TEST_PLATFORM`` names a platform: tests have one device of it.
+"""
 
 import gc
 import os
@@ -14,10 +17,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Tests compile for longer than they run. Without LLVM's dearest passes and XLA's newer emitters, which later
 # versions of jaxlib cannot do without, they take a quarter of the time.
+PLATFORM = os.environ.get("EFFICIENTNET_POD_TEST_PLATFORM", "")
 _QUICKLY = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 _QUICKLY += ["--xla_cpu_parallel_codegen_split_count=1"]
 _QUICKLY += ["--xla_cpu_use_fusion_emitters=false"] if version("jaxlib").startswith("0.10.") else []
-os.environ.setdefault("XLA_FLAGS", " ".join(_QUICKLY))
+if PLATFORM != "cuda":
+    os.environ.setdefault("XLA_FLAGS", " ".join(_QUICKLY))
 # A command in a forked process must not start itself again: it would start what forked it.
 os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
 
@@ -35,11 +40,13 @@ _programs_of_this_session = shared_programs.VARIABLE not in os.environ
 if _programs_of_this_session:
     os.environ[shared_programs.VARIABLE] = tempfile.mkdtemp(prefix="efficientnet-pod-programs-")
 shared_programs.share_programs()
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_platforms", "cuda,cpu" if PLATFORM == "cuda" else "cpu")
+jax.config.update("jax_num_cpu_devices", 1 if PLATFORM else 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-assert len(jax.devices()) == 8  # starts the backend, so that no test sets its own before
+if PLATFORM == "cuda":
+    jax.config.update("jax_default_matmul_precision", "highest")  # a GPU's default has 10 bits
+assert PLATFORM or len(jax.devices()) == 8  # starts the backend, so that no test sets its own before
 
 
 def pytest_collection_finish():

@@ -131,6 +131,9 @@ def test_a_command_is_one_that_there_is(command, parsing, capsys):
     program = next((name for name in OTHERS if words[: len(name.split())] == name.split()), words[0])
     if program == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):  # takes minutes
+        source = (ROOT / f"{words[2].replace('.', '/')}.py").read_text()
+        assert all(f'"{word.partition("=")[0]}"' in source for word in words[3:])
     elif program in OTHERS or program.startswith("onnxenv/"):
         files = [word for word in words if word.endswith((".py", ".txt"))]
         assert all((ROOT / file).exists() for file in files)

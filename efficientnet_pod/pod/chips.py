@@ -25,6 +25,7 @@ class Gpu:
       shared_memory: bytes of shared memory of a multiprocessor.
       shared_memory_optin: bytes of shared memory that a block may ask for.
       l2_bytes: bytes of the level-2 cache.
+      clock_hz: highest clock. XLA's model of costs divides by it: without one, hardly anything is fused.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Gpu:
     shared_memory: int
     shared_memory_optin: int
     l2_bytes: int
+    clock_hz: float
 
 
 @dataclass(frozen=True)
@@ -179,26 +181,33 @@ _ALL = (
     ),
     _gpu(
         "v100", "NVIDIA V100 SXM2 16 GB",
-        Gpu("Tesla V100-SXM2-16GB", (7, 0), 80, 64, 2048, 98304, 98304, 6291456),
+        Gpu("Tesla V100-SXM2-16GB", (7, 0), 80, 64, 2048, 98304, 98304, 6291456, 1.53e9),
         peak="NVIDIA V100 data sheet (float16: it has no bfloat16 of its own)",
         flops=125e12, hbm_bytes=16935682048, hbm_bandwidth=898e9, link_bandwidth=150e9, usd=0.79,
     ),
     _gpu(
         "a100", "NVIDIA A100 SXM4 40 GB",
-        Gpu("NVIDIA A100-SXM4-40GB", (8, 0), 108, 64, 2048, 167936, 166912, 41943040),
+        Gpu("NVIDIA A100-SXM4-40GB", (8, 0), 108, 64, 2048, 167936, 166912, 41943040, 1.41e9),
         peak="NVIDIA A100 data sheet",
         flops=312e12, hbm_bytes=42331013120, hbm_bandwidth=1555.2e9, link_bandwidth=300e9, usd=1.99,
     ),
     _gpu(
         "h100", "NVIDIA H100 SXM5 80 GB",
-        Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 128, 2048, 233472, 232448, 52428800),
+        Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 128, 2048, 233472, 232448, 52428800, 1.98e9),
         peak="NVIDIA H100 data sheet, without sparsity",
         flops=989e12, hbm_bytes=84942979072, hbm_bandwidth=3352.32e9, link_bandwidth=450e9, usd=3.99,
     ),
     _gpu(
+        "h200", "NVIDIA H200 SXM5 141 GB",
+        Gpu("NVIDIA H200", (9, 0), 132, 128, 2048, 233472, 232448, 52428800, 1.98e9),
+        peak="NVIDIA H200 data sheet, without sparsity",
+        usd_source="none found", flops=989e12, hbm_bytes=151397597184, hbm_bandwidth=4800e9,
+        link_bandwidth=450e9,
+    ),
+    _gpu(
         "rtx3090", "NVIDIA RTX 3090 24 GB",
         # OpenXLA has the A6000 of the same architecture; cores, cache and memory are the 3090's.
-        Gpu("NVIDIA GeForce RTX 3090", (8, 6), 82, 128, 1536, 102400, 101376, 6291456),
+        Gpu("NVIDIA GeForce RTX 3090", (8, 6), 82, 128, 1536, 102400, 101376, 6291456, 1.695e9),
         peak="NVIDIA GA102 white paper, float32 accumulation; PCIe 4.0 × 16",
         usd_source="none: a card to own", flops=71e12, hbm_bytes=24 * GIB, hbm_bandwidth=936e9,
         link_bandwidth=32e9,

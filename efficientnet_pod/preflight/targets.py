@@ -260,7 +260,7 @@ def gpu_config(chip: Chip) -> str:
 gpu_device_info {{
   name: "{gpu.kind}" device_vendor: "NVIDIA Corporation"
   cuda_compute_capability {{ major: {major} minor: {minor} }}
-  core_count: {gpu.cores} fpus_per_core: {gpu.fpus_per_core}
+  core_count: {gpu.cores} fpus_per_core: {gpu.fpus_per_core} clock_rate_ghz: {gpu.clock_hz / 1e9}
   threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: {gpu.threads_per_core}
   shared_memory_per_block: 49152 shared_memory_per_core: {gpu.shared_memory}
   shared_memory_per_block_optin: {gpu.shared_memory_optin}

@@ -36,3 +36,11 @@ def test_a_result_is_of_its_sources(tmp_path, monkeypatch):
         digests.append(made_of(["package"]))
     assert digests[0] != digests[1]
     assert digests[1] == made_of(["package"])
+
+
+def test_a_command_that_takes_too_long_ends_with_all_it_has_started(tmp_path, capfd):
+    """The child of the child holds the output open: waiting for that alone would take a minute."""
+    sleep = "import subprocess; subprocess.run(['sleep', '60'])"
+    results = Results(tmp_path / "results.jsonl", resume=False)
+    assert results.get({"row": "b0x32"}, ["timeit", "-n1", "-r1", sleep], seconds=2) is None
+    assert results.failures == 1 and "was ended after 2 s" in capfd.readouterr().err

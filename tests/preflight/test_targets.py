@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
+import jax
 import pytest
+from jax.sharding import SingleDeviceSharding
 from skips import needs_cuda_plugin, needs_libtpu
 
 from efficientnet_pod.errors import UserError
@@ -10,6 +12,7 @@ from efficientnet_pod.pod.chips import CHIPS
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.pod.topology import bn_device_order, describe_bn_groups
 from efficientnet_pod.preflight import targets
+from efficientnet_pod.preflight.program.hlo import parse
 from efficientnet_pod.preflight.targets import gpu_config, parse_target, runtime_for, target_here, target_of
 
 
@@ -64,7 +67,7 @@ def test_names_stand_for_the_slices_of_their_makers(topology, name, replicas, ho
         ("v5e:32x32", "TPU v5e has 256 at most in one slice: choose fewer, e.g. --topology=v5e-256"),
         ("v5:2x2", "names no known TPU; did you mean 'v5p'?"),
         ("v9:2x2", "names no known TPU; known: tpu7x, v2, v3, v4, v5e, v5p, v6e"),
-        ("cuda:h200x8", "names no known GPU; did you mean 'h100'?"),
+        ("cuda:h300x8", "names no known GPU; did you mean 'h200'?"),
         ("cuda:h100x12", "is not whole hosts of 8; the nearest that is: --topology=cuda:h100x16"),
         ("h100:2x2", "GPUs are written cuda:h100x8"),
         ("cpu:0", "has 0 devices; name 1 to 16,384"),
@@ -148,8 +151,20 @@ def test_a_gpu_is_described_to_the_compiler():
         "major: 8 minor: 6 }" in text
         and "core_count: 82 " in text
         and f"device_memory_size: {24 << 30} " in text
+        and "clock_rate_ghz: 1.695\n" in text
     )
     assert text.count("{") == text.count("}") == 3
+
+
+@needs_cuda_plugin
+@pytest.mark.parametrize("chip", ["a100", "h100", "h200", "rtx3090"])  # newer assemblers do not know a V100
+def test_elementwise_work_is_one_kernel_for_a_gpu_that_is_not_here(chip):
+    """Where the description lacks a figure of the model of costs, constants become whole arrays in memory."""
+    device = runtime_for(parse_target(f"cuda:{chip}x1")).devices[0]
+    shape = jax.ShapeDtypeStruct((256, 1024), "float32", sharding=SingleDeviceSharding(device))
+    program = jax.jit(lambda weight, moment: weight - (0.9 * moment + weight)).lower(shape, shape).compile()
+    opcodes = [instruction.opcode for instruction in parse(program.as_text()).entry.instructions.values()]
+    assert sorted(opcodes) == ["fusion", "parameter", "parameter"]
 
 
 def test_virtual_devices_are_a_part_of_those_that_run():
