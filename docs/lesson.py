@@ -1,9 +1,9 @@
 """Runs a lesson of docs/tutorials in the current folder, from the page's own text.
 
-    mkdir /tmp/lesson && cd /tmp/lesson && python REPOSITORY/docs/lesson.py REPOSITORY/docs/tutorials/resumed.md
+    python REPOSITORY/docs/lesson.py REPOSITORY/docs/tutorials/resumed.md
 
-Each step must succeed and print what the page shows. ``--keep`` writes the figures of the page, and the page as
-a notebook, beside it.
+Each step must succeed and print what the page shows. ``--keep`` writes the figures of the page, and the page
+as a notebook, beside it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-from lessons import Step, is_shown, notebook_of, steps_of  # noqa: E402
+from lessons import Step, is_notebook, is_shown, notebook_of, steps_of  # noqa: E402
 
 
 def main() -> int:
@@ -53,7 +53,7 @@ def main() -> int:
             return 1
         print(f"{time.monotonic() - start:6.1f} s  {title}", flush=True)
     print(f"{time.monotonic() - began:6.1f} s  in all", flush=True)
-    if flags.keep and any(step.kind == "python" for step in steps_of(page)):
+    if flags.keep and is_notebook(flags.page):
         flags.page.with_suffix(".ipynb").write_text(notebook_of(page), "utf-8")
     return 0
 

@@ -1,4 +1,4 @@
-"""The lessons of docs/tutorials: what a page lets its reader run, step by step, and what it shows of the output.
+"""The lessons of docs/tutorials: what a page lets its reader run, and what it shows of the output.
 
 A block without a language has commands of the shell, one a line; a block ``python`` is a cell of a notebook.
 A block ``text`` right behind is what it prints, where ``…`` stands for any text within a line, and a line of
@@ -78,7 +78,7 @@ def _lines(text: str) -> list[str]:
 
 
 def notebook_of(page: str) -> str:
-    """Returns a lesson as a Jupyter notebook, nbformat 4.5; a command of the shell becomes a line with ``!``."""
+    """Returns a lesson as a Jupyter notebook, nbformat 4.5; lines of the shell begin with ``!``."""
     steps, cells, end = {step.line: step for step in steps_of(page)}, [], 0
     for fence in _FENCE.finditer(page):
         step = steps.get(page.count("\n", 0, fence.start()) + 1)
@@ -101,6 +101,6 @@ def notebook_of(page: str) -> str:
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
-def lessons(folder: Path) -> list[Path]:
-    """Returns the pages of lessons in a folder."""
-    return [page for page in sorted(folder.glob("*.md")) if page.name != "index.md"]
+def is_notebook(page: Path) -> bool:
+    """Returns whether a page is offered as a notebook, too: it has a link to it."""
+    return f"({page.stem}.ipynb)" in page.read_text("utf-8")
