@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _FENCE = re.compile(r"^```(.*)\n([\s\S]*?)\n?^```$", re.MULTILINE)
-_NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*\Z")
+_NOT_RUN = re.compile(r"^<!-- not run: (.+?) -->$(?=\s*\Z|\s*^```)", re.MULTILINE)
 _PICTURE = re.compile(r"\s*!\[[^\]]*\]\(([^)]+)\)")
 ANY = "…"
 
@@ -62,6 +62,11 @@ def steps_of(page: str) -> list[Step]:
             continue
         end = fence.end()
     return steps
+
+
+def with_reasons(page: str) -> str:
+    """Returns a page on which a reader sees why tests leave steps out."""
+    return _NOT_RUN.sub(r"*Not run by our tests: \1.*", page)
 
 
 def is_shown(output: str, printed: str) -> bool:
