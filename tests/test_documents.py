@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import lessons
 import pytest
 from ml_collections import ConfigDict
 from photos import encoded, photo
@@ -32,6 +33,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", *map(str, PAGES))
 FENCED = re.compile(r"^( *)```(.*)\n([\s\S]*?)\n\1```$", re.MULTILINE)
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+")
 COMMANDS = ("", "bash", "python")  # in fences; `text` is no command, and {…} is a directive
+LESSONS = "docs/tutorials/"  # tests/test_tutorials.py runs them; here their calls of our programs are read
 COMMAND = re.compile(
     r"efficientnet-pod (?:train|preflight) --\S+(?:\s+--\S+)*"
 )  # in the docstring of a recipe
@@ -54,11 +56,32 @@ class Parsed(BaseException):
 
 
 def blocks(document: str) -> list[str]:
-    """Returns the blocks of a document without indentation and fences."""
+    """Returns the blocks of a document without indentation and fences; of a lesson its calls alone."""
     text = (ROOT / document).read_text()
+    if document.startswith(LESSONS):
+        shell = [step.code for step in lessons.steps_of(text) if step.kind == "shell"]
+        return [call for code in shell for line in code.splitlines() for call in calls_of(line)]
     found = [block for _, kind, block in FENCED.findall(text) if kind in COMMANDS]
     found += INDENTED.findall(FENCED.sub("", text))
     return [textwrap.dedent(block).strip() for block in found]
+
+
+def calls_of(line: str) -> list[str]:
+    """Returns the calls of our two programs in a line of the shell, without what the shell makes of them."""
+    try:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
+        lexer.whitespace_split = True
+        words = list(lexer)
+    except ValueError:
+        return []  # a part of a text over several lines
+    calls: list[list[str]] = [[]]
+    for word in words:
+        if word.strip("();<>|&"):
+            calls[-1].append(word)
+        else:
+            calls.append([])
+    programs = (["efficientnet-pod"], ["python", "-m", "launch"])
+    return [shlex.join(call) for call in calls if any(call[: len(own)] == own for own in programs)]
 
 
 def is_python(block: str) -> bool:
@@ -188,3 +211,14 @@ def test_every_snippet_runs(monkeypatch, tmp_path, capsys):
             exec(compile(snippet, "README.md", "exec"), {"__name__": "snippet"})
     printed = capsys.readouterr().out.split()
     assert "cat.jpg" in printed and "cat" in printed
+
+
+def test_calls_are_found_between_the_words_of_the_shell():
+    line = "efficientnet-pod train --workdir='a b' & ls; (python -m launch status) > x"
+    line += " || efficientnet-pod report a"
+    assert calls_of(line) == [
+        "efficientnet-pod train '--workdir=a b'",
+        "python -m launch status",
+        "efficientnet-pod report a",
+    ]
+    assert calls_of("efficientnet-pod pod -- train") == ["efficientnet-pod pod -- train"]

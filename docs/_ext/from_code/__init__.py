@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lessons
+
 from from_code import commands, fields, links, recipes
 from from_code.drawings import DRAWINGS
 
@@ -40,4 +42,4 @@ def setup(app: Any) -> dict[str, Any]:
 
 def _on_source_read(app: Any, name: str, source: list[str]) -> None:
     page = Path(app.srcdir) / f"{name}.md"
-    source[0] = links.to_published(expand(source[0]), page, app.config.repository)
+    source[0] = links.to_published(lessons.with_reasons(expand(source[0])), page, app.config.repository)
