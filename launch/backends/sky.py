@@ -52,7 +52,7 @@ class Sky:
 def task(job: Job) -> dict[str, Any]:
     """Returns the description of a job that SkyPilot reads."""
     resources: dict[str, Any] = {
-        "infra": "gcp" if job.zone in ("", "ZONE") else f"gcp/{job.zone.rpartition('-')[0]}/{job.zone}",
+        "infra": f"gcp/{job.zone.rpartition('-')[0]}/{job.zone}" if job.given_zone else "gcp",
         "accelerators": f"tpu-{job.machine.api_type}",
         "accelerator_args": {"runtime_version": job.runtime or job.machine.runtime, "tpu_vm": True},
         "use_spot": job.spot,

@@ -87,6 +87,11 @@ class Job:
         return self.machine.target.hosts * self.slices
 
     @property
+    def given_zone(self) -> str:
+        """The zone; empty where none is given, or a word takes its place in what is only shown."""
+        return "" if self.zone == "ZONE" else self.zone
+
+    @property
     def parent(self) -> str:
         """Name of the location in the TPU API."""
         return f"projects/{self.project}/locations/{self.zone}"

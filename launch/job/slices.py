@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.chips import CHIPS, Chip
+from efficientnet_pod.pod.prices import Price, price_of
 from efficientnet_pod.preflight.targets import Target, parse_target
 
 _IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
@@ -91,10 +92,10 @@ class Slice:
         """JAX's devices of one host."""
         return self.target.replicas // self.target.hosts
 
-    def usd_per_hour(self, *, spot: bool) -> float | None:
-        """Returns the price of all its chips; None: no price is published."""
-        usd = self.target.chip.usd_spot if spot else self.target.chip.usd
-        return None if usd is None else usd * self.target.chips
+    def usd_per_hour(self, *, spot: bool, zone: str = "") -> Price | None:
+        """Returns the price of all its chips, in a zone or over all regions; None: none is known."""
+        price = price_of(self.target.chip, self.target.chips, spot=spot, zone=zone)
+        return price and price.times(self.target.chips)
 
 
 def parse_slice(name: str) -> Slice:
