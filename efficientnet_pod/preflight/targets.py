@@ -213,6 +213,8 @@ def _compact(chip: Chip, named: int, topology: str) -> tuple[int, ...]:
     if chip.dimensions == 3:
         grids = [(x, y, chips // x // y) for x in sides for y in sides if chips % (x * y) == 0]
     grids = [grid for grid in grids if grid[0] % 2 == 0 == grid[1] % 2]
+    if chip.dimensions == 3 and chips % 64 == 0:  # whole cubes: 192 chips are 4x4x12, not 4x6x8
+        grids = [grid for grid in grids if not any(side % 4 for side in grid)]
     if rest or not grids:
         step = chip.chips_per_host * chip.named_cores
         nearest = max(1, round(named / step)) * step

@@ -99,6 +99,19 @@ def test_the_table_knows_each_size_of_each_generation():
         (words("--env=A-B=1"), "--env=A-B names no variable"),
         (words(trainer=[*CONFIG, "--config.notes=hf_0123456789abcdefghij"]), "holds what looks like a sec"),
         (words("--spott"), "spott"),
+        (words("--spot", "--capacity=flex-start"), "--spot is short for --capacity=spot, and --cap"),
+        (words("--capacity=cheap"), "--capacity=cheap is no kind of capacity; write --capacity=on-demand, "),
+        (words("--capacity=reservation"), "--capacity=reservation is no kind of capacity"),
+        (words("--capacity=reservation:a/b"), "names no reservation; write its short name"),
+        (words("--capacity=flex-start"), "--capacity=flex-start is for a number of hours; add --flex-"),
+        (words("--flex-hours=9"), "--flex-hours=9 is for --capacity=flex-start; leave it out, or add that"),
+        (words("--capacity=flex-start", "--flex-hours=200"), "at least 0 and at most 168"),
+        (words("--capacity=flex-start", "--flex-hours=9", "--slices=2"), "has one slice, not 2; leave out"),
+        (words("--spot", backend="slurm", tpu="cuda:h100x16", workdir="/d/run1"), "--backend=slurm has no "
+         "--capacity=spot; leave it out, or choose --backend=qr, --backend=mig, --backend=gke, --back"),
+        (words("--capacity=flex-start", "--flex-hours=9", backend="sky"), "--backend=sky has no --capacity="),
+        (words(tpu="v3:32x16"), "--tpu=v3:32x16: 512 chips come as 16x32; write --tpu=v3-1024"),
+        (words(tpu="v4:4x12x4"), "--tpu=v4:4x12x4: 192 chips come as 4x4x12; write --tpu=v4-384"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_before_anybody_is_asked(capsys, monkeypatch, arguments, message):

@@ -32,6 +32,8 @@ from efficientnet_pod.preflight.targets import gpu_config, parse_target, runtime
         ("v3-1024", "v3:16x32", 1024, 128),
         ("v3-2048", "v3:32x32", 2048, 256),
         ("v4-8", "v4:2x2x1", 4, 1),
+        ("v4-384", "v4:4x4x12", 192, 48),
+        ("v5p-640", "v5p:4x4x20", 320, 80),
         ("v4-16", "v4:2x2x2", 8, 2),
         ("v4-64", "v4:2x4x4", 32, 8),
         ("v4-128", "v4:4x4x4", 64, 16),
