@@ -20,6 +20,7 @@ _QUEUE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9
 # The most that a pool of Spot machines can be made to give its pods. By default it gives 15 s, whatever a pod
 # asks for. Source: GKE, "Spot VMs"; kubelet's shutdownGracePeriodSeconds.
 _STOP_SECONDS = 120
+_FAILURE_SECONDS = 45  # in which a preempted pod is marked, before the others report that they have lost it
 _SPOT = "cloud.google.com/gke-spot"
 _FLEX_START = "cloud.google.com/gke-flex-start"
 _PHASES = {"Completed": "gone", "Failed": "gone", "Suspended": "waiting", "Running": "running"}
@@ -100,7 +101,8 @@ def manifest(job: Job) -> dict[str, Any]:
     """Returns the JobSet of a job: a child job for each slice, with a pod for each virtual machine.
 
     A preempted pod starts all pods again without using up the restarts, and a mistake of the user's (exit
-    code 2) ends the set. Both fail their job by its `podFailurePolicy`; its message tells them apart.
+    code 2) ends the set. Both fail their job by its `podFailurePolicy`; its message tells them apart. The
+    job fails with its first pod, so pods that lose a preempted one wait before they fail too.
     Source: JobSet's KEP-262, story 5; the message patterns need JobSet 0.10.
     """
     vms = job.machine.vms
@@ -183,6 +185,7 @@ def _container(job: Job, name: str) -> dict[str, Any]:
         "name": name,
         "image": job.image or "IMAGE",
         "command": ["bash", "-c", startup_script(job, tear_down=False)],
+        "env": [{"name": "FAILURE_SECONDS", "value": str(_FAILURE_SECONDS)}],
         # The device files of TPUs belong to root. Source: kubernetes/kubernetes issue 92211.
         "securityContext": {"runAsUser": 0},
         "resources": {"requests": dict(chips), "limits": dict(chips)},

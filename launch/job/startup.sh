@@ -6,6 +6,7 @@ set -uo pipefail
 
 LOG_SECONDS="${LOG_SECONDS:-60}"
 RETRY_SECONDS="${RETRY_SECONDS:-5}"
+FAILURE_SECONDS="${FAILURE_SECONDS:-0}" # before a failure is reported
 TURN_SECONDS="${TURN_SECONDS:-1800}" # without a turn these machines are given back
 METADATA_URL="${METADATA_URL:-http://metadata.google.internal/computeMetadata/v1}"
 HOME="${HOME:-/root}" # a start-up script may run without one
@@ -91,6 +92,10 @@ finish() { # CODE: leaves the exit code where `launch watch` looks for it
   [ -z "${UPLOADER:-}" ] || kill "$UPLOADER" 2>/dev/null
   sleep 0.2 # for tee
   put "$LOG" "$FOLDER/logs/$LABEL.log"
+  case "$1" in
+    0 | 2) ;;
+    *) [ -n "$STOPPED" ] || sleep "$FAILURE_SECONDS" ;; # so that the service sees first which machine was taken
+  esac
   # After a signal to stop the run has not ended: the next attempt continues it. Only `launch watch` waits for
   # the code, if it has asked for the stop.
   if [ -z "$STOPPED" ] || marked stop; then
