@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from efficientnet_pod.pod.prices import price_of, price_source
+from efficientnet_pod.pod.prices import age_note, price_of, price_source
 from efficientnet_pod.pod.terminal import duration, percent, plural, significant
 from efficientnet_pod.report.blocks import Fact, Head
 from efficientnet_pod.report.figures import (
@@ -119,4 +119,5 @@ def _price(cost: Cost) -> Fact:
     detail += f"{price_of(cost.chip, cost.chips)} a chip-hour"
     if cost.usd_spot is not None:
         detail += f"; {cost.usd_spot} on spot at {price_of(cost.chip, cost.chips, spot=True)}"
-    return Fact("Price", str(cost.usd), f"{detail}. {price_source(cost.chip)}")
+    about = filter(None, (detail, price_source(cost.chip), age_note(cost.chip)))
+    return Fact("Price", str(cost.usd), ". ".join(about))

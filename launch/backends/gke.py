@@ -22,6 +22,7 @@ _QUEUE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9
 _STOP_SECONDS = 120
 _FAILURE_SECONDS = 45  # in which a preempted pod is marked, before the others report that they have lost it
 _SPOT = "cloud.google.com/gke-spot"
+_QUEUED = "cloud.google.com/gke-queued"
 _FLEX_START = "cloud.google.com/gke-flex-start"
 _PHASES = {"Completed": "gone", "Failed": "gone", "Suspended": "waiting", "Running": "running"}
 
@@ -171,9 +172,9 @@ def _pod(job: Job) -> dict[str, Any]:
         "nodeSelector": selector,
         "containers": containers,
     }
-    if job.spot:  # pools that GKE makes by itself have this taint
-        toleration = {"key": _SPOT, "operator": "Equal", "value": "true", "effect": "NoSchedule"}
-        pod["tolerations"] = [toleration]
+    # Pools of Spot that GKE makes by itself have a taint, and those of flex-start with queued provisioning.
+    if taint := _SPOT if job.spot else _QUEUED if job.flex_hours else "":
+        pod["tolerations"] = [{"key": taint, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     if job.service_account:
         pod["serviceAccountName"] = job.service_account
     return pod

@@ -293,6 +293,8 @@ def test_pods_go_to_nodes_of_their_capacity_and_tolerate_the_taint_of_spot():
     (toleration,) = pod_of(VARIANTS["spot and queued"])["tolerations"]
     taint = {"key": "cloud.google.com/gke-spot", "value": "true", "effect": "NoSchedule"}
     assert toleration == taint | {"operator": "Equal"} and "tolerations" not in pod_of(JOB)
+    (toleration,) = pod_of(VARIANTS["flex-start"])["tolerations"]
+    assert toleration["key"] == "cloud.google.com/gke-queued" and toleration["effect"] == "NoSchedule"
     annotations = written(VARIANTS["flex-start"])["metadata"]["annotations"]
     assert annotations["provreq.kueue.x-k8s.io/maxRunDurationSeconds"] == "86400"
 
