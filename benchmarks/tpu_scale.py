@@ -70,11 +70,17 @@ def table(found: list[Result]) -> str:
             f"{smallest.setdefault(kind, step) / step:.1%}",
             f"{result['images_per_second']:,.0f}",
             f"{result['hours']:.2f}",
-            *(f"{result[name]:,.0f}" if result[name] else "" for name in ("usd", "usd_spot")),
+            *(_range(result[name], result[f"{name}_most"]) for name in ("usd", "usd_spot")),
             str(sum(each["count"] for each in result["collectives"])),
         ]
         lines.append(f"| {' | '.join([*start, *middle, *end])} |")
     return "\n".join(lines)
+
+
+def _range(least: float | None, most: float | None) -> str:
+    """Returns the price in the cheapest region and in the dearest, in whole dollars."""
+    texts = dict.fromkeys(f"{usd:,.0f}" for usd in (least, most) if usd)
+    return " to ".join(texts)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ commands:
   cancel    stop a job and free its machines
   preempt   take the machines of a job of --backend=fake away
   capacity  limit the chips that --backend=fake grants to a request
+  image     build or push a container with the trainer, for --backend=gke
   doctor    check this machine, or this worker, before a run
 
 backends: qr (Cloud TPU queued resources), mig (Compute Engine's instance groups), gke (JobSet and Kueue),
@@ -48,6 +49,7 @@ COMMANDS = {
     "cancel": "follow:run_cancel",
     "preempt": "follow:run_preempt",
     "capacity": "follow:run_capacity",
+    "image": "image.image:run_image",
     "doctor": "doctor.doctor:run_doctor",
 }
 _PRINT_RESULTS = ("render", "status", "logs", "doctor")

@@ -14,6 +14,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.workdir.files import absolute
 from launch.backends.backend import NAMES, Backend, backend_named
+from launch.job.capacity import MOST_FLEX_HOURS, parse_capacity
 from launch.job.job import Job, require_name, require_no_secrets
 from launch.job.remembered import recall
 from launch.job.slices import parse_slice, require_served
@@ -31,12 +32,13 @@ _STRINGS = {
     "network": "VPC network of the machines.",
     "service_account": "E-mail address of the machines' service account.",
     "runtime": "Image of TPU machines (mig: its family); by default the one of their generation.",
-    "image": "Container with bash, gcloud and Python, for gke.",
+    "capacity": "on-demand, spot, flex-start (with --flex-hours) or reservation:NAME; by default on-demand.",
+    "image": "Container for gke, as `launch image build` makes it; or any with bash, curl, gcloud, Python.",
     "queue": "Kueue's local queue (gke), partition (slurm).",
     "python": "Version to install, or the path of an interpreter with all packages.",
 }
 _BOOLS = {
-    "spot": "Machines that may be taken away, at a lower price.",
+    "spot": "Short for --capacity=spot: machines that may be taken away, at a lower price.",
     "keep": "Keep the machines when the run has ended.",
     "allow_dirty": "Send a tree that differs from its commit.",
     "preflight": "Compile the run for the machine first: does it fit, at what price?",
@@ -45,6 +47,7 @@ _BOOLS = {
 _NUMBERS = {  # with the least and the largest value
     "slices": (1, 1024, "Number of slices."),
     "max_restarts": (0, 1_000_000, "Most restarts of the whole job after its machines were taken away."),
+    "flex_hours": (0, MOST_FLEX_HOURS, "Hours of flex-start, after which its machines are given back."),
     "valid_hours": (0, 100_000, "Hours that a request may wait for machines; 0: no limit."),
 }
 
@@ -82,6 +85,13 @@ def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bo
     backend = backend_named(values.backend)
     machine = parse_slice(values.tpu)
     require_served(machine, values.slices, values.backend)
+    capacity = parse_capacity(
+        values.capacity,
+        spot=values.spot,
+        flex_hours=values.flex_hours,
+        backend=values.backend,
+        slices=values.slices,
+    )
     name = require_name(values.name or values.workdir.rstrip("/").rpartition("/")[2])
     require_path(values.workdir, bucket=backend.needs_bucket)
     workdir = str(absolute(values.workdir))  # as each worker will have it
@@ -92,6 +102,7 @@ def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bo
     fields = {field.name for field in dataclasses.fields(Job)}
     given = {flag: value for flag, value in values.flag_values_dict().items() if flag in fields}
     given |= {"name": name, "tpu": machine.name, "workdir": workdir, "project": project, "zone": zone}
+    given |= capacity
     job = Job(**(given | {"arguments": tuple(trainer), "env": env}))
     return Submission(job, backend, values.allow_dirty, values.preflight, values.force)
 
@@ -118,8 +129,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[s
 
 
 def _define(values: flags.FlagValues) -> None:
+    fields = {field.name for field in dataclasses.fields(Job)}
     for name, about in _STRINGS.items():
-        flags.DEFINE_string(name, getattr(Job, name, None), about, flag_values=values)
+        default = getattr(Job, name, None) if name in fields else None
+        flags.DEFINE_string(name, default, about, flag_values=values)
     for name, about in _BOOLS.items():
         flags.DEFINE_bool(name, name == "preflight", about, flag_values=values)
     for name, (least, most, about) in _NUMBERS.items():

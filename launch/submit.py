@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.prices import Price, age_note, why_no_price
 from efficientnet_pod.pod.terminal import plural
 from launch.flags import PROGRAM, parse_submission
 from launch.images import look, render_line, unreachable
@@ -47,7 +48,7 @@ def run_submit(arguments: Sequence[str]) -> int:
     if not isinstance(storage, Folder):
         storage.require(job.workdir)
     backend.check(job)
-    lines = [price_line(job)]
+    lines = [price_line(job), *cautions(job)]
     if not submission.force:
         lines.append(look(job, recipe, bucket=backend.needs_bucket, storage_of=storage_of))
     if submission.preflight:
@@ -108,6 +109,8 @@ def ask_preflight(job: Job) -> Fit:
         answer = Path(folder) / "preflight.json"
         command = [sys.executable, "-m", "efficientnet_pod", "preflight", *job.arguments]
         command += [f"--topology={job.machine.target.name}", f"--json={answer}"]
+        if job.given_zone and job.machine.target.chip.platform == "tpu":
+            command.append(f"--zone={job.given_zone}")
         variables = os.environ | {"PYTHONIOENCODING": "utf-8"}
         ended = subprocess.run(
             command,
@@ -127,23 +130,34 @@ def read_fit(job: Job, estimate: dict[str, Any], errors: str) -> Fit:
     """Returns preflight's document in one line; `errors` has the remedy if the run does not fit."""
     if not estimate["fits"]:
         return Fit(False, f"preflight: {_last_line(errors, f'it does not fit {job.tpu}')}")
-    hours, usd = estimate.get("hours"), estimate.get("usd_spot" if job.spot else "usd")
+    kind = "usd_spot" if job.spot else "usd"
+    hours, usd = estimate.get("hours"), estimate.get(kind)
     time = "hours unknown" if hours is None else f"about {hours:.2g} hours"
     price = "price unknown"
     if usd is not None:
-        price = f"about ${usd:,.2f}" if usd < 100 else f"about ${usd:,.0f}"
+        price = f"about {Price(usd, estimate.get(f'{kind}_most') or usd)}"
         price += " on spot" if job.spot else ""
     return Fit(True, f"preflight: it fits {job.tpu}; {time}, {price} (estimates)")
 
 
 def price_line(job: Job) -> str:
     """Returns the price of an hour of the job's machines, in one line."""
-    usd = job.machine.usd_per_hour(spot=job.spot)
+    usd, target = job.machine.usd_per_hour(spot=job.spot, zone=job.given_zone), job.machine.target
     kind = "spot" if job.spot else "on demand"
-    price = "no price is published" if usd is None else f"about ${usd * job.slices:,.2f} an hour, {kind}"
+    price = why_no_price(target.chip, target.chips, spot=job.spot, zone=job.given_zone)
+    if usd is not None:
+        price = f"about {usd.times(job.slices)} an hour, {kind}"
+        price += f" (cheapest in {usd.cheapest})" if usd.cheapest else ""
     here = "processes here in place of " if job.backend in ("fake", "local") else ""
     chips, hosts = job.machine.target.chips * job.slices, plural(job.hosts, "host")
     return f"{here}{job.machines}: {chips:,} chips on {hosts}; {price}"
+
+
+def cautions(job: Job) -> list[str]:
+    """Returns lines on what to know before the machines are paid for, such as a price that is old."""
+    chip = job.machine.target.chip
+    lines = () if job.backend in ("fake", "local") else (chip.caution, age_note(chip))
+    return [line for line in lines if line]
 
 
 def _last_line(errors: str, default: str) -> str:

@@ -131,7 +131,7 @@ class Watch:
 
     def _until_something_is_to_be_done(self) -> "int | Callable[[], int | None]":
         """Returns the exit code of a job that has ended, or else the method that goes on with it."""
-        word, gone = "", 0
+        word, gone, ran = "", 0, False
         while True:
             if self._is_refused and self._wishes.is_choice:
                 return partial(self._take_next, is_refused=True)
@@ -154,8 +154,11 @@ class Watch:
                     return self._move
                 self._say(f"the run failed with exit code {max(codes)}")
                 return self._start_again
-            gone = gone + 1 if state.phase == "gone" else 0
-            if state.phase == "lost" or gone >= _GONE_LOOKS:
+            gone, ran = gone + 1 if state.phase == "gone" else 0, ran or state.phase == "running"
+            is_lost = state.phase == "lost" or gone >= _GONE_LOOKS
+            if self.job.flex_hours and (is_lost or ran and state.phase == "waiting"):
+                return self._flex_start_is_over()
+            if is_lost:
                 # A resource that is gone was not refused: the API failed, or somebody has deleted it.
                 is_refused = state.phase == "lost" and not self._was_granted and self._wishes.is_choice
                 return partial(self._take_next, is_refused=True) if is_refused else self._start_again
@@ -249,6 +252,13 @@ class Watch:
     def _cancelled(self) -> int:
         self._drop_beside()
         self._say("cancelled; it is not started again")
+        return 1
+
+    def _flex_start_is_over(self) -> int:
+        """Ends the watch: nobody has asked for more hours than these."""
+        self._free_machines()
+        hours = f"{self.job.flex_hours} h of flex-start"
+        self._say(f"its {hours} are over, or were not granted; submit it again to go on where it was saved")
         return 1
 
     def _free_machines(self) -> None:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from ctypes import CDLL
+from datetime import date
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +31,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 import shared_programs  # noqa: E402
 
-from efficientnet_pod.pod import inject  # noqa: E402
+from efficientnet_pod.pod import inject, prices  # noqa: E402
 
 LARGEST_WORKER = 1.3e9  # bytes in memory
 _M_MMAP_THRESHOLD = -3  # malloc.h of the GNU C library
@@ -79,6 +80,12 @@ def _resident_bytes() -> int:
     """Returns how much memory this process takes; 0 where the system is not Linux."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+@pytest.fixture(autouse=True)
+def prices_of_today(monkeypatch):
+    """Sets the day to that of the price list, so that no price is ever old."""
+    monkeypatch.setattr(prices, "today", lambda: date(2026, 11, 29))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ FLOORS = [
 ]
 LAUNCH_FLOORS = [
     {"cli"},
-    {"submit", "watch", "follow", "doctor"},
+    {"submit", "watch", "follow", "doctor", "image"},
     {"elastic"},
     {"recipe"},
     {"flags", "images"},

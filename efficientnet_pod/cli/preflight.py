@@ -33,6 +33,10 @@ def _define(values: flags.FlagValues) -> None:
         "batch follows), topology=v3:4x4,v3:8x8 or replicas=32,128 (the global batch stays)."
     )
     flags.DEFINE_string("sweep", None, about, flag_values=values)
+    about = (
+        "Zone of Google Cloud, e.g. europe-west4-a: the price there in place of the range over all regions."
+    )
+    flags.DEFINE_string("zone", "", about, flag_values=values)
     about = "Also run ten steps on the devices here, with random images."
     flags.DEFINE_bool("measure", False, about, flag_values=values)
     about = "Folder of programs compiled before; by default in this user's cache."

@@ -15,6 +15,7 @@ from efficientnet_pod.errors import UserError, is_out_of_memory
 from efficientnet_pod.evaluate.latency import Timing, accuracy, calls_within, compiler_of, timed
 from efficientnet_pod.pod.chips import Chip, chip_of
 from efficientnet_pod.pod.cpu import cpu_facts
+from efficientnet_pod.pod.prices import price_of, price_source
 from efficientnet_pod.pod.runtime import Runtime, version_of
 from efficientnet_pod.pod.terminal import NOT_KNOWN, plural, progress_bar, significant, table, three_digits
 from efficientnet_pod.pod.version import VERSION
@@ -61,8 +62,9 @@ class Bench:
 
     @property
     def usd_per_hour(self) -> float | None:
-        """Price of the device on demand; None where none is known."""
-        return self.chip.usd / self.chip.devices if self.chip and self.chip.usd is not None else None
+        """Price of the device on demand, in the cheapest region; None where none is known."""
+        price = price_of(self.chip, 1) if self.chip else None
+        return price.least / self.chip.devices if self.chip and price else None
 
     def usd(self, timing: Timing) -> float | None:
         """Returns the price of 10,000 images."""
@@ -164,7 +166,7 @@ class Bench:
                 "platform": self.here.platform,
                 "kind": self.here.device_kind,
                 "usd_per_hour": self.usd_per_hour,
-                "usd_source": self.chip.sources.get("usd") if self.chip and self.chip.usd else None,
+                "usd_source": price_source(self.chip) if self.chip and self.usd_per_hour else None,
             },
             "versions": {name: version_of(name) for name in ("jax", "jaxlib", "onnxruntime")}
             | {"efficientnet_pod": VERSION},

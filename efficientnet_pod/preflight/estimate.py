@@ -9,6 +9,7 @@ import jax
 
 from efficientnet_pod.data.host_cores import images_per_core_second
 from efficientnet_pod.pod.chips import Chip
+from efficientnet_pod.pod.prices import Price, price_of
 from efficientnet_pod.preflight.compile import Compilation, CompiledProgram
 from efficientnet_pod.preflight.links import link_seconds, torus_of
 from efficientnet_pod.preflight.program.cost import Program, read_program
@@ -101,6 +102,7 @@ class Estimate:
       hbm_limit: bytes a replica may use, None if that is not known.
       evaluations: number of evaluations in the whole run.
       measured: measured seconds of a call, by the name of the program.
+      zone: zone of the price; empty for the range over all regions.
     """
 
     target: Target
@@ -110,6 +112,7 @@ class Estimate:
     hbm_limit: int | None
     evaluations: int
     measured: dict[str, float] = dataclasses.field(default_factory=dict)
+    zone: str = ""
 
     @property
     def train(self) -> StepEstimate:
@@ -206,11 +209,14 @@ class Estimate:
             total += seconds * count
         return total / 3600
 
-    def usd(self, *, spot: bool = False) -> float | None:
+    def usd(self, *, spot: bool = False) -> Price | None:
         """Returns the price of all hours; None if hours or price are not known."""
-        chip, hours = self.target.chip, self.hours
-        price = chip.usd_spot if spot else chip.usd
-        return None if hours is None or price is None else hours * self.target.chips * price
+        hours, price = self.hours, self.usd_per_chip_hour(spot=spot)
+        return None if hours is None or price is None else price.times(hours * self.target.chips)
+
+    def usd_per_chip_hour(self, *, spot: bool = False) -> Price | None:
+        """Returns the price of an hour of one chip; None if it is not known."""
+        return price_of(self.target.chip, self.target.chips, spot=spot, zone=self.zone)
 
     @property
     def host_cores(self) -> int | None:

@@ -42,6 +42,7 @@ class Preflight:
       json: file for the numbers, or None.
       hlo: file for the programs' optimised text, or None.
       cache: folder of programs compiled before; None for the user's cache.
+      zone: zone of Google Cloud that the price is for; empty for the range over all regions.
     """
 
     topology: str | None
@@ -50,6 +51,7 @@ class Preflight:
     json: str | None
     hlo: str | None
     cache: str | None
+    zone: str = ""
 
     def run(self, config: dict[str, Any]) -> None:
         """Compiles a recipe for a machine, prints the report and writes the files.
@@ -64,6 +66,8 @@ class Preflight:
                 require_output(path, flag, folder=flag == "--cache")
         console = terminal.console()
         target = None if self.topology is None else parse_target(self.topology)
+        if self.zone and (target is None or target.chip.platform != "tpu"):
+            raise UserError(f"--zone={self.zone} is for the price of a TPU; leave it out")
         if sweep and target:
             estimate, rows = self._sweep(recipe, target, *sweep, console=console)
         else:
@@ -140,7 +144,7 @@ class Preflight:
         )
         estimate = estimate_run(run, target, compilation)
         measured = measure_programs(run, compilation.programs) if self.measure else {}
-        return dataclasses.replace(estimate, measured=measured)
+        return dataclasses.replace(estimate, measured=measured, zone=self.zone)
 
     def _write_hlo(self, estimate: Estimate) -> None:
         if self.hlo:

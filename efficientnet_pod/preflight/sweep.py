@@ -90,7 +90,7 @@ def fastest_and_cheapest(swept: list[Point]) -> tuple[Point | None, Point | None
     """Returns the fastest and the cheapest point that fits, None where no time or no price is known."""
     fitting = [(point, point.estimate) for point in swept if point.estimate and point.estimate.fits]
     timed = [(point, hours) for point, estimate in fitting if (hours := estimate.hours) is not None]
-    priced = [(point, usd) for point, estimate in fitting if (usd := estimate.usd()) is not None]
+    priced = [(point, usd.least) for point, estimate in fitting if (usd := estimate.usd()) is not None]
     fastest, _ = min(timed, key=itemgetter(1), default=(None, 0.0))
     cheapest, _ = min(priced, key=itemgetter(1), default=(None, 0.0))
     return fastest, cheapest

@@ -12,14 +12,22 @@ from jax.experimental import topologies
 
 from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.pod import runtime as pod_runtime
-from efficientnet_pod.pod.chips import CHIPS, Chip, chip_of
+from efficientnet_pod.pod.chips import CHIPS, NOT_YET, Chip, chip_of
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.pod.topology import Device, divisors
 from efficientnet_pod.preflight.quiet import quiet_libraries
 
 MOST_DEVICES = 16_384  # GPUs, or devices that a CPU shows
 EXAMPLES = "v3:16x32 (chips), v3-1024 (cores), cuda:h100x8 or cpu:8"
-_ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e", "v7x": "tpu7x", "tpu": ""}
+_ALIASES = {
+    "v5litepod": "v5e",
+    "v5lite": "v5e",
+    "v6lite": "v6e",
+    "v7x": "tpu7x",
+    "v8t": "tpu8t",
+    "v8i": "tpu8i",
+    "tpu": "",
+}
 
 # Set before libtpu is loaded. It must not lock a TPU that it does not open, ask the metadata server for this
 # machine's name, or complain on standard error that it does not know it.
@@ -128,7 +136,14 @@ def runtime_for(target: Target, *, cpu_devices: int | None = None) -> Runtime:
 
 
 def _chip(name: str, topology: str, platform: str) -> Chip:
-    chip = CHIPS.get(_ALIASES.get(name, name))
+    name = _ALIASES.get(name, name) or name
+    chip = CHIPS.get(name)
+    if name in NOT_YET:
+        tpus = ", ".join(chip.name for chip in CHIPS.values() if chip.platform == "tpu")
+        raise UserError(
+            f"--topology={topology}: {NOT_YET[name]} is not known yet: no slices, machine types or "
+            f"prices of it are published; choose one of {tpus}"
+        )
     if chip is not None and chip.platform == platform:
         return chip
     known = [chip.name for chip in CHIPS.values() if chip.platform == platform]
@@ -198,6 +213,8 @@ def _compact(chip: Chip, named: int, topology: str) -> tuple[int, ...]:
     if chip.dimensions == 3:
         grids = [(x, y, chips // x // y) for x in sides for y in sides if chips % (x * y) == 0]
     grids = [grid for grid in grids if grid[0] % 2 == 0 == grid[1] % 2]
+    if chip.dimensions == 3 and chips % 64 == 0:  # whole cubes: 192 chips are 4x4x12, not 4x6x8
+        grids = [grid for grid in grids if not any(side % 4 for side in grid)]
     if rest or not grids:
         step = chip.chips_per_host * chip.named_cores
         nearest = max(1, round(named / step)) * step

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from efficientnet_pod.pod.prices import price_of
 from efficientnet_pod.pod.terminal import plural, significant
 from efficientnet_pod.pod.version import VERSION
 from efficientnet_pod.report.figures import cost_of, evaluations, peak
@@ -77,8 +78,8 @@ def dawnbench_json(records: RunRecords) -> str:
             "hoursOfCompilation": _hours(number(records.summary.get("compile_seconds"))),
         },
     }
-    if cost.chip and cost.chip.usd is not None and cost.chips is not None:
-        entry["costPerHour"] = cost.chip.usd * cost.chips
+    if cost.chip and cost.chips is not None and (usd := price_of(cost.chip, cost.chips)):
+        entry["costPerHour"] = usd.least * cost.chips  # in the cheapest region
     return to_json(entry, indent=2) + "\n"
 
 

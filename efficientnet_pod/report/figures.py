@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from efficientnet_pod.pod.chips import Chip, chip_of
+from efficientnet_pod.pod.prices import Price, price_of
 from efficientnet_pod.report.records import RunRecords
 from efficientnet_pod.report.state import device_of
 from efficientnet_pod.workdir.journal import seconds_of_kind, starts
@@ -125,8 +126,8 @@ class Cost:
     chips: float | None
     seconds: float | None
     basis: str
-    usd: float | None
-    usd_spot: float | None
+    usd: Price | None
+    usd_spot: Price | None
 
     @property
     def device_hours(self) -> float | None:
@@ -141,10 +142,11 @@ def cost_of(records: RunRecords) -> Cost:
     chips = devices / chip.devices if devices is not None and chip else None
     seconds, basis = _held_seconds(records)
 
-    def price(usd: float | None) -> float | None:
-        return None if usd is None or chips is None or seconds is None else usd * chips * seconds / 3600
+    def price(*, spot: bool) -> Price | None:
+        per_hour = price_of(chip, chips, spot=spot) if chip and chips is not None else None
+        return None if per_hour is None or seconds is None else per_hour.times((chips or 0) * seconds / 3600)
 
-    usd, usd_spot = (price(chip.usd), price(chip.usd_spot)) if chip else (None, None)
+    usd, usd_spot = price(spot=False), price(spot=True)
     return Cost(devices, kind, chip, chips, seconds, basis, usd, usd_spot)
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from efficientnet_pod.pod.terminal import duration, percent, plural, significant, whole_number
+from efficientnet_pod.pod.prices import age_note, price_of, price_source
+from efficientnet_pod.pod.terminal import duration, percent, plural, significant
 from efficientnet_pod.report.blocks import Fact, Head
 from efficientnet_pod.report.figures import (
     Accuracy,
@@ -113,13 +114,10 @@ def _price(cost: Cost) -> Fact:
     if cost.chip is None:
         return Fact("Price", "none known", f"no '{cost.kind or 'device'}' is in the table of chips")
     if cost.usd is None or cost.chips is None:
-        return Fact("Price", "none known", f"the table of chips has none for {cost.chip.title}")
-    detail = f"{significant(cost.chips, 6)} × {cost.chip.title} on demand at ${cost.chip.usd:.2f} a chip-hour"
+        return Fact("Price", "none known", f"the price list has none for {cost.chip.title}")
+    detail = f"{significant(cost.chips, 6)} × {cost.chip.title} on demand at "
+    detail += f"{price_of(cost.chip, cost.chips)} a chip-hour"
     if cost.usd_spot is not None:
-        detail += f"; {_usd(cost.usd_spot)} on spot at ${cost.chip.usd_spot:.2f}"
-    return Fact("Price", _usd(cost.usd), detail)
-
-
-def _usd(value: float) -> str:
-    """Returns e.g. ``"$0.42"``, ``"$1,234"``."""
-    return f"${value:,.2f}" if value < 100 else f"${whole_number(value)}"
+        detail += f"; {cost.usd_spot} on spot at {price_of(cost.chip, cost.chips, spot=True)}"
+    about = filter(None, (detail, price_source(cost.chip), age_note(cost.chip)))
+    return Fact("Price", str(cost.usd), ". ".join(about))

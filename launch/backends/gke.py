@@ -17,7 +17,13 @@ _SET = "slice"  # name of the one replicated job
 _MOST_LETTERS = 63  # of a name, or of a label's value, in Kubernetes
 # Valid both as the name of a resource and as the value of a label.
 _QUEUE = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-_STOP_SECONDS = 120  # to write a checkpoint when a node is taken away
+# The most that a pool of Spot machines can be made to give its pods. By default it gives 15 s, whatever a pod
+# asks for. Source: GKE, "Spot VMs"; kubelet's shutdownGracePeriodSeconds.
+_STOP_SECONDS = 120
+_FAILURE_SECONDS = 45  # in which a preempted pod is marked, before the others report that they have lost it
+_SPOT = "cloud.google.com/gke-spot"
+_QUEUED = "cloud.google.com/gke-queued"
+_FLEX_START = "cloud.google.com/gke-flex-start"
 _PHASES = {"Completed": "gone", "Failed": "gone", "Suspended": "waiting", "Running": "running"}
 
 
@@ -35,8 +41,8 @@ class Gke:
         """Refuses a job without an image, with invalid names, or with a name that is in use."""
         if not job.image:
             raise UserError(
-                "--image is missing: pods need a container with bash, curl, gcloud and Python, e.g. "
-                "--image=IMAGE:TAG"
+                "--image is missing: pods need a container with the trainer; make one: efficientnet-pod "
+                "launch image build --tag=REGISTRY/trainer:1"
             )
         require_names(job)
         require_tool("kubectl", _REMEDY)
@@ -78,7 +84,7 @@ def require_names(job: Job) -> None:
     Raises:
       UserError: the cluster would refuse a name; the message has the rule and a valid name.
     """
-    ending = f"-{_SET}-{job.slices - 1}-{job.machine.target.hosts - 1}-abcde"
+    ending = f"-{_SET}-{job.slices - 1}-{job.machine.vms - 1}-abcde"
     room = _MOST_LETTERS - len(ending)
     if len(job.name) > room:
         raise UserError(
@@ -93,34 +99,60 @@ def require_names(job: Job) -> None:
 
 
 def manifest(job: Job) -> dict[str, Any]:
-    """Returns the JobSet of a job: a child job for each slice, with a pod for each host."""
-    hosts = job.machine.target.hosts
+    """Returns the JobSet of a job: a child job for each slice, with a pod for each virtual machine.
+
+    A preempted pod starts all pods again without using up the restarts, and a mistake of the user's (exit
+    code 2) ends the set. Both fail their job by its `podFailurePolicy`; its message tells them apart. The
+    job fails with its first pod, so pods that lose a preempted one wait before they fail too.
+    Source: JobSet's KEP-262, story 5; the message patterns need JobSet 0.10.
+    """
+    vms = job.machine.vms
     labels = {"app.kubernetes.io/managed-by": LABEL}
+    annotations = {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"}
     if job.queue:
         labels["kueue.x-k8s.io/queue-name"] = job.queue
-    # A mistake of the user's (exit code 2) ends the set; anything else starts all pods again.
-    mistake = {"containerName": "trainer", "operator": "In", "values": [2]}
+    if job.flex_hours:  # Kueue gives it to the request for machines, which end then
+        annotations["provreq.kueue.x-k8s.io/maxRunDurationSeconds"] = str(3600 * job.flex_hours)
+    preempted = {"type": "DisruptionTarget", "status": "True"}
     child = {
-        "parallelism": hosts,
-        "completions": hosts,
+        "parallelism": vms,
+        "completions": vms,
         "completionMode": "Indexed",
         "backoffLimit": 0,
-        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": mistake}]},
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onPodConditions": [preempted]},
+                {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [2]}},
+            ]
+        },
         "template": {"spec": _pod(job)},
     }
-    rule = {"name": "mistake", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    rules = [
+        _rule("preempted", "RestartJobSetAndIgnoreMaxRestarts", "has condition DisruptionTarget"),
+        _rule("mistake", "FailJobSet", "failed with exit code 2 "),
+    ]
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {
             "name": job.name,
             "labels": labels,
-            "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+            "annotations": annotations,
         },
         "spec": {
-            "failurePolicy": {"maxRestarts": job.max_restarts, "rules": [rule]},
+            "failurePolicy": {"maxRestarts": job.max_restarts, "rules": rules},
             "replicatedJobs": [{"name": _SET, "replicas": job.slices, "template": {"spec": child}}],
         },
+    }
+
+
+def _rule(name: str, action: str, message: str) -> dict[str, Any]:
+    """Returns a rule of the set's failure policy for jobs whose failure has this message."""
+    return {
+        "name": name,
+        "action": action,
+        "onJobFailureReasons": ["PodFailurePolicy"],
+        "onJobFailureMessagePatterns": [message],
     }
 
 
@@ -129,23 +161,45 @@ def _pod(job: Job) -> dict[str, Any]:
         "cloud.google.com/gke-tpu-accelerator": job.machine.gke_accelerator,
         "cloud.google.com/gke-tpu-topology": job.machine.gke_topology,
     }
-    if job.spot:
-        selector["cloud.google.com/gke-spot"] = "true"
-    chips = {"google.com/tpu": job.machine.chips_per_host}
+    selector |= _capacity(job)
+    containers = [_container(job, f"trainer-{number}") for number in range(1, job.machine.containers + 1)]
+    if len(containers) == 1:
+        containers[0]["name"] = "trainer"
+    containers[0]["ports"] = [{"containerPort": 8482}]  # of JAX's coordinator
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": _STOP_SECONDS,
         "nodeSelector": selector,
-        "containers": [
-            {
-                "name": "trainer",
-                "image": job.image or "IMAGE",
-                "command": ["bash", "-c", startup_script(job, tear_down=False)],
-                "ports": [{"containerPort": 8482}],  # of JAX's coordinator
-                "resources": {"requests": dict(chips), "limits": dict(chips)},
-            }
-        ],
+        "containers": containers,
     }
+    # Pools of Spot that GKE makes by itself have a taint, and those of flex-start with queued provisioning.
+    if taint := _SPOT if job.spot else _QUEUED if job.flex_hours else "":
+        pod["tolerations"] = [{"key": taint, "operator": "Equal", "value": "true", "effect": "NoSchedule"}]
     if job.service_account:
         pod["serviceAccountName"] = job.service_account
     return pod
+
+
+def _container(job: Job, name: str) -> dict[str, Any]:
+    chips = {"google.com/tpu": job.machine.chips_per_host}
+    return {
+        "name": name,
+        "image": job.image or "IMAGE",
+        "command": ["bash", "-c", startup_script(job, tear_down=False)],
+        "env": [{"name": "FAILURE_SECONDS", "value": str(_FAILURE_SECONDS)}],
+        # The device files of TPUs belong to root. Source: kubernetes/kubernetes issue 92211.
+        "securityContext": {"runAsUser": 0},
+        "resources": {"requests": dict(chips), "limits": dict(chips)},
+    }
+
+
+def _capacity(job: Job) -> dict[str, str]:
+    """Returns the labels of the nodes that have this kind of capacity.
+
+    Source: GKE, "Spot VMs", "About flex-start", "Consume reserved zonal resources"; xpk's ``capacity.py``.
+    """
+    if job.reservation:
+        return {"cloud.google.com/reservation-name": job.reservation}
+    if job.flex_hours:
+        return {_FLEX_START: "true"}
+    return {_SPOT: "true"} if job.spot else {}

@@ -2,7 +2,8 @@
 
 A slice of several hosts is a group in bulk mode; a workload policy names its torus, and a template describes
 its machines. All three are made with gcloud. This backend has not been run on the service yet. Source: Cloud
-TPU documentation, "Create a MIG with multi-host TPU slice" and "Request TPU Spot VMs"; gcloud's reference.
+TPU documentation, "Create a MIG with multi-host TPU slice" and "Request TPU Spot VMs"; gcloud's reference; a
+public account of such groups of v6e, 2026-07-20.
 """
 
 import json
@@ -10,6 +11,7 @@ import shlex
 import tempfile
 from pathlib import Path
 
+from efficientnet_pod.errors import RunError
 from launch.backends.api_errors import name_taken
 from launch.backends.backend import Document, State
 from launch.backends.tools import call, require_tool
@@ -23,6 +25,15 @@ _PHASES = {
     "RUNNING": "running",
     **dict.fromkeys(("PENDING", "PROVISIONING", "STAGING", ""), "waiting"),  # "": none yet
     **dict.fromkeys(("REPAIRING", "SUSPENDED", "SUSPENDING", "STOPPED", "STOPPING", "TERMINATED"), "lost"),
+}
+# States of a group's torus, without which its running machines are no slice. ACTIVE is the only good one.
+_TORUS_PHASES = {
+    **dict.fromkeys(("ACTIVATING", "REACTIVATING", "INCOMPLETE"), "waiting"),
+    **dict.fromkeys(("DEACTIVATING", "FAILED"), "lost"),
+}
+_HINTS = {
+    "INTERNAL_ERROR": "of TPUs, this mostly means that the zone has no room: try later, or another --zone",
+    "ZONE_RESOURCE_POOL_EXHAUSTED": "the zone has no room: try later, or another --zone or --capacity",
 }
 
 
@@ -59,14 +70,17 @@ class Mig:
                     attempted += 1
                     call(["gcloud", *words])
             except BaseException as error:
+                made = min(attempted, len(deletions(job)))  # the last command may only make the group larger
                 if "already exists" in str(error):  # and belongs to another job
-                    attempted -= 1
-                _delete(deletions(job)[len(commands) - attempted :])
+                    made -= 1
+                _delete(deletions(job)[len(deletions(job)) - made :])
+                if hint := next((hint for word, hint in _HINTS.items() if word in str(error)), ""):
+                    raise RunError(f"{error}; {hint}") from error
                 raise
         return 0
 
     def state(self, job: Job) -> State:
-        """Returns the state of the worst machine of the group."""
+        """Returns the state of the worst machine of the group, or of the torus once all machines run."""
         words = ["compute", "instance-groups", "managed", "list-instances", job.resource, *_place(job)]
         printed = call(["gcloud", *words, "--format=json"], missing=_MISSING)
         if printed is None:
@@ -75,6 +89,8 @@ class Mig:
         order = list(_PHASES)
         worst = max(states, key=lambda state: order.index(state) if state in order else len(order))
         detail = f"{states.count('RUNNING')} of {job.hosts} machines run"
+        if worst == "RUNNING" and job.machine.vms > 1 and (torus := _torus(job)) in _TORUS_PHASES:
+            return State(torus, f"{detail}; the torus is {torus}", _TORUS_PHASES[torus])
         return State(worst or "CREATING", detail, _PHASES.get(worst, "unknown"))
 
     def cancel(self, job: Job) -> None:
@@ -91,24 +107,29 @@ def creations(job: Job, script: str) -> list[list[str]]:
     template += ["--image-project=ubuntu-os-accelerator-images", f"--boot-disk-size={_DISK}"]
     template += ["--maintenance-policy=TERMINATE", "--scopes=cloud-platform", f"--labels=made-by={LABEL}"]
     template += [f"--metadata-from-file=startup-script={script}"]
-    if job.spot:
-        template += ["--provisioning-model=SPOT", "--instance-termination-action=STOP"]
+    template += _capacity(job)
     if job.network:
         template += [f"--network={job.network}"]
     if job.service_account:
         template += [f"--service-account={job.service_account}"]
     in_region = f"projects/{job.project}/regions/{_region(job)}"
     group = ["compute", "instance-groups", "managed", "create", job.resource, *_place(job)]
-    group += [f"--template={in_region}/instanceTemplates/{_template(job)}", f"--size={machine.target.hosts}"]
+    group += [
+        f"--template={in_region}/instanceTemplates/{_template(job)}",
+        f"--size={0 if job.flex_hours else machine.vms}",
+    ]
     group += ["--default-action-on-vm-failure=do-nothing"]  # `watch` starts the whole slice again
-    if machine.target.hosts == 1:
-        return [template, group]
+    # A group of flex-start machines is made empty. Source: a public account of such groups, 2026-07-20.
+    resize = ["compute", "instance-groups", "managed", "resize", job.resource, *_place(job)]
+    grow = [[*resize, f"--size={machine.vms}"]] if job.flex_hours else []
+    if machine.vms == 1:
+        return [template, group, *grow]
     policy = ["compute", "resource-policies", "create", "workload-policy", _policy(job)]
     policy += [f"--project={job.project}", f"--region={_region(job)}", "--type=HIGH_THROUGHPUT"]
     policy += [f"--accelerator-topology={'x'.join(map(str, machine.target.grid))}"]
     group += ["--target-size-policy-mode=bulk"]
     group += [f"--workload-policy={in_region}/resourcePolicies/{_policy(job)}"]
-    return [policy, template, group]
+    return [policy, template, group, *grow]
 
 
 def deletions(job: Job) -> list[list[str]]:
@@ -116,9 +137,33 @@ def deletions(job: Job) -> list[list[str]]:
     commands = [["compute", "instance-groups", "managed", "delete", job.resource, *_place(job)]]
     project, region = f"--project={job.project}", f"--region={_region(job)}"
     commands += [["compute", "instance-templates", "delete", _template(job), project, region]]
-    if job.machine.target.hosts > 1:
+    if job.machine.vms > 1:
         commands += [["compute", "resource-policies", "delete", _policy(job), project, region]]
     return commands
+
+
+def _torus(job: Job) -> str:
+    """Returns the state of the group's torus; empty: the service does not say."""
+    words = ["compute", "instance-groups", "managed", "describe", job.resource, *_place(job)]
+    printed = call(["gcloud", *words, "--format=json(status.appliedAcceleratorTopologies)"], missing=_MISSING)
+    status = (json.loads(printed or "null") or {}).get("status") or {}
+    return next((torus.get("state", "") for torus in status.get("appliedAcceleratorTopologies", [])), "")
+
+
+def _capacity(job: Job) -> list[str]:
+    """Returns the words of the template for this kind of capacity.
+
+    Source: Cloud TPU documentation, "Request TPU Spot VMs", "Consume a reservation" (also of calendar mode);
+    Compute Engine, "Create a MIG that uses the bulk mode".
+    """
+    if job.reservation:
+        name = f"projects/{job.project}/reservations/{job.reservation}"
+        words = ["--provisioning-model=RESERVATION_BOUND", "--instance-termination-action=DELETE"]
+        return [*words, "--reservation-affinity=specific", f"--reservation={name}"]
+    if job.flex_hours:
+        words = ["--provisioning-model=FLEX_START", "--instance-termination-action=DELETE"]
+        return [*words, f"--max-run-duration={job.flex_hours}h", "--reservation-affinity=none"]
+    return ["--provisioning-model=SPOT", "--instance-termination-action=STOP"] if job.spot else []
 
 
 def _delete(commands: list[list[str]]) -> None:

@@ -52,9 +52,13 @@ class Sky:
 def task(job: Job) -> dict[str, Any]:
     """Returns the description of a job that SkyPilot reads."""
     resources: dict[str, Any] = {
-        "infra": "gcp" if job.zone in ("", "ZONE") else f"gcp/{job.zone.rpartition('-')[0]}/{job.zone}",
+        "infra": f"gcp/{job.zone.rpartition('-')[0]}/{job.zone}" if job.given_zone else "gcp",
         "accelerators": f"tpu-{job.machine.api_type}",
-        "accelerator_args": {"runtime_version": job.runtime or job.machine.runtime, "tpu_vm": True},
+        "accelerator_args": {
+            "runtime_version": job.runtime or job.machine.runtime,
+            "tpu_vm": True,
+            "gcp_queued_resource": True,  # waits for capacity where direct creation finds none
+        },
         "use_spot": job.spot,
         # Exit code 42 means that everything is saved. After any other one the job is not started again.
         "job_recovery": {

@@ -29,6 +29,7 @@ class Job:
       commit: commit of the code; it ends in ``-dirty`` if tracked files differ.
       code: name of the file with the code, in `folder`.
       sha256: digest of that file; empty where the job is only shown.
+      reservation: name of the reservation that the machines come from; empty: none.
       attempt: number of this start, from 1.
       submission: random word of the `submit` that made the resource, which tells it from others of its name.
       suffix: end of the resource's name, for one that was asked for while another one trained.
@@ -44,6 +45,8 @@ class Job:
     arguments: tuple[str, ...] = ()
     slices: int = 1
     spot: bool = False
+    flex_hours: int = 0
+    reservation: str = ""
     project: str = ""
     zone: str = ""
     network: str = ""
@@ -72,9 +75,16 @@ class Job:
         return self.name + self.suffix
 
     @property
+    def capacity(self) -> str:
+        """Kind of its capacity, as ``--capacity`` names it."""
+        if self.reservation:
+            return f"reservation:{self.reservation}"
+        return "spot" if self.spot else "flex-start" if self.flex_hours else "on-demand"
+
+    @property
     def machine(self) -> Slice:
-        """One slice of its machines."""
-        return parse_slice(self.tpu)
+        """One slice of its machines, with the hosts that the backend makes of it."""
+        return parse_slice(self.tpu).on(self.backend)
 
     @property
     def machines(self) -> str:
@@ -85,6 +95,11 @@ class Job:
     def hosts(self) -> int:
         """Number of JAX processes on all slices."""
         return self.machine.target.hosts * self.slices
+
+    @property
+    def given_zone(self) -> str:
+        """The zone; empty where none is given, or a word takes its place in what is only shown."""
+        return "" if self.zone == "ZONE" else self.zone
 
     @property
     def parent(self) -> str:

@@ -1,10 +1,11 @@
 """TPU slices and groups of GPU hosts that a job can ask for: names, hosts, images, prices, backends."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.chips import CHIPS, Chip
+from efficientnet_pod.pod.prices import Price, price_of
 from efficientnet_pod.preflight.targets import Target, parse_target
 
 _IMAGE = "ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e"
@@ -61,7 +62,7 @@ class Slice:
 
     Attributes:
       name: name by the number that its makers use, such as ``v3-1024``, or ``cuda:h100x16``.
-      target: the machine as ``preflight`` knows it.
+      target: the machine as ``preflight`` knows it, whose hosts are JAX's processes.
       backends: names of the backends that serve it.
       api_type: the TPU API's accelerator type; None: that API does not serve it.
       runtime: image of its VMs; empty: it has none.
@@ -69,6 +70,7 @@ class Slice:
       gke_topology: GKE's name of the torus, such as ``4x4``; empty: GKE does not serve it.
       machine_type: Compute Engine's machine type; empty: there are no instance groups of it.
       vm_image: image family of those machines.
+      containers: containers of a virtual machine, each with a process and a share of the chips.
     """
 
     name: str
@@ -80,6 +82,27 @@ class Slice:
     gke_topology: str = ""
     machine_type: str = ""
     vm_image: str = ""
+    containers: int = 1
+
+    @property
+    def vms(self) -> int:
+        """Virtual machines."""
+        return self.target.hosts // self.containers
+
+    def on(self, backend: str) -> "Slice":
+        """Returns the slice with the hosts that a backend makes of it.
+
+        Source: GKE, "Ironwood (TPU7x)", NUMA binding, and xpk, ``parallel_containers``: a container for each
+        of a machine's two memory nodes. A public account of managed instance groups: no ct6e-standard-8t is
+        ever granted there; machines of four chips are.
+        """
+        target = self.target
+        if backend == "gke" and self.target.chip.name == "tpu7x" and self.chips_per_host == 4:
+            return replace(self, target=replace(target, hosts=2 * target.hosts), containers=2)
+        if backend == "mig" and self.chips_per_host == 8:
+            machine_type = self.machine_type.replace("-8t", "-4t")
+            return replace(self, target=replace(target, hosts=2), machine_type=machine_type)
+        return self
 
     @property
     def chips_per_host(self) -> int:
@@ -91,10 +114,10 @@ class Slice:
         """JAX's devices of one host."""
         return self.target.replicas // self.target.hosts
 
-    def usd_per_hour(self, *, spot: bool) -> float | None:
-        """Returns the price of all its chips; None: no price is published."""
-        usd = self.target.chip.usd_spot if spot else self.target.chip.usd
-        return None if usd is None else usd * self.target.chips
+    def usd_per_hour(self, *, spot: bool, zone: str = "") -> Price | None:
+        """Returns the price of all its chips, in a zone or over all regions; None: none is known."""
+        price = price_of(self.target.chip, self.target.chips, spot=spot, zone=zone)
+        return price and price.times(self.target.chips)
 
 
 def parse_slice(name: str) -> Slice:
@@ -114,6 +137,7 @@ def parse_slice(name: str) -> Slice:
     if chip.platform != "tpu":
         return Slice(target.name, target, ("slurm", *_HERE) if chip.platform == "gpu" else _HERE)
     _require_offered(name, chip, target.chips)
+    _require_shape(name, target)
     generation = GENERATIONS[chip.name]
     number = target.chips * chip.named_cores
     backends = ("qr", "sky", *_HERE) if generation.api_name else _HERE
@@ -153,6 +177,19 @@ def _require_offered(name: str, chip: Chip, chips: float) -> None:
     raise UserError(
         f"--tpu={name} is {chips:,g} chips, a size of {chip.title} that is not offered; closest: {names}"
     )
+
+
+def _require_shape(name: str, target: Target) -> None:
+    """Refuses a torus of another shape than the services have for that number of chips.
+
+    Sides rise, and are whole cubes from one cube on. Source: Cloud TPU documentation, v4 and v5p
+    configurations; xpk, ``core/system_characteristics.py``; cluster-toolkit, which refuses 4x12x4.
+    """
+    number = f"{target.chip.name}-{target.chips * target.chip.named_cores}"
+    shape = parse_target(number).grid
+    if target.grid != shape:
+        sides = "x".join(map(str, shape))
+        raise UserError(f"--tpu={name}: {target.chips:,} chips come as {sides}; write --tpu={number}")
 
 
 def require_served(machine: Slice, slices: int, backend: str) -> None:

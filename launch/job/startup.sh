@@ -6,11 +6,14 @@ set -uo pipefail
 
 LOG_SECONDS="${LOG_SECONDS:-60}"
 RETRY_SECONDS="${RETRY_SECONDS:-5}"
+FAILURE_SECONDS="${FAILURE_SECONDS:-0}" # before a failure is reported
 TURN_SECONDS="${TURN_SECONDS:-1800}" # without a turn these machines are given back
 METADATA_URL="${METADATA_URL:-http://metadata.google.internal/computeMetadata/v1}"
 HOME="${HOME:-/root}" # a start-up script may run without one
 export HOME
 PATH="$PATH:/snap/bin" # where TPU machines have gcloud
+TRAINER="${TRAINER:-/opt/trainer/bin/python}" # where an image of `launch image build` has all packages
+[ -x "$PYTHON" ] || [ ! -x "$TRAINER" ] || PYTHON="$TRAINER"
 
 metadata() { # prints an attribute of this machine; nothing if there is none
   curl --silent --fail --max-time 10 --retry 3 -H 'Metadata-Flavor: Google' \
@@ -21,16 +24,34 @@ tpu_env() { # prints a value of the TPU's description, whose lines look like MEG
   metadata tpu-env | sed -n "s/^$1: *'\{0,1\}\([^']*\)'\{0,1\} *\$/\1/p"
 }
 
+copy() { # FROM TO, one of which is in a bucket
+  if command -v gcloud >/dev/null; then
+    gcloud storage cp --quiet "$1" "$2"
+    return
+  fi
+  # An image of `launch image build` has Google's library in place of gcloud.
+  "$PYTHON" - "$1" "$2" <<'END_OF_COPY'
+import sys
+from google.cloud.storage import Blob, Client
+
+client, (source, target) = Client(), sys.argv[1:]
+if source.startswith("gs://"):
+    Blob.from_string(source, client).download_to_filename(target)
+else:
+    Blob.from_string(target, client).upload_from_filename(source)
+END_OF_COPY
+}
+
 get() { # FROM TO
   case "$1" in
-    gs://*) gcloud storage cp --quiet "$1" "$2" ;;
+    gs://*) copy "$1" "$2" ;;
     *) cp "$1" "$2" ;;
   esac
 }
 
 put() { # FROM TO
   case "$2" in
-    gs://*) gcloud storage cp --quiet "$1" "$2" >/dev/null 2>&1 ;;
+    gs://*) copy "$1" "$2" >/dev/null 2>&1 ;;
     *) mkdir -p "$(dirname "$2")" && cp "$1" "$2.$$" && mv "$2.$$" "$2" ;;
   esac
 }
@@ -71,6 +92,10 @@ finish() { # CODE: leaves the exit code where `launch watch` looks for it
   [ -z "${UPLOADER:-}" ] || kill "$UPLOADER" 2>/dev/null
   sleep 0.2 # for tee
   put "$LOG" "$FOLDER/logs/$LABEL.log"
+  case "$1" in
+    0 | 2) ;;
+    *) [ -n "$STOPPED" ] || sleep "$FAILURE_SECONDS" ;; # so that the service sees first which machine was taken
+  esac
   # After a signal to stop the run has not ended: the next attempt continues it. Only `launch watch` waits for
   # the code, if it has asked for the stop.
   if [ -z "$STOPPED" ] || marked stop; then
@@ -119,9 +144,10 @@ install_code() {
   fi
   tar -xzf "$SCRATCH/code.tar.gz" -C "$SCRATCH/code" || return
   cd "$SCRATCH/code" || return
-  if [ -x "$PYTHON" ]; then # an interpreter with all packages
+  if [ -x "$PYTHON" ]; then # an interpreter with all packages; a project is sent with the trainer
     PYTHON_BIN="$PYTHON"
-    return 0
+    [ ! -d .trainer ] || "$PYTHON" -m zipfile -e .trainer/*.whl "$SCRATCH/trainer"
+    return
   fi
   local pins=constraints-3.12.txt trainer=(-e ".[$EXTRAS]")
   [ "$PYTHON" != 3.11 ] || pins=constraints-3.11.txt
@@ -163,7 +189,7 @@ fi
 
 export EFFICIENTNET_POD_COMMIT="$COMMIT"
 export PYTHONUNBUFFERED=1
-export PYTHONPATH="$SCRATCH/code"
+export PYTHONPATH="$SCRATCH/code:$SCRATCH/trainer"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$WORKDIR/programs}"
 
 # On TPU machines JAX finds the other hosts by itself; elsewhere flags name them.

@@ -1,5 +1,6 @@
 """The real TPU client against the service that ships: states, errors and what the user sees of each."""
 
+import os
 import sys
 import time
 from dataclasses import replace
@@ -51,6 +52,30 @@ def wait_for(backend, word, job=JOB):
         assert time.monotonic() < deadline, state
         time.sleep(0.02)
     return state
+
+
+def test_a_reservation_is_named_in_the_request(backend, fake):
+    backend.submit(replace(JOB, spot=False, reservation="ours"))
+    definition = fake.resources[NAME].definition
+    assert definition.reservation_name == "projects/p/locations/z/reservations/ours"
+    assert definition.tpu.node_spec[0].node.scheduling_config.reserved and "spot" not in definition
+
+
+def test_flex_start_is_asked_for_with_gcloud_which_has_a_flag_for_it(backend, fake, monkeypatch, tmp_path):
+    job, called = replace(JOB, spot=False, flex_hours=24), tmp_path / "called"
+    (tmp_path / "gcloud").write_text(f'#!/bin/bash\nprintf "%s\\n" "$@" >{called}\n')
+    (tmp_path / "gcloud").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    backend.check(job)
+    assert backend.submit(job) == 0 and not fake.resources
+    words = called.read_text().splitlines()
+    assert words[:6] == ["alpha", "compute", "tpus", "queued-resources", "create", "run1"]
+    assert {"--provisioning-model=flex-start", "--max-run-duration=24h", "--accelerator-type=v3-32"} <= set(
+        words
+    )
+    (shown, script) = backend.render(job)
+    assert shown.text.startswith("gcloud alpha compute tpus queued-resources create run1 ")
+    assert script.text.startswith("#!/bin/bash\n")
 
 
 def test_a_resource_goes_through_its_states_and_is_made_again(backend, fake):
@@ -137,8 +162,8 @@ ERRORS = [
     (CODES.UNAUTHENTICATED, "Request had invalid authentication credentials", UserError,
      "the TPU API does not accept the credentials here; run: gcloud auth application-default login"),
     (CODES.ALREADY_EXISTS, "Resource already exists", UserError,
-     "there is a queued resource 'run1' in z already; choose another --name, or end that one: python -m "
-     "launch cancel run1"),
+     "there is a queued resource 'run1' in z already; choose another --name, or end that one: "
+     "efficientnet-pod launch cancel run1"),
     (CODES.NOT_FOUND, "Location z is not found", UserError,
      "the TPU API knows no 'projects/p/locations/z' or no such thing in it (Location z is not found); "
      "correct --project and --zone"),

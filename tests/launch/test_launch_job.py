@@ -48,7 +48,7 @@ def test_the_table_knows_each_size_of_each_generation():
     assert (v3.target.hosts, v3.target.chips, v3.chips_per_host, v3.target.replicas) == (128, 512, 4, 1024)
     assert (v3.api_type, v3.gke_accelerator, v3.gke_topology) == ("v3-1024", "tpu-v3-slice", "16x32")
     assert (v5e.api_type, v5e.runtime) == ("v5litepod-256", "v2-alpha-tpuv5-lite")
-    assert v5e.usd_per_hour(spot=True) == pytest.approx(256 * 0.213)
+    assert v5e.usd_per_hour(spot=True, zone="us-central1-a").least == pytest.approx(62.70106, rel=1e-4)
     assert table["tpu7x-64"].api_type is None and "qr" not in table["tpu7x-64"].backends
     v2 = table["v2-512"]
     assert (v2.target.hosts, v2.target.chips, v2.target.chip.hbm_bytes) == (64, 256, 16 << 30)
@@ -57,7 +57,7 @@ def test_the_table_knows_each_size_of_each_generation():
         "tpu-ubuntu2204-base",
         ("qr", "sky", "fake", "local"),
     )
-    assert v2.usd_per_hour(spot=False) == 384.0 and not v2.gke_accelerator and not v2.gke_topology
+    assert str(v2.usd_per_hour(spot=False)) == "$384" and not v2.gke_accelerator and not v2.gke_topology
     assert parse_slice("v5litepod-256") == v5e and parse_slice("v3:16x32") == v3
 
 
@@ -67,6 +67,9 @@ def test_the_table_knows_each_size_of_each_generation():
         (words(tpu="v3-999"), "--tpu=v3-999 is 499.5 chips, a size of TPU v3 that is not offered; closest: "
          "--tpu=v3-512 and --tpu=v3-1024"),
         (words(tpu="v6e-63"), "closest: --tpu=v6e-32 and --tpu=v6e-64"),
+        (words(tpu="tpu8t-64"), "--tpu=tpu8t-64: TPU 8t is not known yet: no slices, machine types or "
+         "prices of it are published; choose one of v2, v3, v4, v5e, v5p, v6e, tpu7x"),
+        (words(tpu="v8i-4"), "--tpu=v8i-4: TPU 8i is not known yet"),
         (words(tpu="v55e-8"), "--tpu=v55e-8 names no known TPU; did you mean 'v5e'?"),
         (words(tpu="tpu7x-64"), "--backend=qr does not serve tpu7x-64; choose --backend=fake"),
         (words(tpu="v2-64"), "closest: --tpu=v2-8 and --tpu=v2-32"),
@@ -96,6 +99,19 @@ def test_the_table_knows_each_size_of_each_generation():
         (words("--env=A-B=1"), "--env=A-B names no variable"),
         (words(trainer=[*CONFIG, "--config.notes=hf_0123456789abcdefghij"]), "holds what looks like a sec"),
         (words("--spott"), "spott"),
+        (words("--spot", "--capacity=flex-start"), "--spot is short for --capacity=spot, and --cap"),
+        (words("--capacity=cheap"), "--capacity=cheap is no kind of capacity; write --capacity=on-demand, "),
+        (words("--capacity=reservation"), "--capacity=reservation is no kind of capacity"),
+        (words("--capacity=reservation:a/b"), "names no reservation; write its short name"),
+        (words("--capacity=flex-start"), "--capacity=flex-start is for a number of hours; add --flex-"),
+        (words("--flex-hours=9"), "--flex-hours=9 is for --capacity=flex-start; leave it out, or add that"),
+        (words("--capacity=flex-start", "--flex-hours=200"), "at least 0 and at most 168"),
+        (words("--capacity=flex-start", "--flex-hours=9", "--slices=2"), "has one slice, not 2; leave out"),
+        (words("--spot", backend="slurm", tpu="cuda:h100x16", workdir="/d/run1"), "--backend=slurm has no "
+         "--capacity=spot; leave it out, or choose --backend=qr, --backend=mig, --backend=gke, --back"),
+        (words("--capacity=flex-start", "--flex-hours=9", backend="sky"), "--backend=sky has no --capacity="),
+        (words(tpu="v3:32x16"), "--tpu=v3:32x16: 512 chips come as 16x32; write --tpu=v3-1024"),
+        (words(tpu="v4:4x12x4"), "--tpu=v4:4x12x4: 192 chips come as 4x4x12; write --tpu=v4-384"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_before_anybody_is_asked(capsys, monkeypatch, arguments, message):
@@ -133,7 +149,7 @@ def submitting(monkeypatch):
     monkeypatch.setattr("launch.submit.pack", lambda folder, allow_dirty: code)
     monkeypatch.setattr("launch.submit.storage_of", lambda path: bucket)
     monkeypatch.setattr("launch.flags.backend_named", lambda name: backend)
-    estimate = {"fits": True, "hours": 10.0, "usd": 1000.0, "usd_spot": 250.4}
+    estimate = {"fits": True, "hours": 10.0, "usd": 1000.0, "usd_spot": 250.4, "usd_spot_most": 260.0}
     answer = SimpleNamespace(estimate=estimate, errors="")
     monkeypatch.setattr(submit, "look", lambda *_, **__: done.append("images") or "images: there")
     read_fit = submit.read_fit
@@ -143,13 +159,15 @@ def submitting(monkeypatch):
 
 def test_what_submit_does_and_in_which_order(capsys, submitting):
     done, _ = submitting
-    code, output, _ = launch(capsys, "submit", *words("--spot"))
+    code, output, _ = launch(capsys, "submit", *words("--spot", zone="europe-west4-a"))
     assert code == 0 and done[:4] == ["bucket", "check", "images", "bucket"]
     assert done[4:] == ["write code.tgz", "write job.json", "submit"]
-    assert output.splitlines()[:4] == [
-        "v3-1024: 512 chips on 128 hosts; about $261.12 an hour, spot",
+    assert output.splitlines()[:5] == [
+        "v3-1024: 512 chips on 128 hosts; about $338 an hour, spot",
+        "JAX no longer tests itself on TPU v3 (its CI runs v4, v5e, v6e and TPU7x); one zone serves v3 pods: "
+        "europe-west4-a",
         "images: there",
-        "preflight: it fits v3-1024; about 10 hours, about $250 on spot (estimates)",
+        "preflight: it fits v3-1024; about 10 hours, about $250 to $260 on spot (estimates)",
         "submitted run1 at commit cccccccccccc; 1 untracked file is left out",
     ]
     assert jobs.recall("run1").spot and "watch run1" in output

@@ -2,9 +2,8 @@
 
 The schema below holds facts of kubernetes-sigs/jobset: what is the JobSet's own of the CRD, which is named
 ``jobset.x-k8s.io/v1alpha2``; the Job that it repeats from Kubernetes is for kubernetes-validate
-(`test_launch_render`). It is the CRD of commit 0a2be5c, so that clusters with an older controller take the
-manifest too: between it and the types of commit 0336a8f fields and values were only added. Kubernetes drops
-unknown fields in silence; here they fail.
+(`test_launch_render`). It is the CRD of release 0.10, the first with `onJobFailureMessagePatterns`: up to
+commit 08dfbdf fields and values were only added. Kubernetes drops unknown fields in silence; here they fail.
 """
 
 import re
@@ -25,6 +24,8 @@ VARIANTS = {
     "one chip": replace(JOB, tpu="v5e-1"),
     "v3": replace(JOB, tpu="v3-1024"),
     "tpu7x": replace(JOB, tpu="tpu7x-64", max_restarts=0),
+    "flex-start": replace(JOB, flex_hours=24, queue="dws"),
+    "reservation": replace(JOB, reservation="ours"),
 }
 NAMES = {"type": list, "items": {"type": str}}
 STRINGS = {"type": dict, "values": {"type": str}}
@@ -92,6 +93,7 @@ SCHEMA = {
                                             ),
                                         },
                                     },
+                                    "onJobFailureMessagePatterns": NAMES,
                                     "targetReplicatedJobs": NAMES,
                                 },
                             },
@@ -181,7 +183,7 @@ def test_the_manifest_has_the_structure_of_the_crd(name):
     (child,) = jobset["spec"]["replicatedJobs"]
     assert (child["replicas"], child["template"]["spec"]["completions"]) == (
         job.slices,
-        job.machine.target.hosts,
+        job.machine.vms,
     )
 
 
@@ -239,3 +241,70 @@ def test_names_that_the_cluster_would_refuse_are_refused_before():
             UserError, match=f"^--queue={queue} names no queue of Kueue: .*kubectl get localq"
         ):
             require_names(replace(JOB, queue=queue))
+
+
+# Failures of a Job as Kubernetes writes them; the index is that of the rule. Source: JobSet's KEP-262, story
+# 5; Kubernetes, pkg/controller/job/pod_failure_policy.go.
+FAILURES = {
+    "preempted": ("PodFailurePolicy", "Pod default/x has condition DisruptionTarget matching FailJob rule at "
+                  "index 0"),
+    "mistake": ("PodFailurePolicy", "Container trainer for pod default/x failed with exit code 2 matching "
+                "FailJob rule at index 1"),
+    "exit code 21": ("PodFailurePolicy", "Container trainer for pod default/x failed with exit code 21 "
+                     "matching FailJob rule at index 1"),
+    "crash": ("BackoffLimitExceeded", "Job has reached the specified backoff limit"),
+}  # fmt: skip
+
+
+def action_for(jobset, reason, message):
+    """Returns the action of the first rule that applies, as JobSet's controller finds it; None: a restart."""
+    for rule in jobset["spec"]["failurePolicy"]["rules"]:
+        applies = reason in rule.get("onJobFailureReasons", [reason])
+        patterns = rule.get("onJobFailureMessagePatterns", [""])
+        if applies and any(re.search(pattern, message) for pattern in patterns):
+            return rule["action"]
+    return None
+
+
+@pytest.mark.parametrize(
+    "failure, action",
+    [
+        ("preempted", "RestartJobSetAndIgnoreMaxRestarts"),
+        ("mistake", "FailJobSet"),
+        ("exit code 21", None),
+        ("crash", None),
+    ],
+)
+def test_a_preemption_uses_up_no_restart_and_a_mistake_ends_the_set(failure, action):
+    assert action_for(written(JOB), *FAILURES[failure]) == action
+
+
+def pod_of(job):
+    (child,) = written(job)["spec"]["replicatedJobs"]
+    return child["template"]["spec"]["template"]["spec"]
+
+
+def test_pods_go_to_nodes_of_their_capacity_and_tolerate_the_taint_of_spot():
+    labels = {name: set(pod_of(VARIANTS[name])["nodeSelector"].items()) for name in VARIANTS}
+    spot, flex, ours = labels["spot and queued"], labels["flex-start"], labels["reservation"]
+    assert spot - labels["on demand"] == {("cloud.google.com/gke-spot", "true")}
+    assert flex - labels["on demand"] == {("cloud.google.com/gke-flex-start", "true")}
+    assert ours - labels["on demand"] == {("cloud.google.com/reservation-name", "ours")}
+    (toleration,) = pod_of(VARIANTS["spot and queued"])["tolerations"]
+    taint = {"key": "cloud.google.com/gke-spot", "value": "true", "effect": "NoSchedule"}
+    assert toleration == taint | {"operator": "Equal"} and "tolerations" not in pod_of(JOB)
+    (toleration,) = pod_of(VARIANTS["flex-start"])["tolerations"]
+    assert toleration["key"] == "cloud.google.com/gke-queued" and toleration["effect"] == "NoSchedule"
+    annotations = written(VARIANTS["flex-start"])["metadata"]["annotations"]
+    assert annotations["provreq.kueue.x-k8s.io/maxRunDurationSeconds"] == "86400"
+
+
+def test_a_machine_of_tpu7x_has_a_container_for_each_memory_node():
+    job = VARIANTS["tpu7x"]
+    first, second = pod_of(job)["containers"]
+    assert (first["name"], second["name"]) == ("trainer-1", "trainer-2")
+    assert all(one["resources"]["limits"] == {"google.com/tpu": 2} for one in (first, second))
+    assert "ports" in first and "ports" not in second  # one network, one coordinator
+    (child,) = written(job)["spec"]["replicatedJobs"]
+    assert child["template"]["spec"]["completions"] == 8 and "HOSTS='16'" in first["command"][2]
+    assert [one["name"] for one in pod_of(JOB)["containers"]] == ["trainer"]

@@ -24,6 +24,7 @@ if [[ -n "${FAILS:-}" && "$*" == $FAILS ]]; then echo "ERROR: $SAYS" >&2; exit 1
 if [[ "$*" == *list-instances* ]]; then
   if [ -n "${MACHINES:-}" ]; then echo "$MACHINES"; else echo "ERROR: run1 was not found" >&2; exit 1; fi
 fi
+if [[ "$*" == *describe* ]]; then echo "${TORUS:-null}"; fi
 """
 
 
@@ -75,20 +76,45 @@ def test_a_slice_is_a_policy_a_template_and_a_group_in_bulk_mode():
     ]
     deleted = [next(word for word in words if word.startswith("run1")) for words in deletions(JOB)]
     assert created == ["run1-topology", "run1-template", "run1"] == deleted[::-1]
-    template, group = creations(replace(JOB, tpu="v6e-8"), "startup.sh")  # of one host: no torus to name
-    assert "--machine-type=ct6e-standard-8t" in template and not any("policy" in word for word in group)
+    template, group = creations(replace(JOB, tpu="v6e-4"), "startup.sh")  # of one machine: no torus to name
+    assert "--machine-type=ct6e-standard-4t" in template and not any("policy" in word for word in group)
     assert "--provisioning-model=SPOT" not in template
+    policy, template, group = creations(replace(JOB, tpu="v6e-8"), "startup.sh")
+    assert "--machine-type=ct6e-standard-4t" in template and "--size=2" in group
+    assert "--accelerator-topology=2x4" in policy and replace(JOB, tpu="v6e-8").hosts == 2
+
+
+def test_flex_start_makes_an_empty_group_and_enlarges_it():
+    _, template, group, resize = creations(replace(JOB, flex_hours=24), "startup.sh")
+    assert {
+        "--provisioning-model=FLEX_START",
+        "--max-run-duration=24h",
+        "--instance-termination-action=DELETE",
+    } <= set(template)
+    assert "--size=0" in group and "resize" in resize and resize[-1] == "--size=16"
+    template, group, resize = creations(replace(JOB, tpu="v6e-4", flex_hours=1), "startup.sh")
+    assert "--size=0" in group and resize[-1] == "--size=1"
+
+
+def test_a_reservation_is_named_in_the_template():
+    _, template, group = creations(replace(JOB, reservation="ours"), "startup.sh")
+    assert {
+        "--provisioning-model=RESERVATION_BOUND",
+        "--reservation-affinity=specific",
+        "--reservation=projects/p/reservations/ours",
+        "--instance-termination-action=DELETE",
+    } <= set(template)
+    assert "--size=16" in group
 
 
 def test_which_machines_there_are_groups_of():
     served = {machine.target.chip.name for machine in known_slices() if "mig" in machine.backends}
     assert served == {"v5p", "v6e", "tpu7x"}
-    types = {machine.machine_type for machine in known_slices() if "mig" in machine.backends}
+    types = {machine.on("mig").machine_type for machine in known_slices() if "mig" in machine.backends}
     assert types == {
         "ct5p-hightpu-4t",
         "ct6e-standard-1t",
         "ct6e-standard-4t",
-        "ct6e-standard-8t",
         "tpu7x-standard-4t",
     }
 
@@ -121,13 +147,15 @@ def test_submit_makes_and_cancel_deletes_in_the_other_order(gcloud, tmp_path):
         ),
         ("*instance-groups*create*", "run1 already exists", ["instance-templates", "resource"]),
         ("*workload-policy*", "no permission", ["resource"]),
+        ("*resize*", "INTERNAL_ERROR", ["instance-groups managed", "instance-templates", "resource"]),
     ],
 )
 def test_a_failure_leaves_nothing_and_takes_nothing_of_others(gcloud, monkeypatch, fails, says, deleted):
     monkeypatch.setenv("FAILS", fails)
     monkeypatch.setenv("SAYS", says)
-    with pytest.raises(RunError, match=f"^gcloud compute .* failed with exit code 1: ERROR: {says}$"):
-        Mig().submit(JOB)
+    hint = "; of TPUs, this mostly means that the zone has no room: .*" if says == "INTERNAL_ERROR" else ""
+    with pytest.raises(RunError, match=f"^gcloud compute .* failed with exit code 1: ERROR: {says}{hint}$"):
+        Mig().submit(replace(JOB, flex_hours=24))
     after = gcloud()[2:]
     after = after[next(n for n, words in enumerate(after) if "delete" in words) :]
     assert len(after) == len(deleted)
@@ -156,6 +184,24 @@ def test_a_group_is_what_its_worst_machine_is(gcloud, monkeypatch, words, word, 
         UserError, match="there is an instance group 'run1' in us-east5-b already; choose anoth"
     ):
         Mig().check(JOB)
+
+
+@pytest.mark.parametrize(
+    "torus, word, phase",
+    [
+        ("ACTIVE", "RUNNING", "running"),
+        ("ACTIVATING", "ACTIVATING", "waiting"),
+        ("INCOMPLETE", "INCOMPLETE", "waiting"),
+        ("FAILED", "FAILED", "lost"),
+        ("", "RUNNING", "running"),  # a service that does not say
+    ],
+)
+def test_machines_that_run_are_a_slice_once_the_torus_is_active(gcloud, monkeypatch, torus, word, phase):
+    monkeypatch.setenv("MACHINES", json.dumps([{"instanceStatus": "RUNNING"}] * 16))
+    topology = {"acceleratorTopology": "8x8", "state": torus}
+    monkeypatch.setenv("TORUS", json.dumps({"status": {"appliedAcceleratorTopologies": [topology]}}))
+    state = Mig().state(JOB)
+    assert (state.word, state.phase) == (word, phase) and "16 of 16 machines run" in state.detail
 
 
 def test_a_group_that_is_gone_and_a_tool_that_is_missing(gcloud, monkeypatch):

@@ -75,7 +75,7 @@ def test_a_preempted_run_ends_with_the_digest_of_the_uninterrupted_one(
         capsys, "submit", *command, "--", "--config=configs/digits.py", *FLAGS, "--config.cpu_replicas=1"
     )
     assert code == 0, errors
-    assert "v4-16: 8 chips on 2 hosts; about $7.36 an hour, spot\n" in output
+    assert "v4-16: 8 chips on 2 hosts; about $7.37 an hour, spot\n" in output
     wait_until(lambda: trained_steps(workdir))
     notes = [f"{time.monotonic() - began:.1f} s from submit to the first step"]
     wait_until(lambda: len(trained_steps(workdir)) >= 4)

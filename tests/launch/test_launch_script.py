@@ -2,12 +2,14 @@
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,13 +79,14 @@ def machine(tmp_path):
         tar.addfile(tarfile.TarInfo("pyproject.toml"), io.BytesIO())
     server = MetadataServer("v4-16", 2)
 
-    def start(worker, codes, *, metadata=None, **fields):
+    def start(worker, codes, *, metadata=None, trainer="/nowhere", **fields):
         variables = {
             "PATH": f"{tools}:{os.environ['PATH']}",
             "METADATA_URL": metadata or server.url(worker),
             "BUCKETS": str(buckets),
             "CODES": codes,
             "W": str(worker),
+            "TRAINER": trainer,
             "LOG_SECONDS": "0.1",
             "RETRY_SECONDS": "0.1",
         }
@@ -242,3 +245,66 @@ def test_keep_leaves_the_machines(machine):
     process = start(0, "0", keep=True)
     process.communicate(timeout=30)
     assert process.returncode == 0 and calls(buckets) == ""
+
+
+BUCKET = """
+import os, shutil
+
+class Client:
+    pass
+
+class Blob:
+    def __init__(self, uri):
+        self.path = os.environ["BUCKETS"] + uri.removeprefix("gs:/")
+
+    @classmethod
+    def from_string(cls, uri, client):
+        assert isinstance(client, Client)
+        return cls(uri)
+
+    def download_to_filename(self, name):
+        shutil.copy(self.path, name)
+
+    def upload_from_filename(self, name):
+        shutil.copy(name, self.path)
+"""
+
+
+def test_an_image_without_gcloud_copies_with_googles_library(tmp_path):
+    script = startup_script(JOB)
+    (copy,) = re.findall(r"(?ms)^copy\(\) \{.*?^\}$", script)
+    library = tmp_path / "google" / "cloud"
+    library.mkdir(parents=True)
+    (library / "storage.py").write_text(BUCKET)
+    (tmp_path / "buckets" / "b").mkdir(parents=True)
+    (tmp_path / "buckets" / "b" / "code").write_text("as sent")
+    tools = tmp_path / "bin"  # without gcloud
+    tools.mkdir()
+    (tools / "bash").symlink_to(shutil.which("bash"))
+    variables = {
+        "PATH": str(tools),
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(tmp_path),
+        "BUCKETS": str(tmp_path / "buckets"),
+    }
+    commands = "copy gs://b/code here && copy here gs://b/log && copy gs://b/none there"
+    ended = subprocess.run(
+        ["bash", "-c", f"{copy}\n{commands}"], env=variables, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 1 and "FileNotFoundError" in ended.stderr
+    assert (tmp_path / "here").read_text() == "as sent" == (tmp_path / "buckets" / "b" / "log").read_text()
+
+
+def test_the_interpreter_of_an_image_runs_the_trainer_that_a_project_is_sent_with(machine, tmp_path):
+    start, buckets = machine
+    folder, wheel = buckets / "bucket" / "run1" / "launch", io.BytesIO()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("efficientnet_pod/__main__.py", "import sys; print('sent:', sys.argv[1])")
+        archive.writestr("efficientnet_pod/__init__.py", "")
+    with tarfile.open(folder / "code.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo(".trainer/trainer-1-py3-none-any.whl")
+        member.size = len(wheel.getvalue())
+        tar.addfile(member, io.BytesIO(wheel.getvalue()))
+    process = start(0, "", python="3.12", trainer=sys.executable)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "sent: train\n" in output, output

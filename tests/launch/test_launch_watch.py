@@ -76,6 +76,17 @@ def watch(job, backend):
     return code, [line.removeprefix("run1 ") for line in lines], [pause for pause in slept if pause], watched
 
 
+@pytest.mark.parametrize("end", [SUSPENDED, GONE, State("CREATING", "", "waiting")])
+def test_hours_of_flex_start_that_are_over_are_not_asked_for_again(job, end):
+    backend = Scripted(State("CREATING", "", "waiting"), ACTIVE, ACTIVE, end)
+    code, lines, _, _ = watch(replace(job, flex_hours=24), backend)
+    assert code == 1 and backend.log == ["cancel 1"]
+    assert lines[-1] == (
+        "(attempt 1): its 24 h of flex-start are over, or were not granted; submit it again to go on where "
+        "it was saved"
+    )
+
+
 def test_a_job_that_is_done_is_left_alone(job):
     code, lines, slept, _ = watch(job, Scripted(ACTIVE, workers_end(ACTIVE, 0, 0)))
     assert code == 0 and not slept

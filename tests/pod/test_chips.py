@@ -20,28 +20,21 @@ def test_peak_is_what_the_matrix_units_do_at_that_clock(name):
 
 @pytest.mark.parametrize("chip", TPUS + GPUS, ids=lambda chip: chip.name)
 def test_every_figure_has_its_source_and_a_plausible_size(chip):
-    for name in ("flops", "hbm_bytes", "hbm_usable", "hbm_bandwidth", "link_bandwidth", "usd"):
+    for name in ("flops", "hbm_bytes", "hbm_usable", "hbm_bandwidth", "link_bandwidth"):
         assert chip.sources[name]
     assert ("clock_hz" in chip.sources) == (chip.platform == "tpu")
     assert 0.7 * chip.hbm_bytes < chip.hbm_usable < 1.01 * chip.hbm_bytes
     # FLOPs a byte at the ridge of the roofline: all these chips want far more than EfficientNet has.
     assert 60 < chip.flops / chip.hbm_bandwidth < 600
-    if chip.usd_spot:
-        assert 0.15 * chip.usd < chip.usd_spot < 0.5 * chip.usd
-
-
-def test_a_pod_of_v3_costs_what_a_v3_8_costs_128_times():
-    assert CHIPS["v3"].usd * 512 == 128 * 8.00  # on demand, a v3-8 is $8.00 an hour
-
-
-def test_a_pod_of_v2_costs_what_the_catalog_says():
-    chip = CHIPS["v2"]
-    assert chip.usd * 256 == 384.0 and chip.usd_spot * 256 == pytest.approx(97.92)  # v2-512, an hour
-    assert "1.125" in chip.also  # a v2-8 alone: $4.50 for four chips
 
 
 def test_the_disagreement_about_v3_is_named():
     assert "140" in CHIPS["v3"].also and "825" in CHIPS["v3"].also
+
+
+def test_chips_that_jax_no_longer_tests_say_so():
+    assert {chip.name for chip in TPUS if chip.caution} == {"v2", "v3"}
+    assert "one zone serves v3 pods: europe-west4-a" in CHIPS["v3"].caution
 
 
 def test_clocks_that_are_not_published_are_left_out():

@@ -68,9 +68,11 @@ def test_hours_and_dollars_are_plain_arithmetic(v3):
     hours = (steps * train + evaluations * eval_steps * evaluation) / 3600
     assert estimate.hours == pytest.approx(hours, rel=1e-6)
     assert estimate.images_per_second == pytest.approx(32 / train)
-    assert estimate.usd() == pytest.approx(4 * 2.00 * hours) and estimate.usd(spot=True) == pytest.approx(
-        4 * 0.51 * hours
-    )
+    on_demand, spot = estimate.usd(), estimate.usd(spot=True)
+    assert (on_demand.least, on_demand.most) == pytest.approx((8.0 * hours, 8.8 * hours))  # of a v3-8
+    assert (spot.least, spot.most) == pytest.approx((2.04 * hours, 2.244 * hours))
+    there = dataclasses.replace(estimate, zone="europe-west4-a").usd(spot=True)
+    assert there.least == there.most == pytest.approx(2.244 * hours)
     # A JPEG takes a core 1.5 ms, its resizing to 32 pixels 0.35 ms × (32 / 224)².
     per_core = 1000 / (1.5 + 0.35 * (32 / 224) ** 2)
     assert estimate.host_cores == math.ceil(32 / train / per_core)

@@ -36,4 +36,8 @@ def test_a_report_is_at_most_100_columns_and_gives_the_answer_first(v3):
     assert "the learning rate rises after warm-up" in text  # 0.1 is above 0.081 × 32 / 256
     for column in ("temporaries", "computing", "memory floor", "most expensive", "of the step"):
         assert column in text
-    assert re.search(r"\$[\d.,]+ on demand at \$2.00 a chip-hour, \$[\d.,]+ on spot at \$0.51", text)
+    dollars = r"\$[\d.,]+ to \$[\d.,]+"
+    prices = rf"{dollars} on demand at \$2.00 to \$2.20 a chip-hour, {dollars} on spot at \$0.51 to \$0.56 "
+    assert re.search(prices + r"\(cheapest in us-central1; --zone names one\)", text)
+    assert "price: SkyPilot catalog v8, gcp/vms.csv, commit 006059e, read on 2026-11-29" in text
+    assert "JAX no longer tests itself on TPU v3" in text

@@ -5,6 +5,7 @@ from skips import needs_libtpu
 from tiny_preflight import recipe_of
 
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.pod.prices import Price
 from efficientnet_pod.preflight.estimate import Estimate
 from efficientnet_pod.preflight.sweep import fastest_and_cheapest, parse_sweep, run_sweep, sweep_points
 from efficientnet_pod.preflight.targets import parse_target
@@ -59,7 +60,7 @@ def test_the_fastest_and_the_cheapest_are_those_that_fit(v3):
         hours = property(lambda self: hours[self.run])
 
         def usd(self, *, spot=False):
-            return dollars[self.run]
+            return Price(dollars[self.run], 99.0)
 
     def estimated(recipe, target):
         per_replica = str(recipe.global_batch // target.replicas)

@@ -1,8 +1,10 @@
 """Names of machines, and the devices they stand for."""
 
+import re
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 from skips import needs_cuda_plugin, needs_libtpu
@@ -31,6 +33,8 @@ from efficientnet_pod.preflight.targets import gpu_config, parse_target, runtime
         ("v3-1024", "v3:16x32", 1024, 128),
         ("v3-2048", "v3:32x32", 2048, 256),
         ("v4-8", "v4:2x2x1", 4, 1),
+        ("v4-384", "v4:4x4x12", 192, 48),
+        ("v5p-640", "v5p:4x4x20", 320, 80),
         ("v4-16", "v4:2x2x2", 8, 2),
         ("v4-64", "v4:2x4x4", 32, 8),
         ("v4-128", "v4:4x4x4", 64, 16),
@@ -109,6 +113,21 @@ def test_devices_of_a_tpu_are_those_that_libtpu_shows(name):
     sides = [len({device.coords[axis] for device in runtime.devices}) for axis in range(3)]
     assert tuple(sides[: target.chip.dimensions]) == target.grid
     assert target_here(runtime) == target
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    "name", ["v2:2x2", "v3:2x2", "v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
+)
+def test_a_program_may_use_what_libtpu_says_that_there_is(name):
+    target = parse_target(name)
+    place = SingleDeviceSharding(runtime_for(target).devices[0])
+    too_large = jax.ShapeDtypeStruct((2**23, 4096), jnp.float32, sharding=place)
+    with pytest.raises(jax.errors.JaxRuntimeError) as refused:
+        jax.jit(lambda x: jnp.sort(x * 2, axis=0)).lower(too_large).compile()
+    there = float(re.search(r"exceeds available HBM \(([\d.]+)G\)", str(refused.value))[1])
+    # Versions of libtpu differ by a hundredth of a GiB; the table has the lower.
+    assert 0 <= there - target.chip.hbm_usable / target.chip.devices / 2**30 < 0.015
 
 
 @needs_libtpu

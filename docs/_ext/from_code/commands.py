@@ -35,6 +35,7 @@ WORDS = {
     "launch watch": ("JOB", "the name of a job"),
     "launch cancel": ("JOB", "the name of a job"),
     "launch preempt": ("JOB", "the name of a job of `--backend=fake`"),
+    "launch image": ("build|push", "the step; Cloud Build does both in one"),
     "launch doctor": ("[-- FLAGS OF train]", "flags of `train`, whose images are looked for"),
 }
 BEHIND_DASHES = ("pod", "launch submit", "launch render", "launch doctor")
@@ -177,7 +178,7 @@ def _command(name: str, place: str, arguments: list[str] | None = None) -> Comma
 def _parser(parse_flags: Callable[..., None]) -> Iterator[None]:
     """Lets all modules of the command lines ask this parser."""
     names = [f"efficientnet_pod.cli.{_module(name)}" for name in trainer_cli.COMMANDS]
-    names += [f"launch.{name}" for name in ("flags", "follow", "doctor.doctor")]
+    names += [f"launch.{name}" for name in ("flags", "follow", "doctor.doctor", "image.image")]
     with ExitStack() as patches:
         for module in map(import_module, names):
             if hasattr(module, "parse_flags"):

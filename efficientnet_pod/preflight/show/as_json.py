@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from efficientnet_pod.pod.prices import Price, price_source
 from efficientnet_pod.preflight.estimate import Estimate, StepEstimate
 
 
@@ -10,7 +11,8 @@ def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
     """Returns an estimate as plain values; those that are not known are None.
 
     Names with ``estimated`` hold estimates, and so do images/s, hours and dollars, which follow from them.
-    Bytes are those of one replica.
+    Bytes are those of one replica. ``usd`` is the price in the zone, or in the cheapest region where none is
+    given; ``usd_most`` is the price in the dearest one.
     """
     target, plan, train = estimate.target, estimate.run.plan, estimate.train
     return {
@@ -39,12 +41,13 @@ def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
         "train_hours": estimate.train_hours,
         "eval_hours": estimate.eval_hours,
         "core_hours": None if estimate.hours is None else estimate.hours * target.replicas,
-        "usd": estimate.usd(),
-        "usd_spot": estimate.usd(spot=True),
+        "zone": estimate.zone or None,
+        **_prices("usd", estimate.usd()),
+        **_prices("usd_spot", estimate.usd(spot=True)),
         "host_cores": estimate.host_cores,
         "peak_lr": plan.peak_lr,
         "warnings": list(plan.warnings),
-        "sources": target.chip.sources,
+        "sources": target.chip.sources | {"usd": price_source(target.chip)},
         "compile_seconds": estimate.compilation.seconds,
         "from_cache": estimate.compilation.from_cache,
     }
@@ -80,6 +83,10 @@ def _step(step: StepEstimate) -> dict[str, Any]:
             for collective, seconds in zip(step.program.collectives, step.collective_seconds, strict=True)
         ],
     }
+
+
+def _prices(name: str, price: Price | None) -> dict[str, float | None]:
+    return {name: price and price.least, f"{name}_most": price and price.most}
 
 
 def _ms(seconds: float | None) -> float | None:

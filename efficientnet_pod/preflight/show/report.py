@@ -6,6 +6,7 @@ from rich.text import Text
 
 from efficientnet_pod.data.host_cores import describe_input
 from efficientnet_pod.pod.chips import GIB, Chip
+from efficientnet_pod.pod.prices import age_note, price_source, why_no_price
 from efficientnet_pod.pod.terminal import NOT_KNOWN, plural, short_duration, three_digits
 from efficientnet_pod.preflight.estimate import Estimate
 from efficientnet_pod.preflight.show import programs as show_programs
@@ -35,7 +36,7 @@ def answer(estimate: Estimate) -> str:
     if estimate.hours is not None:
         parts.append(f"{three_digits(estimate.hours)} hours for {estimate.run.plan.recipe.epochs:g} epochs")
     if (usd := estimate.usd()) is not None:
-        parts.append(f"${three_digits(usd)}")
+        parts.append(str(usd))
     return "; ".join(parts)
 
 
@@ -63,7 +64,8 @@ def _sections(estimate: Estimate) -> RenderableType:
     ]
     for name, value in rows:
         table.add_row(name, value)
-    for warning in estimate.run.plan.warnings:
+    chip = estimate.target.chip
+    for warning in filter(None, (*estimate.run.plan.warnings, chip.caution, age_note(chip))):
         table.add_row(Text("warning", style="yellow"), warning)
     return table
 
@@ -112,11 +114,15 @@ def _price(estimate: Estimate) -> str:
     if hours is None:
         return f"{NOT_KNOWN} without a time"
     text = f"{three_digits(hours * estimate.target.replicas)} {chip.replica}-hours"
-    if chip.usd is None:
-        return f"{text}; no price is known ({chip.sources.get('usd', 'this machine')})"
-    text += f"; ${three_digits(estimate.usd() or 0)} on demand at ${chip.usd:.2f} a chip-hour"
-    if chip.usd_spot is not None:
-        text += f", ${three_digits(estimate.usd(spot=True) or 0)} on spot at ${chip.usd_spot:.2f}"
+    usd, per_hour = estimate.usd(), estimate.usd_per_chip_hour()
+    if usd is None or per_hour is None:
+        return f"{text}; {why_no_price(chip, estimate.target.chips, zone=estimate.zone)}"
+    where = f" in {estimate.zone}" if estimate.zone else ""
+    text += f"; {usd}{where} on demand at {per_hour} a chip-hour"
+    spot, per_hour = estimate.usd(spot=True), estimate.usd_per_chip_hour(spot=True)
+    if spot and per_hour:
+        text += f", {spot} on spot at {per_hour}"
+        text += f" (cheapest in {spot.cheapest}; --zone names one)" if spot.cheapest else ""
     return text + "; starts, compilation, checkpoints and waits for input come on top"
 
 
@@ -125,9 +131,10 @@ def _sources(chip: Chip) -> str:
         return NOT_KNOWN
     by_source: dict[str, list[str]] = {}
     names = {"clock_hz": "clock", "flops": "peak", "hbm_bytes": "memory", "hbm_bandwidth": "its bandwidth",
-             "link_bandwidth": "links", "usd": "price", "usd_spot": "spot"}  # fmt: skip
+             "link_bandwidth": "links", "usd": "price"}  # fmt: skip
+    sources = chip.sources | {"usd": price_source(chip)}
     for field, name in names.items():
-        if source := chip.sources.get(field):
+        if source := sources.get(field):
             by_source.setdefault(source, []).append(name)
     lines = [f"{', '.join(names)}: {source}" for source, names in by_source.items()]
     figures = [f"{chip.flops / 1e12:,.0f} TFLOP/s"] if chip.flops else []

@@ -23,7 +23,9 @@ def print_sweep(
         if point.reason:
             console.print(f"{point.value}: {point.reason}")
     follows = "the global batch follows" if field == "per_replica_batch" else "the global batch stays"
-    console.print(f"times are estimates; {follows}, the BN batch stays as near as whole groups allow")
+    priced = [point.estimate for point in swept if point.estimate and point.estimate.usd()]
+    where = "; prices are those of the cheapest region" if any(not one.zone for one in priced) else ""
+    console.print(f"times are estimates{where}; {follows}, the BN batch stays as near as whole groups allow")
 
 
 def _cells(point: Point) -> list[str]:
@@ -34,14 +36,15 @@ def _cells(point: Point) -> list[str]:
     start.append(f"{recipe.bn_group_size * per_replica:,}")
     if estimate is None:
         return [*start, *[NOT_KNOWN] * 6]
-    step = estimate.train
+    step, prices = estimate.train, (estimate.usd(), estimate.usd(spot=True))
     memory = NOT_KNOWN if step.hbm_bytes is None else f"{step.hbm_bytes / GIB:,.2f}"
     return [
         *start,
         memory,
         short_duration(estimate.step_seconds()),
         whole_number(estimate.images_per_second),
-        *map(three_digits, (estimate.hours, estimate.usd(), estimate.usd(spot=True))),
+        three_digits(estimate.hours),
+        *(NOT_KNOWN if usd is None else three_digits(usd.least) for usd in prices),
     ]
 
 
