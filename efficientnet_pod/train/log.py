@@ -198,7 +198,9 @@ class TrainingLog:
 
         ``compile_seconds`` and the rates cover the last start. ``seconds_of`` covers all starts, by the
         journal (:meth:`.Journal.seconds_of`); its sum is the wall time after the first compilation began.
+        ``goodput`` covers all starts and the time between them.
         """
+        goodput = self.journal.goodput()
         evaluations = [row for row in self._rows if row["split"] == "eval"]
         final = evaluations[-1]
         best = max(evaluations, key=lambda row: (row["top1"], row["step"]))  # as the checkpoints choose it
@@ -211,6 +213,7 @@ class TrainingLog:
             "compile_seconds": compile_seconds,
             "total_seconds": total_seconds,
             "seconds_of": self.journal.seconds_of(),
+            "goodput": {"share": goodput.share, "seconds": goodput.seconds},
             "images_per_second": rate,
             "input_wait": self.input_wait.seconds / self._trained_seconds if self._trained_seconds else None,
             "skipped_steps": self.skipped_steps,
