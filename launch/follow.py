@@ -17,7 +17,18 @@ from launch.workdir.progress import attempt_label, exit_codes, mark_cancelled, r
 from launch.workdir.storage import storage_of
 
 _FOLLOW_SECONDS = 5.0
-_COLUMNS = ("job", "machine", "backend", "state", "attempt", "step", "checkpoint", "top-1", "goodput", "ended")
+_COLUMNS = (
+    "job",
+    "machine",
+    "backend",
+    "state",
+    "attempt",
+    "step",
+    "checkpoint",
+    "top-1",
+    "goodput",
+    "ended",
+)
 
 
 def run_status(arguments: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.report_files import ReportFiles
 from efficientnet_pod.workdir.journal import Journal
 from efficientnet_pod.workdir.metrics_log import MetricsLog
+from efficientnet_pod.workdir.trackers import Trackers
 from efficientnet_pod.workdir.workdir import Workdir
 
 
@@ -57,8 +58,12 @@ class TrainingLog:
         """Starts the clock, after the time that earlier starts of this run took."""
         self._run, self._workdir, self.display, self.journal = run, workdir, display, journal
         self._metrics: MetricsLog | None = None
+        self._trackers: Trackers | None = None
         if hosts.index() == 0:
             self._metrics = MetricsLog(workdir, resumed_step=resumed_step, warn=display.warn)
+            recipe = run.plan.as_dict()["recipe"]
+            names, say = run.plan.recipe.trackers, display.print
+            self._trackers = Trackers(names, workdir, recipe, say=say, warn=display.warn)
         self._files = ReportFiles(run, workdir, resumed_step=resumed_step, warn=display.warn)
         self._rows: list[dict[str, Any]] = self._metrics.rows if self._metrics else []
         self._began = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
@@ -169,6 +174,8 @@ class TrainingLog:
         self._files.flush()
         if self._metrics:
             self._metrics.close()
+        if self._trackers:
+            self._trackers.close(ended_well=self._last_read == self._run.plan.total_steps)
 
     def evaluation(
         self, step: int, result: Rates, *, seconds: float, confusions: Confusions | None = None
@@ -251,6 +258,8 @@ class TrainingLog:
     def _write(self, row: dict[str, Any]) -> None:
         if self._metrics:
             self._metrics.write(row)
+        if self._trackers:
+            self._trackers.write(row)
 
     def _learning_rate(self, step: int) -> str:
         return f"learning rate {float(self._run.learning_rate(step - 1)):.4g}"

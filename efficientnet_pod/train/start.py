@@ -167,7 +167,9 @@ def open_journal(run: Run, workdir: Workdir, start: Start, display: Display, end
     runtime = run.runtime
     devices = {"count": len(runtime.devices), "kind": runtime.device_kind}
     resumed, hosts_now = journal.step > 0, runtime.host_count
-    journal.write("start", resumed=resumed, hosts=hosts_now, devices=devices, startup=seconds_of_this_process())
+    journal.write(
+        "start", resumed=resumed, hosts=hosts_now, devices=devices, startup=seconds_of_this_process()
+    )
     ending.is_written_to(journal)
     return journal
 

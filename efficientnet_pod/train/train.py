@@ -32,6 +32,7 @@ from efficientnet_pod.train.start import (
 )
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
 from efficientnet_pod.workdir.files import is_remote, reason
+from efficientnet_pod.workdir.trackers import require_packages
 from efficientnet_pod.workdir.workdir import Workdir
 
 
@@ -70,6 +71,7 @@ def train_and_evaluate(
             inject.at("starting")
             recipe = read_recipe(config)
             check_weights(recipe)
+            require_packages(recipe.trackers if hosts.index() == 0 else ())
             workdir = Workdir(workdir_path)
             run = open_run(recipe)
             hosts.agree("the run", identity_of(run))

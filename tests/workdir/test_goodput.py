@@ -114,4 +114,6 @@ def test_a_journal_knows_the_goodput_of_the_run_until_now(tmp_path):
         while not journal.goodput().seconds["evaluating"] > 0.01:
             pass
     assert journal.goodput().seconds["training"] == 0
-    assert journal.goodput().seconds["evaluating"] == pytest.approx(journal.spent.so_far()["evaluating"], abs=0.01)
+    assert journal.goodput().seconds["evaluating"] == pytest.approx(
+        journal.spent.so_far()["evaluating"], abs=0.01
+    )
