@@ -23,6 +23,7 @@ from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.train.log import TrainingLog
+from efficientnet_pod.train.profile import Profile
 from efficientnet_pod.train.saves import Position, Saves
 
 MAX_SKIPS = 10  # steps in a row that may be not finite, where they are skipped
@@ -70,10 +71,11 @@ class Training:
         interrupt: Interrupt,
         watchdog: Watchdog,
         saves: Saves,
+        profile: Profile,
     ):
         """Takes the parts of a started run."""
         self._run, self._plan, self._programs, self._log = run, run.plan, programs, log
-        self._interrupt, self._watchdog, self._saves = interrupt, watchdog, saves
+        self._interrupt, self._watchdog, self._saves, self._profile = interrupt, watchdog, saves, profile
         self._signals = host_signals(run.mesh)
         self._outcomes = Lagged()
         self._skips_in_a_row = 0
@@ -109,7 +111,8 @@ class Training:
                 for step in range(max(self._position.step, phase.first_step) + 1, phase.last_step + 1):
                     inject.at("step", step)
                     next_batch = partial(self._next_batch, feed, phase)
-                    ended = program(self._state, next_batch, halted, self._log.input_wait.dispatched)
+                    with self._profile.around(step):
+                        ended = program(self._state, next_batch, halted, self._log.input_wait.dispatched)
                     if ended is None:
                         self._stop()
                     self._state, outcome = ended

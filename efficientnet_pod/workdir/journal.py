@@ -68,7 +68,7 @@ class Journal:
             self._lines.append([row])
 
     def _row(self, kind: str, step: int, fields: dict[str, Any]) -> tuple[Row, dict[str, float]]:
-        """Returns the line of an event that happens now, and the seconds of each kind since the line before."""
+        """Returns the line of an event that happens now, and the seconds of each kind since the last line."""
         now, so_far = datetime.now(UTC).isoformat(timespec="milliseconds"), self.spent.so_far()
         row = {"time": now.replace("+00:00", "Z"), "kind": kind, "step": step}
         row |= {

@@ -81,6 +81,10 @@ class InputWait:
         """Takes the results of the step that has just been dispatched, a tree of device arrays."""
         self._end = self._watcher.submit(self._end_of, results)
 
+    def settle(self) -> None:
+        """Returns when the step that was dispatched last has ended."""
+        self._end.result()
+
     def restart(self) -> None:
         """Marks the devices as free, after work other than a training step."""
         self._end = _ended(self._clock())
