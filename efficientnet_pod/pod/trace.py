@@ -13,6 +13,8 @@ import jax
 
 _TPU_LINE = "XLA Ops"  # of a TPU's plane; elsewhere each operation names itself
 
+_NO_OPERATIONS = ("end: ", "ThreadpoolListener")  # half of what a CPU's trace has
+
 
 class Trace:
     """A trace under way on this host. Only one can be: JAX refuses a second one."""
@@ -98,11 +100,19 @@ def operations_of(lines: Iterable[Iterable[Span]]) -> list[Operation]:
 
 
 def _spans(line: Any) -> Iterator[Span]:
-    """Yields the operations of compiled programs on a line of a trace."""
+    """Yields the operations of compiled programs on a line of a trace, which has many other events."""
     for event in line.events:
-        stats = dict(event.stats)
-        name = stats.get("hlo_op") or (event.name if line.name == _TPU_LINE else None)
-        if name:
-            short = str(name).partition(" = ")[0].removeprefix("%")  # a TPU gives the whole instruction
-            program = str(stats.get("hlo_module") or "")
-            yield Span(event.start_ns, event.start_ns + event.duration_ns, short, program)
+        name = event.name
+        if name.startswith(_NO_OPERATIONS):
+            continue
+        stats: dict[str, str] = {}
+        for key, value in event.stats:
+            if key in ("hlo_op", "hlo_module"):
+                stats[key] = str(value)
+                if len(stats) == 2:
+                    break
+        if "hlo_op" in stats or line.name == _TPU_LINE:
+            # A TPU gives the whole instruction.
+            short = stats.get("hlo_op", name).partition(" = ")[0].removeprefix("%")
+            start = event.start_ns
+            yield Span(start, start + event.duration_ns, short, stats.get("hlo_module", ""))

@@ -5,6 +5,7 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 from clu import parameter_overview
 
 from efficientnet_pod.data.skips import Skips
@@ -12,6 +13,7 @@ from efficientnet_pod.errors import RunError
 from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.pod.pace import by_host
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.metrics import Counts, Rates, rates
 from efficientnet_pod.run.run import Run
@@ -19,6 +21,7 @@ from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.report_files import ReportFiles
+from efficientnet_pod.train.stragglers import slowest_host
 from efficientnet_pod.workdir.journal import Journal
 from efficientnet_pod.workdir.metrics_log import MetricsLog
 from efficientnet_pod.workdir.trackers import Trackers
@@ -32,6 +35,7 @@ class _Window:
     began: float
     counts: list[Counts] = dataclasses.field(default_factory=list)
     skipped_steps: int = 0
+    paces: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 class TrainingLog:
@@ -110,6 +114,8 @@ class TrainingLog:
             return
         self._last_read = self.journal.step = step
         window = self._window
+        if outcome.pace is not None:
+            window.paces.append(by_host(outcome.pace))
         if outcome.updated:
             window.counts.append(outcome.counts)
         else:
@@ -139,6 +145,9 @@ class TrainingLog:
         row["input_wait"] = waited / seconds
         if window.skipped_steps:
             row["skipped_steps"] = window.skipped_steps
+        slowest = slowest_host(window.paces, seconds) if window.paces else None
+        if slowest:
+            row |= slowest.columns
         if self.skips and self.skips.allowed:
             row["skipped"] = len(self.skips.names)  # images that host 0 has skipped since it started
         plan = self._run.plan
@@ -152,6 +161,7 @@ class TrainingLog:
             f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
             f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
             f"{images_left * seconds / result.images:.0f} s left"
+            + (f"  slowest {slowest}" if slowest and slowest.is_slow else "")
         )
         self._window = _Window(now)
 

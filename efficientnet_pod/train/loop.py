@@ -15,6 +15,7 @@ from efficientnet_pod.evaluate.evaluate import evaluate
 from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_halted
 from efficientnet_pod.pod.interrupt import Interrupt
+from efficientnet_pod.pod.pace import Pace
 from efficientnet_pod.pod.watchdog import Watchdog
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.feed import Feed, allowed_skips, enters_by_reading, nothing, train_batches
@@ -77,7 +78,7 @@ class Training:
         self._run, self._plan, self._programs, self._log = run, run.plan, programs, log
         self._interrupt, self._watchdog, self._saves, self._profile = interrupt, watchdog, saves, profile
         self._signals = host_signals(run.mesh)
-        self._outcomes = Lagged()
+        self._pace, self._outcomes = Pace(run.mesh), Lagged()
         self._skips_in_a_row = 0
 
     def run(self, state: TrainState, position: Position, *, evaluated: bool = True) -> None:
@@ -173,10 +174,11 @@ class Training:
         batch = self._log.input_wait.next(lambda: feed.next(self._is_stopping))
         if hosts.count() == 1 and self._interrupt.requested:
             self._stop()  # alone, nobody has to be asked
+        signal = STOP if self._is_stopping() else GO
         if batch is None:
             shape = (phase.micro_batch, phase.image_size, phase.image_size, 3)
-            return nothing(shape, self._run, mask=False) | {"command": self._signals[ABANDON]}
-        return batch | {"command": self._signals[STOP if self._is_stopping() else GO]}
+            batch, signal = nothing(shape, self._run, mask=False), ABANDON
+        return batch | {"command": self._signals[signal]} | self._pace.of(*self._log.input_wait.newest)
 
     def _is_stopping(self) -> bool:
         return self._interrupt.requested

@@ -57,7 +57,7 @@ class TraceRecord:
 
 
 class ProfileFolder:
-    """The folder ``profile`` of a workdir. The run writes traces and their list; a command writes requests."""
+    """The folder ``profile`` of a workdir: traces and their list by the run, a request by a command."""
 
     def __init__(self, workdir: Workdir):
         """Names the folder; nothing is touched."""
