@@ -41,7 +41,7 @@ def run_profile(arguments: Sequence[str]) -> None:
         raise
     if trace.error:
         raise RunError(f"the run could not trace steps {trace.first:,} to {trace.last:,}: {trace.error}")
-    longest = ", ".join(f"{row['name']} {row['seconds'] / trace.seconds:.0%}" for row in trace.operations[:3])
+    longest = ", ".join(f"{row['name']} {row['seconds'] / trace.seconds:.0%}" for row in trace.kinds[:3])
     print(
         f"steps {trace.first:,} to {trace.last:,} are traced in {folder.path / trace.file}; "
         f"longest operations: {longest or 'none'}; tensorboard --logdir={folder.path} shows it"

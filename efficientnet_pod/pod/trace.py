@@ -1,5 +1,6 @@
 """Traces of JAX's profiler: how they are taken, and which operations of a trace take the time."""
 
+import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -96,6 +97,17 @@ def operations_of(lines: Iterable[Iterable[Span]]) -> list[Operation]:
                 seconds[around[-1].name, around[-1].program] -= min(took, around[-1].end - span.start) / 1e9
             around.append(span)
     found = [Operation(*key, calls[key], max(taken, 0.0)) for key, taken in seconds.items()]
+    return sorted(found, key=lambda operation: (-operation.seconds, operation.name))
+
+
+def kinds_of(operations: Iterable[Operation]) -> list[Operation]:
+    """Returns the operations summed by their name without its number: ``fusion`` for ``fusion.12``."""
+    seconds, calls = defaultdict[str, float](float), defaultdict[str, int](int)
+    for operation in operations:
+        kind = re.sub(r"(\.\d+)+(\.clone)?$", "", operation.name)
+        seconds[kind] += operation.seconds
+        calls[kind] += operation.calls
+    found = [Operation(kind, "", calls[kind], taken) for kind, taken in seconds.items()]
     return sorted(found, key=lambda operation: (-operation.seconds, operation.name))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from efficientnet_pod.errors import in_one_line
 from efficientnet_pod.optim.ranges import steps_in
 from efficientnet_pod.pod import hosts
-from efficientnet_pod.pod.trace import Trace, operations_in
+from efficientnet_pod.pod.trace import Trace, kinds_of, operations_in
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.train.log import TrainingLog
 from efficientnet_pod.workdir.files import is_remote
@@ -138,7 +138,8 @@ class Profile:
             name = planes.relative_to(trace.folder).as_posix()
             known = asdict(record) | {"host": hosts.index(), "file": name}
             known["seconds"] = sum(operation.seconds for operation in operations)
-            known["operations"] = [asdict(operation) for operation in operations[:_MOST_OPERATIONS]]
+            for field, longest in (("kinds", kinds_of(operations)), ("operations", operations)):
+                known[field] = [asdict(operation) for operation in longest[:_MOST_OPERATIONS]]
             self._folder.add(TraceRecord(**known))
             self._log.display.print(
                 f"steps {record.first:,} to {record.last:,} are traced; look with: tensorboard "

@@ -43,7 +43,9 @@ class TraceRecord:
       host: number of the host.
       file: path of the ``.xplane.pb`` below the folder; empty where it failed.
       error: why it failed; empty where it did not.
-      operations: seconds of all operations; and the longest ones, each with name, program, calls, seconds.
+      seconds: time of all operations, summed over the devices.
+      kinds: kinds of operations, the longest first, each with name, calls and seconds.
+      operations: the longest single ones, with their program too.
     """
 
     request: str
@@ -53,6 +55,7 @@ class TraceRecord:
     file: str = ""
     error: str = ""
     seconds: float = 0.0
+    kinds: Sequence[dict[str, Any]] = ()
     operations: Sequence[dict[str, Any]] = ()
 
 
@@ -108,8 +111,11 @@ def traces_in(stored: bytes | None) -> list[TraceRecord]:
         first, last = whole(row.get("first")), whole(row.get("last"))
         if first is not None and last is not None:
             words = {name: str(row.get(name) or "") for name in ("request", "file", "error")}
-            operations = tuple(table for table in map(table_of, list_of(row.get("operations"))) if table)
+            tables = {
+                name: tuple(table for table in map(table_of, list_of(row.get(name))) if table)
+                for name in ("kinds", "operations")
+            }
             seconds, host = number(row.get("seconds")) or 0.0, whole(row.get("host")) or 0
             figures = {"first": first, "last": last, "host": host, "seconds": seconds}
-            records.append(TraceRecord(**figures, operations=operations, **words))
+            records.append(TraceRecord(**figures, **tables, **words))
     return records
