@@ -138,7 +138,7 @@ def prepare(
     program = TrainProgram(compile_train_step(train_step, mesh))
     if micro_batches > 1:
         shapes = jax.eval_shape(lambda: state)
-        zeros = jax.jit(lambda: no_sums(shapes, mesh.size), out_shardings=batch_sharding(mesh))
+        zeros = jax.jit(lambda: no_sums(shapes, mesh), out_shardings=batch_sharding(mesh))
         accumulate, update = compile_accumulation(train_step, mesh), compile_update(train_step, mesh)
         program = TrainProgram(accumulate, update, zeros, micro_batches)
 

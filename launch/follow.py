@@ -17,7 +17,18 @@ from launch.workdir.progress import attempt_label, exit_codes, mark_cancelled, r
 from launch.workdir.storage import storage_of
 
 _FOLLOW_SECONDS = 5.0
-_COLUMNS = ("job", "machine", "backend", "state", "attempt", "step", "checkpoint", "top-1", "ended")
+_COLUMNS = (
+    "job",
+    "machine",
+    "backend",
+    "state",
+    "attempt",
+    "step",
+    "checkpoint",
+    "top-1",
+    "goodput",
+    "ended",
+)
 
 
 def run_status(arguments: Sequence[str]) -> None:
@@ -41,13 +52,14 @@ def _row(job: Job) -> list[str]:
         storage = storage_of(job.workdir)
         progress, codes = read_progress(job.workdir, storage), exit_codes(job, storage)
     except (UserError, RunError) as error:
-        return [job.name, job.tpu, job.backend, f"unknown: {error}", str(job.attempt), "", "", "", ""]
+        return [job.name, job.tpu, job.backend, f"unknown: {error}", str(job.attempt), "", "", "", "", ""]
     top1 = "" if progress.top1 is None else f"{progress.top1:.2%}"
+    goodput = "" if progress.goodput is None else f"{progress.goodput:.0%}"
     ended = f"exit code {max(codes)}" if codes else ""
     word = state.word + (f" ({state.detail})" if state.detail else "")
     word += f"; {job.beside.tpu} is asked for" if job.beside else ""
     steps = [progress.step_of_total, f"{progress.checkpoint:,}"]
-    return [job.name, job.tpu, job.backend, word, str(job.attempt), *steps, top1, ended]
+    return [job.name, job.tpu, job.backend, word, str(job.attempt), *steps, top1, goodput, ended]
 
 
 def run_logs(arguments: Sequence[str]) -> None:

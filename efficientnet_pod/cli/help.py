@@ -35,6 +35,7 @@ CALLS = {
     "plan": Call(_RECIPE, "--config=supercomputer:b5,65536 --replicas=1024"),
     "preflight": Call(_RECIPE, "--config=supercomputer:b5,65536 --topology=v3-1024"),
     "report": Call("WORKDIR…", "runs/digits"),
+    "profile": Call("WORKDIR", "runs/digits --steps=5"),
     "import": Call("WEIGHTS --out=FOLDER", "tf_efficientnet_b3.safetensors --model=b3 --out=weights/b3"),
     "export": Call("WEIGHTS --out=FOLDER", "runs/digits --out=exported --to=safetensors,stablehlo"),
     "data describe": Call(_RECIPE, "--config=finetune --config.data.name=folder:/photos --sheet=sheet.png"),

@@ -24,6 +24,7 @@ commands:
   plan      print what a recipe would run, tensor by tensor; runs nothing
   preflight compile a recipe for a machine that need not be here: does it fit, how long, at what price
   report    write one HTML page on a run, or on several side by side; follows a run in progress
+  profile   ask a run in progress for a trace of its next steps
   data      describe and check a recipe's images, or prepare a smaller copy of them
   pod       rehearse the hosts of a pod on this machine: many processes of train or evaluate
   launch    submit, follow and stop a run on a TPU pod or a GPU cluster; rehearse that here
@@ -49,6 +50,7 @@ COMMANDS = (
     "plan",
     "preflight",
     "report",
+    "profile",
     "import",
     "export",
     "data",
@@ -62,7 +64,17 @@ COMMANDS = (
 _MODULES = {"import": "import_weights", "export": "export_weights"}
 _COMPUTE = ("train", "evaluate", "predict", "bench")
 # Their results are what they print. The others leave files, and can do without being heard.
-_PRINT_RESULTS = ("evaluate", "predict", "bench", "plan", "preflight", "data describe", "recipes", "config")
+_PRINT_RESULTS = (
+    "evaluate",
+    "predict",
+    "bench",
+    "plan",
+    "preflight",
+    "data describe",
+    "recipes",
+    "config",
+    "profile",
+)
 
 
 def run() -> None:

@@ -1,6 +1,7 @@
 """The values that a field or a flag may have, written beside its definition, and their one check."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Annotated, Any, get_args
@@ -64,20 +65,45 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """The words that a value may be."""
+    """The words that a value may be, or that a tuple may hold."""
 
     words: tuple[str, ...]
 
     def holds(self, value: Any) -> bool:
-        """Returns whether a value is one of the words."""
-        return value in self.words
+        """Returns whether a value is one of the words, or a tuple of them."""
+        return all(word in self.words for word in value) if isinstance(value, tuple) else value in self.words
 
     def refusal(self, name: str, value: Any) -> str:
         """Returns the message for a value that is none of the words; ``name`` is the field's."""
+        if isinstance(value, tuple):
+            value = next(word for word in value if word not in self.words)
         return f"{name}='{value}' is unknown{did_you_mean(str(value), self.words)}"
 
     def __str__(self) -> str:
         return " or ".join(self.words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The texts that name steps of a run, from one to another: ``200:210``; or none of them, as no text."""
+
+    def holds(self, value: Any) -> bool:
+        """Returns whether a value is such a text."""
+        return value == "" or isinstance(value, str) and steps_in(value) is not None
+
+    def refusal(self, name: str, value: Any) -> str:
+        """Returns the message for a value that is no such text; ``name`` is the field's."""
+        return f"{name}={value!r} must be {self}; set --{name}"
+
+    def __str__(self) -> str:
+        return "empty, or the first and the last step with a colon between them, such as 200:210"
+
+
+def steps_in(text: str) -> tuple[int, int] | None:
+    """Returns the first and the last step that a text names, such as ``200:210``; None if it names none."""
+    match = re.fullmatch(r"([0-9]{1,10}):([0-9]{1,10})", text)
+    first, last = map(int, match.groups()) if match else (0, 0)
+    return (first, last) if 1 <= first <= last <= MOST else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,13 +157,14 @@ class Ranged:
             if kind in (bool, str) and not isinstance(value, kind):
                 rule = "True or False" if kind is bool else "a text"
                 raise UserError(f"{name}={value!r} must be {rule}; set --{name}")
-            if allowed and not all(map(allowed.holds, _parts(value))):
+            parts = _parts(value) if isinstance(allowed, Range) else [value]
+            if allowed and not all(map(allowed.holds, parts)):
                 raise UserError(allowed.refusal(name, value))
 
 
-def allowed_in(field: "dataclasses.Field[Any]") -> Range | Choices | None:
+def allowed_in(field: "dataclasses.Field[Any]") -> Range | Choices | Steps | None:
     """Returns the values that a field may have; None where anything of its type will do."""
-    return next((mark for mark in _marks(field.type) if isinstance(mark, Range | Choices)), None)
+    return next((mark for mark in _marks(field.type) if isinstance(mark, Range | Choices | Steps)), None)
 
 
 def condition_of(field: "dataclasses.Field[Any]") -> ReadWith | None:

@@ -50,6 +50,8 @@ def base_config() -> Any:
     config.checkpoint_minutes = 10.0
     config.on_non_finite = "stop"
     config.stuck_seconds = 600.0
+    config.profile = ""
+    config.trackers = ()
 
     config.model = ConfigDict()
     config.model.name = "b0"

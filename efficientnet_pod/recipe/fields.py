@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from efficientnet_pod.optim.optimizers import OPTIMIZERS
-from efficientnet_pod.optim.ranges import Choices, Range, ReadWith, allowed_in, condition_of
+from efficientnet_pod.optim.ranges import Choices, Range, ReadWith, Steps, allowed_in, condition_of
 from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
 
@@ -26,7 +26,7 @@ class Field(NamedTuple):
     """
 
     name: str
-    allowed: Range | Choices | None
+    allowed: Range | Choices | Steps | None
     condition: ReadWith | None
     about: str
 

@@ -27,6 +27,7 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     fields["optimizer"] = _read_optimizer(fields["optimizer"])
     fields["schedule"] = _read_schedule(fields["schedule"])
     fields["notes"] = tuple(fields["notes"])
+    fields["trackers"] = _read_words(fields["trackers"], "config.trackers", "('wandb',)")
     if str(fields["replicas"]).isdecimal():  # a number in the place of a word is text to the command line
         fields["replicas"] = int(fields["replicas"])
     phases = [_read_phase(name, table) for name, table in fields["phases"].items()]
@@ -120,7 +121,8 @@ def _read_optimizer(table: dict[str, Any]) -> Hyperparameters:
 def read_init(table: dict[str, Any]) -> InitSettings:
     """Returns ``config.init`` in its typed form; raises UserError."""
     fields = _checked(table, InitSettings, "config.init")
-    frozen, factors = _read_layers(fields["frozen"]), _read_pairs(fields["lr_factors"], str)
+    frozen = _read_words(fields["frozen"], "config.init.frozen", "('stem', 'block1')")
+    factors = _read_pairs(fields["lr_factors"], str)
     if factors is None:
         raise UserError(
             f"config.init.lr_factors is {fields['lr_factors']!r}; it must be pairs (layer, factor), e.g. "
@@ -129,8 +131,9 @@ def read_init(table: dict[str, Any]) -> InitSettings:
     return InitSettings(**fields | {"frozen": frozen, "lr_factors": factors})
 
 
-def _read_layers(value: Any) -> tuple[str, ...]:
-    layers = (value,) if isinstance(value, str) else tuple(value)
-    if not all(isinstance(layer, str) for layer in layers):
-        raise UserError(f"config.init.frozen is {value!r}; it must be layers, e.g. ('stem', 'block1')")
-    return () if value == "" else layers
+def _read_words(value: Any, field: str, example: str) -> tuple[str, ...]:
+    """Returns the words of a field as a tuple; one word, or an empty text for none, may stand alone."""
+    words = (value,) if isinstance(value, str) else value
+    if not isinstance(words, tuple | list) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{field} is {value!r}; it must be words in quotes, e.g. {example}")
+    return () if value == "" else tuple(words)

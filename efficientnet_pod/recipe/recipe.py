@@ -19,6 +19,7 @@ from efficientnet_pod.optim.ranges import (
     Ranged,
     ReadWith,
     Share,
+    Steps,
 )
 from efficientnet_pod.optim.schedules import Schedule
 
@@ -34,6 +35,7 @@ MinCropArea = Annotated[NonZeroShare, _CROPS]
 Cutout = Annotated[int, Range(0, 8192, whole=True, step=2)]
 AUTO = "auto"  # as many replicas as a device's memory asks for
 Replicas = Annotated[int | str, Range(0, whole=True, word=AUTO)]
+TRACKERS = ("wandb", "mlflow")
 _PATHS = ("folder:", "prepared:", "tfrecord:")  # of data sets that are named by their folder
 
 
@@ -230,6 +232,8 @@ class Recipe(Ranged):
         ``skip`` the update, unknown to the optimizer's schedule; or ``rewind`` to the last evaluation and go
         on with other images.
       stuck_seconds: time without progress, longer than ten steps, after which a process ends; 0 for never.
+      profile: first and last step that host 0 records a trace of, such as ``200:210``; empty for none.
+      trackers: services that get the metrics beside TensorBoard, such as ``("wandb",)``.
       model: the network.
       data: the images.
       optimizer: hyper-parameters of the chosen optimizer.
@@ -258,6 +262,8 @@ class Recipe(Ranged):
     checkpoint_minutes: Annotated[float, Range(0, 1e6)] = dataclasses.field(metadata=FREE)
     on_non_finite: Annotated[str, Choices(("stop", "skip", "rewind"))] = dataclasses.field(metadata=FREE)
     stuck_seconds: Annotated[float, Range(0, 1e6)] = dataclasses.field(metadata=FREE)
+    profile: Annotated[str, Steps()] = dataclasses.field(metadata=FREE)
+    trackers: Annotated[tuple[str, ...], Choices(TRACKERS)] = dataclasses.field(metadata=FREE)
     model: ModelSettings
     data: DataSettings
     optimizer: Hyperparameters

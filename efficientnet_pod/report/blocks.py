@@ -85,10 +85,12 @@ class Text:
     Attributes:
       text: the sentence.
       missing: whether it says that the contents of its section are not recorded.
+      link: address that the sentence leads to, relative to the page; empty for none.
     """
 
     text: str
     missing: bool = False
+    link: str = ""
     kind: str = "text"
 
 
@@ -155,11 +157,15 @@ class Section:
     lead: str = ""
 
     @property
+    def contents(self) -> list[Block]:
+        """The blocks without the names of runs."""
+        return [block for block in self.blocks if not isinstance(block, RunName)]
+
+    @property
     def missing(self) -> list[str]:
         """Sentences on what is not recorded, if there is nothing else in the section."""
-        contents = [block for block in self.blocks if not isinstance(block, RunName)]
-        missing = [block.text for block in contents if isinstance(block, Text) and block.missing]
-        return missing if len(missing) == len(contents) else []
+        missing = [block.text for block in self.contents if isinstance(block, Text) and block.missing]
+        return missing if len(missing) == len(self.contents) else []
 
 
 @dataclass(frozen=True)

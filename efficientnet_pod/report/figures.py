@@ -8,6 +8,7 @@ from efficientnet_pod.pod.chips import Chip, chip_of
 from efficientnet_pod.pod.prices import Price, price_of
 from efficientnet_pod.report.records import RunRecords
 from efficientnet_pod.report.state import device_of
+from efficientnet_pod.workdir.goodput import Goodput, goodput_of
 from efficientnet_pod.workdir.journal import seconds_of_kind, starts
 from efficientnet_pod.workdir.json_lines import Row
 from efficientnet_pod.workdir.values import dig, number, table_of, whole
@@ -16,7 +17,10 @@ Accuracy = Literal["top1", "top5"]
 # Round accuracies; a table has the ten highest that are reached.
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995)
 _SHOWN_LEVELS = 10
-SHARES: tuple[str, ...] = ("training", "waiting for input", "evaluating", "compiling", "saving", "other")
+SHARES: tuple[str, ...] = (
+    *("training", "waiting for input", "evaluating", "compiling", "saving"),
+    *("restarting", "waiting for machines", "other"),
+)
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,17 @@ def images_per_second(records: RunRecords) -> float | None:
     return sum(images for images, _ in pairs) / sum(seconds for _, seconds in pairs) if pairs else None
 
 
+def goodput_in(records: RunRecords) -> Goodput | None:
+    """Returns the goodput of a run by its journal; None where the journal does not say where time went."""
+    events = records.journal or ()
+    return goodput_of(events) if any(table_of(event.get("spent")) for event in events) else None
+
+
 def shares_of_time(records: RunRecords) -> tuple[dict[str, float], str]:
     """Returns the known seconds of :data:`SHARES`, in their order, and their source in words."""
+    if goodput := goodput_in(records):
+        spent = {name: goodput.seconds[name.replace(" ", "_")] for name in SHARES}
+        return {name: value for name, value in spent.items() if value}, "by the journal, over all starts"
     recorded = table_of(dig(records.summary, "seconds_of"))
     seconds = {name: number(recorded.get(name.replace(" ", "_"))) for name in SHARES}
     source = "as recorded"

@@ -10,6 +10,7 @@ from efficientnet_pod.report.figures import (
     Cost,
     TimedEvaluation,
     cost_of,
+    goodput_in,
     images_per_second,
     peak,
     run_seconds,
@@ -38,6 +39,7 @@ def head_of(run: ReportRun, *, all_complete: bool = True) -> Head:
         *([_accuracy(f"Top-5, {which}", last, "top5")] if records.counts_top5 else []),
         _time(records),
         _rate(records),
+        *_goodput(records),
         *_costs(cost_of(records)),
     ]
     if run.state.kind == "in progress":
@@ -100,6 +102,14 @@ def _rate(records: RunRecords) -> Fact:
         f"{percent(waiting, 1)} of the time without input" if waiting is not None else None,
     )
     return Fact("Images a second", significant(rate, 4 if rate < 1000 else 3), detail)
+
+
+def _goodput(records: RunRecords) -> list[Fact]:
+    goodput = goodput_in(records)
+    if goodput is None or goodput.share is None:
+        return []
+    detail = f"of {duration(goodput.total)}; lost to {goodput.lost_to}" if goodput.lost_to else ""
+    return [Fact("Goodput", percent(goodput.share, 1), detail)]
 
 
 def _costs(cost: Cost) -> list[Fact]:

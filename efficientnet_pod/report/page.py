@@ -1,6 +1,7 @@
 """The page of one run or of several: its sections in order, as one HTML file that loads nothing else."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jinja2
@@ -12,6 +13,7 @@ from efficientnet_pod.report.blocks import PageTable, Section
 from efficientnet_pod.report.head import head_of
 from efficientnet_pod.report.records import RunRecords, read_run_records
 from efficientnet_pod.report.sections.accuracy import accuracy, time_to_accuracy
+from efficientnet_pod.report.sections.inside import profile, slowest_host
 from efficientnet_pod.report.sections.run import (
     bn_groups,
     faults,
@@ -52,12 +54,14 @@ def render(runs: Sequence[ReportRun], *, refresh_seconds: int | None = None) -> 
 
 
 def _sections(runs: Sequence[ReportRun]) -> list[Section]:
-    """Returns the sections in order; those without contents are rows of one, the last but one."""
+    """Returns the sections in order; those of files that are missing are rows of one, the last but one."""
     sections = [
         accuracy(runs),
         time_to_accuracy(runs),
         training(runs),
         time_spent(runs),
+        section_by_run(runs, "hosts", "Slowest host", slowest_host),
+        section_by_run(runs, "profile", "Profile", partial(profile, is_linked=len(runs) == 1)),
         section_by_run(runs, "trust-ratios", "Trust ratios", trust_ratios),
         section_by_run(runs, "bn-groups", "Batch-norm groups", bn_groups),
         section_by_run(runs, "predictions", "Predictions", predictions),
@@ -66,7 +70,7 @@ def _sections(runs: Sequence[ReportRun]) -> list[Section]:
         settings(runs),
         section_by_run(runs, "records", "Records", records),
     ]
-    shown = [section for section in sections if not section.missing]
+    shown = [section for section in sections if section.contents and not section.missing]
     rows = [
         [section.title, " ".join(dict.fromkeys(section.missing))] for section in sections if section.missing
     ]

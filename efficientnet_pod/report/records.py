@@ -16,6 +16,7 @@ from efficientnet_pod.workdir.mesh import BNGroups, read_mesh
 from efficientnet_pod.workdir.metrics_log import is_metrics_row
 from efficientnet_pod.workdir.owner_record import Holder, holder_of
 from efficientnet_pod.workdir.predictions import EvaluationPredictions, read_predictions
+from efficientnet_pod.workdir.profile import FOLDER, TRACES, TraceRecord, traces_in
 from efficientnet_pod.workdir.trust_ratios import TrustRatios, read_trust_ratios
 from efficientnet_pod.workdir.values import dig, number, parse_table, whole
 
@@ -47,6 +48,7 @@ class RunRecords:
       trust: LARS factors by step.
       mesh: devices by BN group.
       predictions: predictions of the last evaluation.
+      traces: traces of the profiler that were taken, or failed.
       holder: process that holds the workdir.
       notes: sentences on what is missing or damaged.
       files: names of the files, without the report itself.
@@ -64,6 +66,7 @@ class RunRecords:
     trust: TrustRatios | None = None
     mesh: BNGroups | None = None
     predictions: EvaluationPredictions | None = None
+    traces: tuple[TraceRecord, ...] = ()
     holder: Holder | None = None
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -117,7 +120,8 @@ def read_run_records(path: epath.PathLike, *, name: str | None = None) -> RunRec
         journal=None if events is None else tuple(events),
         trust=read_trust_ratios(reader.lines("trust_ratios.jsonl") or ()),
         mesh=read_mesh(reader.table("mesh.json") or {}),
-        predictions=read_predictions(predictions, reader.image) if predictions is not None else None,
+        predictions=read_predictions(predictions, reader.contents) if predictions is not None else None,
+        traces=tuple(traces_in(reader.contents(TRACES))) if FOLDER in names else (),
         holder=holder_of(folder) if "owner.json" in names else None,
         notes=tuple(reader.notes),
         files=tuple(sorted(file for file in names - _NOT_OF_THE_RUN if not file.startswith("."))),
@@ -189,7 +193,7 @@ class _Reader:
             self.notes.append(f"{name} has {count}, left out; the first is line {damaged[0]:,}.")
         return rows
 
-    def image(self, name: str) -> bytes | None:
+    def contents(self, name: str) -> bytes | None:
         """Returns the contents of a file below the folder, None where there is none.
 
         A path that leads out of the folder is not read: a page is passed on, and a workdir may be foreign.
@@ -204,7 +208,7 @@ class _Reader:
                 if not os.path.realpath(file).startswith(os.path.join(folder, "")):
                     return None
             return contents_of(file)
-        except Exception:  # the page can do without a picture
+        except Exception:  # the page can do without it
             return None
 
     def _bytes(self, name: str) -> bytes | None:

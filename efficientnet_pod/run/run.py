@@ -22,6 +22,7 @@ from efficientnet_pod.optim.fine_tuning import scaled, with_fixed_statistics, wi
 from efficientnet_pod.optim.schedules import LearningRate, Stretch, create_schedule, in_phases
 from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod.mesh import BN_MEMBER, batch_sharding, create_mesh, replicated
+from efficientnet_pod.pod.pace import pace_columns
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.recipe.plan import Plan, resolve
@@ -138,6 +139,9 @@ class Run:
         """
         step, state = self._train_step(phase), self.abstract_state()
         batch = self.abstract_batch(phase.micro_batch, phase.image_size, phase.image_size, mask=False)
+        if columns := pace_columns(self.mesh):
+            shape = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(self.mesh))
+            batch["pace"] = shape((self.mesh.size, columns), jnp.dtype("int32"))
         if phase.is_accumulated:
             return compile_accumulation(step, self.mesh).lower(state, batch, abstract_sums(state, self.mesh))
         return compile_train_step(step, self.mesh).lower(state, batch, self._abstract_halted())
@@ -150,7 +154,7 @@ class Run:
     def lower_no_sums(self) -> jax.stages.Lowered:
         """Returns the program of the sums before the first micro-batch."""
         state = self.abstract_state()
-        zeros = jax.jit(lambda: no_sums(state, self.mesh.size), out_shardings=batch_sharding(self.mesh))
+        zeros = jax.jit(lambda: no_sums(state, self.mesh), out_shardings=batch_sharding(self.mesh))
         return zeros.lower()
 
     def _abstract_halted(self) -> jax.ShapeDtypeStruct:

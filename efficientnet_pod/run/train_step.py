@@ -16,6 +16,7 @@ from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.models.layers import stream_of
 from efficientnet_pod.pod.agreement import ABANDON, GO
 from efficientnet_pod.pod.mesh import BN_GROUP, BN_MEMBER, BY_REPLICA, EVERYWHERE, REPLICAS, batch_sharding
+from efficientnet_pod.pod.pace import pace_columns
 from efficientnet_pod.run.metrics import Counts, count, cross_entropy
 from efficientnet_pod.run.mixing import MixedBatch, mix
 from efficientnet_pod.run.state import PyTree, TrainState, update_ema
@@ -40,6 +41,7 @@ class Outcome:
       halted: 1 from a step on that was abandoned, or not finite where that stops a run: no later step that is
         given it makes an update. Hosts dispatch a step before they have read the one before.
       trust_ratios: float32 (adapted tensors,), of this update; None with an optimizer that has none.
+      pace: int32 (2 × hosts,), how late each host was with the step, see :class:`.Pace`; None with one host.
     """
 
     counts: Counts
@@ -48,6 +50,7 @@ class Outcome:
     stops: jax.Array
     halted: jax.Array
     trust_ratios: jax.Array | None = None
+    pace: jax.Array | None = None
 
     def read(self) -> "Outcome":
         """Returns the outcome on the host; waits for it. Trust ratios stay on the devices: few are read."""
@@ -68,7 +71,7 @@ class Sums:
       batch_stats: new BN statistics.
       counts: of the images.
       losses: sum of the losses, which is not finite where one of them is not.
-      flags: int32 (2,): micro-batches with a command to stop, and to abandon.
+      flags: int32: micro-batches with a command to stop, and to abandon; then the pace of the hosts.
       turn: micro-batches summed, int32.
     """
 
@@ -207,13 +210,14 @@ class TrainStep:
             flags = jnp.concatenate([(~finite).astype(jnp.int32)[None], flags])
             counts, flags = lax.psum((counts, flags), REPLICAS)
             finite, stops, abandoned = flags[0] == 0, flags[1], flags[2] > 0
+            pace = flags[3:] if flags.size > 3 else None
             goes_on = (halted == 0) & ~abandoned & (finite | self.skip_non_finite)
             updated = goes_on & finite
             with jax.named_scope("optimizer"):
                 kept = jax.tree.map(lambda new, old: jnp.where(updated, new, old), new_state, state)
             kept = dataclasses.replace(kept, step=state.step + goes_on.astype(jnp.int32))
             flag = partial(jnp.asarray, dtype=jnp.int32)
-            return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on), ratios)
+            return kept, Outcome(counts, flag(updated), flag(finite), stops, flag(~goes_on), ratios, pace)
 
     def _gradients(
         self, state: TrainState, mixed: MixedBatch, key: jax.Array
@@ -288,9 +292,10 @@ class TrainStep:
 
 
 def _flags(batch: Batch) -> jax.Array:
-    """Returns int32 (2,): whether this device's host was told to stop, and whether it abandons its batch."""
+    """Returns int32: whether this device's host was told to stop, whether it abandons its batch, its pace."""
     command = batch["command"][0]
-    return jnp.stack([command != GO, command == ABANDON]).astype(jnp.int32)
+    flags = jnp.stack([command != GO, command == ABANDON]).astype(jnp.int32)
+    return jnp.concatenate([flags, batch["pace"][0]]) if "pace" in batch else flags
 
 
 def _apart(array: jax.Array, replicas: int) -> jax.Array:
@@ -320,7 +325,7 @@ def _all_finite(tree: PyTree) -> jax.Array:
 def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the jitted (state, batch, halted) → (state, outcome) over global arrays.
 
-    A batch has ``image``, ``label`` and ``command``. The old state is donated.
+    A batch has ``image``, ``label``, ``command`` and, with several hosts, ``pace``. The old state is donated.
     """
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=(EVERYWHERE, BY_REPLICA, EVERYWHERE), out_specs=(EVERYWHERE, EVERYWHERE)
@@ -354,22 +359,22 @@ def _options(mesh: Mesh) -> dict[str, Any] | None:
     return _TPU_OPTIONS if mesh.devices.flat[0].platform == "tpu" else None
 
 
-def no_sums(state: TrainState, devices: int) -> Sums:
+def no_sums(state: TrainState, mesh: Mesh) -> Sums:
     """Returns the sums before the first micro-batch; of the state, only shapes are read."""
 
     def zeros(*shape: int, dtype: Any = jnp.int32) -> jax.Array:
-        return jnp.zeros((devices, *shape), dtype)
+        return jnp.zeros((mesh.size, *shape), dtype)
 
     def like(tree: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: zeros(*leaf.shape, dtype=leaf.dtype), tree)
 
     counts = Counts(loss=zeros(dtype=jnp.float32), top1=zeros(), top5=zeros(), images=zeros())
-    losses = zeros(dtype=jnp.float32)
-    return Sums(like(state.params), like(state.batch_stats), counts, losses, flags=zeros(2), turn=zeros())
+    losses, flags = zeros(dtype=jnp.float32), zeros(2 + pace_columns(mesh))
+    return Sums(like(state.params), like(state.batch_stats), counts, losses, flags=flags, turn=zeros())
 
 
 def abstract_sums(state: TrainState, mesh: Mesh) -> Sums:
     """Returns shapes, dtypes and sharding of the sums of a step."""
-    shapes = jax.eval_shape(partial(no_sums, devices=mesh.size), state)
+    shapes = jax.eval_shape(partial(no_sums, mesh=mesh), state)
     shape = partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
     return jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype), shapes)

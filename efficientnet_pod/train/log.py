@@ -5,6 +5,7 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 from clu import parameter_overview
 
 from efficientnet_pod.data.skips import Skips
@@ -12,6 +13,7 @@ from efficientnet_pod.errors import RunError
 from efficientnet_pod.evaluate.confusions import Confusions
 from efficientnet_pod.pod import hosts
 from efficientnet_pod.pod import runtime as pod_runtime
+from efficientnet_pod.pod.pace import by_host
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.metrics import Counts, Rates, rates
 from efficientnet_pod.run.run import Run
@@ -19,8 +21,10 @@ from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.report_files import ReportFiles
+from efficientnet_pod.train.stragglers import slowest_host
 from efficientnet_pod.workdir.journal import Journal
 from efficientnet_pod.workdir.metrics_log import MetricsLog
+from efficientnet_pod.workdir.trackers import Trackers
 from efficientnet_pod.workdir.workdir import Workdir
 
 
@@ -31,6 +35,7 @@ class _Window:
     began: float
     counts: list[Counts] = dataclasses.field(default_factory=list)
     skipped_steps: int = 0
+    paces: list[np.ndarray] = dataclasses.field(default_factory=list)
 
 
 class TrainingLog:
@@ -57,8 +62,12 @@ class TrainingLog:
         """Starts the clock, after the time that earlier starts of this run took."""
         self._run, self._workdir, self.display, self.journal = run, workdir, display, journal
         self._metrics: MetricsLog | None = None
+        self._trackers: Trackers | None = None
         if hosts.index() == 0:
             self._metrics = MetricsLog(workdir, resumed_step=resumed_step, warn=display.warn)
+            recipe = run.plan.as_dict()["recipe"]
+            names, say = run.plan.recipe.trackers, display.print
+            self._trackers = Trackers(names, workdir, recipe, say=say, warn=display.warn)
         self._files = ReportFiles(run, workdir, resumed_step=resumed_step, warn=display.warn)
         self._rows: list[dict[str, Any]] = self._metrics.rows if self._metrics else []
         self._began = time.monotonic() - (self._rows[-1]["seconds"] if self._rows else 0.0)
@@ -105,6 +114,8 @@ class TrainingLog:
             return
         self._last_read = self.journal.step = step
         window = self._window
+        if outcome.pace is not None:
+            window.paces.append(by_host(outcome.pace))
         if outcome.updated:
             window.counts.append(outcome.counts)
         else:
@@ -134,6 +145,9 @@ class TrainingLog:
         row["input_wait"] = waited / seconds
         if window.skipped_steps:
             row["skipped_steps"] = window.skipped_steps
+        slowest = slowest_host(window.paces, seconds) if window.paces else None
+        if slowest:
+            row |= slowest.columns
         if self.skips and self.skips.allowed:
             row["skipped"] = len(self.skips.names)  # images that host 0 has skipped since it started
         plan = self._run.plan
@@ -147,6 +161,7 @@ class TrainingLog:
             f"top-1 {result.top1:.2%}  lr {row['learning_rate']:.3g}  "
             f"{row['images_per_second']:,.0f} images/s  input wait {row['input_wait']:.0%}  "
             f"{images_left * seconds / result.images:.0f} s left"
+            + (f"  slowest {slowest}" if slowest and slowest.is_slow else "")
         )
         self._window = _Window(now)
 
@@ -169,6 +184,8 @@ class TrainingLog:
         self._files.flush()
         if self._metrics:
             self._metrics.close()
+        if self._trackers:
+            self._trackers.close(ended_well=self._last_read == self._run.plan.total_steps)
 
     def evaluation(
         self, step: int, result: Rates, *, seconds: float, confusions: Confusions | None = None
@@ -198,7 +215,9 @@ class TrainingLog:
 
         ``compile_seconds`` and the rates cover the last start. ``seconds_of`` covers all starts, by the
         journal (:meth:`.Journal.seconds_of`); its sum is the wall time after the first compilation began.
+        ``goodput`` covers all starts and the time between them.
         """
+        goodput = self.journal.goodput()
         evaluations = [row for row in self._rows if row["split"] == "eval"]
         final = evaluations[-1]
         best = max(evaluations, key=lambda row: (row["top1"], row["step"]))  # as the checkpoints choose it
@@ -211,6 +230,7 @@ class TrainingLog:
             "compile_seconds": compile_seconds,
             "total_seconds": total_seconds,
             "seconds_of": self.journal.seconds_of(),
+            "goodput": {"share": goodput.share, "seconds": goodput.seconds},
             "images_per_second": rate,
             "input_wait": self.input_wait.seconds / self._trained_seconds if self._trained_seconds else None,
             "skipped_steps": self.skipped_steps,
@@ -248,6 +268,8 @@ class TrainingLog:
     def _write(self, row: dict[str, Any]) -> None:
         if self._metrics:
             self._metrics.write(row)
+        if self._trackers:
+            self._trackers.write(row)
 
     def _learning_rate(self, step: int) -> str:
         return f"learning rate {float(self._run.learning_rate(step - 1)):.4g}"

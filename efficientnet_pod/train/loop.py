@@ -15,6 +15,7 @@ from efficientnet_pod.evaluate.evaluate import evaluate
 from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_halted
 from efficientnet_pod.pod.interrupt import Interrupt
+from efficientnet_pod.pod.pace import Pace
 from efficientnet_pod.pod.watchdog import Watchdog
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.feed import Feed, allowed_skips, enters_by_reading, nothing, train_batches
@@ -23,6 +24,7 @@ from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
 from efficientnet_pod.train.log import TrainingLog
+from efficientnet_pod.train.profile import Profile
 from efficientnet_pod.train.saves import Position, Saves
 
 MAX_SKIPS = 10  # steps in a row that may be not finite, where they are skipped
@@ -70,12 +72,13 @@ class Training:
         interrupt: Interrupt,
         watchdog: Watchdog,
         saves: Saves,
+        profile: Profile,
     ):
         """Takes the parts of a started run."""
         self._run, self._plan, self._programs, self._log = run, run.plan, programs, log
-        self._interrupt, self._watchdog, self._saves = interrupt, watchdog, saves
+        self._interrupt, self._watchdog, self._saves, self._profile = interrupt, watchdog, saves, profile
         self._signals = host_signals(run.mesh)
-        self._outcomes = Lagged()
+        self._pace, self._outcomes = Pace(run.mesh), Lagged()
         self._skips_in_a_row = 0
 
     def run(self, state: TrainState, position: Position, *, evaluated: bool = True) -> None:
@@ -109,7 +112,8 @@ class Training:
                 for step in range(max(self._position.step, phase.first_step) + 1, phase.last_step + 1):
                     inject.at("step", step)
                     next_batch = partial(self._next_batch, feed, phase)
-                    ended = program(self._state, next_batch, halted, self._log.input_wait.dispatched)
+                    with self._profile.around(step):
+                        ended = program(self._state, next_batch, halted, self._log.input_wait.dispatched)
                     if ended is None:
                         self._stop()
                     self._state, outcome = ended
@@ -170,10 +174,11 @@ class Training:
         batch = self._log.input_wait.next(lambda: feed.next(self._is_stopping))
         if hosts.count() == 1 and self._interrupt.requested:
             self._stop()  # alone, nobody has to be asked
+        signal = STOP if self._is_stopping() else GO
         if batch is None:
             shape = (phase.micro_batch, phase.image_size, phase.image_size, 3)
-            return nothing(shape, self._run, mask=False) | {"command": self._signals[ABANDON]}
-        return batch | {"command": self._signals[STOP if self._is_stopping() else GO]}
+            batch, signal = nothing(shape, self._run, mask=False), ABANDON
+        return batch | {"command": self._signals[signal]} | self._pace.of(*self._log.input_wait.newest)
 
     def _is_stopping(self) -> bool:
         return self._interrupt.requested

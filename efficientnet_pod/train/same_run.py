@@ -10,7 +10,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.recipe.plan import OF_THE_MACHINE
 from efficientnet_pod.recipe.recipe import FREE, RESOLVED, restart_fields
-from efficientnet_pod.workdir import journal, mesh, metrics_log, trust_ratios
+from efficientnet_pod.workdir import journal, mesh, metrics_log, profile, trackers, trust_ratios
 from efficientnet_pod.workdir.files import make_writable, require_written
 from efficientnet_pod.workdir.redact import redact_strings
 from efficientnet_pod.workdir.values import flatten
@@ -23,8 +23,9 @@ _DTYPE_FIELDS = {"compute_dtype": "model.dtype", "link_dtype": "data.link_dtype"
 # What a start leaves behind before its first row of metrics. The config goes last: without it, the next start
 # would not know the others for records of a run.
 _RECORDS = (
-    *("plan.json", "data.json", "initial.json", "parameters.txt", "programs", "tensorboard"),
-    *(module.FILE for module in (journal, mesh, metrics_log, trust_ratios)),
+    *("plan.json", "data.json", "initial.json", "parameters.txt", "programs", "tensorboard", "wandb"),
+    *(module.FILE for module in (journal, mesh, metrics_log, trackers, trust_ratios)),
+    profile.FOLDER,
     "config.json",
 )
 _SHOWN = 5

@@ -31,6 +31,7 @@ from efficientnet_pod.workdir.checkpoints.commit import Commit
 from efficientnet_pod.workdir.journal import Journal
 from efficientnet_pod.workdir.metrics_log import read_metrics
 from efficientnet_pod.workdir.owner import Owner
+from efficientnet_pod.workdir.owner_record import seconds_of_this_process
 from efficientnet_pod.workdir.workdir import Workdir
 
 # Of the memory that a host has free at the start, whose other processes go on.
@@ -174,7 +175,10 @@ def open_journal(run: Run, workdir: Workdir, start: Start, display: Display, end
     journal.step = start.position.step
     runtime = run.runtime
     devices = {"count": len(runtime.devices), "kind": runtime.device_kind}
-    journal.write("start", resumed=journal.step > 0, hosts=runtime.host_count, devices=devices)
+    resumed, hosts_now = journal.step > 0, runtime.host_count
+    journal.write(
+        "start", resumed=resumed, hosts=hosts_now, devices=devices, startup=seconds_of_this_process()
+    )
     ending.is_written_to(journal)
     return journal
 

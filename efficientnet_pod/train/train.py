@@ -19,6 +19,7 @@ from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.ending import Ending
 from efficientnet_pod.train.log import TrainingLog
 from efficientnet_pod.train.loop import Training
+from efficientnet_pod.train.profile import Profile
 from efficientnet_pod.train.saves import Saves
 from efficientnet_pod.train.start import (
     compile_and_place,
@@ -32,6 +33,7 @@ from efficientnet_pod.train.start import (
 )
 from efficientnet_pod.workdir.checkpoints.checkpoints import Checkpoints
 from efficientnet_pod.workdir.files import is_remote, reason
+from efficientnet_pod.workdir.trackers import require_packages
 from efficientnet_pod.workdir.workdir import Workdir
 
 
@@ -70,6 +72,7 @@ def train_and_evaluate(
             inject.at("starting")
             recipe = read_recipe(config)
             check_weights(recipe)
+            require_packages(recipe.trackers if hosts.index() == 0 else ())
             workdir = Workdir(workdir_path)
             run = open_run(recipe)
             hosts.agree("the run", identity_of(run))
@@ -98,8 +101,11 @@ def train_and_evaluate(
         watchdog = Watchdog(run.plan.recipe.stuck_seconds, report_folder=stacks, on_stuck=ending.on_stuck)
         ending.hold(watchdog)
         saves = Saves(run, log, watchdog, checkpoints, owner, step=step)
-        training = Training(run, programs, log, interrupt, watchdog, saves)
+        profile = Profile(run, workdir, log, owner)
+        ending.close_with(profile.close)
+        training = Training(run, programs, log, interrupt, watchdog, saves, profile)
         training.run(state, start.position, evaluated=start.evaluated)
+        profile.close()  # before the report, which shows it
         summary = _write_summary(run, workdir, checkpoints, log, programs) if checkpoints else None
         journal.end("end", step=run.plan.total_steps)
         if checkpoints:

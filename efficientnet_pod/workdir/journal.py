@@ -10,6 +10,7 @@ from typing import Any
 from efficientnet_pod.errors import Preempted, in_one_line
 from efficientnet_pod.pod import output
 from efficientnet_pod.workdir.files import warn_if_not_written
+from efficientnet_pod.workdir.goodput import Goodput, goodput_of
 from efficientnet_pod.workdir.json_lines import OptionalLines, Row
 from efficientnet_pod.workdir.redact import redact
 from efficientnet_pod.workdir.time_spent import KINDS, TimeSpent
@@ -40,6 +41,7 @@ class Journal:
         self._workdir = workdir
         self._lines = OptionalLines(workdir.path / FILE, warn) if workdir else None
         events = self._lines.rows() if self._lines else []
+        self._events = [event for event in events if is_event(event)]
         self._seconds_before = _sum_of_spent(events)
         self._written_seconds = dict.fromkeys(KINDS, 0.0)
         self._quarantined = {str(event.get("what")) for event in events if event.get("kind") == "quarantined"}
@@ -58,6 +60,15 @@ class Journal:
             self._add(kind, self.step if step is None else step, fields)
 
     def _add(self, kind: str, step: int, fields: dict[str, Any]) -> None:
+        row, spent = self._row(kind, step, fields)
+        for name, seconds in spent.items():
+            self._written_seconds[name] += seconds  # what was rounded off comes with a later line
+        self._events.append(row)
+        if self._lines:
+            self._lines.append([row])
+
+    def _row(self, kind: str, step: int, fields: dict[str, Any]) -> tuple[Row, dict[str, float]]:
+        """Returns the line of an event that happens now, and the seconds of each kind since the last line."""
         now, so_far = datetime.now(UTC).isoformat(timespec="milliseconds"), self.spent.so_far()
         row = {"time": now.replace("+00:00", "Z"), "kind": kind, "step": step}
         row |= {
@@ -65,10 +76,7 @@ class Journal:
         }
         spent = {name: round(so_far[name] - self._written_seconds[name], 3) for name in KINDS}
         row["spent"] = {name: seconds for name, seconds in spent.items() if seconds}
-        for name, seconds in spent.items():
-            self._written_seconds[name] += seconds  # what was rounded off comes with a later line
-        if self._lines:
-            self._lines.append([row])
+        return row, spent
 
     def quarantined(self) -> None:
         """Adds a line for each damaged checkpoint or file of metrics that was set aside and has none yet."""
@@ -104,6 +112,11 @@ class Journal:
         """
         so_far = self.spent.so_far()
         return {name: round(self._seconds_before[name] + so_far[name], 3) for name in KINDS}
+
+    def goodput(self) -> Goodput:
+        """Returns the goodput of the run until now, over all its starts."""
+        with self._lock:
+            return goodput_of([*self._events, self._row("now", self.step, {})[0]])
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from etils import epath
 from efficientnet_pod.errors import RunError
 from efficientnet_pod.workdir.files import contents_of, is_remote, reason, require_written, write_whole
 from efficientnet_pod.workdir.json_lines import Row, encode_lines, parse_lines
-from efficientnet_pod.workdir.tensorboard import TensorBoardEvents
+from efficientnet_pod.workdir.tensorboard import TensorBoardEvents, scalars_of
 from efficientnet_pod.workdir.values import whole
 from efficientnet_pod.workdir.workdir import Workdir
 
@@ -88,8 +88,7 @@ class MetricsLog:
             else:
                 _append(self._descriptor, encode_lines([row]))
         self.rows.append(row)
-        names = [name for name in row if name not in ("step", "split")]
-        self._events.write(row["step"], {f"{row['split']}/{name}": row[name] for name in names})
+        self._events.write(row["step"], scalars_of(row))
 
     def close(self) -> None:
         """Closes both; the events are written out."""

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,6 +100,14 @@ def process_start(pid: int) -> int | None:
         return None if state in "ZX" else int(fields[18])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def seconds_of_this_process() -> float | None:
+    """Returns the seconds since this process was started; None if nobody knows."""
+    ticks = process_start(os.getpid())
+    if ticks is None:
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _this_machine() -> dict[str, str | None]:

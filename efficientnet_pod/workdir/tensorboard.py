@@ -6,6 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from efficientnet_pod.workdir.files import is_remote
+from efficientnet_pod.workdir.json_lines import Row
+
+
+def scalars_of(row: Row) -> dict[str, float]:
+    """Returns the scalars of a row of metrics by the names that viewers show, such as ``train/loss``."""
+    return {f"{row['split']}/{name}": row[name] for name in row if name not in ("step", "split")}
 
 
 class TensorBoardEvents:

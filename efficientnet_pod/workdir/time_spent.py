@@ -60,11 +60,12 @@ class InputWait:
 
     Attributes:
       seconds: that time so far.
+      newest: seconds for which the devices were free before the newest batch; of these without input.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         """Starts at zero; ``clock`` gives seconds."""
-        self.seconds = 0.0
+        self.seconds, self.newest = 0.0, (0.0, 0.0)
         self._clock = clock
         self._watcher = ThreadPoolExecutor(1, thread_name_prefix="end-of-step")
         self._end = _ended(clock())
@@ -73,13 +74,21 @@ class InputWait:
         """Returns the batch that ``get`` returns, and adds the time it took while the devices were free."""
         asked = self._clock()
         batch = get()
+        late = waited = 0.0
         if self._end.done():
-            self.seconds += max(0.0, self._clock() - max(asked, self._end.result()))
+            now, free_since = self._clock(), self._end.result()
+            late, waited = max(0.0, now - free_since), max(0.0, now - max(asked, free_since))
+        self.seconds += waited
+        self.newest = (late, waited)
         return batch
 
     def dispatched(self, results: Any) -> None:
         """Takes the results of the step that has just been dispatched, a tree of device arrays."""
         self._end = self._watcher.submit(self._end_of, results)
+
+    def settle(self) -> None:
+        """Returns when the step that was dispatched last has ended."""
+        self._end.result()
 
     def restart(self) -> None:
         """Marks the devices as free, after work other than a training step."""

@@ -4,6 +4,8 @@ import json
 import re
 from dataclasses import dataclass
 
+from efficientnet_pod.workdir.goodput import goodput_of
+from efficientnet_pod.workdir.journal import is_event
 from efficientnet_pod.workdir.json_lines import parse_lines
 from launch.job.job import Job
 from launch.workdir.storage import Storage
@@ -18,12 +20,14 @@ class Progress:
       checkpoint: step of the newest checkpoint; 0: there is none.
       top1: accuracy of the last evaluation; None: there was none.
       total: steps of the whole run; None: unknown.
+      goodput: share of the time of all starts that went into training; None: unknown.
     """
 
     step: int = 0
     checkpoint: int = 0
     top1: float | None = None
     total: int | None = None
+    goodput: float | None = None
 
     @property
     def step_of_total(self) -> str:
@@ -35,12 +39,14 @@ def read_progress(workdir: str, storage: Storage) -> Progress:
     """Returns the progress of a run; zeros where it has no records yet."""
     root = workdir.rstrip("/")
     rows, _ = parse_lines(storage.read(f"{root}/metrics.jsonl") or b"")
+    events, _ = parse_lines(storage.read(f"{root}/journal.jsonl") or b"", is_event)
     evaluated = [row["top1"] for row in rows if row.get("split") == "eval"]
     return Progress(
         step=max((row["step"] for row in rows if row.get("split") == "train"), default=0),
         checkpoint=_newest_checkpoint(f"{root}/checkpoints", storage),
         top1=evaluated[-1] if evaluated else None,
         total=_total(storage.read(f"{root}/plan.json")),
+        goodput=goodput_of(events).share,
     )
 
 

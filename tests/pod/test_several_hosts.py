@@ -63,6 +63,12 @@ def test_four_hosts_train_as_one_does(four, one):
     np.testing.assert_allclose(found[0]["eval.loss"], wanted["eval.loss"], rtol=1e-5)
 
 
+def test_the_step_tells_every_host_how_late_each_was_and_one_host_nothing(four, one):
+    for host in four["train_digits"]:
+        np.testing.assert_allclose(host["pace"], [[0, 0], [0.1, 0.05], [0.2, 0.1], [0.3, 0.15]])
+    assert one("train_digits")["pace"].size == 0
+
+
 def test_together_the_hosts_have_the_images_of_one_augmented_alike(four, one):
     wanted = one("first_batches")
     for name in ("image", "label"):

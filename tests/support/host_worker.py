@@ -37,6 +37,7 @@ from efficientnet_pod.pod.mesh import (
     share_from_first_host,
     to_global,
 )
+from efficientnet_pod.pod.pace import Pace, by_host
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.feed import Feed, train_batches
 from efficientnet_pod.run.programs import _compile, eval_step_of
@@ -102,12 +103,15 @@ def train_digits(folder: Path) -> Found:
     run = opened(digits())
     step = run.lower_train_step(run.plan.phases[0]).compile(QUICKLY)
     state, halted, go = initial_state(run), not_halted(run.mesh), {"command": host_signals(run.mesh)[GO]}
-    losses = []
+    losses, here = [], jax.process_index()
+    go |= Pace(run.mesh).of(here / 10, here / 20)
     with closing(Feed(train_batches(run, start_step=0), run.mesh)) as feed:
         for _ in range(STEPS):
             state, outcome = step(state, feed.next() | go, halted)
             losses.append(outcome.counts.loss)
-    return named(state) | {"losses": jax.device_get(losses)} | evaluated(run, state.eval_variables)
+    pace = np.zeros(0) if outcome.pace is None else by_host(jax.device_get(outcome.pace))
+    found = {"losses": jax.device_get(losses), "pace": pace}
+    return named(state) | found | evaluated(run, state.eval_variables)
 
 
 def first_batches(folder: Path) -> Found:

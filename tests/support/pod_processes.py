@@ -53,6 +53,8 @@ class Training:
         fault: str = "",
         step_seconds: float = 0.0,
         save_seconds: float = 0.0,
+        input_seconds: float = 0.0,
+        slow_host: int | None = None,
         workdir_of_others: Path | None = None,
         reversed_places: bool = False,
         forked: bool = True,
@@ -68,6 +70,8 @@ class Training:
           fault: see ``efficientnet_pod.pod.inject``.
           step_seconds: by which every step is slowed down, for signals to come in the middle of the run.
           save_seconds: likewise for every save, before its commit.
+          input_seconds: likewise for the input of every step.
+          slow_host: the only host that is slowed down; None: all are.
           workdir_of_others: what the other hosts are told; None: what the first one is.
           reversed_places: let the devices number the processes the other way round, as a TPU's runtime may.
           forked: False for processes as a user starts them, which take seconds to import all they need.
@@ -81,11 +85,12 @@ class Training:
         arguments = _arguments(steps, {"cpu_replicas": 2 // hosts} | fields)
         if hosts > 1:
             arguments += [f"--coordinator=127.0.0.1:{_free_port()}", f"--processes={hosts}"]
-        slow = json.dumps({"step": step_seconds, "saving": save_seconds})
+        slow = {"step": step_seconds, "saving": save_seconds, "input": input_seconds}
         self.processes = []
         for host in range(hosts):
             self._output(host).touch()
-            words = [str(self._points(host)), slow, str(workdir / "programs"), *arguments]
+            of_host = json.dumps(slow if slow_host in (None, host) else {})
+            words = [str(self._points(host)), of_host, str(workdir / "programs"), *arguments]
             words += [f"--workdir={workdir_of_others if host and workdir_of_others else workdir}"]
             words += [f"--process={host}"] if hosts > 1 else []
             process = zygote.start(

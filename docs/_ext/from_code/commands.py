@@ -25,6 +25,7 @@ WORDS = {
     "import": ("WEIGHTS", "a file or folder of another library, or `hf:OWNER/NAME`"),
     "export": ("WEIGHTS", "weights as of `evaluate`"),
     "report": ("WORKDIR…", "the folder of a run, or of several"),
+    "profile": ("WORKDIR", "the folder of a run that is in progress"),
     "init": ("FOLDER", "the name of a new folder"),
     "recipes": ("[NAME]", "the name of a recipe; without one, all are listed"),
     "pod": ("-- COMMAND", "`train` or `evaluate` with its flags"),

@@ -12,7 +12,7 @@ from efficientnet_pod.report.words import thinned
 from efficientnet_pod.workdir.values import number
 
 _MOST_ROWS = 200
-_COLOURS = dict(zip(SHARES, (*SERIES[:5], "h3"), strict=True))
+_COLOURS = dict(zip(SHARES, (*SERIES, "h6", "h3"), strict=True))
 _NOTHING = Text("No step of training is recorded yet.")
 
 
