@@ -31,6 +31,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="write figures and notebook beside the page")
     parser.add_argument("--programs", type=Path, help="a folder whose programs come before all others")
     flags = parser.parse_args()
+    if not flags.page.is_file():
+        parser.error(f"there is no page {str(flags.page)!r}; give one of docs/tutorials")
     page = flags.page.read_text("utf-8")
     # `python` and `efficientnet-pod` of the page are those of this Python and of this repository.
     first = [str(folder) for folder in (flags.programs, Path(sys.executable).parent) if folder]
@@ -71,7 +73,7 @@ def run_step(step: Step, names: dict[str, Any], pictures: Path) -> tuple[str, st
         try:
             _run_cell(step.code, names)
             fault = _keep_figures(step, pictures)
-        except Exception:
+        except (Exception, SystemExit):
             fault = traceback.format_exc(limit=-3)
     return stream.getvalue(), fault
 

@@ -134,6 +134,7 @@ x is …
         ("echo two", "exit 3", "exit code 3"),
         ("<!-- not run: it costs money -->", "", "exit code 1"),
         ("x + 1", "x + y", "NameError"),
+        ("x + 1", "exit()", "SystemExit"),
         ("x + 1", "import matplotlib.pyplot as plt\nplt.figure()\nx + 1", "draws 1 figures"),
     ],
 )
