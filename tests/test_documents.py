@@ -41,10 +41,13 @@ COMMAND = re.compile(
 OTHERS = {
     "make": "a target of the Makefile; it installs, or takes minutes",
     "pytest": "a file of tests, which `make test` runs",
+    "gcloud": "of Google's command line, which asks for credentials; its flags were looked up in its help",
     "python -m venv": "a file of requirements; it installs packages",
 }
 MODULES = [f"efficientnet_pod.cli.{cli._MODULES.get(word, word)}" for word in cli.COMMANDS]
-MODULES += [f"launch.{name}" for name in ("flags", "follow", "doctor.doctor", "submit", "watch")]
+MODULES += [
+    f"launch.{name}" for name in ("flags", "follow", "doctor.doctor", "image.image", "submit", "watch")
+]
 
 
 class Parsed(BaseException):
