@@ -4,6 +4,8 @@ Each host sends two numbers with its share of a batch. The step sums them over a
 it makes anyway for the signals of :mod:`.agreement`, and its outcome has those of every host.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -46,6 +48,6 @@ class Pace:
         return to_global({"pace": rows}, self._mesh)
 
 
-def by_host(columns: np.ndarray) -> np.ndarray:
+def by_host(columns: Any) -> np.ndarray:
     """Returns the summed numbers as float64 (hosts, 2): seconds late, and of these without input."""
     return np.asarray(columns, np.float64).reshape(-1, _NUMBERS) / 1e6

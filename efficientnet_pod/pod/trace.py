@@ -114,7 +114,7 @@ def kinds_of(operations: Iterable[Operation]) -> list[Operation]:
 def _spans(line: Any) -> Iterator[Span]:
     """Yields the operations of compiled programs on a line of a trace, which has many other events."""
     for event in line.events:
-        name = event.name
+        name = str(event.name)
         if name.startswith(_NO_OPERATIONS):
             continue
         stats: dict[str, str] = {}

@@ -109,13 +109,13 @@ def traces_in(stored: bytes | None) -> list[TraceRecord]:
     records = []
     for row in map(table_of, list_of((table or {}).get("traces"))):
         first, last = whole(row.get("first")), whole(row.get("last"))
-        if first is not None and last is not None:
-            words = {name: str(row.get(name) or "") for name in ("request", "file", "error")}
-            tables = {
-                name: tuple(table for table in map(table_of, list_of(row.get(name))) if table)
-                for name in ("kinds", "operations")
-            }
-            seconds, host = number(row.get("seconds")) or 0.0, whole(row.get("host")) or 0
-            figures = {"first": first, "last": last, "host": host, "seconds": seconds}
-            records.append(TraceRecord(**figures, **tables, **words))
+        if first is None or last is None:
+            continue
+        request, file, error = (str(row.get(name) or "") for name in ("request", "file", "error"))
+        kinds, operations = (
+            tuple(each for each in map(table_of, list_of(row.get(name))) if each)
+            for name in ("kinds", "operations")
+        )
+        seconds, host = number(row.get("seconds")) or 0.0, whole(row.get("host")) or 0
+        records.append(TraceRecord(request, first, last, host, file, error, seconds, kinds, operations))
     return records

@@ -32,14 +32,14 @@ def slowest_host(run: ReportRun) -> list[Block]:
         total += seconds
         lost[host] += late
         for_input[host] += late * of_input
-        cause = "input" if of_input >= 0.5 else "its own work"
+        cause = "its input" if of_input >= 0.5 else "its own work"
         rows.append([whole_number(row["step"]), str(host), f"+{percent(share, 1)}", cause if share else ""])
     if not rows:
         return []
     host = max(lost, key=lambda host: (lost[host], -host))
     share = lost[host] / max(total - lost[host], 1e-9)
-    cause = "input" if for_input[host] >= lost[host] / 2 else "its own work"
-    text = f"Host {host}: +{percent(share, 1)}, {cause}. By so much longer did the steps take for its sake."
+    cause = "its input" if for_input[host] >= lost[host] / 2 else "its own work"
+    text = f"Steps took {percent(share, 1)} longer for the sake of host {host}; the reason is {cause}."
     note = "A device that computes slowly keeps all hosts waiting in the same step, and is not seen here."
     shown, apart = thinned(rows, _MOST_ROWS)
     note += f" One row in {apart} is shown." if apart > 1 else ""
@@ -79,7 +79,8 @@ def profile(run: ReportRun, *, is_linked: bool) -> list[Block]:
 def _operations(trace: TraceRecord) -> list[Block]:
     """Returns the kinds of operations and the single ones that took most time."""
     rows = [_row(operation, trace.seconds) for operation in trace.kinds]
-    note = "Time of all devices of the host, without the operations inside an operation."
+    note = "Time of all devices of the host, without the operations inside an operation. "
+    note += "Operations between devices (psum, all-reduce) have the wait for the others in them."
     header = ["operations", "calls", "time, s", "share"]
     kinds = PageTable(header, rows[:_TOP], frozenset({1, 2, 3}), "Longest kinds of operations", note)
     single = [_row(operation, trace.seconds) for operation in trace.operations]
