@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))
 
 from timm_reference import DATA, images, random_tensors, shapes_of, statistics_of, with_statistics
 
-NETWORKS = [*(f"b{n}" for n in range(8)), *(f"lite{n}" for n in range(5)), "resnet50"]
-COMPARED = [*(f"b{n}" for n in range(6)), "lite0", "resnet50"]
-IN_TESTS, TEST_SIZE = ("b0", "resnet50"), 64
+V2 = [f"v2_{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")]
+NETWORKS = [*(f"b{n}" for n in range(8)), *(f"lite{n}" for n in range(5)), *V2, "resnet50"]
+COMPARED = [*(f"b{n}" for n in range(6)), "lite0", *V2[:5], "resnet50"]
+IN_TESTS, TEST_SIZE = ("b0", "resnet50", "v2_b0"), 64
 
 
 # --- where timm is ---------------------------------------------------------------------------------------
@@ -37,7 +38,9 @@ def timms(network: str) -> Any:
     """Returns timm's network without trained weights."""
     import timm
 
-    return timm.create_model(network if network == "resnet50" else f"tf_efficientnet_{network}")
+    separator = "" if network.startswith("v2_") else "_"
+    name = network if network == "resnet50" else f"tf_efficientnet{separator}{network}"
+    return timm.create_model(name)
 
 
 def logits_of(model: Any, levels: np.ndarray, mean: Any, std: Any) -> np.ndarray:

@@ -21,6 +21,7 @@ from efficientnet_pod.weights.trained import (
     Trained,
     default_epsilon,
     image_constants,
+    published_view,
     untrained,
 )
 from efficientnet_pod.workdir.checkpoints.commit import leaves_of
@@ -127,7 +128,9 @@ def convert(
         image_size=int(next(filter(None, sizes))),
         mean_rgb=tuple(about.get("mean", mean)),
         stddev_rgb=tuple(about.get("std", std)),
-        view=about.get("view", ours.get("view", CENTRE)),
+        view=about.get(
+            "view", ours.get("view", CENTRE if "eval_crop_share" in about else published_view(name))
+        ),
         resize=_resize_of(ours.get("resize"), about.get("resize")),
         exif=ours.get("exif", "ignored"),
         eval_crop_share=about.get("eval_crop_share", EVAL_CROP_SHARE),

@@ -24,6 +24,8 @@ def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
     """
     if network == "resnet50":  # timm's takes no other epsilon
         return network if bn_epsilon in (None, default_epsilon(network)) else None
+    if network.startswith("v2_"):
+        return f"tf_efficientnet{network}"
     return f"tf_efficientnet_{network}" if network[:1] == "b" or network.startswith("lite") else None
 
 

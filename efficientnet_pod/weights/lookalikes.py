@@ -36,10 +36,10 @@ def stated_network(foreign: Foreign) -> str | None:
     stated = foreign.about.get("architecture") or _in_file_name(foreign)
     if stated is None or stated == "resnet50":
         return stated
-    name = str(stated).removeprefix("tf_efficientnet_")
+    name = str(stated).removeprefix("tf_efficientnet").removeprefix("_")
     if name != stated and name in NETWORKS:
         return name
-    if re.search(r"efficientnet_(b|lite)", str(stated)) and not str(stated).startswith("tf_"):
+    if re.search(r"efficientnet(_b|_lite|v2_)", str(stated)) and not str(stated).startswith("tf_"):
         raise UserError(
             f"'{foreign.path}' is timm's {stated}, trained with PyTorch's padding, alike on both sides: "
             "here, as in TensorFlow, stride 2 pads after more than before, and other logits would come out; "
@@ -47,7 +47,7 @@ def stated_network(foreign: Foreign) -> str | None:
         )
     raise UserError(
         f"'{foreign.path}' is '{stated}', which is no network here; there are timm's tf_efficientnet_b0 "
-        "to b7, tf_efficientnet_lite0 to lite4 and resnet50"
+        "to b7, tf_efficientnet_lite0 to lite4, tf_efficientnetv2_b0 to b3, s, m and l, and resnet50"
     )
 
 

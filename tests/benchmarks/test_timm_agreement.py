@@ -26,7 +26,9 @@ def test_a_folder_has_exactly_timms_tensors(network, tmp_path):
     assert {name: array.shape for name, array in found.items()} == shapes_of(network)
 
 
-@pytest.mark.parametrize("network", ["b0", pytest.param("resnet50", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "network", ["b0", *(pytest.param(name, marks=pytest.mark.long) for name in ("resnet50", "v2_b0"))]
+)
 def test_logits_are_those_of_pytorch_and_the_weights_go_back_as_they_came(network, tmp_path):
     kept = np.load(DATA / "timm_logits.npz")
     tensors = with_statistics(random_tensors(shapes_of(network)), kept[f"{network}_statistics"])

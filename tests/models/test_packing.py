@@ -77,13 +77,14 @@ def test_images_that_would_fill_the_lanes_stay_side_by_side_for_two_more_stages(
 
 # Of four stages, so that the last one is met unpacked, or less packed; with an odd size in it.
 LEAVES = (*STAGES[:1], Stage(3, 2, 24, 6, 2), Stage(5, 1, 40, 6, 2), Stage(3, 1, 40, 6, 1))
+FUSED = (Stage(3, 2, 16, 1, 1, fused=True), Stage(3, 2, 24, 4, 2, fused=True), Stage(3, 2, 40, 4, 2))
 STAYS = (*STAGES[:1], Stage(3, 1, 24, 6, 2), Stage(5, 1, 40, 6, 2), Stage(3, 2, 40, 6, 1))
 
 
 @pytest.mark.parametrize(
     ("stages", "size", "count"),
-    [(LEAVES, 36, 32), (STAGES[:1], 33, 32), (STAYS, 18, 128)],
-    ids=["four stages", "odd", "lanes full of images"],
+    [(LEAVES, 36, 32), (STAGES[:1], 33, 32), (STAYS, 18, 128), (FUSED, 34, 32)],
+    ids=["four stages", "odd", "lanes full of images", "fused"],
 )
 def test_a_packed_network_trains_like_the_plain_one(stages, size, count):
     """Logits, running statistics and gradients, with the masks of dropout and stochastic depth."""
