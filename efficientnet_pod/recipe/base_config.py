@@ -96,7 +96,8 @@ def base_config() -> Any:
     sgd = dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4, l2_everywhere=False)
     rmsprop = dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5, l2_biases=True)
     lars = dict(lr_per_256=0.236, momentum=0.9, weight_decay=1e-5, trust_coefficient=1e-3, epsilon=0.0)
-    config.optimizer.update(sgd=sgd, rmsprop=rmsprop, lars=lars)
+    adamw = dict(lr_per_256=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=1e-2)
+    config.optimizer.update(sgd=sgd, rmsprop=rmsprop, lars=lars, adamw=adamw, lamb={**adamw, "epsilon": 1e-6})
 
     config.schedule = ConfigDict()
     config.schedule.name = "constant"

@@ -57,8 +57,8 @@ class ModelSettings(Ranged):
     below 0, survival_probability 1, and 0 or False for the fields after ``bn_epsilon``.
 
     Attributes:
-      name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``resnet50``, ``amoebanet_d``, ``resnet18_cifar``,
-        ``resnet9`` or ``resnet9_whitened``.
+      name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``v2_b0`` … ``v2_b3``, ``v2_s``, ``v2_m``, ``v2_l``,
+        ``resnet50``, ``amoebanet_d``, ``resnet18_cifar``, ``resnet9`` or ``resnet9_whitened``.
       dropout: rate before the classifier; below 0 takes the network's.
       survival_probability: stochastic depth at the end of its linear schedule; 1 switches it off.
       bn_momentum: share of the old running statistics that a step keeps.
