@@ -7,12 +7,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from efficientnet_pod.models.convolutions import Padding
 from efficientnet_pod.models.layers import (
     Conv,
     DepthwiseConv,
@@ -170,6 +171,7 @@ class MBConv(nn.Module):
       pack: images side by side in the channels, see :mod:`packing`.
       activation: elementwise function.
       squeezes: whether it has squeeze-excite.
+      padding: as of :class:`EfficientNet`.
     """
 
     spec: BlockSpec
@@ -178,6 +180,7 @@ class MBConv(nn.Module):
     pack: int
     activation: Callable[[jax.Array], jax.Array] = nn.swish
     squeezes: bool = True
+    padding: Padding = "SAME"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -188,7 +191,8 @@ class MBConv(nn.Module):
         if spec.expansion != 1:
             x = Conv(inputs_filters * spec.expansion, **options, name="expand_conv")(x)
             x = activation(norm(name="expand_bn")(x, train=train))
-        x = DepthwiseConv(spec.kernel_size, spec.strides, **options, name="depthwise_conv")(x)
+        spatial = {"padding": self.padding, "name": "depthwise_conv"}
+        x = DepthwiseConv(spec.kernel_size, spec.strides, **options, **spatial)(x)
         x = activation(norm(name="depthwise_bn")(x, train=train))
         if self.squeezes:
             x = squeeze_excite(x, features=max(1, int(inputs_filters * 0.25)), **options)
@@ -211,6 +215,7 @@ class FusedMBConv(nn.Module):
     dtype: Any
     pack: int
     activation: Callable[[jax.Array], jax.Array] = nn.swish
+    padding: Padding = "SAME"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -219,10 +224,11 @@ class FusedMBConv(nn.Module):
         conv = partial(Conv, dtype=self.dtype, pack=self.pack)
         norm, spatial = partial(self.norm, pack=self.pack), (spec.kernel_size, spec.strides)
         if spec.expansion == 1:
-            x = conv(spec.filters, *spatial, name="project_conv")(x)
+            x = conv(spec.filters, *spatial, padding=self.padding, name="project_conv")(x)
             x = self.activation(norm(name="project_bn")(x, train=train))
         else:
-            x = conv(inputs_filters * spec.expansion, *spatial, name="expand_conv")(x)
+            expanded = inputs_filters * spec.expansion
+            x = conv(expanded, *spatial, padding=self.padding, name="expand_conv")(x)
             x = self.activation(norm(name="expand_bn")(x, train=train))
             x = conv(spec.filters, name="project_conv")(x)
             x = norm(name="project_bn")(x, train=train)
@@ -255,6 +261,7 @@ class EfficientNet(nn.Module):
       stages: stages of blocks, before scaling.
       packed: whether to put images side by side in the channels of the early layers, for a TPU; the results
         are the same but for rounding. See :mod:`packing`.
+      padding: ``same`` as TensorFlow pads, or ``symmetric`` as PyTorch does; weights belong to one of them.
     """
 
     variant: Variant
@@ -266,6 +273,7 @@ class EfficientNet(nn.Module):
     recompute: bool = False
     stages: tuple[Stage, ...] = STAGES
     packed: bool = False
+    padding: str = "same"
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -275,15 +283,14 @@ class EfficientNet(nn.Module):
         """
         variant, activation = self.variant, self.variant.activation
         pack_of = partial(images_side_by_side, len(images)) if self.packed else lambda stage: 1
-        pack = pack_of(0)
-        stem = StemConv(
-            variant.end_filters(variant.stem_filters), dtype=self.dtype, pack=pack, name="stem_conv"
-        )
+        pack, padding = pack_of(0), cast(Padding, self.padding.upper())
+        stem_filters = variant.end_filters(variant.stem_filters)
+        stem = StemConv(stem_filters, dtype=self.dtype, pack=pack, padding=padding, name="stem_conv")
         x = activation(self.norm(pack=pack, name="stem_bn")(stem(images), train=train))
         for spec in block_specs(variant, self.survival_probability, self.stages):
             x, pack = repack(x, pack, pack_of(spec.stage)), pack_of(spec.stage)
             kind = FusedMBConv if spec.fused else partial(MBConv, squeezes=not variant.lite)
-            block = kind(spec, self.norm, self.dtype, pack, activation, name=spec.name)
+            block = kind(spec, self.norm, self.dtype, pack, activation, padding=padding, name=spec.name)
             x = run_block(block, x, train=train, recompute=self.recompute)
         x = repack(x, pack, 1)
         x = Conv(variant.end_filters(HEAD_FILTERS), dtype=self.dtype, name="head_conv")(x)

@@ -28,6 +28,7 @@ NEUTRAL = {
     "bn_scale": 0.0,
     "auxiliary_weight": 0.0,
     "recompute": False,
+    "padding": "same",
 }
 
 
@@ -78,7 +79,7 @@ NETWORKS = {
         variant.dropout,
         1e-3,
         partial(EfficientNet, variant, stages=stages),
-        ("dropout", "survival_probability", "recompute"),
+        ("dropout", "survival_probability", "recompute", "padding"),
         packs=True,
     )
     for name, (variant, stages) in _EFFICIENTNETS.items()

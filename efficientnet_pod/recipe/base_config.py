@@ -62,6 +62,7 @@ def base_config() -> Any:
     config.model.bn_scale = 0.0
     config.model.auxiliary_weight = 0.0
     config.model.recompute = False
+    config.model.padding = "same"
     config.model.dtype = "auto"
 
     config.data = ConfigDict()

@@ -54,7 +54,7 @@ class ModelSettings(Ranged):
     """The network: its name and what may differ from its published form.
 
     A network lacks some of these features. Their fields must then have the value that means "off": dropout
-    below 0, survival_probability 1, and 0 or False for the fields after ``bn_epsilon``.
+    below 0, survival_probability 1, padding ``same``, and 0 or False for the others after ``bn_epsilon``.
 
     Attributes:
       name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``v2_b0`` … ``v2_b3``, ``v2_s``, ``v2_m``, ``v2_l``,
@@ -70,6 +70,9 @@ class ModelSettings(Ranged):
         trained and kept in checkpoints, and not evaluated or exported.
       recompute: whether the backward pass computes the activations of each block anew from its input instead
         of keeping them: a fraction of the memory, a third more computing, the same numbers but for rounding.
+      padding: pixels that convolutions of stride 2 add to an image: ``same``, as in TensorFlow, more of them
+        after it than before; ``symmetric``, as in PyTorch, as many on both sides. Weights trained with one
+        compute something else with the other.
       dtype: type of convolutions and activations: ``bfloat16``, ``float32``, or ``auto``: bfloat16 on TPU and
         GPU.
     """
@@ -84,6 +87,7 @@ class ModelSettings(Ranged):
     bn_scale: Annotated[float, Range(1e-6, 1000, zero=True)]
     auxiliary_weight: Factor
     recompute: bool = dataclasses.field(metadata=FREE)
+    padding: Annotated[str, Choices(("same", "symmetric"))]
     dtype: Annotated[str, Choices(("auto", "bfloat16", "float32"))] = dataclasses.field(metadata=RESOLVED)
 
     @property

@@ -93,7 +93,12 @@ class Trained:
     @property
     def bn_epsilon(self) -> float:
         """Number that batch norm adds to variances."""
-        return float(self.settings.get("bn_epsilon", default_epsilon(self.network)))
+        return float(self.settings.get("bn_epsilon", default_epsilon(self.network, self.padding)))
+
+    @property
+    def padding(self) -> str:
+        """``same`` or ``symmetric``, see :class:`.ModelSettings`."""
+        return str(self.settings.get("padding", "same"))
 
     @property
     def model(self) -> Model:
@@ -173,9 +178,9 @@ def published_view(network: str) -> str:
     return WHOLE if network in ("v2_s", "v2_m", "v2_l") else CENTRE
 
 
-def default_epsilon(network: str) -> float:
-    """Returns the published epsilon of a network's batch norms."""
-    return network_named(network).bn_epsilon
+def default_epsilon(network: str, padding: str = "same") -> float:
+    """Returns the published epsilon of a network's batch norms; with symmetric padding, PyTorch's."""
+    return 1e-5 if padding == "symmetric" else network_named(network).bn_epsilon
 
 
 def untrained(network: str, num_classes: int, settings: Mapping[str, Any] | None = None) -> Model:

@@ -36,7 +36,7 @@ def tiny_model(*, num_classes: int = CLASSES, **options: Any) -> EfficientNet:
 
 def tiny_network(name: str, *, settings: Mapping[str, Any] | None = None, **options: Any) -> EfficientNet:
     """Takes what ``registry.create_network`` takes; the network is tiny, its options the real one's."""
-    own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability")
+    own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability", "padding")
     return tiny_model(**options, **{field: settings[field] for field in own if field in (settings or {})})
 
 

@@ -170,6 +170,11 @@ def write_keras(trained: Trained, path: Path) -> None:
             f"{_rounded(built_in[1])} built in, and these weights have {_rounded(trained.mean_rgb)} and "
             f"{_rounded(trained.stddev_rgb)}; leave keras out of --to"
         )
+    if trained.padding != "same":
+        raise UserError(
+            f"Keras's {trained.title} pads as TensorFlow does, and config.model.padding={trained.padding} of "
+            "these weights as PyTorch does: other logits would come out; leave keras out of --to"
+        )
     if trained.bn_epsilon != 1e-3:
         raise UserError(
             f"batch norm's epsilon is .001 in Keras's EfficientNets and {trained.bn_epsilon} here; "
