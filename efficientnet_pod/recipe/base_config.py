@@ -85,6 +85,7 @@ def base_config() -> Any:
     config.data.policy_magnitude = 10.0
     config.data.policy_bugs = False
     config.data.cutout = 0
+    config.data.erasing = 0.0
     config.data.mixup = 0.0
     config.data.cutmix = 0.0
     config.data.eval_crop = "square"

@@ -121,6 +121,8 @@ class DataSettings(Ranged):
       policy_magnitude: strength of these operations, 0 to 30.
       policy_bugs: whether to repeat the faults of the released policies.
       cutout: side of the grey square, in pixels of the output; 0 for none.
+      erasing: share of the training images in which a rectangle of noise, of 2 % to a third of the area,
+        replaces the pixels; 0 for none.
       mixup: α of the Beta distribution of mixup's shares; 0 for none.
       cutmix: α of CutMix's shares; 0 for none. With both, each image draws one of them.
       eval_crop: shape of the crop: ``square``; ``rectangular``; or ``stretched``, the image's own, resized to
@@ -155,6 +157,7 @@ class DataSettings(Ranged):
     policy_magnitude: PolicyMagnitude
     policy_bugs: Annotated[bool, ReadWith("data.policy", ("autoaugment", "randaugment"))]
     cutout: Cutout
+    erasing: Annotated[float, Range(0, 1)]
     mixup: Alpha
     cutmix: Alpha
     eval_crop: Annotated[str, Choices(("square", "rectangular", "stretched"))]
