@@ -30,7 +30,7 @@ def agreement(name: str, size: int, suffix: str) -> str:
     import keras
 
     options = {"weights": None, "classes": CLASSES, "classifier_activation": None}
-    network = getattr(keras.applications, f"EfficientNet{name.upper()}")
+    network = getattr(keras.applications, f"EfficientNet{name.replace('_', '').upper()}")
     model = network(input_shape=(size, size, 3), **options)
     levels = np.random.default_rng(0).uniform(0, 255, (4, size, size, 3)).astype(np.float32)
     randomise(model, levels, seed=1)
@@ -57,7 +57,7 @@ def agreement(name: str, size: int, suffix: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", default="b0,b1,b2,b3,b4,b5")
+    parser.add_argument("--models", default="b0,b1,b2,b3,b4,b5,v2_b0,v2_b1,v2_b2,v2_b3,v2_s")
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--suffix", default=".weights.h5", choices=(".weights.h5", ".keras"))
     flags = parser.parse_args()

@@ -25,9 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "references"))
 
 from timm_reference import DATA, images, random_tensors, shapes_of, statistics_of, with_statistics
 
-NETWORKS = [*(f"b{n}" for n in range(8)), *(f"lite{n}" for n in range(5)), "resnet50"]
-COMPARED = [*(f"b{n}" for n in range(6)), "lite0", "resnet50"]
-IN_TESTS, TEST_SIZE = ("b0", "resnet50"), 64
+V2 = [f"v2_{size}" for size in ("b0", "b1", "b2", "b3", "s", "m", "l")]
+NETWORKS = [*(f"b{n}" for n in range(8)), *(f"lite{n}" for n in range(5)), *V2, "resnet50"]
+# Those with PyTorch's padding, by timm's names.
+SYMMETRIC = ["efficientnet_b0", "efficientnetv2_s"]
+COMPARED = [*(f"b{n}" for n in range(6)), "lite0", *V2[:5], *SYMMETRIC, "resnet50"]
+IN_TESTS, TEST_SIZE = ("b0", "resnet50", "v2_b0", "efficientnet_b0"), 64
 
 
 # --- where timm is ---------------------------------------------------------------------------------------
@@ -37,7 +40,10 @@ def timms(network: str) -> Any:
     """Returns timm's network without trained weights."""
     import timm
 
-    return timm.create_model(network if network == "resnet50" else f"tf_efficientnet_{network}")
+    if network in (*SYMMETRIC, "resnet50"):
+        return timm.create_model(network)
+    separator = "" if network.startswith("v2_") else "_"
+    return timm.create_model(f"tf_efficientnet{separator}{network}")
 
 
 def logits_of(model: Any, levels: np.ndarray, mean: Any, std: Any) -> np.ndarray:
@@ -127,7 +133,7 @@ def fixtures() -> None:
     """Writes names and shapes of all networks, and logits of those that the tests compute."""
     listed = {
         network: [(name, list(value.shape)) for name, value in timms(network).state_dict().items()]
-        for network in NETWORKS
+        for network in (*NETWORKS, *SYMMETRIC)
     }
     packed = gzip.compress(json.dumps(listed, separators=(",", ":")).encode(), mtime=0)
     (DATA / "timm_tensors.json.gz").write_bytes(packed)
@@ -152,7 +158,8 @@ def ours(folder: Path, networks: list[str]) -> None:
     for network in networks:
         began = time.monotonic()
         trained = open_weights(str(folder / "timm" / network))
-        assert trained.network == network, trained.network
+        assert trained.network == network.removeprefix("efficientnet").removeprefix("_"), trained.network
+        assert trained.padding == ("symmetric" if network in SYMMETRIC else "same")
         levels = np.load(folder / f"{network}.npz")["levels"]
         apply = jax.jit(lambda x, t=trained: t.model.apply(t.variables, t.normalise(x), train=False))
         np.savez(folder / f"{network}.ours.npz", logits=np.asarray(apply(levels)))

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from efficientnet_pod.recipe.base_config import base_config, require_row
 
-NETWORKS = ("b0", "b1", "b2", "b3", "b4", "b5", "lite0", "lite1", "lite2", "lite3", "lite4", "resnet50")
+NETWORKS = ("b0", "b1", "b2", "b3", "b4", "b5", "lite0", "lite1", "lite2", "lite3", "lite4",
+            "v2_b0", "v2_b1", "v2_b2", "v2_b3", "v2_s", "v2_m", "v2_l", "resnet50")  # fmt: skip
 
 
 def get_config(network: str = "b0") -> ConfigDict:
@@ -39,6 +40,8 @@ def get_config(network: str = "b0") -> ConfigDict:
     if network.startswith("lite"):  # the pixels that the lite networks were made for
         config.data.mean_rgb = (127 / 255,) * 3
         config.data.stddev_rgb = (128 / 255,) * 3
+    if network in ("v2_s", "v2_m", "v2_l"):
+        config.data.mean_rgb = config.data.stddev_rgb = (128 / 255,) * 3
     config.data.name = "folder:/photos"
     config.data.exif = "respected"  # photos of one's own come from cameras
     config.data.min_crop_area = 0.2

@@ -27,7 +27,7 @@ OLD_SCALE = Uniform(0.0, 1.0)
 
 
 torch_init = initializer(torch_kernel)
-TorchConv = partial(Conv, padding="ALIKE", kernel_init=torch_init)
+TorchConv = partial(Conv, padding="SYMMETRIC", kernel_init=torch_init)
 
 
 # --- ResNet-18 -------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The two convolutions of the networks, each as the fast program of the platform that compiles it.
 
 Layout is NHWC for images and HWIO for kernels. Padding is TensorFlow's "SAME", which at stride 2 pads more
-after than before; or PyTorch's, alike on both sides ("ALIKE"); or none ("VALID"). TPU and GPU get
+after than before; or PyTorch's, alike on both sides ("SYMMETRIC"); or none ("VALID"). TPU and GPU get
 `lax.conv_general_dilated` and nothing else. The CPU compiler turns a depthwise convolution and every kernel
 gradient into scalar loops, so there the same sums are written as matrix products and shifted multiply-adds.
 """
@@ -26,8 +26,8 @@ def conv2d(
       x: images, `(batch, height, width, in_channels)`.
       kernel: `(kernel_height, kernel_width, in_channels, out_channels)`, of the dtype of `x`.
       strides: step between outputs along height and width, or one for both.
-      padding: "SAME" and "ALIKE" leave ⌈size/strides⌉ pixels. "ALIKE" adds half of the (odd) kernel's size
-        on each side, as PyTorch does. "VALID" adds nothing.
+      padding: "SAME" and "SYMMETRIC" leave ⌈size/strides⌉ pixels. "SYMMETRIC" adds half of the (odd) size
+        of the kernel on each side, as PyTorch does. "VALID" adds nothing.
     """
     both = (strides, strides) if isinstance(strides, int) else strides
     if is_converting():
@@ -35,17 +35,18 @@ def conv2d(
     return _dense(x, convolutions_cpu.varying_as(kernel, x), both, padding)
 
 
-def depthwise_conv2d(x: Array, kernel: Array, *, strides: int = 1) -> Array:
-    """Returns the "SAME" convolution of each channel with its own filter, in their common dtype.
+def depthwise_conv2d(x: Array, kernel: Array, *, strides: int = 1, padding: Padding = "SAME") -> Array:
+    """Returns the convolution of each channel with its own filter, in their common dtype.
 
     Args:
       x: images, `(batch, height, width, channels)`.
       kernel: `(kernel_height, kernel_width, 1, channels)`, of the dtype of `x`.
       strides: step between outputs along height and width.
+      padding: "SAME" or "SYMMETRIC", as of :func:`conv2d`.
     """
     if is_converting():
-        return _xla(x, kernel, strides=(strides, strides))
-    return _depthwise(x, convolutions_cpu.varying_as(kernel, x), strides)
+        return _xla(x, kernel, strides=(strides, strides), padding=padding)
+    return _depthwise(x, convolutions_cpu.varying_as(kernel, x), strides, padding)
 
 
 # --- the operation as XLA has it -------------------------------------------------------------------------
@@ -56,7 +57,7 @@ def _xla(x: Array, kernel: Array, *, strides: tuple[int, int], padding: Padding 
         x,
         kernel,
         strides,
-        [(size // 2, size // 2) for size in kernel.shape[:2]] if padding == "ALIKE" else padding,
+        [(size // 2, size // 2) for size in kernel.shape[:2]] if padding == "SYMMETRIC" else padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )
@@ -90,15 +91,18 @@ _dense.defvjp(lambda *arguments: (_dense(*arguments), arguments[:2]), _dense_bac
 # --- depthwise -------------------------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(x: Array, kernel: Array, strides: int) -> Array:
-    on_cpu = partial(convolutions_cpu.depthwise_conv2d, strides=strides)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=partial(_xla, strides=(strides, strides)))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise(x: Array, kernel: Array, strides: int, padding: Padding) -> Array:
+    on_cpu = partial(convolutions_cpu.depthwise_conv2d, strides=strides, padding=padding)
+    xla = partial(_xla, strides=(strides, strides), padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=xla)
 
 
-def _depthwise_backward(strides: int, operands: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    on_cpu = partial(convolutions_cpu.depthwise_gradients, strides=strides)
-    xla = partial(_gradients, partial(_xla, strides=(strides, strides)))
+def _depthwise_backward(
+    strides: int, padding: Padding, operands: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    on_cpu = partial(convolutions_cpu.depthwise_gradients, strides=strides, padding=padding)
+    xla = partial(_gradients, partial(_xla, strides=(strides, strides), padding=padding))
     return lax.platform_dependent(*operands, dy, cpu=on_cpu, default=xla)
 
 

@@ -20,7 +20,7 @@ from jax import Array, lax
 _BLOCK_PIXELS = 16_384
 _BLOCK_IMAGES = 4
 
-Padding = Literal["SAME", "ALIKE", "VALID"]  # see `convolutions`
+Padding = Literal["SAME", "SYMMETRIC", "VALID"]  # see `convolutions`
 
 
 def varying_as(array: Array, like: Array) -> Array:
@@ -48,7 +48,7 @@ class _Window(NamedTuple):
         outputs = -(-(size - taps + 1 if padding == "VALID" else size) // strides)
         ((before, _),) = lax.padtype_to_pads((size,), (taps,), (strides,), "SAME")
         if padding != "SAME":  # after the last input comes whatever the last output reaches
-            before = taps // 2 if padding == "ALIKE" else 0
+            before = taps // 2 if padding == "SYMMETRIC" else 0
         first = max(0, before - strides * (outputs - 1))
         last = min(taps - 1, size - 1 + before)
         return cls(size, strides, outputs, last - first + 1, (first, taps - 1 - last), before - first)
@@ -102,17 +102,19 @@ def conv2d(x: Array, kernel: Array, *, strides: tuple[int, int], padding: Paddin
     return y.reshape(*patches.shape[:-1], -1).astype(x.dtype)
 
 
-def depthwise_conv2d(x: Array, kernel: Array, *, strides: int) -> Array:
+def depthwise_conv2d(x: Array, kernel: Array, *, strides: int, padding: Padding = "SAME") -> Array:
     """Returns the sum over the kernel's taps of the shifted images, each times one weight per channel."""
-    rows, columns = _windows(x, kernel, (strides, strides))
+    rows, columns = _windows(x, kernel, (strides, strides), padding=padding)
     weights = _cropped(kernel, rows, columns)[:, :, None, None]
     products = (values * weights[tap] for tap, values in _under_taps(x, rows, columns))
     return reduce(add, products).astype(x.dtype)
 
 
-def depthwise_gradients(x: Array, kernel: Array, dy: Array, *, strides: int) -> tuple[Array, Array]:
+def depthwise_gradients(
+    x: Array, kernel: Array, dy: Array, *, strides: int, padding: Padding = "SAME"
+) -> tuple[Array, Array]:
     """Returns the gradients of `depthwise_conv2d` with respect to the images and the kernel."""
-    windows = _windows(x, kernel, (strides, strides))
+    windows = _windows(x, kernel, (strides, strides), padding=padding)
     return _input_gradient(kernel, dy, *windows), _kernel_gradient(x, dy, *windows)
 
 

@@ -1,15 +1,19 @@
-"""EfficientNet-B0 to B7, Lite0 to Lite4: the table of the compound scaling and the network it describes."""
+"""EfficientNet-B0 to B7, Lite0 to Lite4: the table of the compound scaling and the network it describes.
+
+EfficientNetV2 is the same network by other tables, see :mod:`efficientnet_v2`.
+"""
 
 import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from efficientnet_pod.models.convolutions import Padding
 from efficientnet_pod.models.layers import (
     Conv,
     DepthwiseConv,
@@ -35,6 +39,8 @@ class Variant:
       dropout: rate before the classifier.
       lite: whether it has ReLU6 instead of swish and no squeeze-excite, and does not scale the filters of
         stem and head and the blocks of the first and the last stage.
+      stem_filters: filters of the first convolution, before scaling.
+      least_share: smallest share of the scaled filters that rounding to a multiple of 8 may leave.
 
     Source: arXiv 1905.11946; tensorflow/tpu, ``efficientnet_params``; of the lite ones
     ``efficientnet_lite_params`` with ``fix_head_stem`` (timm has Lite3 at 300 and Lite4 at 380 pixels).
@@ -45,15 +51,21 @@ class Variant:
     image_size: int
     dropout: float
     lite: bool = False
+    stem_filters: int = 32
+    least_share: float = 0.9
 
     @property
     def activation(self) -> Callable[[jax.Array], jax.Array]:
         """The function after every batch norm but those of the projections."""
         return nn.relu6 if self.lite else nn.swish
 
+    def filters(self, filters: int) -> int:
+        """Returns the filters of a block, ``filters`` before scaling."""
+        return round_filters(filters, self.width, least_share=self.least_share)
+
     def end_filters(self, filters: int) -> int:
         """Returns the filters of the stem or the head, ``filters`` before scaling."""
-        return filters if self.lite else round_filters(filters, self.width)
+        return filters if self.lite else self.filters(filters)
 
 
 VARIANTS = {
@@ -75,13 +87,17 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Blocks of one resolution, before scaling; the first block has the stride."""
+    """Blocks of one resolution, before scaling; the first block has the stride.
+
+    ``fused`` blocks are those of :class:`FusedMBConv`, the others of :class:`MBConv`.
+    """
 
     kernel_size: int
     blocks: int
     filters: int
     expansion: int
     strides: int
+    fused: bool = False
 
 
 # The released code, not Table 1 of the paper, whose strides of stages 4 and 5 are wrong (tensorflow/tpu#383).
@@ -94,15 +110,14 @@ STAGES = (
     Stage(5, 4, 192, 6, 2),
     Stage(3, 1, 320, 6, 1),
 )
-STEM_FILTERS = 32
 HEAD_FILTERS = 1280
 
 
-def round_filters(filters: int, width: float) -> int:
-    """Returns ``filters · width`` as the nearest multiple of 8 that is not more than a tenth smaller."""
+def round_filters(filters: int, width: float, *, least_share: float = 0.9) -> int:
+    """Returns ``filters · width`` as the nearest multiple of 8 that is at least so large a share of it."""
     scaled = filters * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * scaled else rounded
+    return rounded + 8 if rounded < least_share * scaled else rounded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +130,7 @@ class BlockSpec:
     filters: int
     expansion: int
     strides: int
+    fused: bool
     survival_probability: float
 
 
@@ -135,9 +151,10 @@ def block_specs(
                     name=f"block{number}{chr(ord('a') + i)}",
                     stage=number,
                     kernel_size=stage.kernel_size,
-                    filters=round_filters(stage.filters, variant.width),
+                    filters=variant.filters(stage.filters),
                     expansion=stage.expansion,
                     strides=stage.strides if i == 0 else 1,
+                    fused=stage.fused,
                     survival_probability=1 - (1 - survival_probability) * len(specs) / sum(depths),
                 )
             )
@@ -154,6 +171,7 @@ class MBConv(nn.Module):
       pack: images side by side in the channels, see :mod:`packing`.
       activation: elementwise function.
       squeezes: whether it has squeeze-excite.
+      padding: as of :class:`EfficientNet`.
     """
 
     spec: BlockSpec
@@ -162,6 +180,7 @@ class MBConv(nn.Module):
     pack: int
     activation: Callable[[jax.Array], jax.Array] = nn.swish
     squeezes: bool = True
+    padding: Padding = "SAME"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -172,19 +191,59 @@ class MBConv(nn.Module):
         if spec.expansion != 1:
             x = Conv(inputs_filters * spec.expansion, **options, name="expand_conv")(x)
             x = activation(norm(name="expand_bn")(x, train=train))
-        x = DepthwiseConv(spec.kernel_size, spec.strides, **options, name="depthwise_conv")(x)
+        spatial = {"padding": self.padding, "name": "depthwise_conv"}
+        x = DepthwiseConv(spec.kernel_size, spec.strides, **options, **spatial)(x)
         x = activation(norm(name="depthwise_bn")(x, train=train))
         if self.squeezes:
             x = squeeze_excite(x, features=max(1, int(inputs_filters * 0.25)), **options)
         x = Conv(spec.filters, **options, name="project_conv")(x)
         x = norm(name="project_bn")(x, train=train)
-        if spec.strides == 1 and inputs_filters == spec.filters:
-            if train and spec.survival_probability < 1:
-                images, chance = len(x) * self.pack, spec.survival_probability
-                draws = drawn(self, lambda key, n: jax.random.uniform(key, (n,), jnp.float32), images)
-                x = stochastic_depth(x, draws, survival_probability=chance, pack=self.pack)
-            x = x + inputs
+        return _with_shortcut(self, x, inputs, train=train)
+
+
+class FusedMBConv(nn.Module):
+    """The block of EfficientNetV2's early stages: one dense convolution instead of expand and depthwise.
+
+    Where the filters are not expanded, it is the only one, and its batch norm has the activation behind it.
+    Nothing is squeezed. The attributes are those of :class:`MBConv`.
+
+    Source: arXiv 2104.00298, figure 2; google/automl efficientnetv2, ``effnetv2_model.py``.
+    """
+
+    spec: BlockSpec
+    norm: partial
+    dtype: Any
+    pack: int
+    activation: Callable[[jax.Array], jax.Array] = nn.swish
+    padding: Padding = "SAME"
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)."""
+        spec, inputs, inputs_filters = self.spec, x, x.shape[-1] // self.pack
+        conv = partial(Conv, dtype=self.dtype, pack=self.pack)
+        norm, spatial = partial(self.norm, pack=self.pack), (spec.kernel_size, spec.strides)
+        if spec.expansion == 1:
+            x = conv(spec.filters, *spatial, padding=self.padding, name="project_conv")(x)
+            x = self.activation(norm(name="project_bn")(x, train=train))
+        else:
+            expanded = inputs_filters * spec.expansion
+            x = conv(expanded, *spatial, padding=self.padding, name="expand_conv")(x)
+            x = self.activation(norm(name="expand_bn")(x, train=train))
+            x = conv(spec.filters, name="project_conv")(x)
+            x = norm(name="project_bn")(x, train=train)
+        return _with_shortcut(self, x, inputs, train=train)
+
+
+def _with_shortcut(block: MBConv | FusedMBConv, x: jax.Array, inputs: jax.Array, *, train: bool) -> jax.Array:
+    """Returns ``x`` plus the block's inputs where their shapes agree, with whole images of ``x`` dropped."""
+    spec, pack = block.spec, block.pack
+    if spec.strides != 1 or inputs.shape != x.shape:
         return x
+    if train and spec.survival_probability < 1:
+        draws = drawn(block, lambda key, n: jax.random.uniform(key, (n,), jnp.float32), len(x) * pack)
+        x = stochastic_depth(x, draws, survival_probability=spec.survival_probability, pack=pack)
+    return x + inputs
 
 
 class EfficientNet(nn.Module):
@@ -202,6 +261,7 @@ class EfficientNet(nn.Module):
       stages: stages of blocks, before scaling.
       packed: whether to put images side by side in the channels of the early layers, for a TPU; the results
         are the same but for rounding. See :mod:`packing`.
+      padding: ``same`` as TensorFlow pads, or ``symmetric`` as PyTorch does; weights belong to one of them.
     """
 
     variant: Variant
@@ -213,6 +273,7 @@ class EfficientNet(nn.Module):
     recompute: bool = False
     stages: tuple[Stage, ...] = STAGES
     packed: bool = False
+    padding: str = "same"
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -222,12 +283,14 @@ class EfficientNet(nn.Module):
         """
         variant, activation = self.variant, self.variant.activation
         pack_of = partial(images_side_by_side, len(images)) if self.packed else lambda stage: 1
-        pack = pack_of(0)
-        stem = StemConv(variant.end_filters(STEM_FILTERS), dtype=self.dtype, pack=pack, name="stem_conv")
+        pack, padding = pack_of(0), cast(Padding, self.padding.upper())
+        stem_filters = variant.end_filters(variant.stem_filters)
+        stem = StemConv(stem_filters, dtype=self.dtype, pack=pack, padding=padding, name="stem_conv")
         x = activation(self.norm(pack=pack, name="stem_bn")(stem(images), train=train))
         for spec in block_specs(variant, self.survival_probability, self.stages):
             x, pack = repack(x, pack, pack_of(spec.stage)), pack_of(spec.stage)
-            block = MBConv(spec, self.norm, self.dtype, pack, activation, not variant.lite, name=spec.name)
+            kind = FusedMBConv if spec.fused else partial(MBConv, squeezes=not variant.lite)
+            block = kind(spec, self.norm, self.dtype, pack, activation, padding=padding, name=spec.name)
             x = run_block(block, x, train=train, recompute=self.recompute)
         x = repack(x, pack, 1)
         x = Conv(variant.end_filters(HEAD_FILTERS), dtype=self.dtype, name="head_conv")(x)

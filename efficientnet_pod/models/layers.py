@@ -34,7 +34,7 @@ class Conv(nn.Module):
       strides: step between outputs along height and width, or one for both, in pixels.
       dtype: type of the arithmetic.
       pack: images side by side in the channels, see :mod:`packing`.
-      padding: TensorFlow's "SAME"; "ALIKE" on both sides, as PyTorch pads; or "VALID" for none.
+      padding: TensorFlow's "SAME"; "SYMMETRIC" on both sides, as PyTorch pads; or "VALID" for none.
       kernel_init: Flax initialiser.
     """
 
@@ -63,6 +63,7 @@ class StemConv(nn.Module):
     features: int
     dtype: Any = jnp.float32
     pack: int = 1
+    padding: Padding = "SAME"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -71,25 +72,27 @@ class StemConv(nn.Module):
         kernel = self.param("kernel", conv_init, (3, 3, channels, self.features), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.pack > 1 and height % 2 == width % 2 == 0:
-            return conv_of_row_pairs(rows_in_pairs(x, self.pack), kernel, self.pack)
-        return conv2d(repack(x, 1, self.pack), block_diagonal(kernel, self.pack), strides=2)
+            return conv_of_row_pairs(rows_in_pairs(x, self.pack), kernel, self.pack, padding=self.padding)
+        kernel = block_diagonal(kernel, self.pack)
+        return conv2d(repack(x, 1, self.pack), kernel, strides=2, padding=self.padding)
 
 
 class DepthwiseConv(nn.Module):
-    """A convolution of each channel by its own kernel, "SAME" padding, no bias."""
+    """A convolution of each channel by its own kernel, without a bias."""
 
     kernel_size: int
     strides: int = 1
     dtype: Any = jnp.float32
     pack: int = 1
+    padding: Padding = "SAME"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, channels) in ``dtype``."""
         shape = (self.kernel_size, self.kernel_size, 1, x.shape[-1] // self.pack)
         kernel = self.param("kernel", depthwise_init, shape, jnp.float32)
-        kernel = jnp.tile(kernel, self.pack)
-        return depthwise_conv2d(x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides)
+        x, kernel = x.astype(self.dtype), jnp.tile(kernel, self.pack).astype(self.dtype)
+        return depthwise_conv2d(x, kernel, strides=self.strides, padding=self.padding)
 
 
 def stream_of(keys: jax.Array) -> Any:

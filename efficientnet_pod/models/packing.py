@@ -12,6 +12,8 @@ Row r has the images r, r + rows, r + 2 · rows and so on: neighbours stay neigh
 whole tiles move. Were the images of a row neighbours, each tile would have to be taken apart.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -83,23 +85,29 @@ def rows_in_pairs(x: jax.Array, pack: int) -> jax.Array:
     return x.reshape(batch // pack, height // 2, width, 2 * channels * pack)
 
 
-def conv_of_row_pairs(x: jax.Array, kernel: jax.Array, pack: int) -> jax.Array:
-    """Returns the convolution of images with ``kernel``, at stride 2 with "SAME" padding.
+def conv_of_row_pairs(
+    x: jax.Array, kernel: jax.Array, pack: int, *, padding: Literal["SAME", "SYMMETRIC"] = "SAME"
+) -> jax.Array:
+    """Returns the convolution of images with ``kernel``, at stride 2.
 
-    Output row i needs input rows 2i, 2i + 1 and 2i + 2: pair i, and of the next one the first row.
+    With "SAME" padding output row i needs input rows 2i, 2i + 1 and 2i + 2: pair i, and of the next one the
+    first row. With "SYMMETRIC" it needs pair i, and of the one before the second row.
 
     Args:
       x: of :func:`rows_in_pairs`, from images of even height and width.
       kernel: dense, (3, 3, inputs, outputs).
       pack: images side by side.
+      padding: see :mod:`convolutions`.
     """
     _, columns, inputs, outputs = kernel.shape
-    pairs = jnp.concatenate([kernel, jnp.zeros_like(kernel[:1])]).reshape(2, 2, columns, inputs, outputs)
+    nothing, before = jnp.zeros_like(kernel[:1]), padding == "SYMMETRIC"
+    rows = [nothing, kernel] if before else [kernel, nothing]
+    pairs = jnp.concatenate(rows).reshape(2, 2, columns, inputs, outputs)
     pairs = pairs.transpose(0, 2, 1, 3, 4).reshape(2, columns, 2 * inputs, outputs)
     return lax.conv_general_dilated(
         x,
         block_diagonal(pairs, pack, channels_apart=True),
         (1, 2),
-        ((0, 1), (0, 1)),
+        ((1, 0), (1, 0)) if before else ((0, 1), (0, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )

@@ -12,7 +12,8 @@ from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.models.amoebanet import AmoebaNet
 from efficientnet_pod.models.batch_norm import BatchNorm
 from efficientnet_pod.models.cifar_resnet import CifarResNet18, ResNet9, whitened_resnet9
-from efficientnet_pod.models.efficientnet import VARIANTS, EfficientNet
+from efficientnet_pod.models.efficientnet import STAGES, VARIANTS, EfficientNet
+from efficientnet_pod.models.efficientnet_v2 import VARIANTS_V2
 from efficientnet_pod.models.resnet import ResNet
 from efficientnet_pod.models.titles import TITLES
 
@@ -27,6 +28,7 @@ NEUTRAL = {
     "bn_scale": 0.0,
     "auxiliary_weight": 0.0,
     "recompute": False,
+    "padding": "same",
 }
 
 
@@ -69,17 +71,18 @@ def _cifar(name: str, build: Callable[..., Model], *settings: str, **options: An
     return Network(TITLES[name], 32, 0.0, 1e-5, build, ("ghost_batch", *settings), **options)
 
 
+_EFFICIENTNETS = {name: (variant, STAGES) for name, variant in VARIANTS.items()} | VARIANTS_V2
 NETWORKS = {
     name: Network(
         TITLES[name],
         variant.image_size,
         variant.dropout,
         1e-3,
-        partial(EfficientNet, variant),
-        ("dropout", "survival_probability", "recompute"),
+        partial(EfficientNet, variant, stages=stages),
+        ("dropout", "survival_probability", "recompute", "padding"),
         packs=True,
     )
-    for name, variant in VARIANTS.items()
+    for name, (variant, stages) in _EFFICIENTNETS.items()
 } | {
     "resnet50": Network(
         TITLES["resnet50"], 224, 0.0, 1e-5, ResNet, ("zero_init_residual", "ghost_batch", "recompute")

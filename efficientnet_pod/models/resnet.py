@@ -36,7 +36,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Returns (batch, ⌈height/strides⌉, ⌈width/strides⌉, 4 · filters)."""
-        conv, wide = partial(Conv, padding="ALIKE", dtype=self.dtype), EXPANSION * self.filters
+        conv, wide = partial(Conv, padding="SYMMETRIC", dtype=self.dtype), EXPANSION * self.filters
         y = conv(self.filters, name="reduce_conv")(x)
         y = nn.relu(self.norm(name="reduce_bn")(y, train=train))
         y = conv(self.filters, 3, self.strides, name="spatial_conv")(y)
@@ -82,7 +82,7 @@ class ResNet(nn.Module):
         Training needs the collection ``batch_stats`` mutable.
         """
         x = images.astype(self.dtype)
-        x = Conv(STEM_FILTERS, 7, 2, padding="ALIKE", dtype=self.dtype, name="stem_conv")(x)
+        x = Conv(STEM_FILTERS, 7, 2, padding="SYMMETRIC", dtype=self.dtype, name="stem_conv")(x)
         x = nn.relu(self.norm(name="stem_bn")(x, train=train))
         x = max_pool(x, 3, padding=1)
         block = partial(Bottleneck, norm=self.norm, last_scale=self.last_scale, dtype=self.dtype)

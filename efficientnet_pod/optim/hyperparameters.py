@@ -43,9 +43,14 @@ class Hyperparameters(Ranged, abc.ABC):
         """Returns a tree of bool, True at the tensors whose step is scaled by the trust ratio."""
         return masks.where(self.adapted_kinds, params)
 
-    def trust_ratios(self, gradients: optax.Updates, params: optax.Params) -> jax.Array | None:
-        """Returns the trust ratios of the update with these gradients; None here, where there are none."""
-        del gradients, params
+    def trust_ratios(
+        self, gradients: optax.Updates, params: optax.Params, state: optax.OptState
+    ) -> jax.Array | None:
+        """Returns the trust ratios of the update with these gradients; None here, where there are none.
+
+        ``state`` is that of :meth:`transformation` before the update.
+        """
+        del gradients, params, state
         return None
 
     @abc.abstractmethod

@@ -49,12 +49,15 @@ class Lars(Hyperparameters):
         """Kernels."""
         return masks.KERNELS
 
-    def trust_ratios(self, gradients: optax.Updates, params: optax.Params) -> jax.Array:
+    def trust_ratios(
+        self, gradients: optax.Updates, params: optax.Params, state: optax.OptState
+    ) -> jax.Array:
         """Returns the trust ratios of the update with these gradients, float32 (adapted tensors,).
 
         They are in tree order, as :func:`optimizers.treatment` lists them. Both trees are whole, as for the
         update; where both are compiled together, the compiler finds the norms there already.
         """
+        del state
         leaves = zip(*map(jax.tree.leaves, (gradients, params, self.adapted(params))), strict=True)
         return jnp.stack([self._trust_ratio(g, w) for g, w, is_adapted in leaves if is_adapted])
 

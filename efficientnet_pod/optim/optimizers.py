@@ -5,13 +5,21 @@ from typing import NamedTuple
 import jax
 import optax
 
+from efficientnet_pod.optim.adamw import AdamW
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
+from efficientnet_pod.optim.lamb import Lamb
 from efficientnet_pod.optim.lars import Lars
 from efficientnet_pod.optim.masks import path_name
 from efficientnet_pod.optim.rmsprop import RmsProp
 from efficientnet_pod.optim.sgd import Sgd
 
-OPTIMIZERS: dict[str, type[Hyperparameters]] = {"lars": Lars, "rmsprop": RmsProp, "sgd": Sgd}
+OPTIMIZERS: dict[str, type[Hyperparameters]] = {
+    "adamw": AdamW,
+    "lamb": Lamb,
+    "lars": Lars,
+    "rmsprop": RmsProp,
+    "sgd": Sgd,
+}
 
 
 class Treatment(NamedTuple):

@@ -64,6 +64,7 @@ def base_config() -> Any:
     config.model.bn_scale = 0.0
     config.model.auxiliary_weight = 0.0
     config.model.recompute = False
+    config.model.padding = "same"
     config.model.dtype = "auto"
 
     config.data = ConfigDict()
@@ -86,6 +87,7 @@ def base_config() -> Any:
     config.data.policy_magnitude = 10.0
     config.data.policy_bugs = False
     config.data.cutout = 0
+    config.data.erasing = 0.0
     config.data.mixup = 0.0
     config.data.cutmix = 0.0
     config.data.eval_crop = "square"
@@ -98,7 +100,8 @@ def base_config() -> Any:
     sgd = dict(lr_per_256=0.1, momentum=0.9, nesterov=True, l2=1e-4, l2_everywhere=False)
     rmsprop = dict(lr_per_256=0.016, decay=0.9, momentum=0.9, epsilon=1e-3, l2=1e-5, l2_biases=True)
     lars = dict(lr_per_256=0.236, momentum=0.9, weight_decay=1e-5, trust_coefficient=1e-3, epsilon=0.0)
-    config.optimizer.update(sgd=sgd, rmsprop=rmsprop, lars=lars)
+    adamw = dict(lr_per_256=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=1e-2)
+    config.optimizer.update(sgd=sgd, rmsprop=rmsprop, lars=lars, adamw=adamw, lamb={**adamw, "epsilon": 1e-6})
 
     config.schedule = ConfigDict()
     config.schedule.name = "constant"

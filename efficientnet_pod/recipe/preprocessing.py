@@ -26,6 +26,7 @@ class Preprocessing:
       policy_magnitude: strength of ``randaugment``, 0 to 30.
       policy_bugs: repeat the faults of the released policies; see :mod:`policies`.
       cutout: side of a grey square over a random place, in pixels, an even number; 0 for none.
+      erasing: share of the training images with a rectangle of noise over a random place; see :mod:`erasing`.
       resize: ``reference``, the bicubic kernel of the released code; ``bilinear``, TensorFlow 1's kernel of
         this name, which also skips pixels where the image shrinks; or ``fast``, averaged where the image
         shrinks and linear where it grows, in whole levels; see :mod:`fast_decode`.
@@ -49,6 +50,7 @@ class Preprocessing:
     policy_magnitude: float = 10.0
     policy_bugs: bool = False
     cutout: int = 0
+    erasing: float = 0.0
     resize: str = "reference"
     color_offsets: bool = False
     eval_crop: str = "square"

@@ -56,11 +56,11 @@ class ModelSettings(Ranged):
     """The network: its name and what may differ from its published form.
 
     A network lacks some of these features. Their fields must then have the value that means "off": dropout
-    below 0, survival_probability 1, and 0 or False for the fields after ``bn_epsilon``.
+    below 0, survival_probability 1, padding ``same``, and 0 or False for the others after ``bn_epsilon``.
 
     Attributes:
-      name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``resnet50``, ``amoebanet_d``, ``resnet18_cifar``,
-        ``resnet9`` or ``resnet9_whitened``.
+      name: ``b0`` … ``b7``, ``lite0`` … ``lite4``, ``v2_b0`` … ``v2_b3``, ``v2_s``, ``v2_m``, ``v2_l``,
+        ``resnet50``, ``amoebanet_d``, ``resnet18_cifar``, ``resnet9`` or ``resnet9_whitened``.
       dropout: rate before the classifier; below 0 takes the network's.
       survival_probability: stochastic depth at the end of its linear schedule; 1 switches it off.
       bn_momentum: share of the old running statistics that a step keeps.
@@ -72,6 +72,9 @@ class ModelSettings(Ranged):
         trained and kept in checkpoints, and not evaluated or exported.
       recompute: whether the backward pass computes the activations of each block anew from its input instead
         of keeping them: a fraction of the memory, a third more computing, the same numbers but for rounding.
+      padding: pixels that convolutions of stride 2 add to an image: ``same``, as in TensorFlow, more of them
+        after it than before; ``symmetric``, as in PyTorch, as many on both sides. Weights trained with one
+        compute something else with the other.
       dtype: type of convolutions and activations: ``bfloat16``, ``float32``, or ``auto``: bfloat16 on TPU and
         GPU.
     """
@@ -86,6 +89,7 @@ class ModelSettings(Ranged):
     bn_scale: Annotated[float, Range(1e-6, 1000, zero=True)]
     auxiliary_weight: Factor
     recompute: bool = dataclasses.field(metadata=FREE)
+    padding: Annotated[str, Choices(("same", "symmetric"))]
     dtype: Annotated[str, Choices(("auto", "bfloat16", "float32"))] = dataclasses.field(metadata=RESOLVED)
 
     @property
@@ -119,6 +123,8 @@ class DataSettings(Ranged):
       policy_magnitude: strength of these operations, 0 to 30.
       policy_bugs: whether to repeat the faults of the released policies.
       cutout: side of the grey square, in pixels of the output; 0 for none.
+      erasing: share of the training images in which a rectangle of noise, of 2 % to a third of the area,
+        replaces the pixels; 0 for none.
       mixup: α of the Beta distribution of mixup's shares; 0 for none.
       cutmix: α of CutMix's shares; 0 for none. With both, each image draws one of them.
       eval_crop: shape of the crop: ``square``; ``rectangular``; or ``stretched``, the image's own, resized to
@@ -153,6 +159,7 @@ class DataSettings(Ranged):
     policy_magnitude: PolicyMagnitude
     policy_bugs: Annotated[bool, ReadWith("data.policy", ("autoaugment", "randaugment"))]
     cutout: Cutout
+    erasing: Annotated[float, Range(0, 1)]
     mixup: Alpha
     cutmix: Alpha
     eval_crop: Annotated[str, Choices(("square", "rectangular", "stretched"))]

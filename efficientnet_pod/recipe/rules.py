@@ -109,8 +109,10 @@ def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
             f"config.data.eval_crop={data.eval_crop} is for crops; config.data.augment={data.augment} "
             "evaluates whole images; use square, or --config.data.augment=inception_crop"
         )
-    if data.in_memory and (data.augment == "inception_crop" or data.policy != "none" or data.color_offsets):
+    on_the_way = data.policy != "none" or data.color_offsets or data.erasing
+    if data.in_memory and (data.augment == "inception_crop" or on_the_way):
         offsets = " and color_offsets=True" if data.color_offsets else ""
+        offsets += f" and erasing={data.erasing:g}" if data.erasing else ""
         raise UserError(
             "config.data.in_memory=True is for shift and pad_crop_flip without a policy, not for "
             f"config.data.augment={data.augment} with policy={data.policy}{offsets}; "

@@ -9,7 +9,13 @@ from efficientnet_pod.models.titles import TITLES
 from efficientnet_pod.pod.terminal import NOT_KNOWN
 
 NOT_RECORDED, NOT_YET = "not recorded", "not yet"
-_OPTIMIZER_TITLES = {"lars": "LARS", "rmsprop": "RMSProp", "sgd": "SGD"}
+_OPTIMIZER_TITLES = {
+    "adamw": "AdamW",
+    "lamb": "LAMB",
+    "lars": "LARS",
+    "rmsprop": "RMSProp",
+    "sgd": "SGD",
+}
 
 
 def moment(time: datetime | None) -> str:

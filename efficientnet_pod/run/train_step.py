@@ -95,7 +95,7 @@ class TrainStep:
       key: base of all random draws; folded with the step and the replica.
       auxiliary_weight: weight of the second classifier's loss, where the network has one.
       skip_non_finite: where a step is not finite, count it and go on; else halt.
-      trust_ratios: of the optimizer's update, given gradients and parameters.
+      trust_ratios: of the optimizer's update, given gradients, parameters and the optimizer's state.
       mixup: see :func:`mixing.mix`; 0 for none.
       cutmix: likewise.
       normalise: levels of 0..255 → what the network takes.
@@ -114,7 +114,7 @@ class TrainStep:
     cutmix: float = 0.0
     auxiliary_weight: float = 0.0
     skip_non_finite: bool = False
-    trust_ratios: Callable[[PyTree, PyTree], jax.Array | None] = lambda gradients, params: None
+    trust_ratios: Callable[[PyTree, PyTree, PyTree], jax.Array | None] = lambda *_: None
     normalise: Callable[[jax.Array], jax.Array] = normalise
     trainable: Callable[[PyTree], PyTree] = lambda params: params
     statistics: Callable[[PyTree, PyTree], PyTree] = lambda new, old: new
@@ -261,7 +261,7 @@ class TrainStep:
         with jax.named_scope("optimizer"):
             clocked = _with_count(state.opt_state, state.step)
             updates, opt_state = self.optimizer.update(gradients, clocked, state.params)
-            ratios = self.trust_ratios(gradients, state.params)
+            ratios = self.trust_ratios(gradients, state.params, clocked)
             params = optax.apply_updates(state.params, updates)
         with jax.named_scope("statistics"):
             batch_stats = self.statistics(lax.pmean(batch_stats, BN_GROUP), state.batch_stats)
@@ -311,10 +311,14 @@ def _together(array: jax.Array) -> jax.Array:
 def _with_count(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
     """Returns the optimizer's state whose count, which the learning rate goes by, is the run's.
 
-    Its own count leaves out the steps that were skipped.
+    Its own count leaves out the steps that were skipped. So does that of Adam's moments, which stays: they
+    have seen as many gradients.
     """
-    counts = (jax.tree_util.GetAttrKey("count"),)
-    return jax.tree_util.tree_map_with_path(lambda p, leaf: step if p[-1:] == counts else leaf, opt_state)
+    return jax.tree.map(
+        lambda part: part._replace(count=step) if isinstance(part, optax.ScaleByScheduleState) else part,
+        opt_state,
+        is_leaf=lambda part: isinstance(part, optax.ScaleByScheduleState),
+    )
 
 
 def _all_finite(tree: PyTree) -> jax.Array:

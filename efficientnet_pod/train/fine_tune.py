@@ -81,6 +81,7 @@ def _config(folder: str, weights: str, fields: Mapping[str, Any]) -> dict[str, A
         "data.mean_rgb": trained.mean_rgb,
         "data.stddev_rgb": trained.stddev_rgb,
         "model.bn_epsilon": trained.bn_epsilon,
+        "model.padding": trained.padding,
     }
     config = with_fields(config_of("finetune", trained.network), of_weights | dict(fields))
     if "cpu_replicas" not in fields:

@@ -91,9 +91,15 @@ def _require_alike(trained: Trained, recipe: Recipe) -> None:
         weight = recipe.model.auxiliary_weight
         raise refuse("comes without the second classifier", "model.auxiliary_weight", weight, 0)
     settings = settings_of(recipe)
-    for name, value in trained.settings.items():
-        if name in settings and not math.isclose(settings[name], value, rel_tol=1e-6, abs_tol=1e-12):
+    for name, value in ({"padding": "same"} | dict(trained.settings)).items():
+        if name in settings and not _equal(settings[name], value):
             raise refuse(f"was trained with {name}={value}", f"model.{name}", settings[name], value)
+
+
+def _equal(ours: Any, theirs: Any) -> bool:
+    if isinstance(ours, str):
+        return ours == theirs
+    return math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-12)
 
 
 def _other_crop(trained: Trained, recipe: Recipe) -> list[str]:

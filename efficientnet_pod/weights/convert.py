@@ -21,6 +21,7 @@ from efficientnet_pod.weights.trained import (
     Trained,
     default_epsilon,
     image_constants,
+    published_view,
     untrained,
 )
 from efficientnet_pod.workdir.checkpoints.commit import leaves_of
@@ -95,9 +96,11 @@ def convert(
     """
     refuse_lookalikes(foreign)
     stated = stated_network(foreign)
-    if network and stated and network != stated:
-        raise UserError(f"'{foreign.path}' says that it is {stated}, not {network}; give --model={stated}")
-    name, match = _choose(foreign, network or stated)
+    if network and stated and network != stated.network:
+        raise UserError(
+            f"'{foreign.path}' says that it is {stated.network}, not {network}; give --model={stated.network}"
+        )
+    name, match = _choose(foreign, network or (stated and stated.network))
     if image_size:
         network_named(name).require_size(image_size, "image-size")
     size = num_classes or match.num_classes
@@ -106,7 +109,9 @@ def convert(
     is_new = size != match.num_classes
     about, ours = foreign.about, foreign.about.get("ours") or {}
     settings = dict(ours.get("settings") or {})
-    settings["bn_epsilon"] = float(about.get("bn_epsilon", settings.get("bn_epsilon", default_epsilon(name))))
+    padding = settings.setdefault("padding", stated.padding if stated else "same")
+    epsilon = settings.get("bn_epsilon", default_epsilon(name, padding))
+    settings["bn_epsilon"] = float(about.get("bn_epsilon", epsilon))
     origin = {
         "source": foreign.path,
         "sha256": foreign.sha256,
@@ -127,7 +132,9 @@ def convert(
         image_size=int(next(filter(None, sizes))),
         mean_rgb=tuple(about.get("mean", mean)),
         stddev_rgb=tuple(about.get("std", std)),
-        view=about.get("view", ours.get("view", CENTRE)),
+        view=about.get(
+            "view", ours.get("view", CENTRE if "eval_crop_share" in about else published_view(name))
+        ),
         resize=_resize_of(ours.get("resize"), about.get("resize")),
         exif=ours.get("exif", "ignored"),
         eval_crop_share=about.get("eval_crop_share", EVAL_CROP_SHARE),

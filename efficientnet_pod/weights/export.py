@@ -17,13 +17,13 @@ from efficientnet_pod.weights.model_card import CardFile, Published, model_card
 from efficientnet_pod.weights.trained import Trained
 from efficientnet_pod.workdir.files import cannot_write
 
-# What `--to` takes. In their code {folder}, {network}, {classes} and {size} stand for values.
+# What `--to` takes. In their code {folder}, {keras}, {classes} and {size} stand for values.
 FORMATS = {
     "safetensors": CardFile(WEIGHTS, "weights in timm's names, with config.json; import reads it"),
     "keras": CardFile(
         "model.weights.h5",
         "weights for keras.applications",
-        "import keras\n\nmodel = keras.applications.EfficientNet{network}(\n    weights=None, "
+        "import keras\n\nmodel = keras.applications.{keras}(\n    weights=None, "
         "classes={classes}, input_shape=({size}, {size}, 3)\n)\n"
         'model.load_weights("{folder}/model.weights.h5")  # takes pixels of 0..255, gives probabilities',
     ),
@@ -98,7 +98,7 @@ def export(
 def _files(trained: Trained, folder: Path, out: Path) -> list[CardFile]:
     values = {
         "folder": out.resolve().name,  # where it lies is nobody's business elsewhere
-        "network": trained.network.upper(),
+        "keras": trained.title.replace("-", ""),
         "classes": trained.num_classes,
         "size": trained.image_size,
     }

@@ -12,19 +12,10 @@ from efficientnet_pod.weights.convert import layout_for
 from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
 from efficientnet_pod.weights.formats.safetensors_file import write_safetensors
 from efficientnet_pod.weights.layouts import TIMM
+from efficientnet_pod.weights.timm_config import architecture
 from efficientnet_pod.weights.trained import CENTRE, INTERPOLATIONS, WHOLE, Trained, default_epsilon
 from efficientnet_pod.workdir.files import cannot_write, is_remote, require_output, write_whole
 from efficientnet_pod.workdir.values import to_json
-
-
-def architecture(network: str, bn_epsilon: float | None = None) -> str | None:
-    """Returns timm's name of a network; None if timm has none that computes the same.
-
-    ``bn_epsilon`` is that of the weights; None: the published one.
-    """
-    if network == "resnet50":  # timm's takes no other epsilon
-        return network if bn_epsilon in (None, default_epsilon(network)) else None
-    return f"tf_efficientnet_{network}" if network[:1] == "b" or network.startswith("lite") else None
 
 
 def write_folder(trained: Trained, folder: Path) -> None:
@@ -90,7 +81,8 @@ def public_name(source: str) -> str:
 
 def _config(trained: Trained) -> dict[str, Any]:
     """Returns ``config.json``: timm's fields, and ours under ``efficientnet_pod``."""
-    size, name = trained.image_size, architecture(trained.network, trained.bn_epsilon)
+    size = trained.image_size
+    name = architecture(trained.network, trained.bn_epsilon, padding=trained.padding)
     # The first convolution and the classifier, as timm calls them.
     ends = ("conv1", "fc") if trained.network == "resnet50" else ("conv_stem", "classifier")
     config: dict[str, Any] = {"architecture": name} if name else {}
@@ -114,7 +106,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             "view": trained.view,
             "resize": trained.resize,
             "exif": trained.exif,
-            "settings": {**trained.settings, "bn_epsilon": trained.bn_epsilon},
+            "settings": {**trained.settings, "bn_epsilon": trained.bn_epsilon, "padding": trained.padding},
             "origin": {
                 name: public_name(str(fact)) if name == "source" else fact
                 for name, fact in trained.origin.items()
@@ -122,7 +114,7 @@ def _config(trained: Trained) -> dict[str, Any]:
             },
         },
     }
-    if name and trained.bn_epsilon != default_epsilon(trained.network):
+    if name and trained.bn_epsilon != default_epsilon(trained.network, trained.padding):
         config["model_args"] = {"bn_eps": trained.bn_epsilon}
     if trained.class_names:
         config["label_names"] = list(trained.class_names)

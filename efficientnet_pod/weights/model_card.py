@@ -11,7 +11,8 @@ from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.report.head import head_of
 from efficientnet_pod.report.records import RunRecords, read_run_records
 from efficientnet_pod.report.side_by_side import run_of
-from efficientnet_pod.weights.folder import architecture, public_name
+from efficientnet_pod.weights.folder import public_name
+from efficientnet_pod.weights.timm_config import architecture
 from efficientnet_pod.weights.trained import Trained
 from efficientnet_pod.workdir.values import dig, flatten, list_of, table_of
 
@@ -77,7 +78,7 @@ def model_card(
         name=name,
         license=published.license or trained.origin.get("license") or "unknown",
         base_model=published.base_model or trained.origin.get("base_model"),
-        architecture=architecture(trained.network, trained.bn_epsilon),
+        architecture=architecture(trained.network, trained.bn_epsilon, padding=trained.padding),
         parameters=trained.num_parameters,
         tags=["image-classification", "jax", "efficientnet-pod", trained.network],
         datasets=_datasets(records, published.dataset_name),

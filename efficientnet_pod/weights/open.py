@@ -89,4 +89,5 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """Returns the fields of ``config.model`` that change what a network computes in evaluation."""
-    return {"bn_epsilon": recipe.model.bn_epsilon, "bn_scale": recipe.model.bn_scale}
+    names = ("bn_epsilon", "bn_scale", "padding")
+    return {name: getattr(recipe.model, name) for name in names}

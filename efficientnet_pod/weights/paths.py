@@ -18,6 +18,7 @@ class Block(NamedTuple):
       place: place in the stage, from 0.
       number: place in the network, from 0.
       is_expanded: whether it begins with an expansion.
+      is_fused: whether one dense convolution does the work of a depthwise one.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Block(NamedTuple):
     place: int
     number: int
     is_expanded: bool
+    is_fused: bool
 
 
 def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,10 +44,14 @@ def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def located(paths: Iterable[str]) -> Iterator[tuple[str, Block | None, str, str]]:
     """Yields each path with its block, layer and leaf; the block is None outside the blocks."""
     places = {path: split(path) for path in paths}
-    expanded = {block for block, layer, _ in places.values() if layer == "expand_conv"}
+    expanded, projected, depthwise = (
+        {block for block, layer, _ in places.values() if layer == name}
+        for name in ("expand_conv", "project_conv", "depthwise_conv")
+    )
+    fused = projected - depthwise
     names = {block for block, *_ in places.values() if re.fullmatch(r"block\d[a-z]", block)}
     blocks = {
-        name: Block(name, int(name[5]), ord(name[-1]) - ord("a"), number, name in expanded)
+        name: Block(name, int(name[5]), ord(name[-1]) - ord("a"), number, name in expanded, name in fused)
         for number, name in enumerate(sorted(names))
     }
     for path, (block, layer, leaf) in places.items():

@@ -1,4 +1,7 @@
-"""timm's ``config.json``: facts about the network, its images and classes, checked; and those not kept."""
+"""timm's names of our networks, and its ``config.json``.
+
+Facts about the network, its images and classes are checked; those that are not kept are warned of.
+"""
 
 import json
 import math
@@ -8,8 +11,29 @@ from typing import Any
 
 from efficientnet_pod.data.class_names import fault_of
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.models.registry import NETWORKS
 from efficientnet_pod.weights.foreign import CONFIG, WEIGHTS
-from efficientnet_pod.weights.trained import CENTRE, INTERPOLATIONS, STRETCHED, WHOLE
+from efficientnet_pod.weights.trained import CENTRE, INTERPOLATIONS, STRETCHED, WHOLE, default_epsilon
+
+# timm's networks with PyTorch's padding, by our names; its efficientnetv2_b* do not exist.
+SYMMETRIC = {
+    **{name: f"efficientnet_{name}" for name in NETWORKS if name[:1] == "b" or name.startswith("lite")},
+    **{name: f"efficientnet{name}" for name in ("v2_s", "v2_m", "v2_l")},
+}
+
+
+def architecture(network: str, bn_epsilon: float | None = None, *, padding: str = "same") -> str | None:
+    """Returns timm's name of a network; None if timm has none that computes the same.
+
+    ``bn_epsilon`` and ``padding`` are those of the weights; None: the published epsilon.
+    """
+    if network == "resnet50":  # timm's takes no other epsilon
+        return network if bn_epsilon in (None, default_epsilon(network)) else None
+    if padding == "symmetric":
+        return SYMMETRIC.get(network)
+    if network.startswith("v2_"):
+        return f"tf_efficientnet{network}"
+    return f"tf_efficientnet_{network}" if network[:1] == "b" or network.startswith("lite") else None
 
 
 def about_folder(folder: Path) -> dict[str, Any]:

@@ -93,7 +93,12 @@ class Trained:
     @property
     def bn_epsilon(self) -> float:
         """Number that batch norm adds to variances."""
-        return float(self.settings.get("bn_epsilon", default_epsilon(self.network)))
+        return float(self.settings.get("bn_epsilon", default_epsilon(self.network, self.padding)))
+
+    @property
+    def padding(self) -> str:
+        """``same`` or ``symmetric``, see :class:`.ModelSettings`."""
+        return str(self.settings.get("padding", "same"))
 
     @property
     def model(self) -> Model:
@@ -154,16 +159,28 @@ def view_of(data: DataSettings) -> str:
 def image_constants(network: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the published ``mean_rgb`` and ``stddev_rgb`` of a network, for pixels in 0..1.
 
-    Source: tensorflow/tpu, efficientnet_builder.py and, for Lite, efficientnet_lite_builder.py; torchvision.
+    Source: tensorflow/tpu, efficientnet_builder.py and, for Lite, efficientnet_lite_builder.py; google/automl
+    efficientnetv2, preprocessing.py, where B0 to B3 see what the first version sees; torchvision.
     """
     if network.startswith("lite"):
         return (127 / 255,) * 3, (128 / 255,) * 3
+    if network in ("v2_s", "v2_m", "v2_l"):
+        return (128 / 255,) * 3, (128 / 255,) * 3
     return MEAN_RGB, STDDEV_RGB
 
 
-def default_epsilon(network: str) -> float:
-    """Returns the published epsilon of a network's batch norms."""
-    return network_named(network).bn_epsilon
+def published_view(network: str) -> str:
+    """Returns the part of a photograph that a network was published with.
+
+    EfficientNetV2-S, M and L see all of it, resized to a square. Source: google/automl efficientnetv2,
+    preprocessing.py: no crop from 320 pixels on.
+    """
+    return WHOLE if network in ("v2_s", "v2_m", "v2_l") else CENTRE
+
+
+def default_epsilon(network: str, padding: str = "same") -> float:
+    """Returns the published epsilon of a network's batch norms; with symmetric padding, PyTorch's."""
+    return 1e-5 if padding == "symmetric" else network_named(network).bn_epsilon
 
 
 def untrained(network: str, num_classes: int, settings: Mapping[str, Any] | None = None) -> Model:

@@ -1,4 +1,4 @@
-"""The LARS trust ratio of each tensor in the course of a run: written to a file, read back, summarised."""
+"""The trust ratio of each tensor in the course of a run: written to a file, read back, summarised."""
 
 import math
 import re

@@ -64,14 +64,14 @@ def test_depthwise_equals_xla_over_many_blocks(strides, monkeypatch):
     _assert_equals_xla(depthwise_conv2d, [_operands(depthwise_conv2d, shape, 3) for shape in shapes], strides)
 
 
-@pytest.mark.parametrize("taps", [3, 7])
-def test_padding_alike_on_both_sides_equals_xla(taps):
-    cases = [_operands(conv2d, (2, *size, 6), taps) for size in [(7, 4), (2, 9)]]
+@pytest.mark.parametrize(("convolution", "taps"), [(conv2d, 3), (conv2d, 7), (depthwise_conv2d, 5)])
+def test_padding_alike_on_both_sides_equals_xla(convolution, taps):
+    cases = [_operands(convolution, (2, *size, 6), taps) for size in [(7, 4), (2, 9)]]
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def both(cases):
         pads = [(taps // 2, taps // 2)] * 2
-        ours = partial(conv2d, padding="ALIKE")
+        ours = partial(convolution, padding="SYMMETRIC")
         theirs = partial(_reference, padding=pads)
         return [
             tuple(_value_and_gradients(function, *case, strides) for function in (ours, theirs))
@@ -173,7 +173,8 @@ def test_gradients_over_replicas_equal_one_device(convolution):
     [
         (conv2d, _reference),
         (depthwise_conv2d, _reference),
-        (partial(conv2d, padding="ALIKE"), partial(_reference, padding=((1, 1), (1, 1)))),
+        (partial(conv2d, padding="SYMMETRIC"), partial(_reference, padding=((1, 1), (1, 1)))),
+        (partial(depthwise_conv2d, padding="SYMMETRIC"), partial(_reference, padding=((1, 1), (1, 1)))),
     ],
 )
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

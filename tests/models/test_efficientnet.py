@@ -30,6 +30,14 @@ PARAMETERS = {
     "lite2": 6_092_072,
     "lite3": 8_197_096,
     "lite4": 13_006_568,
+    # keras.applications 3.15, trainable; timm's tf_efficientnetv2_b0 … l have as many
+    "v2_b0": 7_139_704,
+    "v2_b1": 8_141_052,
+    "v2_b2": 10_096_086,
+    "v2_b3": 14_358_406,
+    "v2_s": 21_458_488,
+    "v2_m": 54_139_356,
+    "v2_l": 118_515_272,
 }
 
 
@@ -58,6 +66,31 @@ def test_logits_equal_keras(name):
     expected = np.asarray(twin(pixels, training=False))
     logits = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, pixels / 255)
     assert_same_logits(logits, expected)
+
+
+# Small images: a network of one kernel size sees at 96 pixels all that it computes at 384.
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("v2_b0", 96),
+        *(pytest.param(name, 96, marks=pytest.mark.long) for name in ("v2_b1", "v2_b2", "v2_m", "v2_l")),
+        *(pytest.param(name, 101, marks=pytest.mark.long) for name in ("v2_b3", "v2_s")),
+    ],
+)
+def test_logits_of_v2_equal_keras(name, size):
+    keras = pytest.importorskip("keras")
+    twin = getattr(keras.applications, f"EfficientNetV2{name[3:].upper()}")(
+        weights=None,
+        input_shape=(size, size, 3),
+        include_preprocessing=False,
+        classifier_activation=None,
+    )
+    pixels = np.random.default_rng(2).normal(size=(4, size, size, 3)).astype(np.float32)
+    randomise(twin, pixels, seed=1)
+    model = create_network(name, num_classes=1000)
+    variables = convert(twin, abstract_variables(model, 64))
+    expected = np.asarray(twin(pixels, training=False))
+    assert_same_logits(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, pixels), expected)
 
 
 def test_survival_probabilities_fall_linearly():

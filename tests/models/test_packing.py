@@ -56,10 +56,11 @@ def test_a_block_diagonal_kernel_does_to_each_image_what_the_kernel_does(size, k
 
 
 @pytest.mark.parametrize("pack", [1, 4])
-def test_the_kernel_of_row_pairs_does_what_the_kernel_does(pack):
+@pytest.mark.parametrize(("padding", "pads"), [("SAME", "SAME"), ("SYMMETRIC", ((1, 1), (1, 1)))])
+def test_the_kernel_of_row_pairs_does_what_the_kernel_does(pack, padding, pads):
     x, kernel = jnp.asarray(images(8, 6, 3)), jnp.asarray(images(3, 3, 15, 1))
-    plain = lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    found = repack(conv_of_row_pairs(rows_in_pairs(x, pack), kernel, pack), pack, 1)
+    plain = lax.conv_general_dilated(x, kernel, (2, 2), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    found = repack(conv_of_row_pairs(rows_in_pairs(x, pack), kernel, pack, padding=padding), pack, 1)
     np.testing.assert_allclose(found, plain, atol=1e-5)
 
 
@@ -77,17 +78,23 @@ def test_images_that_would_fill_the_lanes_stay_side_by_side_for_two_more_stages(
 
 # Of four stages, so that the last one is met unpacked, or less packed; with an odd size in it.
 LEAVES = (*STAGES[:1], Stage(3, 2, 24, 6, 2), Stage(5, 1, 40, 6, 2), Stage(3, 1, 40, 6, 1))
+FUSED = (Stage(3, 2, 16, 1, 1, fused=True), Stage(3, 2, 24, 4, 2, fused=True), Stage(3, 2, 40, 4, 2))
 STAYS = (*STAGES[:1], Stage(3, 1, 24, 6, 2), Stage(5, 1, 40, 6, 2), Stage(3, 2, 40, 6, 1))
 
 
 @pytest.mark.parametrize(
-    ("stages", "size", "count"),
-    [(LEAVES, 36, 32), (STAGES[:1], 33, 32), (STAYS, 18, 128)],
-    ids=["four stages", "odd", "lanes full of images"],
+    ("stages", "size", "count", "padding"),
+    [
+        (LEAVES, 36, 32, "same"),
+        (STAGES[:1], 33, 32, "same"),
+        (STAYS, 18, 128, "same"),
+        (FUSED, 34, 32, "symmetric"),
+    ],
+    ids=["four stages", "odd", "lanes full of images", "fused, symmetric"],
 )
-def test_a_packed_network_trains_like_the_plain_one(stages, size, count):
+def test_a_packed_network_trains_like_the_plain_one(stages, size, count, padding):
     """Logits, running statistics and gradients, with the masks of dropout and stochastic depth."""
-    options = {"dropout": 0.2, "survival_probability": 0.5, "bn_axis": None}
+    options = {"dropout": 0.2, "survival_probability": 0.5, "bn_axis": None, "padding": padding}
     plain, packed = (tiny_model(**options, packed=packed).clone(stages=stages) for packed in (False, True))
     data = batch(count, size=size)
     x = jnp.asarray(data["image"] / 57)

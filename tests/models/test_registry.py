@@ -44,7 +44,7 @@ def test_every_setting_is_a_field_of_the_recipe_and_of_the_network():
         model = create_network(
             name, num_classes=10, dtype="float32", bn_axis=None, packed=True, settings=settings
         )
-        assert getattr(model, "packed", False) == network.packs == name.startswith(("b", "lite"))
+        assert getattr(model, "packed", False) == network.packs == name.startswith(("b", "lite", "v2"))
 
 
 @pytest.mark.parametrize(

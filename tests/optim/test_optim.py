@@ -1,4 +1,4 @@
-"""Fifty steps of LARS against its formula in float64, of RMSProp and SGD against TensorFlow's own."""
+"""Fifty steps of LARS, AdamW and LAMB against their formulas in float64, of the others against TensorFlow."""
 
 import functools
 
@@ -8,31 +8,22 @@ import numpy as np
 import optax
 import pytest
 import tensorflow as tf
+import torch_adamw
 from jax.sharding import PartitionSpec as P
+from torch_adamw import DATA, RATES, STEPS
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.optim import masks
+from efficientnet_pod.optim.adamw import AdamW
+from efficientnet_pod.optim.lamb import Lamb
 from efficientnet_pod.optim.lars import Lars
 from efficientnet_pod.optim.optimizers import OPTIMIZERS, treatment
 from efficientnet_pod.optim.rmsprop import RmsProp
 from efficientnet_pod.optim.sgd import Sgd
 
-SHAPES = {
-    ("stem_conv", "kernel"): (3, 3, 3, 8),
-    ("stem_bn", "scale"): (8,),
-    ("stem_bn", "bias"): (8,),
-    ("se_reduce", "kernel"): (1, 1, 8, 2),
-    ("se_reduce", "bias"): (2,),
-    ("classifier", "kernel"): (8, 5),
-    ("classifier", "bias"): (5,),
-    ("dead_conv", "kernel"): (1, 1, 8, 4),
-    ("zero_conv", "kernel"): (1, 1, 4, 4),
-}
+SHAPES = {tuple(name.split("/")): shape for name, shape in torch_adamw.SHAPES.items()}
 KERNELS = {path for path in SHAPES if path[1] == "kernel"}
 NORMS = {path for path in SHAPES if path[0] == "stem_bn"}
-STEPS = 50
-# Warm-up from 0, then decay: a rate that changes each step tells inside the momentum buffer from outside.
-RATES = np.concatenate([np.linspace(0, 2, 10, endpoint=False), 2 * np.linspace(1, 0.05, 40) ** 2])
 
 
 def table(step):
@@ -46,24 +37,18 @@ def tree(leaves):
     return nested
 
 
+def by_path(leaves):
+    return {tuple(name.split("/")): leaf for name, leaf in leaves.items()}
+
+
 def initial_weights():
     """Returns float32 leaves by path; biases and one kernel are zero, scales are one."""
-    rng = np.random.default_rng(0)
-    weights = {path: 0.3 * rng.standard_normal(shape) for path, shape in SHAPES.items()}
-    for path in SHAPES:
-        if path[1] == "bias" or path[0] == "zero_conv":
-            weights[path] = np.zeros(SHAPES[path])
-        if path[1] == "scale":
-            weights[path] = np.ones(SHAPES[path])
-    return {path: np.float32(value) for path, value in weights.items()}
+    return by_path(torch_adamw.initial_weights())
 
 
 def gradients(step):
     """Returns float32 leaves by path; the dead kernel's gradient is zero at every third step."""
-    rng = np.random.default_rng(1000 + step)
-    leaves = {path: np.float32(0.02 * rng.standard_normal(shape)) for path, shape in SHAPES.items()}
-    leaves["dead_conv", "kernel"] *= np.float32(step % 3 != 0)
-    return leaves
+    return by_path(torch_adamw.gradients(step))
 
 
 def follow(optimizer):
@@ -170,15 +155,95 @@ def test_trust_ratios_are_those_of_the_formula_in_tree_order():
         w_norm, g_norm = np.sqrt(np.sum(w * w)), np.sqrt(np.sum(g * g))
         divisor = g_norm + hyper.weight_decay * w_norm + hyper.epsilon
         expected.append(hyper.trust_coefficient * w_norm / divisor if w_norm > 0 and g_norm > 0 else 1.0)
-    found = jax.jit(hyper.trust_ratios)(tree(grads), tree(weights))
+    found = jax.jit(hyper.trust_ratios)(tree(grads), tree(weights), None)
     assert found.dtype == jnp.float32 and set(names) == {"/".join(path) for path in KERNELS}
     assert expected.count(1.0) == 2
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("hyper", [RmsProp(), Sgd()])
+@pytest.mark.parametrize("hyper", [RmsProp(), Sgd(), AdamW()])
 def test_other_optimizers_have_no_trust_ratios(hyper):
-    assert hyper.trust_ratios(tree(gradients(0)), tree(initial_weights())) is None
+    assert hyper.trust_ratios(tree(gradients(0)), tree(initial_weights()), None) is None
+
+
+def adam_in_numpy(hyper, *, trust):
+    """Returns weights and trust ratios by the formulas in float64, one tensor and one step at a time."""
+    weights = {path: value.astype(np.float64) for path, value in initial_weights().items()}
+    moments = {path: (np.zeros(shape), np.zeros(shape)) for path, shape in SHAPES.items()}
+    trajectory, ratios = [], []
+    for step in range(STEPS):
+        ratios.append({})
+        for path, g32 in gradients(step).items():
+            w, g = weights[path], g32.astype(np.float64)
+            m, s = moments[path]
+            m, s = hyper.beta1 * m + (1 - hyper.beta1) * g, hyper.beta2 * s + (1 - hyper.beta2) * g * g
+            moments[path] = m, s
+            k = step + 1
+            u = m / (1 - hyper.beta1**k) / (np.sqrt(s / (1 - hyper.beta2**k)) + hyper.epsilon)
+            ratio = 1.0
+            if path in KERNELS:
+                u = u + hyper.weight_decay * w
+                norms = np.linalg.norm(w.ravel()), np.linalg.norm(u.ravel())
+                ratios[-1][path] = norms[0] / norms[1] if min(norms) > 0 else 1.0
+                ratio = ratios[-1][path] if trust else 1.0
+            weights[path] = w - 0.01 * RATES[step] * ratio * u
+        trajectory.append(dict(weights))
+    return trajectory, ratios
+
+
+def small_rates(step):
+    return 0.01 * table(step)
+
+
+@pytest.mark.parametrize("hyper", [AdamW(), AdamW(beta1=0.6, beta2=0.995, epsilon=1e-3, weight_decay=0.5)])
+def test_adamw_follows_its_formula_and_optax(hyper):
+    ours = follow(hyper.transformation(small_rates, tree(initial_weights())))
+    assert_same_trajectory(ours, adam_in_numpy(hyper, trust=False)[0])
+    kernels = masks.where(masks.KERNELS, tree(initial_weights()))
+    numbers = dict(b1=hyper.beta1, b2=hyper.beta2, eps=hyper.epsilon, weight_decay=hyper.weight_decay)
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = follow(optax.adamw(small_rates, **numbers, mask=kernels))
+    assert_same_trajectory(ours, theirs, rtol=1e-6)
+
+
+def test_adamw_follows_pytorch():
+    """Its numbers are kept in a file: PyTorch is not here. tests/references/torch_adamw.py writes it."""
+    hyper, kept = AdamW(beta1=0.6, beta2=0.995, weight_decay=0.5), np.load(DATA / "torch_adamw.npz")
+    ours = follow(hyper.transformation(small_rates, tree(initial_weights())))
+    for path in SHAPES:
+        np.testing.assert_allclose(
+            np.stack([each[path] for each in ours]), kept["/".join(path)], 1e-5, 5e-6, err_msg=f"{path}"
+        )
+
+
+@pytest.mark.parametrize("hyper", [Lamb(), Lamb(beta1=0.8, beta2=0.99, epsilon=1e-3, weight_decay=0.5)])
+def test_lamb_follows_its_formula_and_optax(hyper):
+    params = tree(initial_weights())
+    ours = follow(hyper.transformation(small_rates, params))
+    assert_same_trajectory(ours, adam_in_numpy(hyper, trust=True)[0])
+    # Alone, Optax adapts every tensor; of the kernels it is told to decay the same.
+    numbers = dict(b1=hyper.beta1, b2=hyper.beta2, eps=hyper.epsilon, weight_decay=hyper.weight_decay)
+    with jax.numpy_dtype_promotion("standard"):
+        theirs = follow(optax.lamb(small_rates, **numbers, mask=masks.where(masks.KERNELS, params)))
+    for a, b in zip(ours, theirs, strict=True):
+        for path in KERNELS:
+            np.testing.assert_allclose(a[path], b[path], 1e-5, 5e-6, err_msg=f"{path}")
+
+
+def test_lamb_says_its_trust_ratios():
+    hyper, params = Lamb(weight_decay=0.5), jax.tree.map(jnp.asarray, tree(initial_weights()))
+    optimizer = hyper.transformation(small_rates, params)
+    state = optimizer.init(params)
+    names = [tuple(entry.path.split("/")) for entry in treatment(hyper, params) if entry.adapted]
+    for step in range(3):
+        grads = tree(gradients(step))
+        found = jax.jit(hyper.trust_ratios)(grads, params, state)
+        expected = adam_in_numpy(hyper, trust=True)[1][step]
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, [expected[name] for name in names], rtol=1e-5)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert len({float(ratio) for ratio in found}) > 3
 
 
 def test_lars_refuses_to_work_without_parameters():
@@ -238,7 +303,7 @@ def test_sgd_follows_tensorflow(hyper):
     assert_same_trajectory(ours, theirs)
 
 
-EVERY = [Lars(0.236), RmsProp(), Sgd()]
+EVERY = [Lars(0.236), RmsProp(), Sgd(), AdamW(), Lamb()]
 
 
 @pytest.mark.parametrize("hyper", EVERY)
@@ -274,7 +339,10 @@ def test_an_update_on_eight_replicas_is_that_of_one(hyper):
 
 @pytest.mark.parametrize("hyper", [*EVERY, Lars(0.236, weight_decay=0), Sgd(l2=0), Sgd(l2_everywhere=True)])
 def test_treatment_is_what_the_update_does(hyper):
-    """Without a gradient only decay moves a tensor; the trust ratio makes the gradient's scale cancel."""
+    """Without a gradient only decay moves a tensor; the trust ratio makes the gradient's scale cancel.
+
+    That of Adam cancels anyway: there the update of an adapted tensor is as large as the tensor.
+    """
     rng = np.random.default_rng(3)
     params = tree({path: np.float32(1 + rng.random(shape)) for path, shape in SHAPES.items()})
     optimizer = hyper.transformation(lambda _: jnp.float32(1.0), params)
@@ -293,7 +361,11 @@ def test_treatment_is_what_the_update_does(hyper):
         without, once, twice = updates[module][leaf]
         assert decayed == bool(np.any(without)), path
         # The decay, 1e-5 of the weight, does not scale with the gradient.
-        assert adapted == np.allclose(once, twice, rtol=1e-3), path
+        if isinstance(hyper, AdamW):
+            norms = np.linalg.norm(once.ravel()), np.linalg.norm(params[module][leaf].ravel())
+            assert adapted == np.isclose(*norms, rtol=1e-3), path
+        else:
+            assert adapted == np.allclose(once, twice, rtol=1e-3), path
 
 
 def test_treatment_needs_only_shapes():
@@ -311,8 +383,9 @@ def test_treatment_needs_only_shapes():
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("momentum", [1.0, -0.1, float("nan")])
 def test_a_momentum_out_of_range_is_refused_in_one_line(name, momentum):
-    with pytest.raises(UserError, match=f"config.optimizer.{name}.momentum={momentum} must be"):
-        OPTIMIZERS[name](lr_per_256=0.1, momentum=momentum)
+    field = "beta1" if issubclass(OPTIMIZERS[name], AdamW) else "momentum"
+    with pytest.raises(UserError, match=f"config.optimizer.{name}.{field}={momentum} must be"):
+        OPTIMIZERS[name](lr_per_256=0.1, **{field: momentum})
 
 
 @pytest.mark.parametrize(

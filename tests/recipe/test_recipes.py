@@ -29,7 +29,11 @@ PUBLISHED = {
     "imagenet.py:b7": (128, 4096, 109_475, 0.256, 256),
     "imagenet.py:b0,released": (32, 4096, 109_475, 0.256, 1024),
     "imagenet.py:b5,randaugment": (128, 4096, 109_475, 0.256, 256),
+    "imagenet.py:b0,ra4": (8, 4096, 1_126_026, 0.002, 512),
     "progressive.py": (32, 4096, 109_475, 0.256, 128),
+    "imagenet_v2.py:b3": (32, 4096, 109_475, 0.256, 1024),
+    "imagenet_v2.py:s": (32, 4096, 109_475, 0.256, 1024),
+    "imagenet_v2.py:l": (32, 4096, 109_475, 0.256, 1024),
     "b0_gpu.py": (1, 4096, 109_475, 0.256, 4096),
     "b0_gpu.py:fast": (1, 4096, 109_475, 0.256, 4096),
     "imagenet18.py:1": (8, 4096, None, 1.0, 512),
@@ -54,7 +58,9 @@ PUBLISHED = {
 }
 
 
-RECALLED = ("imagenet.py:b5,randaugment", "resnet50.py:cutmix", "resnet50.py:mixup")
+RECALLED = (
+    "imagenet.py:b0,ra4", "imagenet.py:b5,randaugment", "imagenet_v2.py:s", "resnet50.py:cutmix", "resnet50.py:mixup",
+)  # fmt: skip
 OURS = ("digits", "b0_gpu", "finetune")  # reproduce nothing that was published
 
 

@@ -1,4 +1,4 @@
-"""Random weights for keras.applications' EfficientNet, and the same weights as our variables."""
+"""Random weights for keras.applications' EfficientNets, V2 too, and the same weights as our variables."""
 
 import numpy as np
 
@@ -13,6 +13,7 @@ BLOCK_LAYERS = {
     "project_conv": "project_conv",
     "project_bn": "project_bn",
 }
+DEPTHWISE_OF_V2 = "dwconv2"
 OUTER_LAYERS = {"head_conv": "top_conv", "head_bn": "top_bn", "classifier": "predictions"}
 BN_LEAVES = {"scale": 0, "bias": 1, "mean": 2, "var": 3}
 
@@ -45,6 +46,8 @@ def convert(model, variables) -> dict:
         *outer, module, name = names
         if outer:
             layer = f"{outer[0]}_{BLOCK_LAYERS[module]}"
+            if module == "depthwise_conv" and layer not in layers:
+                layer = f"{outer[0]}_{DEPTHWISE_OF_V2}"
         else:
             layer = OUTER_LAYERS.get(module, module)
         weights = layers[layer]

@@ -17,13 +17,14 @@ from tiny import tiny_model as three_blocks
 from efficientnet_pod.models.amoebanet import AUXILIARY_LOGITS
 from efficientnet_pod.models.initial import initial_variables
 from efficientnet_pod.models.inputs import normalise
+from efficientnet_pod.optim.adamw import AdamW
 from efficientnet_pod.optim.lars import Lars
 from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_halted
 from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_global
 from efficientnet_pod.run.metrics import cross_entropy
 from efficientnet_pod.run.mixing import mix
 from efficientnet_pod.run.state import init_state
-from efficientnet_pod.run.train_step import TrainStep, compile_train_step
+from efficientnet_pod.run.train_step import TrainStep, _with_count, compile_train_step
 
 REPLICAS, STEPS, LR, SMOOTHING = 8, 3, 0.03, 0.1
 SGD = optax.sgd(LR, momentum=0.9)
@@ -207,6 +208,19 @@ def test_the_trust_ratios_returned_are_those_of_the_update():
         w_norm, g_norm = np.linalg.norm(w), np.linalg.norm(v / (0.5 * trust) - hyper.weight_decay * w)
         expected = hyper.trust_coefficient * w_norm / (g_norm + hyper.weight_decay * w_norm)
         assert trust == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_skipped_step_counts_for_the_rate_and_not_for_the_moments_of_adam():
+    optimizer = AdamW().transformation(
+        lambda step: 0.1 * (jnp.float32(step) + 1), {"a": {"kernel": jnp.ones(3)}}
+    )
+    params = {"a": {"kernel": jnp.ones(3)}}
+    state = optimizer.init(params)
+    update, state = optimizer.update(params, _with_count(state, jnp.int32(4)), params)
+    # The first gradient's mean over its root is 1, whatever the step; the decay is a hundredth of 1.
+    np.testing.assert_allclose(update["a"]["kernel"], -0.5 * 1.01, rtol=1e-5)
+    (moments, _), clock, _ = state
+    assert (int(moments.count), int(clock.count)) == (1, 5)
 
 
 @functools.cache

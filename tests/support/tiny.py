@@ -16,8 +16,13 @@ from efficientnet_pod.weights import convert, trained
 
 CLASSES = 10
 SIZE = 32
-KINDS = [name for name in NETWORKS if name in ("b0", "lite0") or not NETWORKS[name].packs]
+KINDS = [name for name in NETWORKS if name in ("b0", "lite0", "v2_b0") or not NETWORKS[name].packs]
 STAGES = (Stage(3, 1, 16, 1, 1), Stage(5, 2, 24, 6, 2))
+FUSED_STAGES = (
+    Stage(3, 2, 16, 1, 1, fused=True),
+    Stage(3, 2, 24, 4, 2, fused=True),
+    Stage(3, 1, 40, 4, 2),
+)
 VARIANT = Variant(width=0.25, depth=1.0, image_size=SIZE, dropout=0.0)
 
 
@@ -31,7 +36,7 @@ def tiny_model(*, num_classes: int = CLASSES, **options: Any) -> EfficientNet:
 
 def tiny_network(name: str, *, settings: Mapping[str, Any] | None = None, **options: Any) -> EfficientNet:
     """Takes what ``registry.create_network`` takes; the network is tiny, its options the real one's."""
-    own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability")
+    own = ("bn_momentum", "bn_epsilon", "dropout", "survival_probability", "padding")
     return tiny_model(**options, **{field: settings[field] for field in own if field in (settings or {})})
 
 
@@ -49,7 +54,8 @@ def build_tiny_networks(patch: pytest.MonkeyPatch, stages: tuple[Stage, ...] = S
 def tiny_form(model: Any) -> Any:
     """A network of any kind with few blocks and channels, all of them of its own kinds."""
     if isinstance(model, EfficientNet):
-        return model.clone(variant=replace(VARIANT, lite=model.variant.lite), stages=STAGES)
+        stages = FUSED_STAGES if any(stage.fused for stage in model.stages) else STAGES
+        return model.clone(variant=replace(VARIANT, lite=model.variant.lite), stages=stages)
     smaller = {"width": 8, "cells": 1, "filters": 16}
     smaller |= {"stages": ((1, 8, 1), (1, 16, 2))} if isinstance(model, ResNet) else {}
     return model.clone(**{name: value for name, value in smaller.items() if hasattr(model, name)})

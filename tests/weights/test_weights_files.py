@@ -174,21 +174,21 @@ def test_networks_that_look_alike_and_compute_otherwise_are_refused(folder, tmp_
         return str(tmp_path / name)
 
     for name, why in (
-        ("features.0.0.weight", "pad as PyTorch does"),
+        ("features.0.0.weight", "names of torchvision's EfficientNets"),
         ("conv1_conv/kernel", "Keras's ResNet50 is the first version"),
         ("efficientnet.embeddings.convolution.weight", "names of transformers"),
     ):
         with pytest.raises(UserError, match=why):
             open_weights(written({name: np.zeros((1,), np.float32)}))
     tensors = read_safetensors(folder / "model.safetensors")
-    with pytest.raises(UserError, match="trained with PyTorch's padding.*take tf_efficientnet_b0"):
-        open_weights(written(tensors, "efficientnet_b0_ra.safetensors"))
+    assert open_weights(written(tensors, "efficientnet_b0_ra.safetensors")).padding == "symmetric"
+    assert open_weights(written(tensors, "tf_efficientnet_b0.safetensors")).padding == "same"
     config = json.loads((folder / "config.json").read_text())
     del config["efficientnet_pod"]
     written(tensors, "model.safetensors")
     for architecture, why in (
-        ("efficientnet_b0", "take tf_efficientnet_b0"),
-        ("tf_efficientnetv2_s", "which is no network here"),
+        ("efficientnet_b1", "1.* tensors are missing"),
+        ("tf_efficientnetv2_xl", "which is no network here"),
         ("tf_efficientnet_b1", "1.* tensors are missing"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | {"architecture": architecture}))

@@ -1,5 +1,7 @@
 """Weights that Keras has written, against the logits that Keras computes with them."""
 
+import dataclasses
+
 import h5py
 import jax
 import numpy as np
@@ -11,8 +13,10 @@ from same_tensors import same
 import efficientnet_pod as ep
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.convert import convert
+from efficientnet_pod.weights.export import export
 from efficientnet_pod.weights.formats.keras import read_h5
 from efficientnet_pod.weights.reading import read_foreign
+from efficientnet_pod.weights.trained import CENTRE, WHOLE
 
 SIZE, CLASSES = 64, 7
 # Keras reads its own variables so.
@@ -71,6 +75,32 @@ def test_logits_are_those_of_keras(file, network, levels):
 def test_all_kinds_of_files_have_the_same_bits(file, network, tmp_path):
     network[0].save_weights(tmp_path / "other.weights.h5")
     assert same(ep.trained(str(file)).tensors, ep.trained(f"{tmp_path}/other.weights.h5").tensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "view"),
+    [("v2_b0", 0.485, CENTRE), pytest.param("v2_s", 128 / 255, WHOLE, marks=pytest.mark.long)],
+)
+def test_v2_goes_there_and_back_with_the_images_that_it_has_built_in(name, mean, view, levels, tmp_path):
+    keras = pytest.importorskip("keras")
+    build = getattr(keras.applications, f"EfficientNetV2{name[3:].upper()}")
+    options = {"weights": None, "classes": CLASSES, "classifier_activation": None}
+    model = build(input_shape=(SIZE, SIZE, 3), **options)
+    randomise(model, levels, seed=1)
+    expected = np.asarray(model(levels, training=False))
+    model.save_weights(tmp_path / "w.weights.h5")
+    trained = ep.trained(str(tmp_path / "w.weights.h5"))
+    assert (trained.network, trained.mean_rgb[0], trained.view) == (name, mean, view)
+    assert_same_logits(jax.jit(trained.logits)(levels), expected)
+    export(trained, tmp_path / "w", ["keras"])
+    back = ep.trained(str(tmp_path / "w" / "model.weights.h5"))
+    assert same(back.tensors, trained.tensors)
+    model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+    model.load_weights(tmp_path / "w" / "model.weights.h5")
+    np.testing.assert_array_equal(np.asarray(model(levels, training=False)), expected)
+    other = dataclasses.replace(trained, mean_rgb=(0.4, 0.5, 0.6))
+    with pytest.raises(UserError, match=r"mean_rgb=.* built in, and these weights have \(0.4, 0.5, 0.6\)"):
+        export(other, tmp_path / "other", ["keras"])
 
 
 def test_the_released_normalisation_is_imagenets(network, tmp_path):

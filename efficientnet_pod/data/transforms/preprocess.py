@@ -3,6 +3,7 @@
 from typing import Literal
 
 from efficientnet_pod.data.quiet import tf
+from efficientnet_pod.data.transforms.erasing import erased
 from efficientnet_pod.data.transforms.fast_decode import fast_crop, fast_resize
 from efficientnet_pod.data.transforms.orientation import orientation_of, stored_box, upright, upright_size
 from efficientnet_pod.data.transforms.other_formats import decode_other, other_size
@@ -52,6 +53,9 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing)
             reference_bugs=preprocessing.policy_bugs,
         )
         image = cutout(image, cutout_seed, size=preprocessing.cutout) if preprocessing.cutout else image
+    if preprocessing.erasing:
+        # A stream beside the five, which stay as they were before there was erasing.
+        image = erased(image, tf.random.fold_in(seed, 5), probability=preprocessing.erasing)
     return _finish(image, preprocessing, shape)
 
 

@@ -51,7 +51,7 @@ def trust_ratios(run: ReportRun) -> list[Block]:
     trust = run.records.trust
     if trust is None:
         optimizer = dig(run.records.config, "optimizer.name")
-        if optimizer and optimizer != "lars":
+        if optimizer and optimizer not in ("lamb", "lars"):
             return [Text(f"{optimizer_title(optimizer)} has none.", missing=True)]
         return [Text("There is no trust_ratios.jsonl.", missing=True)]
     quantiles = trust.quantiles()

@@ -16,7 +16,7 @@ from efficientnet_pod.errors import UserError
 from efficientnet_pod.weights.foreign import MAX_BYTES, as_float32, check_size
 from efficientnet_pod.weights.layouts import KERAS, KERAS_NUMBERED
 from efficientnet_pod.weights.paths import Tensors
-from efficientnet_pod.weights.trained import Trained
+from efficientnet_pod.weights.trained import Trained, image_constants
 
 MEMBER = "model.weights.h5"  # of a .keras archive
 # Leaves in the order of their numbers, in files of Keras 3.
@@ -149,17 +149,31 @@ def normalisation_of(tensors: Tensors) -> dict[str, tuple[float, ...]]:
 def write_keras(trained: Trained, path: Path) -> None:
     """Writes the weights for ``keras.applications.EfficientNetB0(weights=None, classes=…).load_weights``.
 
-    The network's own layers divide pixels by 255 and normalise them; mean and variance are ours.
+    The network's own layers normalise pixels of 0..255. Those of EfficientNetB0 to B7 take mean and variance
+    from this file; those of EfficientNetV2 have them built in.
 
     Raises:
-      UserError: Keras has no such network.
+      UserError: Keras has no such network, or one with another mean and deviation built in.
     """
     import h5py
 
-    if not trained.network.startswith("b"):
+    is_v2 = trained.network.startswith("v2_")
+    if not (trained.network.startswith("b") or is_v2):
         raise UserError(
             f"keras.applications has no {trained.title} that computes what this one does; "
-            "leave keras out of --to, or export b0 to b7"
+            "leave keras out of --to, or export b0 to b7 or v2_b0 to v2_l"
+        )
+    built_in = image_constants(trained.network)
+    if is_v2 and not np.allclose((trained.mean_rgb, trained.stddev_rgb), built_in, atol=1e-6):
+        raise UserError(
+            f"Keras's {trained.title} has config.data.mean_rgb={_rounded(built_in[0])} and stddev_rgb="
+            f"{_rounded(built_in[1])} built in, and these weights have {_rounded(trained.mean_rgb)} and "
+            f"{_rounded(trained.stddev_rgb)}; leave keras out of --to"
+        )
+    if trained.padding != "same":
+        raise UserError(
+            f"Keras's {trained.title} pads as TensorFlow does, and config.model.padding={trained.padding} of "
+            "these weights as PyTorch does: other logits would come out; leave keras out of --to"
         )
     if trained.bn_epsilon != 1e-3:
         raise UserError(
@@ -175,8 +189,14 @@ def write_keras(trained: Trained, path: Path) -> None:
             group.attrs["name"] = layer
             leaves = _BN_LEAVES if leaf in _BN_LEAVES else _LEAVES
             group[str(leaves.index(leaf))] = KERAS.from_ours(our_path, tensors[our_path])
+        if is_v2:
+            return
         group = file.require_group("layers/normalization/vars")
         group.attrs["name"] = "normalization"
         group["0"] = np.asarray(trained.mean_rgb, np.float32)
         group["1"] = np.square(np.asarray(trained.stddev_rgb, np.float64)).astype(np.float32)
         group["2"] = np.int32(0)
+
+
+def _rounded(rgb: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in rgb)

@@ -1,8 +1,11 @@
-"""Names of ``keras.applications.EfficientNetB0`` … ``B7``, by layer or, in some files, by number alone."""
+"""Names of ``keras.applications``' EfficientNets, by layer or, in some files, by number alone.
+
+They are ``EfficientNetB0`` … ``B7`` and ``EfficientNetV2B0`` … ``B3``, ``S``, ``M`` and ``L``.
+"""
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -17,14 +20,23 @@ _IN_BLOCK = (
     | {"se_reduce": "se_reduce", "se_expand": "se_expand"}
     | conv_and_bn(project=("project_conv", "project_bn"))
 )
+_IN_BLOCK_OF_V2 = _IN_BLOCK | {"depthwise_conv": "dwconv2"}
 BN_LEAVES = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
 # In the order in which they are built: files without names number the layers of each class so.
 _ORDER = ("stem_conv", "stem_bn", *_IN_BLOCK, "head_conv", "head_bn", "classifier")
 
 
-def _name(block: Block | None, layer: str, leaf: str) -> str:
-    prefix = f"{block.name}_{_IN_BLOCK[layer]}" if block else _OUTER[layer]
-    return f"{prefix}/{BN_LEAVES[leaf] if layer.endswith('_bn') else leaf}"
+def _name_with(in_block: dict[str, str]) -> Callable[[Block | None, str, str], str]:
+    def name(block: Block | None, layer: str, leaf: str) -> str:
+        prefix = f"{block.name}_{in_block[layer]}" if block else _OUTER[layer]
+        return f"{prefix}/{BN_LEAVES[leaf] if layer.endswith('_bn') else leaf}"
+
+    return name
+
+
+def _names(paths: Iterable[str]) -> dict[str, str]:
+    paths = list(paths)
+    return _names_of_v1(paths) or _names_of_v2(paths)
 
 
 def _numbered(paths: Iterable[str]) -> dict[str, str]:
@@ -82,6 +94,7 @@ def _is_ignored(name: str) -> bool:
     return layer.startswith(("normalization", "rescaling", "optimizer", "seed_generator", "dropout"))
 
 
-_names = names_for("depthwise_conv", _name)
+_names_of_v1 = names_for("depthwise_conv", _name_with(_IN_BLOCK))
+_names_of_v2 = names_for("depthwise_conv", _name_with(_IN_BLOCK_OF_V2), fused=True)
 KERAS = Layout("Keras", _names, from_keras, to_keras, _is_ignored)
 KERAS_NUMBERED = Layout("Keras (by number)", _numbered, from_keras, to_keras, _is_ignored)

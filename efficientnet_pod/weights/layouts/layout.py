@@ -31,15 +31,20 @@ class Layout:
     is_ignored: Callable[[str], bool]
 
 
-def names_for(network_layer: str, name: Callable[[Block | None, str, str], str]) -> Names:
+def names_for(
+    network_layer: str, name: Callable[[Block | None, str, str], str], *, fused: bool = False
+) -> Names:
     """Returns a function from our paths to the names that ``name`` gives for block, layer and leaf.
 
-    It gives none for networks without ``network_layer``.
+    It gives none for networks without a layer ``network_layer`` in a block, and none for networks that have
+    fused blocks, or with ``fused`` for those that have none.
     """
 
     def names(paths: Iterable[str]) -> dict[str, str]:
         places = list(located(paths))
         if all(layer != network_layer for _, _, layer, _ in places):
+            return {}
+        if any(block and block.is_fused for _, block, _, _ in places) != fused:
             return {}
         return {path: name(block, layer, leaf) for path, block, layer, leaf in places}
 
