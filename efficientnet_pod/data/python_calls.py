@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from efficientnet_pod.data.quiet import tf
 
 
 def call_python(function: Callable[..., Any], argument: tf.Tensor, dtype: Any) -> tf.Tensor:
-    """Returns the result of a Python function of one scalar, as a tensor of unknown shape.
+    """Returns the result of a Python function of a scalar, or of an array, as a tensor of unknown shape.
 
     A ValueError of the function is an InvalidArgumentError.
     """
@@ -22,12 +22,38 @@ def call_python(function: Callable[..., Any], argument: tf.Tensor, dtype: Any) -
 
     def call(value: Any) -> Any:
         calls.count()
-        return function(value.item() if isinstance(value, np.ndarray) else value)
+        return function(value.item() if isinstance(value, np.ndarray) and not value.ndim else value)
 
     try:
         return tf.numpy_function(call, [argument], dtype)
     except ValueError as error:  # outside of tf.data and tf.function the call is made at once
         raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+
+
+def reader(read: Callable[[int], bytes]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from numbers, int64 of any shape, to the strings that ``read`` returns."""
+
+    def read_all(numbers: np.ndarray | int) -> np.ndarray:
+        shape = np.shape(numbers)
+        records = np.empty(shape, object)  # numpy's own strings would lose zeros at their ends
+        records.reshape(-1)[:] = [read(number) for number in np.ravel(numbers).tolist()]
+        return records
+
+    return lambda numbers: tf.ensure_shape(call_python(read_all, numbers, tf.string), numbers.shape)
+
+
+def stream(
+    generate: Callable[..., Iterator[np.ndarray]], arguments: tuple[tf.Tensor, ...], element: tf.TensorSpec
+) -> tf.data.Dataset:
+    """Returns the arrays that a generator of Python yields, called with the values of the arguments."""
+    calls = _calls()
+
+    def counted(*values: Any) -> Iterator[np.ndarray]:
+        for array in generate(*values):
+            calls.count()
+            yield array
+
+    return tf.data.Dataset.from_generator(counted, args=arguments, output_signature=element)
 
 
 _QUIET = 5  # tenths of a second without a call, after which there are none

@@ -34,12 +34,17 @@ MinCropArea = Annotated[NonZeroShare, _CROPS]
 Cutout = Annotated[int, Range(0, 8192, whole=True, step=2)]
 AUTO = "auto"  # as many replicas as a device's memory asks for
 Replicas = Annotated[int | str, Range(0, whole=True, word=AUTO)]
-_PATHS = ("folder:", "prepared:", "tfrecord:")  # of data sets that are named by their folder
+# Of data sets that are named by their folder.
+_PATHS = ("folder:", "prepared:", "tfrecord:", "parquet:", "tar:", "imagenet-tars:", "kaggle:")
 
 
 def is_path(name: str) -> bool:
     """Returns whether a data set is named by its folder, such as ``folder:/photos``."""
     return name.startswith(_PATHS)
+
+
+def _is_tfds(name: str) -> bool:
+    return name != "digits" and not is_path(name) and not name.startswith("hf:")
 
 
 _SPLITS = ReadWith("data.name", ("other images than digits",), lambda name: name != "digits")
@@ -129,9 +134,9 @@ class DataSettings(Ranged):
     """
 
     name: str = dataclasses.field(metadata=RESOLVED)
-    data_dir: Annotated[
-        str, ReadWith("data.name", ("a TFDS data set",), lambda name: name != "digits" and not is_path(name))
-    ] = dataclasses.field(metadata=FREE)
+    data_dir: Annotated[str, ReadWith("data.name", ("a TFDS data set",), _is_tfds)] = dataclasses.field(
+        metadata=FREE
+    )
     train_split: Annotated[str, _SPLITS]
     eval_split: Annotated[str, _SPLITS]
     image_size: Pixels

@@ -4,13 +4,26 @@ from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.digits import open_digits
 from efficientnet_pod.data.sources.folders import open_folder
+from efficientnet_pod.data.sources.hugging_face import open_hugging_face
+from efficientnet_pod.data.sources.imagenet_downloads import open_imagenet_tars, open_kaggle
 from efficientnet_pod.data.sources.imagenet_tfrecords import open_tfrecords
+from efficientnet_pod.data.sources.parquet import open_parquet
+from efficientnet_pod.data.sources.tars import open_tars
 from efficientnet_pod.data.sources.tfds import open_prepared, open_tfds
 from efficientnet_pod.data.sources.types import Source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.workdir.files import expanded
 
-_BY_PATH = {"folder:": open_folder, "tfrecord:": open_tfrecords, "prepared:": open_prepared}
+_BY_PATH = {
+    "folder:": open_folder,
+    "tfrecord:": open_tfrecords,
+    "prepared:": open_prepared,
+    "parquet:": open_parquet,
+    "tar:": open_tars,
+    "imagenet-tars:": open_imagenet_tars,
+    "kaggle:": open_kaggle,
+    "hf:": open_hugging_face,
+}
 
 
 def open_source(
@@ -23,10 +36,14 @@ def open_source(
       is held out.
     * ``tfrecord:/path``: ImageNet's record files in the layout of tensorflow/tpu.
     * ``prepared:/path``: a folder with TFDS metadata, written by ``data prepare`` or by TFDS itself.
+    * ``parquet:/path``: files in Hugging Face's layout, ``train-00000-of-00294.parquet``.
+    * ``tar:/path``: webdataset's shards, ``train-000000.tar`` with ``KEY.jpg`` and ``KEY.cls``.
+    * ``imagenet-tars:/path``, ``kaggle:/path``: ImageNet's own archives, and Kaggle's, unpacked.
+    * ``hf:OWNER/NAME``: a data set of the Hugging Face hub, by the package ``datasets``.
     * anything else: a TFDS name, ``name[/config][:version]``, read from ``data_dir`` (None: TFDS's default).
 
-    Splits of the last three may be slices such as ``train[:99%]``. In paths and in ``data_dir``, ``~`` is the
-    home folder.
+    Splits of ``tfrecord``, ``prepared``, ``hf`` and TFDS may be slices such as ``train[:99%]``. In paths and
+    in ``data_dir``, ``~`` is the home folder.
 
     Raises:
       UserError: the data set is missing, out of reach, incomplete or not labelled; or its name is not UTF-8.
