@@ -30,6 +30,7 @@ from efficientnet_pod.data.sources.tars import (
 from efficientnet_pod.data.sources.types import SPLIT_FLAGS, Source, fingerprint_of
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
+from efficientnet_pod.workdir.files import expanded
 
 
 class Archive(NamedTuple):
@@ -82,6 +83,13 @@ def open_imagenet_tars(name: str, path: str, train_split: str, eval_split: str) 
     train, held_out = (indexed_members({files[split]: members[split]}) for split in splits)
     named = [entry for split in splits for entry in ("/", *members[split].names)]
     return Source(name, synsets, train, held_out, fingerprint=fingerprint_of(named))
+
+
+def require_whole(name: str) -> None:
+    """Raises UserError if a data set is ImageNet's archives, and one has not the MD5 that was published."""
+    kind, _, path = name.partition(":")
+    for file in PUBLISHED if kind == "imagenet-tars" else ():
+        require_published(join(expanded(path), file), whole=True)
 
 
 def require_published(path: str, *, whole: bool = False) -> None:
