@@ -34,6 +34,7 @@ MinCropArea = Annotated[NonZeroShare, _CROPS]
 Cutout = Annotated[int, Range(0, 8192, whole=True, step=2)]
 AUTO = "auto"  # as many replicas as a device's memory asks for
 Replicas = Annotated[int | str, Range(0, whole=True, word=AUTO)]
+HUB = "hf:"  # before the name of a data set of the Hugging Face hub
 # Of data sets that are named by their folder.
 _PATHS = ("folder:", "prepared:", "tfrecord:", "parquet:", "tar:", "imagenet-tars:", "kaggle:")
 
@@ -44,7 +45,7 @@ def is_path(name: str) -> bool:
 
 
 def _is_tfds(name: str) -> bool:
-    return name != "digits" and not is_path(name) and not name.startswith("hf:")
+    return name != "digits" and not is_path(name) and not name.startswith(HUB)
 
 
 _SPLITS = ReadWith("data.name", ("other images than digits",), lambda name: name != "digits")
@@ -102,7 +103,7 @@ class DataSettings(Ranged):
     """The images.
 
     Attributes:
-      name: ``digits``, ``folder:/path`` or a TFDS data set.
+      name: ``digits``, ``folder:/path`` and other paths, or a TFDS data set.
       data_dir: folder where TFDS keeps its data; empty for its default.
       train_split: split that is trained on.
       eval_split: split that is evaluated on.

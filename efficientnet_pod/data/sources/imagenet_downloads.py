@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from os.path import join
 from typing import Any, NamedTuple
 
+from etils import epath
+
 from efficientnet_pod.data.names import printable
+from efficientnet_pod.data.quiet import reason_of
 from efficientnet_pod.data.sources.folders import (
     entries,
     folder_source,
@@ -262,7 +265,7 @@ def _validation_files(table: str, folder: str, synsets: Sequence[str]) -> dict[s
 
 def _require_listed(table: str, root: str, images: dict[str, list[str]]) -> None:
     """Raises UserError if an image that Kaggle's list of training images names is missing."""
-    if not os.path.exists(table):
+    if not epath.Path(table).exists():
         return
     listed = {line.split()[0] for line in _lines(table) if line.strip()}
     stored = {
@@ -277,10 +280,10 @@ def _require_listed(table: str, root: str, images: dict[str, list[str]]) -> None
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().splitlines()
+        return epath.Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' cannot be read: {error}; {_KAGGLE}; unpack the download again") from None
+        reason = getattr(error, "strerror", None) or reason_of(error)
+        raise UserError(f"'{path}' cannot be read: {reason}; {_KAGGLE}; unpack the download again") from None
 
 
 def _split(name: str, split: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ _LAYOUT = (
     "columns 'image' (a struct of bytes and path) and 'label' (an integer)"
 )
 _ROWS = 16  # read at once: a row group holds 100 of ImageNet's images, or 100 MB of them, and is not kept
+_BUFFER = 1 << 20  # bytes of each column of an open file
 _THREADS = 16  # waiting for disks and object stores
 _HEAD = 12  # bytes before the image in a record: the label, and the length of the file's name
 
@@ -86,7 +88,30 @@ def _opened(path: str) -> Any:
     import pyarrow.parquet as pq  # a fifth of a second to import, for this source alone
 
     # With a buffer, a row group is read as it is asked for, not whole.
-    return pq.ParquetFile(tf.io.gfile.GFile(path, "rb") if "://" in path else path, buffer_size=1 << 20)
+    return pq.ParquetFile(_Remote(path) if "://" in path else path, buffer_size=_BUFFER)
+
+
+class _Remote(io.RawIOBase):
+    """A file in an object store, as pyarrow asks for one: TensorFlow's own lacks some of the methods."""
+
+    def __init__(self, path: str):
+        self._file = tf.io.gfile.GFile(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._file.seek(offset, whence)
+        return self._file.tell()
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def _footer(path: str) -> _Footer:
