@@ -1,8 +1,9 @@
 """What each kind of source gives: undecoded images, and batches of 224 pixels, in one run beside TFDS.
 
 The same photos, again and again, as a folder, as ArrayRecord and TFRecord files of TFDS, as Parquet files of
-Hugging Face's layout and as webdataset's shards, on the local disk and in the page cache. Every line is a
-process of its own, in turns. TFDS reads its TFRecord files with its own shuffling, and decodes nothing.
+Hugging Face's layout and as webdataset's shards, on the local disk and in the page cache. All streams are of
+one process, and take turns; while one is timed, the others stand still with full buffers. TFDS reads its
+TFRecord files with its own shuffling, and decodes nothing.
 Command: python -m benchmarks.sources
 """
 
@@ -10,8 +11,6 @@ import io
 import itertools
 import json
 import os
-import resource
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -27,48 +26,47 @@ from efficientnet_pod.pod.memory import ask_for_huge_pages
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("photos", str(CACHE), "Folder of the photos, which are made if they are not there.")
-flags.DEFINE_integer("images", 8192, "Training images of each source.")
+flags.DEFINE_integer("images", 4096, "Training images of each source.")
 flags.DEFINE_integer("files", 16, "Record, Parquet and tar files of each source.")
-flags.DEFINE_integer("rounds", 3, "Processes for each line.")
+flags.DEFINE_integer("rounds", 3, "Turns of each kind.")
 flags.DEFINE_list("kinds", [], "Kinds to measure; all by default.")
-flags.DEFINE_string("measure", "", "Internal: FOLDER,KIND,WHAT.")
 
 _KINDS = ("folder", "ArrayRecord", "TFRecord", "Parquet", "tar", "TFDS itself")
 _BATCH, _UNTIMED = 128, 12
-_STEPS = {"undecoded": 120, "batches": 24}  # timed
+_STEPS = {"undecoded": 60, "batches": 12}  # timed
 
 
 def main(_: list[str]) -> None:
-    """Prints a table in Markdown."""
-    if FLAGS.measure:
-        return _measure(*FLAGS.measure.split(","))
-    cases = [
-        case
-        for case in itertools.product(_STEPS, FLAGS.kinds or _KINDS)
-        if case != ("batches", "TFDS itself")
-    ]
+    """Prints a table in Markdown for undecoded images and for batches."""
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), photos(Path(FLAGS.photos)))
-        before = os.getloadavg()[0]
-        rounds = [{case: _process(folder, *case) for case in cases} for _ in range(FLAGS.rounds)]
-    print(
-        f"load average: {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end; n = {FLAGS.rounds}\n"
-    )
-    print("| | source | images/s | images/CPU s | first batch, s | peak memory, MiB |")
-    print("|---|---|---|---|---|---|")
-    for what, kind in cases:
-        figures = [each[what, kind] for each in rounds]
-        columns = [_spread([figure[name] for figure in figures]) for name in figures[0]]
-        print(f"| {what} | {kind} | " + " | ".join(columns) + " |", flush=True)
+        for what in _STEPS:
+            kinds = [kind for kind in FLAGS.kinds or _KINDS if (what, kind) != ("batches", "TFDS itself")]
+            before, streams = os.getloadavg()[0], {kind: _stream(folder, kind, what) for kind in kinds}
+            turns = [{kind: _turn(streams[kind], what) for kind in kinds} for _ in range(FLAGS.rounds)]
+            print(f"\nload average {before:.1f} to {os.getloadavg()[0]:.1f}, n = {FLAGS.rounds}\n")
+            print(f"| {what} | images/s | images/CPU s |\n|---|---|---|")
+            for kind in kinds:
+                columns = [_spread([turn[kind][clock] for turn in turns]) for clock in (0, 1)]
+                print(f"| {kind} | " + " | ".join(columns) + " |", flush=True)
+            del streams
+    sys.stdout.flush()
+    os._exit(0)  # without the wait for TensorFlow's threads
 
 
 def _spread(values: list[float]) -> str:
-    return f"{median(values):,.4g} ({min(values):,.4g}-{max(values):,.4g})"
+    return f"{median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
 
 
-def _process(folder: str, what: str, kind: str) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.sources", f"--measure={folder},{kind},{what}"]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+def _turn(stream: Iterator, what: str) -> tuple[float, float]:
+    """Returns the images a second, and a second of CPU time, of one turn."""
+    for _ in range(_UNTIMED):
+        next(stream)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(_STEPS[what]):
+        next(stream)
+    images = _STEPS[what] * _BATCH
+    return images / (time.perf_counter() - wall), images / (time.process_time() - cpu)
 
 
 def _write(root: Path, photo_folder: Path) -> None:
@@ -116,38 +114,17 @@ def _write(root: Path, photo_folder: Path) -> None:
             )
             pq.write_table(table, root / f"Parquet/{split}-{of}.parquet", row_group_size=100)
     (root / "tar/classnames.txt").write_text("\n".join(classes))
-    for kind, suffix in (("ArrayRecord", "array_record"), ("TFRecord", "tfrecord")):
+    for kind in ("ArrayRecord", "TFRecord"):
         tfds.folder_dataset.write_metadata(
             data_dir=root / kind,
             features=features,
             version="1.0.0",
             check_data=False,
-            filename_template=f"photos-{{SPLIT}}.{suffix}-{{SHARD_X_OF_Y}}",
             split_infos=[
                 tfds.core.SplitInfo(name=split, shard_lengths=[count // files] * files, num_bytes=0)
                 for split, count, files in (("train", FLAGS.images, FLAGS.files), ("validation", 32, 1))
             ],
         )
-
-
-def _measure(folder: str, kind: str, what: str) -> None:
-    """Prints the figures of one stream as JSON."""
-    ask_for_huge_pages()  # as the command line does before training
-    began = time.perf_counter()
-    stream = _stream(folder, kind, what)
-    next(stream)
-    first = time.perf_counter() - began
-    for _ in range(_UNTIMED):
-        next(stream)
-    wall, cpu, steps = time.perf_counter(), time.process_time(), _STEPS[what]
-    for _ in range(steps):
-        next(stream)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    images = steps * _BATCH
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures = {"rate": images / wall, "per_cpu": images / cpu, "first": first, "memory": peak}
-    print(json.dumps(figures), flush=True)
-    os._exit(0)  # without the wait for TensorFlow's threads
 
 
 def _stream(folder: str, kind: str, what: str) -> Iterator:
@@ -182,4 +159,5 @@ def _stream(folder: str, kind: str, what: str) -> Iterator:
 
 
 if __name__ == "__main__":
+    ask_for_huge_pages()  # as the command line does before training
     app.run(main)

@@ -22,7 +22,7 @@ from efficientnet_pod.data.sources.types import Example, Indexed, Records, Sourc
 from efficientnet_pod.data.transforms.orientation import orientation_of, with_note
 from efficientnet_pod.data.transforms.preprocess import decode, in_levels
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.pod.terminal import progress_bar
+from efficientnet_pod.pod.terminal import byte_size, progress_bar
 from efficientnet_pod.recipe.recipe import DataSettings
 from efficientnet_pod.workdir.files import expanded, free_bytes, write_whole
 
@@ -227,9 +227,7 @@ def _disk(
         seen += len(sizes)
         needed += images * sum(sizes) / max(1, len(sizes))
     free = free_bytes(epath.Path(folder)) or 0
-    line = (
-        f"the copy needs about {needed / 1e9:,.2f} GB, by {seen} of its images; {free / 1e9:,.2f} GB are free"
-    )
+    line = f"the copy needs about {byte_size(needed)}, by {seen} of its images; {byte_size(free)} are free"
     if needed > free:
         raise UserError(f"{line} in '{folder}'; make room, name another folder, or take a smaller --resize")
     return line

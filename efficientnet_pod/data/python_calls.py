@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,19 @@ import numpy as np
 from efficientnet_pod.data.quiet import tf
 
 
-def call_python(function: Callable[..., Any], argument: tf.Tensor, dtype: Any) -> tf.Tensor:
-    """Returns the result of a Python function of a scalar, or of an array, as a tensor of unknown shape.
+def call_python(function: Callable[..., Any], *arguments: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Returns the result of a Python function of scalars or arrays as a tensor of unknown shape.
 
     A ValueError of the function is an InvalidArgumentError.
     """
     calls = _calls()
 
-    def call(value: Any) -> Any:
+    def call(*values: Any) -> Any:
         calls.count()
-        return function(value.item() if isinstance(value, np.ndarray) and not value.ndim else value)
+        return function(*(value.item() if getattr(value, "ndim", 1) == 0 else value for value in values))
 
     try:
-        return tf.numpy_function(call, [argument], dtype)
+        return tf.numpy_function(call, arguments, dtype)
     except ValueError as error:  # outside of tf.data and tf.function the call is made at once
         raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
 
@@ -39,21 +39,7 @@ def reader(read: Callable[[int], bytes]) -> Callable[[tf.Tensor], tf.Tensor]:
         records.reshape(-1)[:] = [read(number) for number in np.ravel(numbers).tolist()]
         return records
 
-    return lambda numbers: tf.ensure_shape(call_python(read_all, numbers, tf.string), numbers.shape)
-
-
-def stream(
-    generate: Callable[..., Iterator[np.ndarray]], arguments: tuple[tf.Tensor, ...], element: tf.TensorSpec
-) -> tf.data.Dataset:
-    """Returns the arrays that a generator of Python yields, called with the values of the arguments."""
-    calls = _calls()
-
-    def counted(*values: Any) -> Iterator[np.ndarray]:
-        for array in generate(*values):
-            calls.count()
-            yield array
-
-    return tf.data.Dataset.from_generator(counted, args=arguments, output_signature=element)
+    return lambda numbers: tf.ensure_shape(call_python(read_all, numbers, dtype=tf.string), numbers.shape)
 
 
 _QUIET = 5  # tenths of a second without a call, after which there are none

@@ -89,7 +89,7 @@ def test_a_bit_that_flipped_is_found_before_a_copy_is_written_and_looked_for_onc
     (tars / TRAIN).write_bytes(content)
     run_data(command)
     printed = capsys.readouterr().out
-    assert printed.startswith("the copy needs about 0.00 GB, by 11 of its images; ")
+    assert re.match(r"the copy needs about 0\.0 MiB, by 11 of its images; ", printed)
     assert "11 images, " in printed and f"prepared:{tmp_path}/copy" in printed
     copy = open_source(f"prepared:{tmp_path}/copy")
     assert (copy.class_names, copy.num_train, copy.num_eval) == (SYNSETS, 7, 4)
@@ -167,7 +167,7 @@ def test_a_copy_killed_on_the_way_goes_on_and_a_full_disk_is_said_first(
     monkeypatch.setattr(preparing, "free_bytes", lambda folder: 1000)
     command = ["prepare", f"--from=kaggle:{kaggle}", "--resize=24", f"--output={tmp_path}/copy"]
     with pytest.raises(
-        UserError, match=r"needs about .* GB, by 11 .*; 0.00 GB are free in '.*copy'; make room"
+        UserError, match=r"needs about 0\.0 MiB, by 11 .*; 0\.0 MiB are free in '.*copy'; make room"
     ):
         run_data(command)
     monkeypatch.undo()

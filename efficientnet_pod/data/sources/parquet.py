@@ -5,16 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from efficientnet_pod.data.class_names import fault_of
 from efficientnet_pod.data.names import printable
-from efficientnet_pod.data.python_calls import stream
+from efficientnet_pod.data.python_calls import call_python
 from efficientnet_pod.data.quiet import reason_of, tf
 from efficientnet_pod.data.sources.split_files import files_of, require_labels
 from efficientnet_pod.data.sources.types import (
@@ -32,6 +35,7 @@ _LAYOUT = (
 )
 _ROWS = 16  # read at once: a row group holds 100 of ImageNet's images, or 100 MB of them, and is not kept
 _BUFFER = 1 << 20  # bytes of each column of an open file
+_MOST_OPEN = 512  # as many as one host reads at the same time
 _THREADS = 16  # waiting for disks and object stores
 _HEAD = 12  # bytes before the image in a record: the label, and the length of the file's name
 
@@ -68,7 +72,8 @@ def open_parquet(name: str, path: str, train_split: str, eval_split: str) -> Sou
         split: tuple(FileRange(file, 0, footers[file].rows) for file in files[split] if footers[file].rows)
         for split in files
     }
-    train, held_out = (Records(ranges[split], _parse, _read) for split in (train_split, eval_split))
+    readers = _Readers()
+    train, held_out = (Records(ranges[split], _parse, readers.records) for split in (train_split, eval_split))
     fingerprint = fingerprint_of_files(train.files, held_out.files)
     return Source(name, tuple(class_names), train, held_out, warnings, fingerprint)
 
@@ -174,48 +179,67 @@ def _class_names(path: str, schema: Any) -> tuple[str, ...]:
     return tuple(printable(name) for name in names)
 
 
-def _read(path: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.data.Dataset:
-    """Returns the (record, place) pairs of rows start..stop-1 of one file."""
-    rows = stream(_rows, (path, start, stop), tf.TensorSpec([None], tf.string))
-    places = tf.data.Dataset.range(start, stop).map(
-        lambda number: tf.strings.join([path, tf.strings.as_string(number)], "#")
-    )
-    return tf.data.Dataset.zip(rows.unbatch(), places)
+class _Readers:
+    """The open files, each at the row that is to be read next.
+
+    A read takes the reader that stands at its first row, and without one begins a new reader. So a stream may
+    enter anywhere, and one that goes on reads each row group once.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[tuple[str, int], Iterator[bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def records(self, path: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.data.Dataset:
+        """Returns the (record, place) pairs of rows start..stop-1 of one file."""
+
+        def read(row: tf.Tensor) -> tf.Tensor:
+            records = call_python(self.read, path, row, tf.minimum(row + _ROWS, stop), stop, dtype=tf.string)
+            return tf.ensure_shape(records, (None,))
+
+        places = tf.data.Dataset.range(start, stop).map(
+            lambda number: tf.strings.join([path, tf.strings.as_string(number)], "#")
+        )
+        return tf.data.Dataset.zip(tf.data.Dataset.range(start, stop, _ROWS).map(read).unbatch(), places)
+
+    def read(self, path: bytes, start: int, stop: int, end: int) -> np.ndarray:
+        """Returns the records of rows start..stop-1; the reader is kept if ``end`` lies further on."""
+        file, records = os.fsdecode(path), np.empty(stop - start, object)  # numpy's strings would lose zeros
+        with self._lock:
+            reader = self._waiting.pop((file, start), None) or _rows(file, start)
+        try:
+            records[:] = list(islice(reader, stop - start))
+        except Exception as error:  # Arrow has several, and none says which row
+            raise RuntimeError(f"file '{file}', rows {start} to {stop - 1}: {reason_of(error)}") from error
+        with self._lock:
+            if stop < end:
+                self._waiting[file, stop] = reader
+            while len(self._waiting) > _MOST_OPEN:  # of streams that were left
+                self._waiting.popitem(last=False)
+        return records
 
 
-def _rows(path: bytes, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Yields the records of rows start..stop-1, some at once; reads no row group before them."""
-    file_name, row = os.fsdecode(path), int(start)
-    try:
-        with _opened(file_name) as file:
-            ends = np.cumsum(
-                [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            )
-            for group in range(int(np.searchsorted(ends, start, "right")), file.num_row_groups):
-                first = 0 if group == 0 else int(ends[group - 1])
-                for batch in file.iter_batches(_ROWS, row_groups=[group], columns=["image", "label"]):
-                    before, wanted = max(row - first, 0), min(first + len(batch), stop) - row
-                    first += len(batch)
-                    if wanted > 0 and before < len(batch):
-                        yield _records(batch.slice(before, wanted))
-                        row += wanted
-                    if row >= stop:
-                        return
-    except Exception as error:  # Arrow has several, and none says which row
-        raise RuntimeError(f"file '{file_name}' at row {row}: {reason_of(error)}") from error
+def _rows(path: str, start: int) -> Iterator[bytes]:
+    """Yields the records from row ``start`` on; reads no row group before it."""
+    with _opened(path) as file:
+        ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+        for group in range(int(np.searchsorted(ends, start, "right")), file.num_row_groups):
+            row = 0 if group == 0 else int(ends[group - 1])
+            for batch in file.iter_batches(_ROWS, row_groups=[group], columns=["image", "label"]):
+                yield from _records(batch.slice(max(0, min(start - row, len(batch)))))
+                row += len(batch)
 
 
-def _records(batch: Any) -> np.ndarray:
-    """Returns label, name and image of each row, as one string each."""
+def _records(batch: Any) -> Iterator[bytes]:
+    """Yields label, name and image of each row, as one string."""
     image, labels = batch.column("image"), batch.column("label").to_pylist()
     fields = dict(zip((field.name for field in image.type), image.flatten(), strict=True))
     names = fields["path"].to_pylist() if "path" in fields else [None] * len(labels)
-    records = np.empty(len(labels), object)  # numpy's own strings would lose zeros at their ends
-    for row, (data, label, name) in enumerate(zip(fields["bytes"].to_pylist(), labels, names, strict=True)):
+    images = (value.as_buffer() for value in fields["bytes"])  # not copied
+    for data, label, name in zip(images, labels, names, strict=True):
         text = os.fsencode(name or "")
         head = int(label).to_bytes(8, "little", signed=True) + len(text).to_bytes(4, "little")
-        records[row] = b"".join((head, text, data or b""))
-    return records
+        yield b"".join((head, text, data or b""))
 
 
 def _parse(record: tf.Tensor, place: tf.Tensor) -> Example:
