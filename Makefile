@@ -70,6 +70,7 @@ bench-input: $(STAMP)
 	$(BIN)/python -m benchmarks.host_cores
 	$(BIN)/python -m benchmarks.shuffle
 	$(BIN)/python -m benchmarks.lanes
+	$(BIN)/python -m benchmarks.sources
 
 # What libtpu's compiler says of one step beside plain Flax's, and of 8 to 2,048 cores: hours; goes on where it was.
 bench-tpu: $(STAMP)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.recipe.recipe import DataSettings, Recipe, is_path
+from efficientnet_pod.recipe.recipe import HUB, DataSettings, Recipe, is_path
 from efficientnet_pod.run.run import PUBLISHED_NUMBERS, ImageNumbers, open_images
 from launch.job.job import Job
 from launch.workdir.storage import Storage, is_bucket, split
@@ -19,8 +19,8 @@ _UNASKED = "whether the workers may read it cannot be told from here"
 
 
 def location_of(job: Job, data: DataSettings) -> str | None:
-    """Returns where workers look for the images: a path, "" for each worker's own home; None: the code."""
-    if data.name == "digits":
+    """Returns where workers look for the images: a path, "" for each worker's own home; None: no folder."""
+    if data.name == "digits" or data.name.startswith(HUB):
         return None
     if is_path(data.name):
         return data.name.partition(":")[2]
@@ -43,6 +43,10 @@ def unreachable(job: Job, data: DataSettings) -> str | None:
     )
 
 
+def _without_folder(data: DataSettings) -> str:
+    return "are fetched by each worker" if data.name.startswith(HUB) else "come with the code"
+
+
 def render_line(job: Job, recipe: Recipe, *, bucket: bool) -> str:
     """Returns a line on the images for a job that is only shown; nothing is asked."""
     data = recipe.data
@@ -50,7 +54,7 @@ def render_line(job: Job, recipe: Recipe, *, bucket: bool) -> str:
         return f"submit refuses this: {reason}"
     place = location_of(job, data)
     if place is None:
-        return f"'{data.name}' come with the code"
+        return f"'{data.name}' {_without_folder(data)}"
     where = f"in '{place}'" if place else "in TFDS's own folder"
     return f"'{data.name}' {where}; submit looks whether they are there"
 
@@ -69,7 +73,7 @@ def look(job: Job, recipe: Recipe, *, bucket: bool, storage_of: Callable[[str], 
     """
     data, place = recipe.data, location_of(job, recipe.data)
     if place is None:
-        return f"images: '{data.name}' come with the code"
+        return f"images: '{data.name}' {_without_folder(data)}"
     if bucket and (reason := unreachable(job, data)):
         raise UserError(reason)
     if not is_bucket(place):

@@ -10,6 +10,7 @@ from efficientnet_pod.optim.ranges import Range
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.workdir.files import is_remote, require_output
 
+_SPLITS_OF = "imagenet:b0"  # a recipe with the splits train and validation
 USAGE = """usage: efficientnet-pod data COMMAND [FLAGS]
 
 commands:
@@ -71,7 +72,12 @@ def _prepare(arguments: Sequence[str]) -> None:
         flags.DEFINE_string("output", None, "Folder of the copy.", flag_values=values)
         about = "Quality of the JPEGs that are written."
         define_number(values, "quality", 95, about, Range(1, 100, whole=True))
+        about = "Images by the names of config.data.name, e.g. kaggle:/path or imagenet-tars:/path."
+        flags.DEFINE_string("from", None, about, flag_values=values)
 
+    names_source = any(word.partition("=")[0] == "--from" for word in arguments)
+    if names_source and not any(word.partition("=")[0] == "--config" for word in arguments):
+        arguments = [f"--config={_SPLITS_OF}", *arguments]
     values = parse_flags("data prepare", arguments, define, config=True)
     for name, example in (("resize", "256"), ("output", "/data/small")):
         if values[name].value is None:
@@ -81,7 +87,10 @@ def _prepare(arguments: Sequence[str]) -> None:
     from efficientnet_pod.data.prepare import prepare
     from efficientnet_pod.recipe.reading import read_recipe
 
-    recipe = read_recipe(values.config.to_dict())
+    config = values.config.to_dict()
+    if values["from"].value is not None:
+        config["data"]["name"] = values["from"].value
+    recipe = read_recipe(config)
     copy = prepare(recipe.data, resize=values.resize, output=values.output, quality=values.quality)
     for warning in copy.warnings:
         print(f"warning: {warning}")

@@ -11,6 +11,7 @@ from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.reading import (
     FILES_AT_ONCE,
     FileTable,
+    fetch_each,
     map_in_parallel,
     read_files,
     read_records,
@@ -32,26 +33,24 @@ _RECORDS_AHEAD = 512  # on a host, outside the buffers: lanes are read at the sa
 
 def permuted(examples: Indexed, share: HostShare, seed: int) -> tf.data.Dataset:
     """Returns (example, key) pairs without buffer or state: entering anywhere costs nothing."""
-    number = permutation(examples, share, seed)
-
-    def example(turn: tf.Tensor) -> tuple[Example, tf.Tensor]:
-        index, key = number(turn)
-        return examples.fetch(index), key
-
-    return map_in_parallel(tf.data.Dataset.range(sys.maxsize), example)
+    turns = tf.data.Dataset.range(sys.maxsize)
+    return fetch_each(examples, turns, permutation(examples, share, seed), share.host_batch)
 
 
 def permutation(
     examples: Indexed, share: HostShare, seed: int
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Returns a function from the host's turn to the image's number and key."""
+    """Returns a function from the host's turn, or from turns (n,), to the image's number and key."""
     count = examples.num_examples
 
     def number(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         place = share.place(turn, tf.gather)
         epoch, rank = place // count, place % count
-        index = tf.random.experimental.index_shuffle(  # type: ignore[attr-defined]
-            rank, seed=tf.stack([tf.constant(seed, tf.int64), epoch]), max_index=count - 1
+        # As tf.random.experimental.index_shuffle, which puts this number before the two of a seed, and fails
+        # for several seeds, other than its documentation says.
+        numbers = [tf.fill(tf.shape(epoch), np.int64(first)) for first in (498247692, seed)] + [epoch]
+        index = tf.raw_ops.RandomIndexShuffle(
+            index=rank, seed=tf.stack(numbers, -1), max_index=np.int64(count - 1), rounds=4
         )
         return index, _key(seed, epoch, index)
 
@@ -130,7 +129,7 @@ def in_order(
     """Returns the host's examples of these turns, in that order or as stored, and their number."""
     if isinstance(examples, Indexed):
         places, count = stored_places(examples, share, turns, order)
-        return map_in_parallel(places, examples.fetch), count
+        return fetch_each(examples, places, lambda place: place, share.host_batch), count
     records = examples.shares(share.devices, share.num_devices)
     count = min(len(turns), max(records.num_examples - turns.start, 0))
     dataset = read_records(records, None) if count else tf.data.Dataset.range(0)
@@ -153,5 +152,5 @@ def stored_places(
 
 
 def _key(seed: int, epoch: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """Returns the seed pair of one image, unique over (seed, epoch, image), int64."""
-    return tf.stack([epoch + seed * 2**32, image])
+    """Returns the seed pair of each image, unique over (seed, epoch, image), int64."""
+    return tf.stack([epoch + seed * 2**32, image], -1)

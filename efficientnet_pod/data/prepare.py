@@ -6,21 +6,27 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from etils import epath
+
 from efficientnet_pod.data.quiet import tf
-from efficientnet_pod.data.shards import features_of, shards_of, write_metadata, write_shard
+from efficientnet_pod.data.shards import Shard, features_of, shards_of, write_metadata, write_shard
+from efficientnet_pod.data.sources.imagenet_downloads import require_whole
 from efficientnet_pod.data.sources.opening import open_source
+from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.tfds import MANIFEST, split_names
 from efficientnet_pod.data.sources.types import Example, Indexed, Records, Source
 from efficientnet_pod.data.transforms.orientation import orientation_of, with_note
 from efficientnet_pod.data.transforms.preprocess import decode, in_levels
 from efficientnet_pod.errors import UserError
-from efficientnet_pod.pod.terminal import progress_bar
+from efficientnet_pod.pod.terminal import byte_size, progress_bar
 from efficientnet_pod.recipe.recipe import DataSettings
-from efficientnet_pod.workdir.files import expanded, write_whole
+from efficientnet_pod.workdir.files import expanded, free_bytes, write_whole
 
+_SAMPLE = 100  # images of each split by which the disk is estimated
 _OF_THE_COPY = ("source", "resize", "quality", "images")  # fields in which a resumed copy must agree
 
 
@@ -58,7 +64,14 @@ class _Manifest:
         write_whole(folder / MANIFEST, text.encode())
 
 
-def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) -> CopySummary:
+def prepare(
+    data: DataSettings,
+    *,
+    resize: int,
+    output: str,
+    quality: int = 95,
+    announce: Callable[[str], None] = print,
+) -> CopySummary:
     """Writes the splits that a recipe names, whole and in order, as ArrayRecord files with TFDS metadata.
 
     An image whose short side is at most ``resize`` pixels is copied byte for byte. Others are resized to
@@ -67,8 +80,12 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
     again goes on at the first missing shard, and changes nothing in a complete copy. ``open_source`` opens it
     as ``prepared:OUTPUT``, with the same splits and slices.
 
+    Before the first image ``announce`` gets a line on the disk that the copy needs and that is free.
+    ImageNet's archives are compared with their published MD5 at the first call.
+
     Raises:
-      UserError: the arguments are impossible, the output belongs to another copy, or an image cannot be read.
+      UserError: the arguments are impossible, the output belongs to another copy, the disk is too small, or
+        an archive or an image is damaged.
     """
     if resize < 1 or not 1 <= quality <= 100:
         raise UserError(
@@ -78,9 +95,11 @@ def prepare(data: DataSettings, *, resize: int, output: str, quality: int = 95) 
     images = {name: split.num_examples for name, split in splits.items()}
     manifest = _Manifest(data.name, resize, quality, images, list(source.class_names))
     folder, manifest = _claim(output, manifest)
+    if not manifest.complete:
+        require_whole(data.name)
     try:
         with _only_writer(folder):
-            written = _complete(folder, manifest, splits)
+            written = _complete(folder, manifest, splits, announce)
     except OSError as error:
         raise UserError(
             f"output '{output}' cannot be written: {error.strerror or error}; correct that and run the same "
@@ -154,7 +173,12 @@ def _claim(output: str, wanted: _Manifest) -> tuple[Path, _Manifest]:
     return folder, manifest
 
 
-def _complete(folder: Path, manifest: _Manifest, splits: dict[str, Indexed | Records]) -> int:
+def _complete(
+    folder: Path,
+    manifest: _Manifest,
+    splits: dict[str, Indexed | Records],
+    announce: Callable[[str], None],
+) -> int:
     """Writes the shards that are missing and the metadata; returns the images written."""
     missing = [
         shard
@@ -171,6 +195,7 @@ def _complete(folder: Path, manifest: _Manifest, splits: dict[str, Indexed | Rec
         image = limit_short_side(image, resize=manifest.resize, quality=manifest.quality)
         return {**example, "image": image, "bytes_before": size}
 
+    announce(_disk(folder, missing, splits, smaller))
     manifest.write(folder)
     features = features_of(manifest.class_names)
     total, left = sum(manifest.images.values()), sum(shard.stop - shard.start for shard in missing)
@@ -186,6 +211,39 @@ def _complete(folder: Path, manifest: _Manifest, splits: dict[str, Indexed | Rec
     manifest.complete = True
     manifest.write(folder)
     return left
+
+
+def _disk(
+    folder: Path,
+    shards: Sequence[Shard],
+    splits: dict[str, Indexed | Records],
+    smaller: Callable[[Example], Example],
+) -> str:
+    """Returns a line on the disk that these shards need, by a sample; UserError if there is less."""
+    needed, seen = 0.0, 0
+    for split in {shard.split for shard in shards}:
+        images = sum(shard.stop - shard.start for shard in shards if shard.split == split)
+        sizes = list(_sizes(splits[split], smaller))
+        seen += len(sizes)
+        needed += images * sum(sizes) / max(1, len(sizes))
+    free = free_bytes(epath.Path(folder)) or 0
+    line = f"the copy needs about {byte_size(needed)}, by {seen} of its images; {byte_size(free)} are free"
+    if needed > free:
+        raise UserError(f"{line} in '{folder}'; make room, name another folder, or take a smaller --resize")
+    return line
+
+
+def _sizes(examples: Indexed | Records, smaller: Callable[[Example], Example]) -> Iterator[int]:
+    """Yields the bytes of some images of the copy; bad ones are left to the copying, which names them."""
+    count, reads = min(examples.num_examples, _SAMPLE), list[Callable[[], Example]]()
+    if isinstance(examples, Indexed):
+        for number in np.linspace(0, examples.num_examples - 1, count).astype(np.int64):
+            reads.append(lambda number=number: examples.fetch(tf.constant(number)))
+    else:
+        reads = [iter(read_part(examples, 0, count)).__next__] * count
+    for read in reads:
+        with contextlib.suppress(tf.errors.OpError, RuntimeError):  # RuntimeError: of a reader in Python
+            yield len(smaller(read())["image"].numpy())
 
 
 def limit_short_side(image: tf.Tensor, *, resize: int, quality: int) -> tf.Tensor:

@@ -13,21 +13,33 @@ import numpy as np
 from efficientnet_pod.data.quiet import tf
 
 
-def call_python(function: Callable[..., Any], argument: tf.Tensor, dtype: Any) -> tf.Tensor:
-    """Returns the result of a Python function of one scalar, as a tensor of unknown shape.
+def call_python(function: Callable[..., Any], *arguments: tf.Tensor, dtype: Any) -> tf.Tensor:
+    """Returns the result of a Python function of scalars or arrays as a tensor of unknown shape.
 
     A ValueError of the function is an InvalidArgumentError.
     """
     calls = _calls()
 
-    def call(value: Any) -> Any:
+    def call(*values: Any) -> Any:
         calls.count()
-        return function(value.item() if isinstance(value, np.ndarray) else value)
+        return function(*(value.item() if getattr(value, "ndim", 1) == 0 else value for value in values))
 
     try:
-        return tf.numpy_function(call, [argument], dtype)
+        return tf.numpy_function(call, arguments, dtype)
     except ValueError as error:  # outside of tf.data and tf.function the call is made at once
         raise tf.errors.InvalidArgumentError(None, None, str(error)) from error
+
+
+def reader(read: Callable[[int], bytes]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from numbers, int64 of any shape, to the strings that ``read`` returns."""
+
+    def read_all(numbers: np.ndarray | int) -> np.ndarray:
+        shape = np.shape(numbers)
+        records = np.empty(shape, object)  # numpy's own strings would lose zeros at their ends
+        records.reshape(-1)[:] = [read(number) for number in np.ravel(numbers).tolist()]
+        return records
+
+    return lambda numbers: tf.ensure_shape(call_python(read_all, numbers, dtype=tf.string), numbers.shape)
 
 
 _QUIET = 5  # tenths of a second without a call, after which there are none

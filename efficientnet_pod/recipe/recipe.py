@@ -36,12 +36,18 @@ Cutout = Annotated[int, Range(0, 8192, whole=True, step=2)]
 AUTO = "auto"  # as many replicas as a device's memory asks for
 Replicas = Annotated[int | str, Range(0, whole=True, word=AUTO)]
 TRACKERS = ("wandb", "mlflow")
-_PATHS = ("folder:", "prepared:", "tfrecord:")  # of data sets that are named by their folder
+HUB = "hf:"  # before the name of a data set of the Hugging Face hub
+# Of data sets that are named by their folder.
+_PATHS = ("folder:", "prepared:", "tfrecord:", "parquet:", "tar:", "imagenet-tars:", "kaggle:")
 
 
 def is_path(name: str) -> bool:
     """Returns whether a data set is named by its folder, such as ``folder:/photos``."""
     return name.startswith(_PATHS)
+
+
+def _is_tfds(name: str) -> bool:
+    return name != "digits" and not is_path(name) and not name.startswith(HUB)
 
 
 _SPLITS = ReadWith("data.name", ("other images than digits",), lambda name: name != "digits")
@@ -103,7 +109,7 @@ class DataSettings(Ranged):
     """The images.
 
     Attributes:
-      name: ``digits``, ``folder:/path`` or a TFDS data set.
+      name: ``digits``, ``folder:/path`` and other paths, or a TFDS data set.
       data_dir: folder where TFDS keeps its data; empty for its default.
       train_split: split that is trained on.
       eval_split: split that is evaluated on.
@@ -137,9 +143,9 @@ class DataSettings(Ranged):
     """
 
     name: str = dataclasses.field(metadata=RESOLVED)
-    data_dir: Annotated[
-        str, ReadWith("data.name", ("a TFDS data set",), lambda name: name != "digits" and not is_path(name))
-    ] = dataclasses.field(metadata=FREE)
+    data_dir: Annotated[str, ReadWith("data.name", ("a TFDS data set",), _is_tfds)] = dataclasses.field(
+        metadata=FREE
+    )
     train_split: Annotated[str, _SPLITS]
     eval_split: Annotated[str, _SPLITS]
     image_size: Pixels

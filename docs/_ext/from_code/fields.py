@@ -29,7 +29,8 @@ MORE = {
     "schedule.decay_rate": "The learning rate is multiplied by it every `schedule.decay_epochs`.",
     "bn_group_size": "More replicas in a group are steadier statistics and a little more communication.",
     "data.name": "Others are `tfrecord:/path`, ImageNet as tensorflow/tpu writes it, and `prepared:/path`, a "
-    "folder with the metadata of TFDS.",
+    "folder with the metadata of TFDS; `parquet:/path` and `hf:OWNER/NAME`, Hugging Face's data sets; "
+    "`tar:/path`, webdataset's shards; `imagenet-tars:/path` and `kaggle:/path`, ImageNet downloaded.",
     "data.resize": "`reference` is the released bicubic kernel. `bilinear` is the other one of TensorFlow 1. "
     "`fast` takes less time and is nearer to an antialiased resize, in other pixels.",
     "data.augment": "`inception_crop` takes a random crop of random shape and mirrors half of the images. "

@@ -1,1 +1,1 @@
-"""Data sets opened by name: folders, TFDS, TFRecord and ArrayRecord files, the digits of scikit-learn."""
+"""Data sets opened by name: folders, TFDS, record files, Parquet, tar files, the hub, ImageNet downloaded."""

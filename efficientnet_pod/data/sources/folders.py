@@ -46,7 +46,7 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
                 f"{', '.join(map(printable, folders))}; name the one to evaluate: "
                 f"--config.data.eval_split={nearest} (of evaluate: --split={nearest})"
             )
-        listings = [_list(join(path, split)) for split in dict.fromkeys((train_split, eval_split))]
+        listings = [list_classes(join(path, split)) for split in dict.fromkeys((train_split, eval_split))]
         train, held_out = listings[0].images, listings[-1].images
         _require_distinct([*train, *held_out], path)
         if unknown := sorted(set(held_out) - set(train)):
@@ -56,7 +56,7 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
                 "each class evaluated must be trained; remove its folder or add it to the training split"
             )
     else:
-        listings = [_list(path)]
+        listings = [list_classes(path)]
         train = held_out = files = listings[0].images
         _require_distinct(files, path)
         if not train_split == eval_split == ALL:
@@ -67,19 +67,25 @@ def open_folder(name: str, path: str, train_split: str, eval_split: str) -> Sour
             f"folder '{path}' has only one class, '{printable(next(iter(train)))}'; two or more are needed; "
             f"{_LAYOUT}"
         )
-    labels = sorted(train)
-    return Source(
-        name,
-        tuple(map(printable, labels)),
-        _files(train, labels),
-        _files(held_out, labels),
-        _warnings(listings),
-        fingerprint_of(_relative(path, train, held_out)),
-    )
+    return folder_source(name, path, sorted(train), train, held_out, warnings_of(listings))
+
+
+def folder_source(
+    name: str,
+    path: str,
+    classes: Sequence[str],
+    train: dict[str, list[str]],
+    held_out: dict[str, list[str]],
+    warnings: tuple[str, ...],
+) -> Source:
+    """Returns the source of these image files below ``path``, by class."""
+    fingerprint = fingerprint_of(_relative(path, train, held_out))
+    names, splits = tuple(map(printable, classes)), [_files(split, classes) for split in (train, held_out)]
+    return Source(name, names, splits[0], splits[1], warnings, fingerprint)
 
 
 @dataclass(frozen=True)
-class _Listing:
+class Listing:
     """Contents of the class folders in one folder: images by class, other files, folders."""
 
     images: dict[str, list[str]]
@@ -87,9 +93,9 @@ class _Listing:
     folders: list[str]
 
 
-def _list(path: str) -> _Listing:
+def list_classes(path: str) -> Listing:
     """Returns the paths in each class folder, sorted; raises UserError for a class without images."""
-    listing = _Listing({}, [], [])
+    listing = Listing({}, [], [])
     for label in _subfolders(path):
         images = listing.images[label] = []
         folder = join(path, label)
@@ -179,7 +185,7 @@ def _require_distinct(class_names: Iterable[str], path: str) -> None:
         raise UserError(f"folder '{path}' cannot be used: {fault}; rename one of the class folders")
 
 
-def _warnings(listings: Sequence[_Listing]) -> tuple[str, ...]:
+def warnings_of(listings: Sequence[Listing]) -> tuple[str, ...]:
     """Returns a sentence on the files, and one on the folders, that are left out."""
     files = [file for listing in listings for file in listing.files]
     folders = [folder for listing in listings for folder in listing.folders]

@@ -14,6 +14,11 @@ _BY_PATH = {
     "folder:": "folders:open_folder",
     "tfrecord:": "imagenet_tfrecords:open_tfrecords",
     "prepared:": "tfds:open_prepared",
+    "parquet:": "parquet:open_parquet",
+    "tar:": "tars:open_tars",
+    "imagenet-tars:": "imagenet_downloads:open_imagenet_tars",
+    "kaggle:": "imagenet_downloads:open_kaggle",
+    "hf:": "hugging_face:open_hugging_face",
 }
 
 
@@ -27,10 +32,14 @@ def open_source(
       is held out.
     * ``tfrecord:/path``: ImageNet's record files in the layout of tensorflow/tpu.
     * ``prepared:/path``: a folder with TFDS metadata, written by ``data prepare`` or by TFDS itself.
+    * ``parquet:/path``: files in Hugging Face's layout, ``train-00000-of-00294.parquet``.
+    * ``tar:/path``: webdataset's shards, ``train-000000.tar`` with ``KEY.jpg`` and ``KEY.cls``.
+    * ``imagenet-tars:/path``, ``kaggle:/path``: ImageNet's own archives, and Kaggle's, unpacked.
+    * ``hf:OWNER/NAME``: a data set of the Hugging Face hub, by the package ``datasets``.
     * anything else: a TFDS name, ``name[/config][:version]``, read from ``data_dir`` (None: TFDS's default).
 
-    Splits of the last three may be slices such as ``train[:99%]``. In paths and in ``data_dir``, ``~`` is the
-    home folder.
+    Splits of ``tfrecord``, ``prepared``, ``hf`` and TFDS may be slices such as ``train[:99%]``. In paths and
+    in ``data_dir``, ``~`` is the home folder.
 
     Raises:
       UserError: the data set is missing, out of reach, incomplete or not labelled; or its name is not UTF-8.

@@ -14,6 +14,7 @@ from efficientnet_pod.data.sources.types import Indexed, Records
 # Files read at the same time, one record from each in turn: the order of the data set is the order within
 # files, so that a shuffle buffer behind it mixes records that were written far apart.
 FILES_AT_ONCE = 16
+MOST_TOGETHER = 16  # examples read by one call of Python
 _READ_BYTES = 1 << 20  # at a time from each file; 16 files of 110 kB images hold 16 MB
 
 
@@ -26,7 +27,33 @@ def read_part(examples: Indexed | Records, start: int, stop: int) -> tf.data.Dat
     """Returns the undecoded Examples number start..stop-1 in stored order."""
     if isinstance(examples, Records):
         return read_records(examples.part(start, stop), None)
-    return map_in_parallel(tf.data.Dataset.range(start, stop), examples.fetch)
+    return fetch_each(examples, tf.data.Dataset.range(start, stop), lambda number: number, MOST_TOGETHER)
+
+
+def fetch_each(
+    examples: Indexed, turns: tf.data.Dataset, order: Callable[[tf.Tensor], Any], host_batch: int
+) -> tf.data.Dataset:
+    """Returns the undecoded Example of each turn, several fetched at once.
+
+    Args:
+      examples: the split.
+      turns: int64 scalars.
+      order: function from a turn, or from turns (n,), to the example's number, or to a pair of it and a
+        tensor that is to stand beside the Example.
+      host_batch: turns that belong together. An example that cannot be read fails with those that are read
+        by the same call, which are of its batch.
+    """
+
+    def example(turn: tf.Tensor) -> Any:
+        number = order(turn)
+        if isinstance(number, tuple):
+            return (examples.fetch(number[0]), *number[1:])
+        return examples.fetch(number)
+
+    if not examples.takes_many:
+        return map_in_parallel(turns, example)
+    together = max(n for n in range(1, MOST_TOGETHER + 1) if host_batch % n == 0)
+    return map_in_parallel(turns.batch(together), example).unbatch()
 
 
 def read_records(records: Records, shuffle_seed: tf.Tensor | None) -> tf.data.Dataset:
@@ -49,11 +76,13 @@ class FileTable:
       columns: path, start and stop of each range; the ranges of a split stand side by side.
       bounds: int64 (splits + 1,): ranges before each split, and of all.
       records: int64 (splits,): records of each split.
+      read: function to the (record, place) pairs of a range, as of :class:`.Records`.
     """
 
     columns: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     bounds: tf.Tensor
     records: tf.Tensor
+    read: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.data.Dataset]
 
     @classmethod
     def of(cls, splits: Sequence[Records]) -> FileTable:
@@ -66,13 +95,15 @@ class FileTable:
         )
         bounds = np.cumsum([0, *(len(split.files) for split in splits)])
         records = [split.num_examples for split in splits]
-        return cls(columns, tf.constant(bounds, tf.int64), tf.constant(records, tf.int64))
+        read = splits[0].read or _read_file  # of one data set
+        return cls(columns, tf.constant(bounds, tf.int64), tf.constant(records, tf.int64), read)
 
     def part(self, number: int | tf.Tensor) -> FileTable:
         """Returns the table of one split."""
         start, stop = self.bounds[number], self.bounds[number + 1]
         paths, starts, stops = (column[start:stop] for column in self.columns)
-        return FileTable((paths, starts, stops), tf.stack([0, stop - start]), self.records[number][None])
+        bounds, records = tf.stack([0, stop - start]), self.records[number][None]
+        return FileTable((paths, starts, stops), bounds, records, self.read)
 
 
 def read_files(
@@ -88,7 +119,7 @@ def read_files(
         number: Any = tf.maximum(files.bounds[-1], 1)
         ranges = ranges.shuffle(number, seed=seed, reshuffle_each_iteration=False)
     stored = ranges.interleave(
-        lambda *file: _read_file(*file),  # the stubs count the arguments
+        lambda *file: files.read(*file),  # the stubs count the arguments
         cycle_length=files_at_once,
         block_length=1,
         num_parallel_calls=tf.data.AUTOTUNE if in_parallel else None,
@@ -98,7 +129,7 @@ def read_files(
 
 
 def _read_file(path: tf.Tensor, start: tf.Tensor, stop: tf.Tensor) -> tf.data.Dataset:
-    """Returns (record, place) pairs of one range of one file."""
+    """Returns (record, place) pairs of one range of one TFRecord file."""
     records = tf.data.TFRecordDataset(path, buffer_size=_READ_BYTES).skip(start).take(stop - start)
     places = tf.data.Dataset.range(start, stop).map(
         lambda number: tf.strings.join([path, tf.strings.as_string(number)], "#")

@@ -27,6 +27,10 @@ from efficientnet_pod.errors import UserError, did_you_mean
 from efficientnet_pod.workdir.files import expanded
 
 load()
+_FEATURES = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+}
 MANIFEST = "prepare.json"  # of a folder that `data prepare` writes
 
 
@@ -113,18 +117,11 @@ def _split(
     num_classes: int,
 ) -> Indexed | Records:
     """Returns a split whose first example has been read and has a label."""
-    features: Any = builder.info.features
-    skip_decoding = {"image": tfds.decode.SkipDecoding()}
-
-    def parse(record: tf.Tensor, place: tf.Tensor) -> Example:
-        example = features.deserialize_example(record, decoders=skip_decoding)
-        return {"image": example["image"], "label": tf.cast(example["label"], tf.int32), "name": place}
-
     formats = tfds.core.FileFormat
     if builder.info.file_format == formats.ARRAY_RECORD:
-        examples = indexed_records(ranges, parse)
+        examples = indexed_records(ranges, _parse)
     elif builder.info.file_format in (None, formats.TFRECORD):
-        examples = Records(ranges, parse)
+        examples = Records(ranges, _parse)
     else:
         raise UserError(
             f"data set '{name}' is stored as {builder.info.file_format.value}; only tfrecord and "
@@ -142,6 +139,12 @@ def _split(
             "(TFDS marks unlabelled test images with -1); name another split"
         )
     return examples
+
+
+def _parse(record: tf.Tensor, place: tf.Tensor) -> Example:
+    # As TFDS does it for one record with the images not decoded; this also takes many at once.
+    parsed: Any = tf.io.parse_example(record, _FEATURES)
+    return {"image": parsed["image"], "label": tf.cast(parsed["label"], tf.int32), "name": place}
 
 
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -163,8 +166,8 @@ def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         if os.path.exists(name):
             raise UserError(_a_path(name)) from None
         known = tfds.list_builders(with_community_datasets=False)
-        paths = ["folder:/path", "prepared:/path", "tfrecord:/path"]
-        hint = did_you_mean(base, ["digits", *paths, *known])
+        paths = ["folder:/path", "prepared:/path", "tfrecord:/path", "parquet:/path", "tar:/path"]
+        hint = did_you_mean(base, ["digits", *paths, "imagenet-tars:/path", "kaggle:/path", *known])
         if "did you mean" not in hint:  # nothing near, and hundreds are known
             hint = f"; use digits, {', '.join(paths)}, or a name from tensorflow.org/datasets/catalog"
         raise UserError(f"unknown data set '{name}'{hint}") from None
@@ -175,12 +178,26 @@ def _a_path(name: str) -> str:
     folder, kind = expanded(name), "folder"
     if os.path.exists(join(folder, "dataset_info.json")):
         kind = "prepared"
-    elif os.path.isdir(folder) and any("-of-" in entry for entry in os.listdir(folder)):
-        kind = "tfrecord"
+    elif os.path.isdir(folder):
+        entries = os.listdir(folder)
+        signs = {
+            "parquet": any(
+                entry.endswith(".parquet") for entry in [*entries, *_listed(join(folder, "data"))]
+            ),
+            "kaggle": "LOC_val_solution.csv" in entries,
+            "imagenet-tars": any(entry.startswith("ILSVRC2012_img_") for entry in entries),
+            "tar": any(entry.endswith(".tar") for entry in entries),
+            "tfrecord": any("-of-" in entry for entry in entries),
+        }
+        kind = next((kind for kind, is_so in signs.items() if is_so), kind)
     return (
         f"data set '{name}' is a path; a word in front says what is there: "
         f"--config.data.name={kind}:{name} (of evaluate: --data={kind}:…)"
     )
+
+
+def _listed(folder: str) -> list[str]:
+    return os.listdir(folder) if os.path.isdir(folder) else []
 
 
 def _require_classes(name: str, builder: tfds.core.DatasetBuilder) -> None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
-import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import quote
 
 import numpy as np
-from etils import epath
 
 from efficientnet_pod.data.quiet import reason_of, tf
+from efficientnet_pod.data.sources.index_file import read_index, write_index
 from efficientnet_pod.data.sources.types import Example, FileRange, Records
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.terminal import progress_bar
@@ -39,7 +34,7 @@ def count_records(paths: Sequence[str]) -> dict[str, int]:
     folder = os.path.dirname(paths[0])
     with ThreadPoolExecutor(_THREADS) as pool:
         sizes = dict(zip(paths, pool.map(lambda path: tf.io.gfile.stat(path).length, paths), strict=True))
-        index = _read_index(folder)
+        index = read_index(folder, _INDEX)
         names = {path: os.path.basename(path) for path in paths}
         wanted = [path for path in paths if index.get(names[path], {}).get("bytes") != sizes[path]]
         if wanted:
@@ -47,7 +42,7 @@ def count_records(paths: Sequence[str]) -> dict[str, int]:
                 for path, records in zip(wanted, pool.map(_count, wanted), strict=True):
                     index[names[path]] = {"bytes": sizes[path], "records": records}
                     advance(1)
-            _write_index(folder, index)
+            write_index(folder, _INDEX, index)
     return {path: index[names[path]]["records"] for path in paths}
 
 
@@ -55,7 +50,10 @@ def locate_corruption(records: Records) -> str | None:
     """Returns ``"PATH, record N, byte M: reason"`` of the first record that cannot be read, None if all can.
 
     Each file is read from the front to the last record of its range; data, checksums and parsing are checked.
+    Files of another format are not read: the errors of their readers name the place.
     """
+    if records.read:
+        return None
     with ThreadPoolExecutor(_THREADS) as pool:
         scans = pool.map(lambda file: _scan(file, records.parse), records.files)
         for file, (count, offset, reason) in zip(records.files, scans, strict=True):
@@ -149,39 +147,3 @@ def _masked_crc32c(rows: np.ndarray) -> np.ndarray:
         crc = table[(crc ^ column) & 0xFF] ^ (crc >> 8)
     crc = ~crc
     return ((crc >> 15) | (crc << 17)) + np.uint32(0xA282EAD8)
-
-
-def _index_files(folder: str) -> list[epath.Path]:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    quoted = quote(os.path.abspath(folder) if "://" not in folder else folder, safe="")
-    name = quoted if len(quoted) < 200 else hashlib.sha256(quoted.encode()).hexdigest()
-    return [
-        epath.Path(folder) / _INDEX,
-        epath.Path(cache) / "efficientnet-pod" / "record_counts" / f"{name}.json",
-    ]
-
-
-def _read_index(folder: str) -> dict[str, dict[str, int]]:
-    """Returns {file name: {"bytes": size, "records": count}}, empty if there is no readable index."""
-    for file in _index_files(folder):
-        try:
-            return json.loads(file.read_text("utf-8"))["files"]
-        except (OSError, ValueError, KeyError, TypeError):  # absent or not ours: the records are counted anew
-            continue
-    return {}
-
-
-def _write_index(folder: str, index: dict[str, dict[str, int]]) -> None:
-    """Writes the index to the first place that allows it; without any, the next start counts again."""
-    text = json.dumps({"files": dict(sorted(index.items()))}, indent=1) + "\n"
-    for file in _index_files(folder):
-        # Hosts may count the same folder at the same time: each writes a whole index, and the last one stays.
-        scratch = file.parent / f".{file.name}.{platform.node()}.{os.getpid()}.partial"
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(text, "utf-8")
-            scratch.replace(file)
-            return
-        except OSError:
-            with contextlib.suppress(OSError):
-                scratch.unlink()

@@ -25,10 +25,13 @@ class Indexed:
     Attributes:
       num_examples: number of examples.
       fetch: function from an int64 scalar in 0..num_examples-1 to the undecoded Example, inside tf.data.
+      takes_many: whether ``fetch`` also takes numbers (n,) and returns n of everything. Where Python reads, a
+        call costs more than the reading of an image.
     """
 
     num_examples: int
     fetch: Callable[[tf.Tensor], Example]
+    takes_many: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,16 +45,19 @@ class FileRange:
 
 @dataclass(frozen=True)
 class Records:
-    """A split in TFRecord files with known numbers of records, which can only be read from the front.
+    """A split in files with known numbers of records, which are read from the front.
 
     Attributes:
       files: parts of files, in stored order.
       parse: function from a record (string scalar) and its place ``path#number`` to the undecoded Example,
         whose name begins with that place.
+      read: function from path, start and stop to the (record, place) pairs of a range of a file, whose errors
+        name the place; None for TFRecord files.
     """
 
     files: tuple[FileRange, ...]
     parse: Callable[[tf.Tensor, tf.Tensor], Example]
+    read: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.data.Dataset] | None = None
 
     @property
     def num_examples(self) -> int:
@@ -72,7 +78,7 @@ class Records:
             if files and (files[-1].path, files[-1].stop) == (file.path, start):
                 start = files.pop().start
             files.append(FileRange(file.path, start, file.stop))
-        return Records(tuple(files), self.parse)
+        return replace(self, files=tuple(files))
 
     def part(self, start: int, stop: int) -> Records:
         """Returns the records number start..stop-1 of the split."""
@@ -83,7 +89,7 @@ class Records:
             if first < last:
                 ranges.append(FileRange(file.path, first, last))
             offset += file.stop - file.start
-        return Records(tuple(ranges), self.parse)
+        return replace(self, files=tuple(ranges))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def orientation_of(image: tf.Tensor, exif: str) -> tf.Tensor | None:
     """
     if exif == "ignored" or image.dtype != tf.string:
         return None
-    return tf.ensure_shape(call_python(noted_orientation, image, tf.int32), ())
+    return tf.ensure_shape(call_python(noted_orientation, image, dtype=tf.int32), ())
 
 
 def noted_orientation(data: bytes) -> np.int32:

@@ -18,12 +18,12 @@ _MAGIC = (("WEBP", 8, b"WEBP"), ("GIF", 0, b"GIF8"), ("BMP", 0, b"BM"), ("AVIF",
 
 def other_size(image: tf.Tensor) -> tf.Tensor:
     """Returns (height, width), int32, of an encoded image, from its header; InvalidArgumentError."""
-    return tf.ensure_shape(call_python(size_by_pillow, image, tf.int32), (2,))
+    return tf.ensure_shape(call_python(size_by_pillow, image, dtype=tf.int32), (2,))
 
 
 def decode_other(image: tf.Tensor) -> tf.Tensor:
     """Returns uint8 (height, width, 3) of an encoded image, transparency dropped; InvalidArgumentError."""
-    return tf.ensure_shape(call_python(decode_by_pillow, image, tf.uint8), (None, None, 3))
+    return tf.ensure_shape(call_python(decode_by_pillow, image, dtype=tf.uint8), (None, None, 3))
 
 
 def size_by_pillow(data: bytes) -> np.ndarray:
