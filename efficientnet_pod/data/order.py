@@ -30,17 +30,6 @@ _MANY_LANES = 8  # on a host; then each lane's thread is enough
 _RECORDS_AHEAD = 512  # on a host, outside the buffers: lanes are read at the same time
 
 
-def permuted(examples: Indexed, share: HostShare, seed: int) -> tf.data.Dataset:
-    """Returns (example, key) pairs without buffer or state: entering anywhere costs nothing."""
-    number = permutation(examples, share, seed)
-
-    def example(turn: tf.Tensor) -> tuple[Example, tf.Tensor]:
-        index, key = number(turn)
-        return examples.fetch(index), key
-
-    return map_in_parallel(tf.data.Dataset.range(sys.maxsize), example)
-
-
 def permutation(
     examples: Indexed, share: HostShare, seed: int
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
@@ -56,6 +45,68 @@ def permutation(
         return index, _key(seed, epoch, index)
 
     return number
+
+
+def by_class(
+    examples: Indexed, share: HostShare, seed: int
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns a function from the host's turn to the image's number and key; each class has equal turns.
+
+    Of K classes with images, every K turns of all hosts hold one image of each, in an order of their own. The
+    images of a class come in a permutation, then in another: none comes again before all others have come.
+    A key is unique over (seed, permutation, image): an image that comes again is augmented anew.
+    """
+    assert examples.labels is not None, "the labels are read first"
+    counts = np.bincount(examples.labels)
+    stored = np.argsort(examples.labels, kind="stable")  # the images class by class
+    present = np.flatnonzero(counts)
+    starts, sizes = (np.cumsum(counts) - counts)[present], counts[present]
+    classes = len(present)
+
+    def number(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        place = share.place(turn, tf.gather)
+        round_, rank = place // classes, place % classes
+        # No class has the number that the order of the classes has.
+        own = _shuffled(rank, classes, [seed, round_, classes])
+        size = tf.gather(tf.constant(sizes, tf.int64), own)
+        epoch = round_ // size
+        within = _shuffled(round_ % size, size, [seed, epoch, own])
+        index = tf.gather(
+            tf.constant(stored, tf.int64), tf.gather(tf.constant(starts, tf.int64), own) + within
+        )
+        return index, _key(seed, epoch, index)
+
+    return number
+
+
+def _shuffled(rank: tf.Tensor, count: Any, key: list[Any]) -> tf.Tensor:
+    """Returns the place of a rank in a permutation of 0..count-1; the key has three numbers of 32 bits."""
+    return tf.raw_ops.RandomIndexShuffle(
+        index=rank,
+        seed=tf.stack([tf.cast(part, tf.int64) for part in key]),
+        max_index=tf.cast(count, tf.int64) - 1,
+        rounds=4,
+    )
+
+
+# What says which image has a turn.
+Numbers = Callable[[Indexed, HostShare, int], Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]
+
+
+def permuted(
+    examples: Indexed, share: HostShare, seed: int, numbers: Numbers = permutation
+) -> tf.data.Dataset:
+    """Returns (example, key) pairs without buffer or state: entering anywhere costs nothing.
+
+    ``numbers`` is :func:`permutation` or :func:`by_class`.
+    """
+    number = numbers(examples, share, seed)
+
+    def example(turn: tf.Tensor) -> tuple[Example, tf.Tensor]:
+        index, key = number(turn)
+        return examples.fetch(index), key
+
+    return map_in_parallel(tf.data.Dataset.range(sys.maxsize), example)
 
 
 def shuffled(examples: Records, share: HostShare, seed: int) -> tf.data.Dataset:

@@ -88,6 +88,8 @@ def base_config() -> Any:
     config.data.cutmix = 0.0
     config.data.eval_crop = "square"
     config.data.eval_crop_share = 0.875
+    config.data.class_weights = FieldReference("none", field_type=object)  # a word, or a table
+    config.data.sampling = "epoch"
     config.data.in_memory = False
     config.data.skip_corrupt = 0
 

@@ -33,7 +33,11 @@ PolicyMagnitude = Annotated[float, Range(0, 30), _RANDAUGMENT]
 MinCropArea = Annotated[NonZeroShare, _CROPS]
 Cutout = Annotated[int, Range(0, 8192, whole=True, step=2)]
 AUTO = "auto"  # as many replicas as a device's memory asks for
-Replicas = Annotated[int | str, Range(0, whole=True, word=AUTO)]
+Replicas = Annotated[int | str, Range(0, whole=True, words=(AUTO,))]
+BALANCED = "balanced"  # every class alike, however many images it has
+ClassWeights = Annotated[
+    str | tuple[tuple[str, float], ...], Range(0, 1e6, above=True, words=("none", BALANCED))
+]
 _PATHS = ("folder:", "prepared:", "tfrecord:")  # of data sets that are named by their folder
 
 
@@ -123,6 +127,11 @@ class DataSettings(Ranged):
         a square.
       eval_crop_share: share of an image's shorter side that the central crop of evaluation sees; timm's
         ``crop_pct``. A stretched crop sees it of both sides.
+      class_weights: factor of an image's loss, by its class: ``none``; ``balanced``, images over (classes ·
+        images of the class), so that the mean over all training images is 1; or a table such as ``{'rare':
+        5.0}``, where a class without an entry has 1. A batch's loss is the sum over the number of its images.
+      sampling: training images of an epoch: ``epoch``, each image once; or ``balanced``, as many images, of
+        each class equally many, so that images of a rare class come again.
       in_memory: whether to decode and resize all training images before the first step and keep them.
       skip_corrupt: training images that a host may skip because they cannot be decoded, each counted once
         from the start of its process on; one more stops it.
@@ -155,6 +164,8 @@ class DataSettings(Ranged):
     cutmix: Alpha
     eval_crop: Annotated[str, Choices(("square", "rectangular", "stretched"))]
     eval_crop_share: NonZeroShare
+    class_weights: ClassWeights
+    sampling: Annotated[str, Choices(("epoch", BALANCED))]
     in_memory: bool
     skip_corrupt: Number0 = dataclasses.field(metadata=FREE)
 

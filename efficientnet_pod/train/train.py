@@ -14,7 +14,7 @@ from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.rules import check_weights
 from efficientnet_pod.run.identity import identity_of
 from efficientnet_pod.run.programs import Programs
-from efficientnet_pod.run.run import Run, look_at_images, open_run
+from efficientnet_pod.run.run import Run, look_at_images, open_run, with_balance
 from efficientnet_pod.train.display import Display
 from efficientnet_pod.train.ending import Ending
 from efficientnet_pod.train.log import TrainingLog
@@ -74,6 +74,7 @@ def train_and_evaluate(
             run = open_run(recipe)
             hosts.agree("the run", identity_of(run))
             look_at_images(run)
+            run = with_balance(run)
             display = ending.hold(Display(total_steps=run.plan.total_steps, silent=hosts.index() > 0))
             # Before the workdir is taken: a mistake in the path of weights must not bind it to this config.
             initial = open_initial_weights(run, workdir)
