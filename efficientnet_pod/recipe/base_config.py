@@ -117,4 +117,8 @@ def base_config() -> Any:
     config.init.lr_factors = ()
     config.init.bn_statistics = "train"
     config.init.bn_images = 2048
+
+    config.stop = ConfigDict()
+    config.stop.at_top1 = 0.0
+    config.stop.patience_epochs = 0.0
     return config

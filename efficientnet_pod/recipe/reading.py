@@ -8,7 +8,7 @@ from efficientnet_pod.optim.fine_tuning import InitSettings
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
 from efficientnet_pod.optim.optimizers import OPTIMIZERS
 from efficientnet_pod.optim.schedules import Schedule
-from efficientnet_pod.recipe.recipe import DataSettings, ModelSettings, PhaseSettings, Recipe
+from efficientnet_pod.recipe.recipe import DataSettings, ModelSettings, PhaseSettings, Recipe, StopSettings
 
 
 def read_recipe(config: dict[str, Any]) -> Recipe:
@@ -24,6 +24,7 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     fields["model"] = ModelSettings(**_checked(fields["model"], ModelSettings, "config.model"))
     fields["data"] = _read_data(fields["data"])
     fields["init"] = read_init(fields["init"])
+    fields["stop"] = StopSettings(**_checked(fields["stop"], StopSettings, "config.stop"))
     fields["optimizer"] = _read_optimizer(fields["optimizer"])
     fields["schedule"] = _read_schedule(fields["schedule"])
     fields["notes"] = tuple(fields["notes"])

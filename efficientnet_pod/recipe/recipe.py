@@ -215,6 +215,24 @@ class PhaseSettings(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
+class StopSettings(Ranged):
+    """The end of a run before its last epoch. Both fields are looked at after each evaluation.
+
+    Attributes:
+      at_top1: top-1 at which the run ends, as a share: 0.76 for 76 %; 0 for none.
+      patience_epochs: epochs without a better top-1 after which it ends; 0 for none.
+    """
+
+    at_top1: Annotated[float, Range(1e-6, 1, zero=True)] = dataclasses.field(metadata=FREE)
+    patience_epochs: Epochs = dataclasses.field(metadata=FREE)
+
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return "config.stop"
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe(Ranged):
     """One published or intended result, whatever machine it runs on.
 
@@ -247,6 +265,7 @@ class Recipe(Ranged):
       schedule: course of the learning rate.
       phases: phases of the training, by ``from_epoch``; none where all of it is alike.
       init: weights to start from.
+      stop: end before the last epoch.
     """
 
     notes: tuple[str, ...] = dataclasses.field(metadata=FREE)
@@ -275,6 +294,7 @@ class Recipe(Ranged):
     schedule: Schedule
     phases: tuple[PhaseSettings, ...]
     init: InitSettings
+    stop: StopSettings
 
     @property
     def path(self) -> str:

@@ -131,6 +131,8 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
                        f"{describe_shapes(plan.eval_shapes)}"),
     ]  # fmt: skip
+    if end := _early_end(recipe):
+        rows.append(("ends early", end))
     if classes := _classes(recipe):
         rows.append(("classes", classes))
     weights = [("weights", str(recipe.init))] if recipe.init.weights else []
@@ -141,6 +143,16 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
     for warning in plan.warnings:
         table.add_row(Text("warning", style="yellow"), warning)
     return table
+
+
+def _early_end(recipe: Recipe) -> str:
+    """Returns what ends the run before its last epoch; empty if nothing does."""
+    stop, texts = recipe.stop, []
+    if stop.at_top1:
+        texts.append(f"at a top-1 of {100 * stop.at_top1:.6g} %")
+    if stop.patience_epochs:
+        texts.append(f"after {stop.patience_epochs:g} epochs without a better one")
+    return ", or ".join(texts)
 
 
 def _classes(recipe: Recipe) -> str:

@@ -16,10 +16,11 @@ from efficientnet_pod.run.identity import identity_of
 from efficientnet_pod.run.programs import Programs
 from efficientnet_pod.run.run import Run, look_at_images, open_run, with_balance
 from efficientnet_pod.train.display import Display
+from efficientnet_pod.train.early_end import ended_by
 from efficientnet_pod.train.ending import Ending
 from efficientnet_pod.train.log import TrainingLog
 from efficientnet_pod.train.loop import Training
-from efficientnet_pod.train.saves import Saves
+from efficientnet_pod.train.saves import Position, Saves
 from efficientnet_pod.train.start import (
     compile_and_place,
     find_replicas,
@@ -45,8 +46,9 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains the config's recipe to its end and returns the contents of ``summary.json``.
 
-    A workdir with checkpoints of the same config is resumed from the newest good one; a finished run is left
-    alone. Every host of the run calls this; only host 0 touches the workdir.
+    The end is the last epoch, or that of :func:`.ended_by`. A workdir with checkpoints of the same config is
+    resumed from the newest good one; a finished run is left alone. Every host of the run calls this; only
+    host 0 touches the workdir.
 
     Args:
       config: a recipe as plain nested tables.
@@ -100,20 +102,26 @@ def train_and_evaluate(
         ending.hold(watchdog)
         saves = Saves(run, log, watchdog, checkpoints, owner, step=step)
         training = Training(run, programs, log, interrupt, watchdog, saves)
-        training.run(state, start.position, evaluated=start.evaluated)
-        summary = _write_summary(run, workdir, checkpoints, log, programs) if checkpoints else None
-        journal.end("end", step=run.plan.total_steps)
+        last = training.run(state, start.position, evaluated=start.evaluated)
+        summary = _write_summary(run, last, workdir, checkpoints, log, programs) if checkpoints else None
+        journal.end("end", step=last.step, by=ended_by(run.plan, last), best_top1=last.best_top1)
         if checkpoints:
             _write_report(workdir, display)
         return hosts.from_first("the summary", summary)
 
 
 def _write_summary(
-    run: Run, workdir: Workdir, checkpoints: Checkpoints, log: TrainingLog, programs: Programs
+    run: Run,
+    last: Position,
+    workdir: Workdir,
+    checkpoints: Checkpoints,
+    log: TrainingLog,
+    programs: Programs,
 ) -> dict[str, Any]:
     """Writes ``summary.json`` and returns its contents."""
     summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
-    summary["state_digest"] = checkpoints.commit(run.plan.total_steps)["digest"]
+    summary["ended_by"] = ended_by(run.plan, last)
+    summary["state_digest"] = checkpoints.commit(last.step)["digest"]
     workdir.write("summary.json", summary)
     return summary
 
