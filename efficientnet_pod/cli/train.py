@@ -5,6 +5,7 @@ from typing import Any
 
 from efficientnet_pod.cli.flags import overrides_of, parse_flags
 from efficientnet_pod.cli.host import define_hosts, joined
+from efficientnet_pod.report.words import early_end
 
 
 def run_train(arguments: Sequence[str]) -> None:
@@ -29,6 +30,8 @@ def run_train(arguments: Sequence[str]) -> None:
 def _print_summary(summary: dict[str, Any], workdir: str) -> None:
     final, best, rate = summary["final"], summary["best"], summary["images_per_second"]
     hits = round(final["top1"] * final["images"])
+    early = early_end(summary.get("ended_by"))
+    end = f"\nended at epoch {final['epoch']:.2f}, {final['seconds']:.0f} s: {early}" if early else ""
     speed = ""
     if rate:
         speed = f", {rate:,.0f} images/s in training, {summary['input_wait']:.0%} of it without input"
@@ -36,5 +39,5 @@ def _print_summary(summary: dict[str, Any], workdir: str) -> None:
         f"\ntop-1 {final['top1']:.2%} ({hits:,} of {final['images']:,} images), top-5 {final['top5']:.2%}; "
         f"best top-1 {best['top1']:.2%} at step {best['step']:,}\n"
         f"{summary['total_seconds']:.0f} s after {summary['compile_seconds']:.0f} s of compilation"
-        f"{speed}\nrecords in {workdir}: metrics.jsonl, summary.json, tensorboard/, checkpoints/"
+        f"{speed}{end}\nrecords in {workdir}: metrics.jsonl, summary.json, tensorboard/, checkpoints/"
     )

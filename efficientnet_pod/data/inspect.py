@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from efficientnet_pod.data.bad_images import find_fault
+from efficientnet_pod.data.balance import imbalance
 from efficientnet_pod.data.contact_sheet import write_contact_sheet
 from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import decoder_messages, reason_of, tf
@@ -27,6 +28,7 @@ from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.recipe.recipe import DataSettings
 
 _SHEET_ROWS, _SHEET_COLUMNS = 8, 8
+_SAMPLE_OF_A_CLASS = 100  # images checked, on average, that show which classes are rare
 _THREADS = 8  # each in a decoder of TensorFlow, which lets the others run
 
 
@@ -87,6 +89,8 @@ def describe_data(
     console.print("least, median and greatest of the images that were checked and are not bad", style="dim")
     for warning in source.warnings:
         console.print(Text("warning ", style="yellow"), warning)
+    if unequal := _imbalance(source, data, checked[data.train_split]):
+        console.print(Text("warning ", style="yellow"), unequal)
     turned = sum(example.is_turned for split in checked.values() for example in split)
     if turned and data.exif == "ignored":
         console.print(
@@ -234,6 +238,18 @@ def _table(
     table.add_row("all images", *totals)
     table.add_row("images a class", *(_per_class(examples, len(names)) for examples in good.values()))
     return table
+
+
+def _imbalance(source: Source, data: DataSettings, checked: Sequence[CheckedExample]) -> str:
+    """Returns a warning of classes with far fewer images than others; by a sample only if it is large."""
+    if data.class_weights != "none" or data.sampling != "epoch":
+        return ""
+    labels = source.train.labels if isinstance(source.train, Indexed) else None
+    if labels is None:
+        labels = np.array([example.label for example in checked if not example.fault], np.int64)
+        if len(labels) < min(source.num_train, _SAMPLE_OF_A_CLASS * source.num_classes):
+            return ""
+    return imbalance(np.bincount(labels, minlength=source.num_classes), source.class_names)
 
 
 def _way_of_reading(split: Indexed | Records) -> str:

@@ -31,12 +31,6 @@ _MANY_LANES = 8  # on a host; then each lane's thread is enough
 _RECORDS_AHEAD = 512  # on a host, outside the buffers: lanes are read at the same time
 
 
-def permuted(examples: Indexed, share: HostShare, seed: int) -> tf.data.Dataset:
-    """Returns (example, key) pairs without buffer or state: entering anywhere costs nothing."""
-    turns = tf.data.Dataset.range(sys.maxsize)
-    return fetch_each(examples, turns, permutation(examples, share, seed), share.host_batch)
-
-
 def permutation(
     examples: Indexed, share: HostShare, seed: int
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
@@ -48,13 +42,68 @@ def permutation(
         epoch, rank = place // count, place % count
         # As tf.random.experimental.index_shuffle, which puts this number before the two of a seed, and fails
         # for several seeds, other than its documentation says.
-        numbers = [tf.fill(tf.shape(epoch), np.int64(first)) for first in (498247692, seed)] + [epoch]
-        index = tf.raw_ops.RandomIndexShuffle(
-            index=rank, seed=tf.stack(numbers, -1), max_index=np.int64(count - 1), rounds=4
+        index = _shuffled(rank, count, [498247692, seed, epoch])
+        return index, _key(seed, epoch, index)
+
+    return number
+
+
+def by_class(
+    examples: Indexed, share: HostShare, seed: int
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns a function as :func:`permutation` does, of which each class has equally many turns.
+
+    Of K classes with images, every K turns of all hosts hold one image of each, in an order of their own. The
+    images of a class come in a permutation, then in another: none comes again before all others have come.
+    A key is unique over (seed, permutation, image): an image that comes again is augmented anew.
+    """
+    assert examples.labels is not None, "the labels are read first"
+    counts = np.bincount(examples.labels)
+    stored = np.argsort(examples.labels, kind="stable")  # the images class by class
+    present = np.flatnonzero(counts)
+    starts, sizes = (np.cumsum(counts) - counts)[present], counts[present]
+    classes = len(present)
+
+    def number(turn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        place = share.place(turn, tf.gather)
+        round_, rank = place // classes, place % classes
+        # No class has the number that the order of the classes has.
+        own = _shuffled(rank, classes, [seed, round_, classes])
+        size = tf.gather(tf.constant(sizes, tf.int64), own)
+        epoch = round_ // size
+        within = _shuffled(round_ % size, size, [seed, epoch, own])
+        index = tf.gather(
+            tf.constant(stored, tf.int64), tf.gather(tf.constant(starts, tf.int64), own) + within
         )
         return index, _key(seed, epoch, index)
 
     return number
+
+
+def _shuffled(rank: tf.Tensor, count: Any, key: list[Any]) -> tf.Tensor:
+    """Returns the place of a rank in a permutation of 0..count-1; the key has three numbers of 32 bits.
+
+    Ranks (n,) may have a count and a key each.
+    """
+    parts = [tf.broadcast_to(tf.cast(part, tf.int64), tf.shape(rank)) for part in key]
+    return tf.raw_ops.RandomIndexShuffle(
+        index=rank, seed=tf.stack(parts, -1), max_index=tf.cast(count, tf.int64) - 1, rounds=4
+    )
+
+
+# What says which image has a turn.
+Numbers = Callable[[Indexed, HostShare, int], Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]
+
+
+def permuted(
+    examples: Indexed, share: HostShare, seed: int, numbers: Numbers = permutation
+) -> tf.data.Dataset:
+    """Returns (example, key) pairs without buffer or state: entering anywhere costs nothing.
+
+    ``numbers`` is :func:`permutation` or :func:`by_class`.
+    """
+    turns = tf.data.Dataset.range(sys.maxsize)
+    return fetch_each(examples, turns, numbers(examples, share, seed), share.host_batch)
 
 
 def shuffled(examples: Records, share: HostShare, seed: int) -> tf.data.Dataset:

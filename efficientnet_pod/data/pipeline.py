@@ -8,7 +8,7 @@ import numpy as np
 
 from efficientnet_pod.data.bad_images import Batches, Undecoded
 from efficientnet_pod.data.host_share import HostShare
-from efficientnet_pod.data.order import in_order, permutation, permuted, shuffled, stored_places
+from efficientnet_pod.data.order import by_class, in_order, permutation, permuted, shuffled, stored_places
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.skips import Skips
 from efficientnet_pod.data.sources.reading import map_in_parallel
@@ -30,6 +30,7 @@ def train_batches(
     *,
     seed: int,
     skips: Skips | None = None,
+    balanced: bool = False,
 ) -> Batches:
     """Returns the endless training batches of one host, from the image at place ``share.first_image`` on.
 
@@ -55,7 +56,10 @@ def train_batches(
       seed: seed of the order and of the augmentation.
       skips: counter of the images that may be left out because they cannot be decoded; without it the first
         of them stops the stream.
+      balanced: whether every class has equally many images, see :func:`.by_class`; of an indexed source whose
+        labels are known.
     """
+    numbers = by_class if balanced else permutation
 
     def finish(example: Example, key: tf.Tensor) -> Example:
         image, label = _checked(example, source.num_classes)
@@ -66,7 +70,7 @@ def train_batches(
     def open_at(number: int) -> tf.data.Dataset:
         entered = share.later(number)
         if isinstance(source.train, Indexed):
-            examples = permuted(source.train, entered, seed)
+            examples = permuted(source.train, entered, seed, numbers)
         else:
             examples = shuffled(source.train, entered, seed)
         return _batched(map_in_parallel(examples, finish), share)
@@ -78,7 +82,7 @@ def train_batches(
         entered = share.later(number)
         if isinstance(source.train, Indexed):
             turns = tf.data.Dataset.range(share.host_batch)
-            return _fetched(source.train.fetch, turns.map(permutation(source.train, entered, seed)))
+            return _fetched(source.train.fetch, turns.map(numbers(source.train, entered, seed)))
         return _read(shuffled(source.train, entered, seed).take(share.host_batch))
 
     return Batches(

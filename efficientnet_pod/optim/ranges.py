@@ -23,7 +23,7 @@ class Range:
       whole: whether fractions are left out.
       step: number that must divide the value.
       zero: whether 0 is one of them too; it stands for none.
-      word: a word that may stand instead of a number; empty for none.
+      words: words that may stand instead of a number.
     """
 
     least: float
@@ -33,12 +33,12 @@ class Range:
     whole: bool = False
     step: int = 1
     zero: bool = False
-    word: str = ""
+    words: tuple[str, ...] = ()
 
     def holds(self, value: Any) -> bool:
-        """Returns whether a value is one of the numbers, or the word; NaN is not."""
-        if self.word and value == self.word:
-            return True
+        """Returns whether a value is one of the numbers, or of the words; NaN is not."""
+        if isinstance(value, str):
+            return value in self.words
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
         number: Any = value
@@ -59,7 +59,7 @@ class Range:
         low, high = ("above" if self.above else "at least"), ("below" if self.below else "at most")
         kind = "" if not self.whole else "even, " if self.step == 2 else "a whole number, "
         kind = "0, or " if self.zero else kind
-        kind = f"{self.word}, or {kind}" if self.word else kind
+        kind = f"{' or '.join(self.words)}, or {kind}" if self.words else kind
         return f"{kind}{low} {_plain(self.least)} and {high} {_plain(self.most)}"
 
 

@@ -92,6 +92,8 @@ def base_config() -> Any:
     config.data.cutmix = 0.0
     config.data.eval_crop = "square"
     config.data.eval_crop_share = 0.875
+    config.data.class_weights = FieldReference("none", field_type=object)  # a word, or a table
+    config.data.sampling = "epoch"
     config.data.in_memory = False
     config.data.skip_corrupt = 0
 
@@ -120,4 +122,8 @@ def base_config() -> Any:
     config.init.lr_factors = ()
     config.init.bn_statistics = "train"
     config.init.bn_images = 2048
+
+    config.stop = ConfigDict()
+    config.stop.at_top1 = 0.0
+    config.stop.patience_epochs = 0.0
     return config

@@ -10,7 +10,7 @@ from efficientnet_pod.optim.optimizers import OPTIMIZERS
 from efficientnet_pod.optim.ranges import MOST
 from efficientnet_pod.optim.schedules import peak_learning_rate, schedule_warnings
 from efficientnet_pod.recipe.phases import Phase, PlacedRecipe, resolve_phases
-from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.recipe.recipe import BALANCED, Recipe
 from efficientnet_pod.recipe.rectangles import Shapes, eval_batch_of
 from efficientnet_pod.recipe.rules import check_recipe, lack_of_weights
 
@@ -212,6 +212,12 @@ def _warnings(plan: Plan) -> list[str]:
     if bn_batch < 16:
         remedy = "ghost_batch" if plan.recipe.model.ghost_batch else "bn_group_size"
         warnings.append(f"{bn_batch} images normalise together; below 16 accuracy suffers: raise {remedy}")
+    data = plan.recipe.data
+    if data.class_weights != "none" and data.sampling == BALANCED:
+        warnings.append(
+            "config.data.sampling=balanced shows every class equally often, and config.data.class_weights "
+            "weighs them once more: rare classes count more than others; set one of them back"
+        )
     if lack := lack_of_weights(plan.recipe):
         warnings.append(lack)
     return warnings

@@ -8,7 +8,7 @@ from efficientnet_pod.optim.fine_tuning import InitSettings
 from efficientnet_pod.optim.hyperparameters import Hyperparameters
 from efficientnet_pod.optim.optimizers import OPTIMIZERS
 from efficientnet_pod.optim.schedules import Schedule
-from efficientnet_pod.recipe.recipe import DataSettings, ModelSettings, PhaseSettings, Recipe
+from efficientnet_pod.recipe.recipe import DataSettings, ModelSettings, PhaseSettings, Recipe, StopSettings
 
 
 def read_recipe(config: dict[str, Any]) -> Recipe:
@@ -24,6 +24,7 @@ def read_recipe(config: dict[str, Any]) -> Recipe:
     fields["model"] = ModelSettings(**_checked(fields["model"], ModelSettings, "config.model"))
     fields["data"] = _read_data(fields["data"])
     fields["init"] = read_init(fields["init"])
+    fields["stop"] = StopSettings(**_checked(fields["stop"], StopSettings, "config.stop"))
     fields["optimizer"] = _read_optimizer(fields["optimizer"])
     fields["schedule"] = _read_schedule(fields["schedule"])
     fields["notes"] = tuple(fields["notes"])
@@ -57,6 +58,7 @@ def _read_data(table: dict[str, Any]) -> DataSettings:
     fields = _checked(table, DataSettings, "config.data")
     for name in ("mean_rgb", "stddev_rgb"):
         fields[name] = _read_rgb(fields[name], name)
+    fields["class_weights"] = _read_class_weights(fields["class_weights"])
     return DataSettings(**fields)
 
 
@@ -71,6 +73,20 @@ def _read_rgb(value: Any, name: str) -> tuple[float, ...]:
     raise UserError(
         f"config.data.{name} is {value!r}; it must be three numbers, of pixels in 0..1, e.g. (0.5, 0.5, 0.5)"
     )
+
+
+def _read_class_weights(value: Any) -> str | tuple[tuple[str, float], ...]:
+    """Returns a word, or the pairs of a table; data sets without class names have numbers for names."""
+    if isinstance(value, str):
+        return value
+    pairs = _read_pairs(value.items() if isinstance(value, dict) else value, str)
+    names = [name for name, _ in pairs or ()]
+    if not names or len(set(names)) < len(names):
+        raise UserError(
+            f"config.data.class_weights is {value!r}; it must be none, balanced, or a table with one "
+            "weight for each class that it names, e.g. {'cat': 2.0}"
+        )
+    return pairs or ()
 
 
 def _read_schedule(table: dict[str, Any]) -> Schedule:

@@ -34,7 +34,11 @@ PolicyMagnitude = Annotated[float, Range(0, 30), _RANDAUGMENT]
 MinCropArea = Annotated[NonZeroShare, _CROPS]
 Cutout = Annotated[int, Range(0, 8192, whole=True, step=2)]
 AUTO = "auto"  # as many replicas as a device's memory asks for
-Replicas = Annotated[int | str, Range(0, whole=True, word=AUTO)]
+Replicas = Annotated[int | str, Range(0, whole=True, words=(AUTO,))]
+BALANCED = "balanced"  # every class alike, however many images it has
+ClassWeights = Annotated[
+    str | tuple[tuple[str, float], ...], Range(0, 1e6, above=True, words=("none", BALANCED))
+]
 TRACKERS = ("wandb", "mlflow")
 HUB = "hf:"  # before the name of a data set of the Hugging Face hub
 # Of data sets that are named by their folder.
@@ -137,6 +141,11 @@ class DataSettings(Ranged):
         a square.
       eval_crop_share: share of an image's shorter side that the central crop of evaluation sees; timm's
         ``crop_pct``. A stretched crop sees it of both sides.
+      class_weights: factor of an image's loss, by its class: ``none``; ``balanced``, images over (classes ·
+        images of the class), so that the mean over all training images is 1; or a table such as ``{'rare':
+        5.0}``, where a class without an entry has 1. A batch's loss is the sum over the number of its images.
+      sampling: training images of an epoch: ``epoch``, each image once; or ``balanced``, as many images, of
+        each class equally many, so that images of a rare class come again.
       in_memory: whether to decode and resize all training images before the first step and keep them.
       skip_corrupt: training images that a host may skip because they cannot be decoded, each counted once
         from the start of its process on; one more stops it.
@@ -170,6 +179,8 @@ class DataSettings(Ranged):
     cutmix: Alpha
     eval_crop: Annotated[str, Choices(("square", "rectangular", "stretched"))]
     eval_crop_share: NonZeroShare
+    class_weights: ClassWeights
+    sampling: Annotated[str, Choices(("epoch", BALANCED))]
     in_memory: bool
     skip_corrupt: Number0 = dataclasses.field(metadata=FREE)
 
@@ -219,6 +230,24 @@ class PhaseSettings(Ranged):
 
 
 @dataclasses.dataclass(frozen=True)
+class StopSettings(Ranged):
+    """The end of a run before its last epoch. Both fields are looked at after each evaluation.
+
+    Attributes:
+      at_top1: top-1 at which the run ends, as a share: 0.76 for 76 %; 0 for none.
+      patience_epochs: epochs without a better top-1 after which it ends; 0 for none.
+    """
+
+    at_top1: Annotated[float, Range(1e-6, 1, zero=True)] = dataclasses.field(metadata=FREE)
+    patience_epochs: Epochs = dataclasses.field(metadata=FREE)
+
+    @property
+    def path(self) -> str:
+        """Name of the table in a config."""
+        return "config.stop"
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe(Ranged):
     """One published or intended result, whatever machine it runs on.
 
@@ -253,6 +282,7 @@ class Recipe(Ranged):
       schedule: course of the learning rate.
       phases: phases of the training, by ``from_epoch``; none where all of it is alike.
       init: weights to start from.
+      stop: end before the last epoch.
     """
 
     notes: tuple[str, ...] = dataclasses.field(metadata=FREE)
@@ -283,6 +313,7 @@ class Recipe(Ranged):
     schedule: Schedule
     phases: tuple[PhaseSettings, ...]
     init: InitSettings
+    stop: StopSettings
 
     @property
     def path(self) -> str:

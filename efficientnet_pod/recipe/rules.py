@@ -9,7 +9,7 @@ from efficientnet_pod.models.registry import NEUTRAL, network_named
 from efficientnet_pod.optim.fine_tuning import TRAIN
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.pod.topology import check_bn_group_size, divisors
-from efficientnet_pod.recipe.recipe import PhaseSettings, Recipe
+from efficientnet_pod.recipe.recipe import BALANCED, PhaseSettings, Recipe
 
 
 def check_recipe(recipe: Recipe, num_devices: int) -> None:
@@ -117,6 +117,11 @@ def _check_images(recipe: Recipe, full: Callable[[str], str]) -> None:
             "config.data.in_memory=True is for shift and pad_crop_flip without a policy, not for "
             f"config.data.augment={data.augment} with policy={data.policy}{offsets}; "
             "use --config.data.in_memory=False"
+        )
+    if data.in_memory and data.sampling == BALANCED:
+        raise UserError(
+            "config.data.sampling=balanced draws images by their classes, and config.data.in_memory=True by "
+            "whole epochs; use --config.data.in_memory=False"
         )
     network = network_named(recipe.model.name)
     size = data.image_size or network.image_size

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from efficientnet_pod.pod.terminal import duration, plural, significant
-from efficientnet_pod.report.words import NOT_RECORDED, joined
+from efficientnet_pod.report.words import NOT_RECORDED, early_end, joined
 from efficientnet_pod.workdir.journal import ENDINGS, seconds_of_kind, starts
 from efficientnet_pod.workdir.json_lines import Row
 from efficientnet_pod.workdir.values import number, table_of, time_of, whole
@@ -123,7 +123,7 @@ _WORDINGS = {
     "quarantined": lambda events: ("Checkpoint set aside", _texts(events, "what")),
     "output_lost": lambda events: (f"Lost {_texts(events, 'stream')}", _texts(events, "reason")),
     "phase": _phase,
-    "end": lambda events: ("Complete", ""),
+    "end": lambda events: ("Complete", early_end(events[-1].get("by"))),
 }
 
 

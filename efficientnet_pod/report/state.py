@@ -5,7 +5,7 @@ from typing import Literal
 
 from efficientnet_pod.pod.terminal import duration, percent, whole_number
 from efficientnet_pod.report.records import RunRecords
-from efficientnet_pod.report.words import moment
+from efficientnet_pod.report.words import early_end, moment
 from efficientnet_pod.workdir.journal import ENDINGS, starts
 from efficientnet_pod.workdir.values import dig, number, whole
 
@@ -25,7 +25,11 @@ def state_of(records: RunRecords, *, assume_alive: bool | None = None) -> RunSta
     does too, and the text says that this cannot be seen from here.
     """
     if _is_complete(records):
-        steps = records.total_steps or whole(dig(records.summary, "final.step"))
+        last, total = whole(dig(records.summary, "final.step")), records.total_steps
+        if (why := early_end(records.summary.get("ended_by"))) and last:
+            of = f" of {total:,}" if total else ""
+            return RunState("complete", f"Complete after {last:,}{of} steps: {why}.")
+        steps = total or last
         count = f"{whole_number(steps)} steps" if steps is not None else "all its steps"
         return RunState("complete", f"Complete after {count}.")
     holder = records.holder
@@ -46,6 +50,9 @@ def _is_complete(records: RunRecords) -> bool:
     if records.journal and records.journal[-1]["kind"] == "end":
         return True
     final, total = whole(dig(records.summary, "final.step")), records.total_steps
+    if final is not None and early_end(records.summary.get("ended_by")):
+        # Where config.stop was changed since, a later start has gone on from there.
+        return final >= records.last_step and records.holder is None
     return final is not None and (total is None or final >= total)
 
 

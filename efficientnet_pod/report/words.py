@@ -18,6 +18,17 @@ _OPTIMIZER_TITLES = {
 }
 
 
+_EARLY_ENDS = {
+    "at_top1": "the top-1 of config.stop.at_top1 was reached",
+    "patience_epochs": "no evaluation was better for config.stop.patience_epochs",
+}
+
+
+def early_end(ended_by: Any) -> str:
+    """Returns why a run ended before its last epoch, by what its summary says; empty if it did not."""
+    return _EARLY_ENDS.get(str(ended_by), "")
+
+
 def moment(time: datetime | None) -> str:
     """Returns e.g. ``"2026-11-25 01:02:03 UTC"``."""
     return NOT_KNOWN if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"

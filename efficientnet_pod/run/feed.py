@@ -20,6 +20,7 @@ from efficientnet_pod.pod import inject
 from efficientnet_pod.pod.mesh import devices_of, to_global
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.recipe.plan import Plan
+from efficientnet_pod.recipe.recipe import BALANCED
 from efficientnet_pod.run.run import Run
 
 Batch = dict[str, jax.Array]
@@ -183,4 +184,5 @@ def _input(run: Run, phase: Phase, step: int, image_offset: int, skips: Skips | 
     preprocessing, seed = run.preprocessing(phase), phase.recipe.seed
     if phase.recipe.data.in_memory:
         return in_memory.InMemory(run.images, preprocessing, share, seed=seed)
-    return pipeline.train_batches(run.images, preprocessing, share, seed=seed, skips=skips)
+    balanced = phase.recipe.data.sampling == BALANCED
+    return pipeline.train_batches(run.images, preprocessing, share, seed=seed, skips=skips, balanced=balanced)

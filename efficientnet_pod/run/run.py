@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from efficientnet_pod.data.sources.types import Source
+from efficientnet_pod.data.balance import class_weights
+from efficientnet_pod.data.sources.types import Indexed, Source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.initial import abstract_variables, initial_variables
 from efficientnet_pod.models.inputs import normalise
@@ -27,7 +28,7 @@ from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.recipe.plan import Plan, resolve
 from efficientnet_pod.recipe.preprocessing import Preprocessing
-from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.recipe.recipe import BALANCED, Recipe
 from efficientnet_pod.recipe.rectangles import order_of, shapes_of
 from efficientnet_pod.run.eval_step import compile_eval_step, compile_statistics_step
 from efficientnet_pod.run.state import TrainState, init_state
@@ -89,6 +90,18 @@ class Run:
         """The images; only of a run that was opened with them."""
         assert isinstance(self.source, Source), "opened with the numbers of its images alone"
         return self.source
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """Factor of each class in the training loss; () for none. All 1 where the images are not here.
+
+        Raises UserError for a class that the images do not have.
+        """
+        setting = self.plan.recipe.data.class_weights
+        if isinstance(self.source, Source):
+            labels = self.source.train.labels if isinstance(self.source.train, Indexed) else None
+            return class_weights(setting, self.source.class_names, labels)
+        return () if setting == "none" else (1.0,) * self.plan.num_classes
 
     def initial_variables(self) -> dict[str, Any]:
         """Returns random weights by the recipe's seed, a whitening layer by the images, and BN statistics."""
@@ -172,6 +185,7 @@ class Run:
             key,
             mixup=recipe.data.mixup,
             cutmix=recipe.data.cutmix,
+            class_weights=self.class_weights,
             auxiliary_weight=recipe.model.auxiliary_weight,
             skip_non_finite=recipe.on_non_finite == "skip",
             trust_ratios=self.plan.recipe.optimizer.trust_ratios,
@@ -271,6 +285,22 @@ def open_images(recipe: Recipe) -> Source:
     return open_source(
         data.name, data_dir=data.data_dir or None, train_split=data.train_split, eval_split=data.eval_split
     )
+
+
+def with_balance(run: Run) -> Run:
+    """Returns the run with the labels of its training images, if the recipe balances the classes.
+
+    Raises:
+      UserError: the labels cannot be had, or a table of weights names a class that the images do not have.
+    """
+    data = run.plan.recipe.data
+    for field in ("class_weights", "sampling"):
+        if getattr(data, field) == BALANCED:
+            from efficientnet_pod.data.stored import labelled  # imports TensorFlow
+
+            run = dataclasses.replace(run, source=labelled(run.images, field))
+    _ = run.class_weights
+    return run
 
 
 def look_at_images(run: Run, *, splits: Sequence[str] = ("training", "evaluation")) -> None:

@@ -19,7 +19,7 @@ from efficientnet_pod.pod import runtime, terminal
 from efficientnet_pod.pod.terminal import plural
 from efficientnet_pod.pod.topology import describe_bn_groups
 from efficientnet_pod.recipe.plan import Plan, optimizer_name, resolve
-from efficientnet_pod.recipe.recipe import AUTO, Recipe
+from efficientnet_pod.recipe.recipe import AUTO, BALANCED, Recipe
 from efficientnet_pod.recipe.rectangles import describe_shapes
 from efficientnet_pod.run.run import Run, build, image_numbers, open_run
 
@@ -131,6 +131,10 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
         ("evaluation", f"every {recipe.eval_epochs:g} epochs, in batches of {plan.eval_batch:,}, "
                        f"{describe_shapes(plan.eval_shapes)}"),
     ]  # fmt: skip
+    if end := _early_end(recipe):
+        rows.append(("ends early", end))
+    if classes := _classes(recipe):
+        rows.append(("classes", classes))
     weights = [("weights", str(recipe.init))] if recipe.init.weights else []
     for name, value in rows + weights + _phase_rows(plan):
         table.add_row(name, value)
@@ -139,6 +143,29 @@ def plan_table(plan: Plan, *, devices: str, bn_groups: str) -> Table:
     for warning in plan.warnings:
         table.add_row(Text("warning", style="yellow"), warning)
     return table
+
+
+def _early_end(recipe: Recipe) -> str:
+    """Returns what ends the run before its last epoch; empty if nothing does."""
+    stop, texts = recipe.stop, []
+    if stop.at_top1:
+        texts.append(f"at a top-1 of {100 * stop.at_top1:.6g} %")
+    if stop.patience_epochs:
+        texts.append(f"after {stop.patience_epochs:g} epochs without a better one")
+    return ", or ".join(texts)
+
+
+def _classes(recipe: Recipe) -> str:
+    """Returns how the classes are balanced; empty if they are not."""
+    weights, texts = recipe.data.class_weights, []
+    if weights != "none":
+        shown = weights if isinstance(weights, str) else ", ".join(f"{name} {w:g}" for name, w in weights[:5])
+        texts.append(
+            f"loss weighed by class: {shown}" + (" …" if len(weights) > 5 and shown != weights else "")
+        )
+    if recipe.data.sampling == BALANCED:
+        texts.append("images drawn by class, each equally often")
+    return "; ".join(texts)
 
 
 def _piecewise(plan: Plan) -> str:

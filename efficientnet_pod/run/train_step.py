@@ -98,6 +98,8 @@ class TrainStep:
       trust_ratios: of the optimizer's update, given gradients, parameters and the optimizer's state.
       mixup: see :func:`mixing.mix`; 0 for none.
       cutmix: likewise.
+      class_weights: factors of an image's loss, by its label; () for none. The mean is
+        over the images, not over the weights, so that it does not depend on what else is in a batch.
       normalise: levels of 0..255 → what the network takes.
       trainable: the parameters, those that are not trained as constants.
       statistics: given new and old BN statistics, those to keep.
@@ -112,6 +114,7 @@ class TrainStep:
     key: jax.Array
     mixup: float = 0.0
     cutmix: float = 0.0
+    class_weights: tuple[float, ...] = ()
     auxiliary_weight: float = 0.0
     skip_non_finite: bool = False
     trust_ratios: Callable[[PyTree, PyTree, PyTree], jax.Array | None] = lambda *_: None
@@ -285,7 +288,13 @@ class TrainStep:
 
     def _losses(self, logits: jax.Array, mixed: MixedBatch) -> jax.Array:
         """Returns (batch,): the cross-entropy is linear in the target, so the two labels' are mixed alike."""
-        loss = partial(cross_entropy, logits, label_smoothing=self.label_smoothing)
+
+        def loss(label: jax.Array) -> jax.Array:
+            losses = cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+            if not self.class_weights:
+                return losses
+            return jnp.asarray(self.class_weights, jnp.float32)[label] * losses
+
         if not self._mixes:
             return loss(mixed.label)
         return mixed.share * loss(mixed.label) + (1 - mixed.share) * loss(mixed.partner)

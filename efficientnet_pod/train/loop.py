@@ -23,6 +23,7 @@ from efficientnet_pod.run.programs import COMPILE_SECONDS, Programs, TrainProgra
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.train_step import Outcome
+from efficientnet_pod.train.early_end import ended_by
 from efficientnet_pod.train.log import TrainingLog
 from efficientnet_pod.train.profile import Profile
 from efficientnet_pod.train.saves import Position, Saves
@@ -81,8 +82,10 @@ class Training:
         self._pace, self._outcomes = Pace(run.mesh), Lagged()
         self._skips_in_a_row = 0
 
-    def run(self, state: TrainState, position: Position, *, evaluated: bool = True) -> None:
-        """Returns after the last step, its evaluation and its checkpoint.
+    def run(self, state: TrainState, position: Position, *, evaluated: bool = True) -> Position:
+        """Returns the position after the last step, its evaluation and its checkpoint.
+
+        The last step is that of the plan, or one whose evaluation ends the run, see :func:`.ended_by`.
 
         Args:
           state: after ``position.step`` steps; its buffers are taken over.
@@ -97,9 +100,10 @@ class Training:
         if not evaluated:
             self._evaluate()
         with self._log.journal.spent.on("training"):
-            while not self._train_to_the_end():
+            while not (ended_by(self._plan, self._position) or self._train_to_the_end()):
                 self._rewind()
             self._saves.wait()
+        return self._position
 
     def _train_to_the_end(self) -> bool:
         """Runs the steps after the position; returns False at a step that was not finite."""
@@ -129,6 +133,8 @@ class Training:
                         return False
                     if is_eval_due:
                         self._evaluate()
+                        if ended_by(self._plan, self._position):
+                            return True
                     else:
                         self._saves.save_by_the_clock(self._state, self._position, outcome)
         return True
@@ -210,7 +216,9 @@ class Training:
         self._log.flush()
         state, step = self._state, self._position.step
         variables = state.variables if self._plan.recipe.eval_raw else state.eval_variables
-        confusions = Confusions(self._plan.num_classes) if step == self._plan.total_steps else None
+        stop = self._plan.recipe.stop
+        may_be_last = step == self._plan.total_steps or stop.at_top1 or stop.patience_epochs
+        confusions = Confusions(self._plan.num_classes) if may_be_last else None
         began = time.monotonic()
         with (
             self._log.display.phase("evaluating"),
@@ -229,9 +237,11 @@ class Training:
             self._stop()
         self._saves.require_workdir()
         seconds = time.monotonic() - began
+        self._position = self._position.evaluated(rates.top1)
+        if not ended_by(self._plan, self._position):
+            confusions = None
         with self._log.journal.spent.on("evaluating"):
             self._log.evaluation(step, rates, seconds=seconds, confusions=confusions)
-        self._position = dataclasses.replace(self._position, rewinds=0)
         self._saves.save(state, self._position, metrics={"top1": rates.top1, "loss": rates.loss})
 
     def _stop(self) -> NoReturn:
@@ -271,7 +281,12 @@ class Training:
                 "or warm up longer"
             )
         left_out = self._plan.images_seen(fault) - self._plan.images_seen(target)
-        self._position = Position(target, position.image_offset + left_out, position.rewinds + 1)
+        self._position = dataclasses.replace(
+            position,
+            step=target,
+            image_offset=position.image_offset + left_out,
+            rewinds=position.rewinds + 1,
+        )
         self._log.journal.write("rewound", fault, to=target)
         self._state = self._saves.rewind(self._position)
         self._log.display.warn(

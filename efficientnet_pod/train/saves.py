@@ -24,11 +24,22 @@ class Position:
       step: number of updates done.
       image_offset: number of training images left out on the way here, by rewinding.
       rewinds: number of rewinds since the last evaluation.
+      best_top1: best top-1 of all evaluations so far.
+      best_step: step of the first evaluation with it; 0 before any.
     """
 
     step: int
     image_offset: int = 0
     rewinds: int = 0
+    best_top1: float = 0.0
+    best_step: int = 0
+
+    def evaluated(self, top1: float) -> "Position":
+        """Returns the position after its evaluation."""
+        position = dataclasses.replace(self, rewinds=0)
+        if self.best_step and top1 <= self.best_top1:
+            return position
+        return dataclasses.replace(position, best_top1=top1, best_step=self.step)
 
 
 class Saves:
@@ -73,6 +84,8 @@ class Saves:
         record = {
             "image_offset": position.image_offset,
             "rewinds": position.rewinds,
+            "best_top1": position.best_top1,
+            "best_step": position.best_step,
             "skipped_steps": self._log.skipped_steps,
             "replicas": self._run.plan.num_replicas,
             "devices": len(runtime.devices),

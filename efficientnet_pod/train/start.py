@@ -17,6 +17,7 @@ from efficientnet_pod.run.run import Run, run_on
 from efficientnet_pod.run.state import TrainState
 from efficientnet_pod.run.tables import bn_groups_text, describe_devices, plan_table
 from efficientnet_pod.train.display import Display
+from efficientnet_pod.train.early_end import ended_by
 from efficientnet_pod.train.ending import Ending
 from efficientnet_pod.train.initial_weights import (
     Initial,
@@ -149,9 +150,10 @@ def _resumed(run: Run, workdir: Workdir, step: int, state: TrainState, commit: C
         "top1" in commit["metrics"]
         and any(row["step"] == step and row["split"] == "eval" for row in read_metrics(workdir))
     )
-    summary = workdir.summary() if step == run.plan.total_steps and evaluated else None
     record = commit["record"]
-    position = Position(step, record["image_offset"], record["rewinds"])
+    names = [field.name for field in dataclasses.fields(Position) if field.name != "step"]
+    position = Position(step, **{name: record[name] for name in names})
+    summary = workdir.summary() if evaluated and ended_by(run.plan, position) else None
     return Start(position, record["skipped_steps"], evaluated, summary, state)
 
 

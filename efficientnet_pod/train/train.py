@@ -14,13 +14,14 @@ from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.rules import check_weights
 from efficientnet_pod.run.identity import identity_of
 from efficientnet_pod.run.programs import Programs
-from efficientnet_pod.run.run import Run, look_at_images, open_run
+from efficientnet_pod.run.run import Run, look_at_images, open_run, with_balance
 from efficientnet_pod.train.display import Display
+from efficientnet_pod.train.early_end import ended_by
 from efficientnet_pod.train.ending import Ending
 from efficientnet_pod.train.log import TrainingLog
 from efficientnet_pod.train.loop import Training
 from efficientnet_pod.train.profile import Profile
-from efficientnet_pod.train.saves import Saves
+from efficientnet_pod.train.saves import Position, Saves
 from efficientnet_pod.train.start import (
     compile_and_place,
     find_replicas,
@@ -47,8 +48,9 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains the config's recipe to its end and returns the contents of ``summary.json``.
 
-    A workdir with checkpoints of the same config is resumed from the newest good one; a finished run is left
-    alone. Every host of the run calls this; only host 0 touches the workdir.
+    The end is the last epoch, or that of :func:`.ended_by`. A workdir with checkpoints of the same config is
+    resumed from the newest good one; a finished run is left alone. Every host of the run calls this; only
+    host 0 touches the workdir.
 
     Args:
       config: a recipe as plain nested tables.
@@ -77,6 +79,7 @@ def train_and_evaluate(
             run = open_run(recipe)
             hosts.agree("the run", identity_of(run))
             look_at_images(run)
+            run = with_balance(run)
             display = ending.hold(Display(total_steps=run.plan.total_steps, silent=hosts.index() > 0))
             # Before the workdir is taken: a mistake in the path of weights must not bind it to this config.
             initial = open_initial_weights(run, workdir)
@@ -104,21 +107,27 @@ def train_and_evaluate(
         profile = Profile(run, workdir, log, owner)
         ending.close_with(profile.close)
         training = Training(run, programs, log, interrupt, watchdog, saves, profile)
-        training.run(state, start.position, evaluated=start.evaluated)
+        last = training.run(state, start.position, evaluated=start.evaluated)
         profile.close()  # before the report, which shows it
-        summary = _write_summary(run, workdir, checkpoints, log, programs) if checkpoints else None
-        journal.end("end", step=run.plan.total_steps)
+        summary = _write_summary(run, last, workdir, checkpoints, log, programs) if checkpoints else None
+        journal.end("end", step=last.step, by=ended_by(run.plan, last), best_top1=last.best_top1)
         if checkpoints:
             _write_report(workdir, display)
         return hosts.from_first("the summary", summary)
 
 
 def _write_summary(
-    run: Run, workdir: Workdir, checkpoints: Checkpoints, log: TrainingLog, programs: Programs
+    run: Run,
+    last: Position,
+    workdir: Workdir,
+    checkpoints: Checkpoints,
+    log: TrainingLog,
+    programs: Programs,
 ) -> dict[str, Any]:
     """Writes ``summary.json`` and returns its contents."""
     summary = log.summary(compile_seconds=programs.seconds, total_seconds=log.seconds)
-    summary["state_digest"] = checkpoints.commit(run.plan.total_steps)["digest"]
+    summary["ended_by"] = ended_by(run.plan, last)
+    summary["state_digest"] = checkpoints.commit(last.step)["digest"]
     workdir.write("summary.json", summary)
     return summary
 

@@ -49,11 +49,18 @@ class Published:
       license: the hub's name of a licence, such as ``apache-2.0``.
       dataset_name: name of the images, on the hub if they are there.
       base_model: ``OWNER/NAME`` of the weights that the training began with.
+      push: ``hf:OWNER/NAME`` of the repository on the hub that the weights go to.
     """
 
     license: str | None = None
     dataset_name: str | None = None
     base_model: str | None = None
+    push: str | None = None
+
+    @property
+    def repository(self) -> str:
+        """``OWNER/NAME`` on the hub; empty if the weights stay here."""
+        return (self.push or "").removeprefix("hf:")
 
 
 def model_card(
@@ -62,7 +69,8 @@ def model_card(
     """Returns the card in Markdown, with the hub's metadata before it.
 
     If the weights are a run's whose workdir is here, the card has its accuracy, hardware, hours, price and
-    recipe. Folders of this machine are not named. Its code loads the model from the folder ``name``.
+    recipe. Folders of this machine are not named. Its code loads the model from the folder ``name``, or
+    from the hub.
     """
     published = published or Published()
     records = _records(trained, published.dataset_name)
@@ -75,7 +83,9 @@ def model_card(
     ).get_template("model_card.md")
     return template.render(
         trained=trained,
-        name=name,
+        name=published.repository.rpartition("/")[2] or name,
+        place=published.push or name,
+        timm_place=f"hf-hub:{published.repository}" if published.push else f"local-dir:{name}",
         license=published.license or trained.origin.get("license") or "unknown",
         base_model=published.base_model or trained.origin.get("base_model"),
         architecture=architecture(trained.network, trained.bn_epsilon, padding=trained.padding),
@@ -134,6 +144,9 @@ def _rows(trained: Trained, records: RunRecords | None) -> list[tuple[str, str]]
     origin, rows = trained.origin, []
     if "source" in origin:
         step = f", step {origin['step']:,}" if "step" in origin else ""
+        if steps := origin.get("average_of"):
+            listed = ", ".join(f"{step:,}" for step in steps)
+            step = f", the mean of steps {listed}; the accuracies here are the run's, not the mean's"
         averaged = ", weights averaged over the training" if origin.get("averaged") else ""
         rows.append(("Weights", f"`{public_name(str(origin['source']))}`{step}{averaged}"))
     for key, title in (("layout", "Read as"), ("sha256", "SHA-256 of the file"), ("digest", "State digest")):

@@ -1,5 +1,6 @@
 """Opens trained weights by their path: a run's checkpoint, a folder of weights, a file of another library."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from efficientnet_pod.models.amoebanet import AUXILIARY
 from efficientnet_pod.models.initial import abstract_variables
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.recipe.recipe import Recipe
+from efficientnet_pod.weights.average import mean_of, steps_to_average
 from efficientnet_pod.weights.classes import readable
 from efficientnet_pod.weights.convert import convert
 from efficientnet_pod.weights.reading import read_foreign
@@ -19,21 +21,25 @@ from efficientnet_pod.workdir.files import expanded
 from efficientnet_pod.workdir.workdir import Workdir
 
 
-def open_weights(path: str, *, which: str = "best", raw: bool = False) -> Trained:
+def open_weights(path: str, *, which: str = "best", raw: bool = False, average: int = 1) -> Trained:
     """Returns the weights at a path, with what they were trained to see.
 
     Args:
       path: a workdir, one of its ``checkpoints/STEP``, or a path that :func:`read_foreign` reads.
       which: checkpoint of a workdir: ``best``, ``latest`` or a step.
       raw: take the raw weights, where averages over the training are kept too.
+      average: number of the newest checkpoints of a workdir to take the mean of, see :func:`.mean_of`; 1
+        takes the one that ``which`` names.
 
     Raises:
-      UserError: there are no weights, or they fit no network.
+      UserError: there are no weights, or they fit no network, or fewer checkpoints are kept.
       RunError: a checkpoint cannot be read at present.
     """
     path = expanded(path)
     if checkpoint := checkpoint_at(path, which):
-        return _of_run(*checkpoint, raw=raw)
+        return _of_run(*checkpoint, raw=raw, average=average)
+    if average > 1:
+        raise UserError(f"--average={average} is for a run, and '{path}' is none; name its workdir")
     if (Path(path) / "plan.json").exists():
         raise UserError(f"no checkpoint in '{path}' yet; train first")
     return convert(read_foreign(path, raw=raw))
@@ -52,16 +58,27 @@ def checkpoint_at(path: str, which: str) -> tuple[Workdir, str] | None:
     return (Workdir(folder), which) if (folder / "checkpoints").exists() else None
 
 
-def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
+def _of_run(workdir: Workdir, which: str, *, raw: bool, average: int = 1) -> Trained:
     recipe = read_recipe(workdir.read("config.json"))
     plan, data = workdir.read("plan.json"), workdir.read("data.json")
     settings = settings_of(recipe)
     model = untrained(recipe.model.name, plan["num_classes"], settings)
     checkpoints = Checkpoints(workdir.checkpoints)
-    step = checkpoints.named(which)
     shapes = abstract_variables(model, plan["image_size"])
-    variables = checkpoints.variables(step, shapes, averaged=not raw, optional=AUXILIARY)
-    commit = checkpoints.commit(step)
+    read = partial(checkpoints.variables, abstract=shapes, averaged=not raw, optional=AUXILIARY)
+    if average > 1:
+        if which != "best":
+            raise UserError(
+                f"--average={average} takes the newest checkpoints, and --checkpoint={which} one; leave out "
+                "one of the flags"
+            )
+        steps = steps_to_average(checkpoints, average, workdir.path)
+        step, variables = steps[-1], mean_of(steps, read)
+        of_checkpoint = {"average_of": steps}  # which nobody has evaluated
+    else:
+        step = checkpoints.named(which)
+        variables, commit = read(step), checkpoints.commit(step)
+        of_checkpoint = {"digest": commit["digest"], "metrics": commit["metrics"]}
     initial = workdir.read("initial.json") if (workdir.path / "initial.json").exists() else {}
     return Trained(
         network=recipe.model.name,
@@ -79,9 +96,8 @@ def _of_run(workdir: Workdir, which: str, *, raw: bool) -> Trained:
             "source": str(workdir.path),
             "workdir": str(workdir.path),
             "step": step,
-            "digest": commit["digest"],
             "averaged": not raw and checkpoints.has_averages(step),
-            "metrics": commit["metrics"],
+            **of_checkpoint,
             **{name: initial[name] for name in ("base_model",) if name in initial},
         },
     )

@@ -35,6 +35,8 @@ def with_value(name, value):
     if name == "schedule.knots":
         config["schedule"] |= {"name": "piecewise", "warmup_epochs": 0.0}
         value = ((0.0, 0.0), (0.5, value), (1.0, 0.0))
+    if name == "data.class_weights":
+        value = {"0": value}
     if name == "init.lr_factors":
         config["init"]["weights"], value = "weights", (("classifier", value),)
     if len(tables) == 2 and tables[0] == "optimizer":

@@ -9,6 +9,7 @@ import pytest
 from recipes import load
 from tiny import CLASSES, batch, build_tiny_networks
 
+from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_halted
 from efficientnet_pod.pod.mesh import replicated, to_global
@@ -28,7 +29,7 @@ def recipe_of(optimizer, group, **fields):
     config |= {"replicas": REPLICAS, "ema_decay": 0.9, "label_smoothing": 0.1, "log_steps": 1} | fields
     config["epochs"] = STEPS * IMAGES / 1437
     config["model"] |= {"dropout": 0.2, "survival_probability": 0.7, "dtype": "float32"}
-    config["data"] |= {"mixup": 0.2, "link_dtype": "float32"}
+    config["data"] |= {"mixup": 0.2, "link_dtype": "float32", "class_weights": {"3": 4.0, "7": 0.25}}
     config["optimizer"]["name"] = optimizer
     config["optimizer"]["sgd"] |= {"lr_per_256": 0.1, "momentum": 0.9, "nesterov": True, "l2": 1e-4}
     config["schedule"]["warmup_epochs"] = 0.0
@@ -39,7 +40,7 @@ def recipe_of(optimizer, group, **fields):
 def opened(optimizer, group, devices):
     """Returns a run, its initial state in host memory, and its program."""
     runtime = Runtime("cpu", tuple(jax.devices()[:devices]), "cpu", 0, 1)
-    run = run_on(runtime, recipe_of(optimizer, group), ImageNumbers(1437, 360, CLASSES))
+    run = run_on(runtime, recipe_of(optimizer, group), open_source("digits"))
     (phase,) = run.plan.phases
     lowered = programs._lowered(run, phase)
     program = programs.TrainProgram(

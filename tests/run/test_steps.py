@@ -153,11 +153,16 @@ def test_bfloat16_step_moves_float32_weights_like_float32():
     assert int(counts.images) == 64
 
 
-def test_a_mixed_batch_is_learnt_by_the_mixed_targets():
-    """The step with Mixup equals one gradient of the loss against soft targets, on each replica's images."""
+@pytest.mark.parametrize("weights", [(), tuple(np.linspace(0.2, 3.0, CLASSES).tolist())])
+def test_a_mixed_batch_is_learnt_by_the_mixed_targets(weights):
+    """The step with Mixup equals one gradient of the loss against soft targets, on each replica's images.
+
+    Where classes have weights, each of the two targets has that of its class; the mean is over the images.
+    """
     b = batch(16)
     mesh, key = create_mesh(jax.devices()[:2], 2), jax.random.key(1)
-    step = TrainStep(one_block(bn_axis=BN_MEMBER), SGD, SMOOTHING, 0.0, key, mixup=0.4, cutmix=1.0)
+    model, mixing = one_block(bn_axis=BN_MEMBER), {"mixup": 0.4, "cutmix": 1.0}
+    step = TrainStep(model, SGD, SMOOTHING, 0.0, key, **mixing, class_weights=weights)
     state, outcome = compile_train_step(step, mesh)(initial_state(), given(b, mesh), not_halted(mesh))
 
     def replica(index):
@@ -167,9 +172,9 @@ def test_a_mixed_batch_is_learnt_by_the_mixed_targets():
 
     one, two = (replica(index) for index in range(2))
     images, label, partner, share = (jnp.concatenate(pair) for pair in zip(one, two, strict=True))
-    onehot = partial(jax.nn.one_hot, num_classes=CLASSES)
-    soft = share[:, None] * onehot(label) + (1 - share)[:, None] * onehot(partner)
-    soft = soft * (1 - SMOOTHING) + SMOOTHING / CLASSES
+    factors = np.array(weights or (1.0,) * CLASSES, np.float32)[:, None]
+    targets = factors * (np.eye(CLASSES, dtype=np.float32) * (1 - SMOOTHING) + SMOOTHING / CLASSES)
+    soft = share[:, None] * targets[label] + (1 - share)[:, None] * targets[partner]
     start = initial_state()
 
     def loss_fn(params):

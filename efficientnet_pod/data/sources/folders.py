@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from os.path import join
 from typing import NamedTuple
 
+import numpy as np
+
 from efficientnet_pod.data.class_names import fault_of
 from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.quiet import tf
@@ -234,4 +236,4 @@ def _files(files: dict[str, list[str]], classes: Sequence[str]) -> Indexed:
         path = tf.gather(path_table, index)
         return {"image": tf.io.read_file(path), "label": tf.gather(label_table, index), "name": path}
 
-    return Indexed(len(paths), fetch)
+    return Indexed(len(paths), fetch, np.array(labels, np.int32))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 if TYPE_CHECKING:  # takes seconds to import
     import tensorflow as tf
@@ -27,11 +29,13 @@ class Indexed:
       fetch: function from an int64 scalar in 0..num_examples-1 to the undecoded Example, inside tf.data.
       takes_many: whether ``fetch`` also takes numbers (n,) and returns n of everything. Where Python reads, a
         call costs more than the reading of an image.
+      labels: int32 (num_examples,), where they are known without reading the examples; else None.
     """
 
     num_examples: int
     fetch: Callable[[tf.Tensor], Example]
     takes_many: bool = False
+    labels: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,8 @@ class Source:
 
         def split(part: Indexed | Records) -> Indexed | Records:
             if isinstance(part, Indexed):
-                return replace(part, fetch=lambda index: relabel(part.fetch(index)))
+                known = None if part.labels is None else np.asarray(labels, np.int32)[part.labels]
+                return replace(part, fetch=lambda index: relabel(part.fetch(index)), labels=known)
             return replace(part, parse=lambda record, place: relabel(part.parse(record, place)))
 
         train, held_out = split(self.train), split(self.eval)
