@@ -48,6 +48,9 @@ _NUMBERS = {  # with the least and the largest value
     "valid_hours": (0, 100_000, "Hours that a request may wait for machines; 0: no limit."),
 }
 
+# Flags that `submit` needs, by backend, beside those that each one needs.
+_NEEDED = {"qr": ("project", "zone"), "mig": ("project", "zone"), "gke": ("image",)}
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -57,6 +60,7 @@ class Submission:
       job: the job.
       backend: backend that serves it.
       allow_dirty, preflight, force: values of their flags.
+      missing: names of flags that `submit` needs and that were not given.
     """
 
     job: Job
@@ -64,6 +68,7 @@ class Submission:
     allow_dirty: bool
     preflight: bool
     force: bool
+    missing: tuple[str, ...] = ()
 
 
 def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bool = False) -> Submission:
@@ -88,12 +93,18 @@ def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bo
     env = tuple((word.partition("=")[0], word.partition("=")[2]) for word in values.env)
     require_no_secrets(tuple(trainer), env)
     # SkyPilot takes its project from gcloud and looks for machines in every zone, unless it is told one.
-    project, zone = _place(values, required=values.backend in ("qr", "mig"), placeholders=placeholders)
+    project, zone = _place(values)
+    given_words = {"project": project, "zone": zone, "image": values.image}
+    missing = tuple(flag for flag in _NEEDED.get(values.backend, ()) if not given_words[flag])
+    if placeholders:
+        project, zone = project or "PROJECT", zone or "ZONE"
+    else:
+        _require_place(missing)
     fields = {field.name for field in dataclasses.fields(Job)}
     given = {flag: value for flag, value in values.flag_values_dict().items() if flag in fields}
     given |= {"name": name, "tpu": machine.name, "workdir": workdir, "project": project, "zone": zone}
     job = Job(**(given | {"arguments": tuple(trainer), "env": env}))
-    return Submission(job, backend, values.allow_dirty, values.preflight, values.force)
+    return Submission(job, backend, values.allow_dirty, values.preflight, values.force, missing)
 
 
 def parse_job_name(
@@ -128,13 +139,13 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("env", [], about, flag_values=values)
 
 
-def _place(values: Any, *, required: bool, placeholders: bool) -> tuple[str, str]:
+def _place(values: Any) -> tuple[str, str]:
     project = values.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
-    zone = values.zone or os.environ.get("CLOUDSDK_COMPUTE_ZONE", "")
-    if placeholders:
-        return project or "PROJECT", zone or "ZONE"
-    if required and not project:
+    return project, values.zone or os.environ.get("CLOUDSDK_COMPUTE_ZONE", "")
+
+
+def _require_place(missing: Sequence[str]) -> None:
+    if "project" in missing:
         raise UserError("--project is missing: the Google Cloud project that pays; or $GOOGLE_CLOUD_PROJECT")
-    if required and not zone:
+    if "zone" in missing:
         raise UserError("--zone is missing: where the machines are, e.g. --zone=us-central2-b")
-    return project, zone

@@ -161,4 +161,5 @@ def test_submit_refuses_before_anybody_is_asked_and_render_says_so(capsys, monke
     )
     assert errors.count("\n") == 1
     code, out, _ = launch(capsys, "render", *words)
-    assert code == 0 and out.startswith("# images: submit refuses this: the workers of --backend=qr")
+    assert code == 0 and "\n# images: submit refuses this: the workers of --backend=qr" in out
+    assert "# not given, and needed by submit: --config.data.data_dir\n" in out
