@@ -43,7 +43,7 @@ def _row(job: Job) -> list[str]:
     except (UserError, RunError) as error:
         return [job.name, job.tpu, job.backend, f"unknown: {error}", str(job.attempt), "", "", "", ""]
     top1 = "" if progress.top1 is None else f"{progress.top1:.2%}"
-    ended = f"exit code {max(codes)}" if codes else ""
+    ended = f"exit code {max(codes.values())}" if codes else ""
     word = state.word + (f" ({state.detail})" if state.detail else "")
     word += f"; {job.beside.tpu} is asked for" if job.beside else ""
     steps = [progress.step_of_total, f"{progress.checkpoint:,}"]

@@ -1,7 +1,7 @@
 """The command `watch`: it waits for the end of a job, and starts the job again when its machines are lost."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -17,6 +17,7 @@ from launch.elastic import Wishes, define_wishes, wishes_of
 from launch.flags import PROGRAM, parse_job_name
 from launch.job.job import Job
 from launch.job.remembered import remember
+from launch.news import News
 from launch.workdir.progress import (
     Progress,
     ask_to_stop,
@@ -28,6 +29,7 @@ from launch.workdir.progress import (
     next_attempt,
     read_progress,
 )
+from launch.workdir.reason import reason_of
 from launch.workdir.storage import Storage, storage_of
 
 MOST_MISSES = 20  # attempts in a row to learn the state, before the API's error ends the watch
@@ -113,6 +115,7 @@ class Watch:
         self._returns_at = now + 60 * self._wishes.return_minutes  # when a preferred machine is asked for
         self._was_granted = True  # of an attempt that began before this watch it is not known
         self._is_refused = False
+        self._news = News(storage, self._say, clock, tells_waits=not self._wishes.is_choice)
         is_moving = job.beside is not None and is_asked_to_stop(job, storage)
         self._stops_by = now + _STOP_SECONDS if is_moving else None
 
@@ -135,24 +138,22 @@ class Watch:
         while True:
             if self._is_refused and self._wishes.is_choice:
                 return partial(self._take_next, is_refused=True)
-            state = self._state()
-            codes = exit_codes(self.job, self._storage)
+            state, codes, is_stopped = self._look()
             if state.word != word:
                 word = state.word
                 self._say(f"{word}: {state.detail}" if state.detail and state.phase == "lost" else word)
-            if is_cancelled(self.job, self._storage):
+            if is_stopped:
                 return self._cancelled()
-            if 2 in codes:
-                self._free_machines()
-                self._say("not started again: its command or recipe must be changed (exit code 2)")
-                return 2
+            if 2 in codes.values():
+                return self._mistaken(codes)
             # Of machines that are gone, perhaps one worker alone had the time to leave its exit code.
             if codes and len(codes) >= (1 if state.phase == "gone" else self.job.hosts):
-                if not any(codes):
+                if not any(codes.values()):
                     return self._done()
                 if self._stops_by is not None:
                     return self._move
-                self._say(f"the run failed with exit code {max(codes)}")
+                why = reason_of(self.job, self._storage, codes) or f"see: {PROGRAM} logs {self.job.name}"
+                self._say(f"the run failed with exit code {max(codes.values())}: {why}")
                 return self._start_again
             gone = gone + 1 if state.phase == "gone" else 0
             if state.phase == "lost" or gone >= _GONE_LOOKS:
@@ -161,6 +162,7 @@ class Watch:
                 return partial(self._take_next, is_refused=True) if is_refused else self._start_again
             if then := self._other_machine(state):
                 return then
+            self._news.tell(self.job, state)
             self._sleep(self._pace.poll)
 
     def _other_machine(self, state: State) -> "Callable[[], int | None] | None":
@@ -246,6 +248,13 @@ class Watch:
         self._say(f"done at step {progress.step:,}{top1}; records in {self.job.workdir}")
         return 0
 
+    def _mistaken(self, codes: Mapping[int, int]) -> int:
+        why = reason_of(self.job, self._storage, codes)
+        self._free_machines()
+        why = f"{why}; change the command or recipe" if why else "its command or recipe must be changed"
+        self._say(f"not started again: {why}, and submit it again (exit code 2)")
+        return 2
+
     def _cancelled(self) -> int:
         self._drop_beside()
         self._say("cancelled; it is not started again")
@@ -305,14 +314,19 @@ class Watch:
         self.job = job
         remember(job)
 
-    def _state(self) -> State:
+    def _look(self) -> tuple[State, dict[int, int], bool]:
+        """Returns the state, the exit codes by worker, and whether the job was cancelled."""
         for _ in range(MOST_MISSES - 1):
             try:
-                return self._backend.state(self.job)
+                return self._look_once()
             except RunError as error:
                 self._say(str(error))
                 self._sleep(self._pace.poll)
-        return self._backend.state(self.job)
+        return self._look_once()
+
+    def _look_once(self) -> tuple[State, dict[int, int], bool]:
+        state = self._backend.state(self.job)
+        return state, exit_codes(self.job, self._storage), is_cancelled(self.job, self._storage)
 
     def _say(self, line: str) -> None:
         self._write_line(f"{self.job.name} (attempt {self.job.attempt}): {line}")

@@ -25,7 +25,7 @@ FLOORS = [
 LAUNCH_FLOORS = [
     {"cli"},
     {"submit", "watch", "follow", "doctor"},
-    {"elastic"},
+    {"elastic", "news"},
     {"recipe"},
     {"flags", "images"},
     {"backends"},

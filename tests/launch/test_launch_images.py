@@ -115,7 +115,8 @@ def test_what_cannot_be_looked_up_is_said(monkeypatch, at):
         raise RuntimeError("403 no\naccess")
 
     monkeypatch.setattr(Client, at, fails)
-    assert seen({}) == "images: nothing was looked up in 'gs://b/tfds': 403 no access"
+    where = "" if at == "bucket" else "'gs://b/tfds/imagenet2012' cannot be listed: "
+    assert seen({}) == f"images: nothing was looked up in 'gs://b/tfds': {where}403 no access"
 
 
 @pytest.mark.parametrize(
