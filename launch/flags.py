@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ from launch.backends.backend import NAMES, Backend, backend_named
 from launch.job.job import Job, require_name, require_no_secrets
 from launch.job.remembered import recall
 from launch.job.slices import parse_slice, require_served
-from launch.workdir.storage import require_path
+from launch.workdir.job_file import newest, read_job
+from launch.workdir.storage import require_path, storage_of
 
 PROGRAM = "efficientnet-pod launch"
 EXAMPLE = example_of("submit", PROGRAM)
@@ -110,16 +112,51 @@ def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bo
 def parse_job_name(
     command: str, arguments: Sequence[str], define: Callable[[flags.FlagValues], None] | None = None
 ) -> tuple[Any, Job]:
-    """Returns the flags of a command and the job that it names.
+    """Returns the flags of a command and the job that it names, or the job of its ``--workdir``.
 
     Raises:
-      UserError: the arguments are invalid, or no such job was submitted from this machine.
+      UserError: the arguments are invalid, no such job was submitted from this machine, or none in the
+        workdir.
+      RunError: the storage of the workdir does not answer.
     """
     words: list[str] = []
-    values = parse_flags(command, arguments, define, words=words, program=PROGRAM)
-    if len(words) != 1:
+
+    def define_all(values: flags.FlagValues) -> None:
+        define_workdir(values)
+        if define:
+            define(values)
+
+    values: Any = parse_flags(command, arguments, define_all, words=words, program=PROGRAM)
+    jobs = jobs_named(words, values.workdir)
+    if len(jobs) != 1:
         raise UserError(f"{command} needs the name of one job, e.g. {PROGRAM} {command} run1")
-    return values, recall(words[0])
+    return values, jobs[0]
+
+
+def define_workdir(values: flags.FlagValues) -> None:
+    """Defines the flag that names a job by its workdir."""
+    about = (
+        "Folder of the run, in place of the name of its job, which only the machine that submitted it knows."
+    )
+    flags.DEFINE_string("workdir", None, about, flag_values=values)
+
+
+def jobs_named(names: Sequence[str], workdir: str | None) -> list[Job]:
+    """Returns the jobs of these names, and that of a workdir, each as its last start left it.
+
+    Raises:
+      UserError: a name is not known here, or the workdir has no job.
+      RunError: the storage of the workdir does not answer.
+    """
+    jobs = [recall(name) for name in names]
+    for number, job in enumerate(jobs):
+        with suppress(UserError):  # without credentials it is known as this machine has left it
+            jobs[number] = newest(job, storage_of(job.workdir))
+    if workdir:
+        require_path(workdir, bucket=False)
+        place = str(absolute(workdir))
+        jobs.append(read_job(place, storage_of(place)))
+    return jobs
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

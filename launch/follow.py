@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -10,9 +11,9 @@ from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.pod import output
 from efficientnet_pod.pod.terminal import console, table
 from launch.backends.backend import backend_named
-from launch.flags import PROGRAM, parse_job_name
+from launch.flags import PROGRAM, define_workdir, jobs_named, parse_job_name
 from launch.job.job import Job
-from launch.job.remembered import all_jobs, recall
+from launch.job.remembered import all_jobs
 from launch.workdir.progress import attempt_label, exit_codes, mark_cancelled, read_progress
 from launch.workdir.storage import storage_of
 
@@ -23,8 +24,10 @@ _COLUMNS = ("job", "machine", "backend", "state", "attempt", "step", "checkpoint
 def run_status(arguments: Sequence[str]) -> None:
     """Prints a line for each job: its state, attempt, step, accuracy and exit code."""
     names: list[str] = []
-    parse_flags("status", arguments, words=names, program=PROGRAM)
-    jobs = [recall(name) for name in names] or all_jobs()
+    values: Any = parse_flags("status", arguments, define_workdir, words=names, program=PROGRAM)
+    if not names and not values.workdir:
+        names = [job.name for job in all_jobs()]
+    jobs = jobs_named(names, values.workdir)
     terminal = console()
     if not jobs:
         terminal.print("no job was submitted from here")

@@ -19,6 +19,7 @@ from launch.job.job import Job
 from launch.job.remembered import remember
 from launch.job.source_code import Code, name_of, pack
 from launch.recipe import require_plan
+from launch.workdir.job_file import write_job
 from launch.workdir.progress import next_attempt
 from launch.workdir.storage import Folder, storage_of
 
@@ -57,7 +58,7 @@ def run_submit(arguments: Sequence[str]) -> int:
     storage.require(job.workdir)
     job = replace(job, attempt=next_attempt(job, storage))
     storage.write(f"{job.folder}/{job.code}", code.tarball)
-    storage.write(f"{job.folder}/job.json", job.to_json().encode())
+    write_job(job, storage)
     exit_code = backend.submit(job)
     remember(job)
     if job.backend == "local":

@@ -18,6 +18,7 @@ from launch.flags import PROGRAM, parse_job_name
 from launch.job.job import Job
 from launch.job.remembered import remember
 from launch.news import News
+from launch.workdir.job_file import write_job
 from launch.workdir.progress import (
     Progress,
     ask_to_stop,
@@ -69,7 +70,7 @@ def run_watch(arguments: Sequence[str]) -> int:
     wishes = wishes_of(job, restarted, values.elastic, minutes=minutes, return_minutes=return_minutes)
     if values.elastic is not None:
         job = replace(job, wishes=tuple(wishes.numbers))
-        remember(job)
+    remember(job)
     return Watch(job, backend, storage_of(job.workdir), pace=pace, wishes=wishes).run()
 
 
@@ -313,6 +314,10 @@ class Watch:
     def _keep(self, job: Job) -> None:
         self.job = job
         remember(job)
+        try:
+            write_job(job, self._storage)
+        except RunError as error:  # other machines then know an earlier start of it
+            self._say(str(error))
 
     def _look(self) -> tuple[State, dict[int, int], bool]:
         """Returns the state, the exit codes by worker, and whether the job was cancelled."""

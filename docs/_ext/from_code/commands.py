@@ -31,9 +31,9 @@ WORDS = {
     "launch submit": ("-- FLAGS OF train", "flags of `train` without `--workdir`"),
     "launch render": ("-- FLAGS OF train", "flags of `train` without `--workdir`"),
     "launch status": ("[JOB…]", "names of jobs; without one, all jobs that were submitted from here"),
-    "launch logs": ("JOB", "the name of a job"),
-    "launch watch": ("JOB", "the name of a job"),
-    "launch cancel": ("JOB", "the name of a job"),
+    "launch logs": ("JOB", "the name of a job; or give `--workdir`"),
+    "launch watch": ("JOB", "the name of a job; or give `--workdir`"),
+    "launch cancel": ("JOB", "the name of a job; or give `--workdir`"),
     "launch preempt": ("JOB", "the name of a job of `--backend=fake`"),
     "launch doctor": ("[-- FLAGS OF train]", "flags of `train`, whose images are looked for"),
 }
