@@ -26,6 +26,7 @@ commands:
   cancel    stop a job and free its machines
   preempt   take the machines of a job of --backend=fake away
   capacity  limit the chips that --backend=fake grants to a request
+  fault     let something go wrong in --backend=fake: no capacity, quota, lost hosts, clocks, buckets
   doctor    check this machine, or this worker, before a run
 
 backends: qr (Cloud TPU queued resources), mig (Compute Engine's instance groups), gke (JobSet and Kueue),
@@ -46,8 +47,9 @@ COMMANDS = {
     "logs": "follow:run_logs",
     "watch": "watch:run_watch",
     "cancel": "follow:run_cancel",
-    "preempt": "follow:run_preempt",
-    "capacity": "follow:run_capacity",
+    "preempt": "rehearse:run_preempt",
+    "capacity": "rehearse:run_capacity",
+    "fault": "rehearse:run_fault",
     "doctor": "doctor.doctor:run_doctor",
 }
 _PRINT_RESULTS = ("render", "status", "logs", "doctor")

@@ -1,4 +1,4 @@
-"""The commands on submitted jobs: `status`, `logs`, `cancel`; of rehearsals `preempt` and `capacity`."""
+"""The commands on submitted jobs: `status`, `logs` and `cancel`."""
 
 import time
 from collections.abc import Sequence
@@ -102,33 +102,3 @@ def run_cancel(arguments: Sequence[str]) -> None:
     for request in requests:
         backend.cancel(request)
     print(f"{job.name}: cancelled; its machines are free, its records stay in {job.workdir}")
-
-
-def run_preempt(arguments: Sequence[str]) -> None:
-    """Takes the machines of a rehearsed job away."""
-    values, job = parse_job_name("preempt", arguments, _define_preempt)
-    if job.backend != "fake":
-        raise UserError(
-            f"'{job.name}' runs on --backend={job.backend}; only jobs of --backend=fake can be pre-empted"
-        )
-    from launch.backends.fake.backend import FakeBackend  # late: it needs Google's package
-
-    FakeBackend().preempt(job, values.worker)
-
-
-def _define_preempt(values: flags.FlagValues) -> None:
-    about = "Number of the worker that is told first; by default all at once."
-    define_number(values, "worker", None, about, AT_LEAST_0)
-
-
-def run_capacity(arguments: Sequence[str]) -> None:
-    """Limits the chips that one request to the fake service is granted; larger requests wait."""
-    values = parse_flags("capacity", arguments, _define_capacity, program=PROGRAM)
-    from launch.backends.fake.daemon import set_capacity  # late: it needs Google's package
-
-    set_capacity(values.chips)
-
-
-def _define_capacity(values: flags.FlagValues) -> None:
-    about = "Most chips that one request is granted; by default there is no limit."
-    define_number(values, "chips", None, about, AT_LEAST_0)

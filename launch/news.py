@@ -6,13 +6,14 @@ from contextlib import suppress
 
 from efficientnet_pod.errors import RunError
 from efficientnet_pod.pod.terminal import duration, share, three_digits
+from efficientnet_pod.workdir.redact import redact
 from launch.backends.backend import State
 from launch.flags import PROGRAM
 from launch.job.job import Job
-from launch.workdir.progress import Progress, read_progress
+from launch.workdir.progress import Progress, notes, read_progress
 from launch.workdir.storage import Storage
 
-_READ_SECONDS = 30.0  # between two looks at the records, which are read whole
+_LOOKS = 3  # at the state of the job, for each one at the records, which are read whole
 _LEAST_SHARE = 0.05  # of all steps, between two lines
 _LONGEST_SILENCE = 300.0  # seconds between two lines of a run that goes on
 _FIRST_WAIT = (
@@ -24,15 +25,20 @@ class News:
     """Lines on a run under watch."""
 
     def __init__(
-        self, storage: Storage, say: Callable[[str], None], clock: Callable[[], float], *, tells_waits: bool
+        self,
+        storage: Storage,
+        say: Callable[[str], None],
+        clock: Callable[[], float],
+        *,
+        tells_waits: bool,
     ):
         """Takes the workdir's storage, what prints a line, a clock in seconds, and whether waits are told.
 
         A watch with several machines to choose from does not wait for long.
         """
         self._storage, self._say, self._clock, self._tells_waits = storage, say, clock, tells_waits
-        self._read_at = self._said_at = -math.inf
-        self._said = Progress()
+        self._said_at, self._looks = -math.inf, 0
+        self._said, self._noted = Progress(), dict[int, str]()
         self._phase, self._since, self._next_wait = "", clock(), _FIRST_WAIT
 
     def tell(self, job: Job, state: State) -> None:
@@ -40,11 +46,15 @@ class News:
         now = self._clock()
         if state.phase != self._phase:
             self._phase, self._since, self._next_wait = state.phase, now, _FIRST_WAIT
+            self._noted = {}
         if state.phase == "waiting" and self._tells_waits:
             self._tell_wait(job, state, now - self._since)
-        elif state.phase == "running" and now - self._read_at >= _READ_SECONDS:
-            self._read_at = now
-            with suppress(RunError):  # of the storage; the next look may find it
+        elif state.phase == "running":
+            self._looks += 1
+            if self._looks % _LOOKS != 1:
+                return
+            self.tell_notes(job)
+            with suppress(RunError):  # of the storage; a later look may find it
                 self._tell_progress(read_progress(job.workdir, self._storage), now)
 
     def _tell_wait(self, job: Job, state: State, seconds: float) -> None:
@@ -56,6 +66,16 @@ class News:
             f"{state.word} for {duration(seconds)}: no {job.machines} is free{where}, and it goes on "
             f"waiting; or give up: {PROGRAM} cancel {job.name}, then submit it with another --zone or --tpu"
         )
+
+    def tell_notes(self, job: Job) -> None:
+        """Says what workers have found wrong with their machines."""
+        found: dict[int, str] = {}
+        with suppress(RunError):
+            found = notes(job, self._storage, known=self._noted)
+        for worker, note in sorted(found.items()):
+            if note not in self._noted.values():  # a fault of the whole zone is said once
+                self._say(f"worker {worker}: {redact(note)}")
+            self._noted[worker] = note
 
     def _tell_progress(self, progress: Progress, now: float) -> None:
         said = self._said

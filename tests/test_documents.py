@@ -42,7 +42,7 @@ OTHERS = {
     "python -m venv": "a file of requirements; it installs packages",
 }
 MODULES = [f"efficientnet_pod.cli.{cli._MODULES.get(word, word)}" for word in cli.COMMANDS]
-MODULES += [f"launch.{name}" for name in ("flags", "follow", "doctor.doctor", "submit", "watch")]
+MODULES += [f"launch.{name}" for name in ("flags", "follow", "rehearse", "doctor.doctor", "submit", "watch")]
 
 
 class Parsed(BaseException):

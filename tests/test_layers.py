@@ -24,8 +24,8 @@ FLOORS = [
 ]
 LAUNCH_FLOORS = [
     {"cli"},
-    {"submit", "watch", "follow", "doctor"},
-    {"elastic", "news"},
+    {"submit", "watch", "follow", "rehearse", "doctor"},
+    {"elastic", "news", "arrivals"},
     {"recipe"},
     {"flags", "images"},
     {"backends"},

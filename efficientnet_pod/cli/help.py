@@ -65,6 +65,7 @@ CALLS = {
     "cancel": Call("JOB", "run1"),
     "preempt": Call("JOB", "rehearsal --worker=1"),
     "capacity": Call("", "--chips=8"),
+    "fault": Call("[NAME]", "clock --worker=1"),
     "doctor": Call("[-- FLAGS OF train]", "--workdir=gs://b/run1 -- --config=digits"),
 }
 # What people type who come from other trainers, and the field of a recipe that does it.

@@ -32,7 +32,7 @@ def read_job(workdir: str, storage: Storage) -> Job:
 
 
 def newest(job: Job, storage: Storage) -> Job:
-    """Returns a job as its workdir has it, where a watch elsewhere may have gone on with it; else as it is."""
+    """Returns a job as its workdir has it, where a watch elsewhere may have gone on; else as it is."""
     with suppress(UserError, RunError):
         there = read_job(job.workdir, storage)
         if there.name == job.name and there.attempt >= job.attempt:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,13 @@ def exit_codes(job: Job, storage: Storage) -> dict[int, int]:
 def workers_with_a_log(job: Job, storage: Storage) -> set[int]:
     """Returns the numbers of the workers of this attempt that have left a log."""
     return set(_of_workers(job, storage, f"{job.folder}/logs", ending=".log"))
+
+
+def notes(job: Job, storage: Storage, *, known: Collection[int]) -> dict[int, str]:
+    """Returns what workers of this attempt found wrong with their machines, but not of the `known` ones."""
+    files = _of_workers(job, storage, f"{job.folder}/notes")
+    texts = {worker: storage.read(path) or b"" for worker, path in files.items() if worker not in known}
+    return {worker: " ".join(text.decode(errors="replace").split()) for worker, text in texts.items()}
 
 
 def _of_workers(job: Job, storage: Storage, folder: str, ending: str = "") -> dict[int, str]:

@@ -50,7 +50,8 @@ def test_a_job_is_known_by_its_workdir_on_any_machine(job, capsys):
 def test_a_workdir_without_a_job_is_one_line(job, capsys, tmp_path):
     code, _, errors = launch(capsys, "status", f"--workdir={tmp_path}")
     assert code == 2 and errors == (
-        f"launch: '{tmp_path}/launch/job.json' does not exist: no job was submitted with --workdir={tmp_path}\n"
+        f"launch: '{tmp_path}/launch/job.json' does not exist: no job was submitted with "
+        f"--workdir={tmp_path}\n"
     )
     Folder().write(f"{job.folder}/job.json", b"{}")
     code, _, errors = launch(capsys, "logs", f"--workdir={job.workdir}")

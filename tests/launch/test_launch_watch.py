@@ -186,6 +186,8 @@ class Hours:
             for n in range(100, done + 1, 100)
         ]
         rows += [{"split": "eval", "step": n, "top1": n / 5000} for n in range(1000, done + 1, 1000)]
+        for worker in range(2 if not self.rows else 0):
+            Folder().write(f"{job.folder}/logs/a001-w{worker:04}.log", b"launch: up\n")
         if len(rows) != self.rows:
             self.rows = len(rows)
             text = "".join(json.dumps(row) + "\n" for row in rows)
