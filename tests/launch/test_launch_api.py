@@ -137,8 +137,8 @@ ERRORS = [
     (CODES.UNAUTHENTICATED, "Request had invalid authentication credentials", UserError,
      "the TPU API does not accept the credentials here; run: gcloud auth application-default login"),
     (CODES.ALREADY_EXISTS, "Resource already exists", UserError,
-     "there is a queued resource 'run1' in z already; choose another --name, or end that one: efficientnet-pod "
-     "launch cancel run1"),
+     "there is a queued resource 'run1' in z already; choose another --name, or end that one: "
+     "efficientnet-pod launch cancel run1"),
     (CODES.NOT_FOUND, "Location z is not found", UserError,
      "the TPU API knows no 'projects/p/locations/z' or no such thing in it (Location z is not found); "
      "correct --project and --zone"),

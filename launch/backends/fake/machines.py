@@ -37,11 +37,11 @@ for group in map(int, sys.argv[1:]):
 """
 
 
-# The script's `cp`, where the workdir takes no writes.
-_CP = """#!/bin/bash
-case "${!#}" in
-  */launch/*) echo "cp: ${!#}: 403 writes are refused" >&2; exit 1 ;;
-esac
+# The script's `cp`; once there is a file `refuses` beside it, the workdir takes no writes.
+_CP = """#!/bin/sh
+if [ -e "${0%/*}/refuses" ]; then
+  case "$2" in */launch/*) echo "cp: $2: 403 writes are refused" >&2; exit 1 ;; esac
+fi
 exec /bin/cp "$@"
 """
 
@@ -134,9 +134,7 @@ class LocalWorkers:
         while not self._ended.wait(0.2):
             if (now := fault()).name != "bucket" or not now.is_due:
                 continue
-            if not (shims / "cp").exists():
-                (shims / "cp").write_text(_CP, "utf-8")
-                (shims / "cp").chmod(0o755)
+            (shims / "refuses").touch()
             for process in self._processes:
                 for trainer in _trainers_of(process.pid):
                     with suppress(OSError):  # it has ended
@@ -154,11 +152,12 @@ def _trainers_of(group: int) -> Iterator[int]:
 
 
 def _shims(folder: Path) -> Path:
-    """Returns a folder with a ``gcloud`` that knows the one command of the start-up script."""
+    """Returns a folder with a ``gcloud`` that knows one command of the start-up script, and its ``cp``."""
     shims = folder / "bin"
     shims.mkdir(parents=True)
     variable = f"PYTHONPATH={shlex.quote(str(Path(__file__).parents[3]))}"
     shim = f'#!/bin/sh\n{variable} exec {shlex.quote(sys.executable)} -m launch.backends.fake.gcloud "$@"\n'
-    (shims / "gcloud").write_text(shim, "utf-8")
-    (shims / "gcloud").chmod(0o755)
+    for name, text in (("gcloud", shim), ("cp", _CP)):
+        (shims / name).write_text(text, "utf-8")
+        (shims / name).chmod(0o755)
     return shims
