@@ -27,6 +27,7 @@ commands:
   preempt   take the machines of a job of --backend=fake away
   capacity  limit the chips that --backend=fake grants to a request
   image     build or push a container with the trainer, for --backend=gke
+  fault     let something go wrong in --backend=fake: no capacity, quota, lost hosts, clocks, buckets
   doctor    check this machine, or this worker, before a run
 
 backends: qr (Cloud TPU queued resources), mig (Compute Engine's instance groups), gke (JobSet and Kueue),
@@ -47,8 +48,9 @@ COMMANDS = {
     "logs": "follow:run_logs",
     "watch": "watch:run_watch",
     "cancel": "follow:run_cancel",
-    "preempt": "follow:run_preempt",
-    "capacity": "follow:run_capacity",
+    "preempt": "rehearse:run_preempt",
+    "capacity": "rehearse:run_capacity",
+    "fault": "rehearse:run_fault",
     "image": "image.image:run_image",
     "doctor": "doctor.doctor:run_doctor",
 }

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from launch.job.capacity import MOST_FLEX_HOURS, parse_capacity
 from launch.job.job import Job, require_name, require_no_secrets
 from launch.job.remembered import recall
 from launch.job.slices import parse_slice, require_served
-from launch.workdir.storage import require_path
+from launch.workdir.job_file import newest, read_job
+from launch.workdir.storage import require_path, storage_of
 
 PROGRAM = "efficientnet-pod launch"
 EXAMPLE = example_of("submit", PROGRAM)
@@ -51,6 +53,9 @@ _NUMBERS = {  # with the least and the largest value
     "valid_hours": (0, 100_000, "Hours that a request may wait for machines; 0: no limit."),
 }
 
+# Flags that `submit` needs, by backend, beside those that each one needs.
+_NEEDED = {"qr": ("project", "zone"), "mig": ("project", "zone"), "gke": ("image",)}
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -60,6 +65,7 @@ class Submission:
       job: the job.
       backend: backend that serves it.
       allow_dirty, preflight, force: values of their flags.
+      missing: names of flags that `submit` needs and that were not given.
     """
 
     job: Job
@@ -67,6 +73,7 @@ class Submission:
     allow_dirty: bool
     preflight: bool
     force: bool
+    missing: tuple[str, ...] = ()
 
 
 def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bool = False) -> Submission:
@@ -98,28 +105,69 @@ def parse_submission(command: str, arguments: Sequence[str], *, placeholders: bo
     env = tuple((word.partition("=")[0], word.partition("=")[2]) for word in values.env)
     require_no_secrets(tuple(trainer), env)
     # SkyPilot takes its project from gcloud and looks for machines in every zone, unless it is told one.
-    project, zone = _place(values, required=values.backend in ("qr", "mig"), placeholders=placeholders)
+    project, zone = _place(values)
+    given_words = {"project": project, "zone": zone, "image": values.image}
+    missing = tuple(flag for flag in _NEEDED.get(values.backend, ()) if not given_words[flag])
+    if placeholders:
+        project, zone = project or "PROJECT", zone or "ZONE"
+    else:
+        _require_place(missing)
     fields = {field.name for field in dataclasses.fields(Job)}
     given = {flag: value for flag, value in values.flag_values_dict().items() if flag in fields}
     given |= {"name": name, "tpu": machine.name, "workdir": workdir, "project": project, "zone": zone}
     given |= capacity
     job = Job(**(given | {"arguments": tuple(trainer), "env": env}))
-    return Submission(job, backend, values.allow_dirty, values.preflight, values.force)
+    return Submission(job, backend, values.allow_dirty, values.preflight, values.force, missing)
 
 
 def parse_job_name(
     command: str, arguments: Sequence[str], define: Callable[[flags.FlagValues], None] | None = None
 ) -> tuple[Any, Job]:
-    """Returns the flags of a command and the job that it names.
+    """Returns the flags of a command and the job that it names, or the job of its ``--workdir``.
 
     Raises:
-      UserError: the arguments are invalid, or no such job was submitted from this machine.
+      UserError: the arguments are invalid, no such job was submitted from this machine, or none in the
+        workdir.
+      RunError: the storage of the workdir does not answer.
     """
     words: list[str] = []
-    values = parse_flags(command, arguments, define, words=words, program=PROGRAM)
-    if len(words) != 1:
+
+    def define_all(values: flags.FlagValues) -> None:
+        define_workdir(values)
+        if define:
+            define(values)
+
+    values: Any = parse_flags(command, arguments, define_all, words=words, program=PROGRAM)
+    jobs = jobs_named(words, values.workdir)
+    if len(jobs) != 1:
         raise UserError(f"{command} needs the name of one job, e.g. {PROGRAM} {command} run1")
-    return values, recall(words[0])
+    return values, jobs[0]
+
+
+def define_workdir(values: flags.FlagValues) -> None:
+    """Defines the flag that names a job by its workdir."""
+    about = (
+        "Folder of the run, in place of the name of its job, which only the machine that submitted it knows."
+    )
+    flags.DEFINE_string("workdir", None, about, flag_values=values)
+
+
+def jobs_named(names: Sequence[str], workdir: str | None) -> list[Job]:
+    """Returns the jobs of these names, and that of a workdir, each as its last start left it.
+
+    Raises:
+      UserError: a name is not known here, or the workdir has no job.
+      RunError: the storage of the workdir does not answer.
+    """
+    jobs = [recall(name) for name in names]
+    for number, job in enumerate(jobs):
+        with suppress(UserError):  # without credentials it is known as this machine has left it
+            jobs[number] = newest(job, storage_of(job.workdir))
+    if workdir:
+        require_path(workdir, bucket=False)
+        place = str(absolute(workdir))
+        jobs.append(read_job(place, storage_of(place)))
+    return jobs
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
@@ -141,13 +189,13 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string("env", [], about, flag_values=values)
 
 
-def _place(values: Any, *, required: bool, placeholders: bool) -> tuple[str, str]:
+def _place(values: Any) -> tuple[str, str]:
     project = values.project or os.environ.get("GOOGLE_CLOUD_PROJECT", "")
-    zone = values.zone or os.environ.get("CLOUDSDK_COMPUTE_ZONE", "")
-    if placeholders:
-        return project or "PROJECT", zone or "ZONE"
-    if required and not project:
+    return project, values.zone or os.environ.get("CLOUDSDK_COMPUTE_ZONE", "")
+
+
+def _require_place(missing: Sequence[str]) -> None:
+    if "project" in missing:
         raise UserError("--project is missing: the Google Cloud project that pays; or $GOOGLE_CLOUD_PROJECT")
-    if required and not zone:
+    if "zone" in missing:
         raise UserError("--zone is missing: where the machines are, e.g. --zone=us-central2-b")
-    return project, zone

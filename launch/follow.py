@@ -1,7 +1,8 @@
-"""The commands on submitted jobs: `status`, `logs`, `cancel`; of rehearsals `preempt` and `capacity`."""
+"""The commands on submitted jobs: `status`, `logs` and `cancel`."""
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -10,9 +11,9 @@ from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.pod import output
 from efficientnet_pod.pod.terminal import console, table
 from launch.backends.backend import backend_named
-from launch.flags import PROGRAM, parse_job_name
+from launch.flags import PROGRAM, define_workdir, jobs_named, parse_job_name
 from launch.job.job import Job
-from launch.job.remembered import all_jobs, recall
+from launch.job.remembered import all_jobs
 from launch.workdir.progress import attempt_label, exit_codes, mark_cancelled, read_progress
 from launch.workdir.storage import storage_of
 
@@ -34,8 +35,10 @@ _COLUMNS = (
 def run_status(arguments: Sequence[str]) -> None:
     """Prints a line for each job: its state, attempt, step, accuracy and exit code."""
     names: list[str] = []
-    parse_flags("status", arguments, words=names, program=PROGRAM)
-    jobs = [recall(name) for name in names] or all_jobs()
+    values: Any = parse_flags("status", arguments, define_workdir, words=names, program=PROGRAM)
+    if not names and not values.workdir:
+        names = [job.name for job in all_jobs()]
+    jobs = jobs_named(names, values.workdir)
     terminal = console()
     if not jobs:
         terminal.print("no job was submitted from here")
@@ -55,7 +58,7 @@ def _row(job: Job) -> list[str]:
         return [job.name, job.tpu, job.backend, f"unknown: {error}", str(job.attempt), "", "", "", "", ""]
     top1 = "" if progress.top1 is None else f"{progress.top1:.2%}"
     goodput = "" if progress.goodput is None else f"{progress.goodput:.0%}"
-    ended = f"exit code {max(codes)}" if codes else ""
+    ended = f"exit code {max(codes.values())}" if codes else ""
     word = state.word + (f" ({state.detail})" if state.detail else "")
     word += f"; {job.beside.tpu} is asked for" if job.beside else ""
     steps = [progress.step_of_total, f"{progress.checkpoint:,}"]
@@ -111,33 +114,3 @@ def run_cancel(arguments: Sequence[str]) -> None:
     for request in requests:
         backend.cancel(request)
     print(f"{job.name}: cancelled; its machines are free, its records stay in {job.workdir}")
-
-
-def run_preempt(arguments: Sequence[str]) -> None:
-    """Takes the machines of a rehearsed job away."""
-    values, job = parse_job_name("preempt", arguments, _define_preempt)
-    if job.backend != "fake":
-        raise UserError(
-            f"'{job.name}' runs on --backend={job.backend}; only jobs of --backend=fake can be pre-empted"
-        )
-    from launch.backends.fake.backend import FakeBackend  # late: it needs Google's package
-
-    FakeBackend().preempt(job, values.worker)
-
-
-def _define_preempt(values: flags.FlagValues) -> None:
-    about = "Number of the worker that is told first; by default all at once."
-    define_number(values, "worker", None, about, AT_LEAST_0)
-
-
-def run_capacity(arguments: Sequence[str]) -> None:
-    """Limits the chips that one request to the fake service is granted; larger requests wait."""
-    values = parse_flags("capacity", arguments, _define_capacity, program=PROGRAM)
-    from launch.backends.fake.daemon import set_capacity  # late: it needs Google's package
-
-    set_capacity(values.chips)
-
-
-def _define_capacity(values: flags.FlagValues) -> None:
-    about = "Most chips that one request is granted; by default there is no limit."
-    define_number(values, "chips", None, about, AT_LEAST_0)

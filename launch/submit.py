@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.prices import Price, age_note, why_no_price
 from efficientnet_pod.pod.terminal import plural
-from launch.flags import PROGRAM, parse_submission
-from launch.images import look, render_line, unreachable
+from efficientnet_pod.recipe.recipe import Recipe
+from launch.flags import PROGRAM, Submission, parse_submission
+from launch.images import location_of, look, render_line, unreachable
 from launch.job.job import Job
 from launch.job.remembered import remember
-from launch.job.source_code import name_of, pack
+from launch.job.source_code import Code, name_of, pack
 from launch.recipe import require_plan
+from launch.workdir.job_file import write_job
 from launch.workdir.progress import next_attempt
 from launch.workdir.storage import Folder, storage_of
 
@@ -57,12 +59,12 @@ def run_submit(arguments: Sequence[str]) -> int:
     storage.require(job.workdir)
     job = replace(job, attempt=next_attempt(job, storage))
     storage.write(f"{job.folder}/{job.code}", code.tarball)
-    storage.write(f"{job.folder}/job.json", job.to_json().encode())
+    write_job(job, storage)
     exit_code = backend.submit(job)
     remember(job)
     if job.backend == "local":
         return exit_code
-    dirty = "; the tree differs from it" if code.commit.endswith("-dirty") else ""
+    dirty = "; the tree differs from it" if code.is_dirty else ""
     left_out = plural(len(code.untracked), "untracked file is", "untracked files are")
     left_out = f"; {left_out} left out" if code.untracked else ""
     watch = f" · {PROGRAM} watch {job.name}" if backend.restarts == "watch" else ""
@@ -80,8 +82,25 @@ def run_render(arguments: Sequence[str]) -> None:
     recipe = require_plan(submission.job)
     code = name_of(Path.cwd())
     documents = submission.backend.render(replace(submission.job, commit=code.commit, code=code.file))
-    print(f"# images: {render_line(submission.job, recipe, bucket=submission.backend.needs_bucket)}\n")
+    print("\n".join(f"# {line}" for line in summary(submission, recipe, code)) + "\n")
     print("\n\n".join(f"# ---- {document.title}\n{document.text.rstrip()}" for document in documents))
+
+
+def summary(submission: Submission, recipe: Recipe, code: Code) -> list[str]:
+    """Returns lines on a job that is only shown: machine, price, places, and what is not given."""
+    job, needs_bucket = submission.job, submission.backend.needs_bucket
+    missing = [f"--{flag}" for flag in submission.missing]
+    if needs_bucket and location_of(job, recipe.data) == "":
+        missing.append("--config.data.data_dir")
+    where = "the files here" if job.backend == "local" else f"{job.folder}/{code.file}"
+    dirty = "; the tree differs from it, so submit needs --allow-dirty" if code.is_dirty else ""
+    lines = [
+        f"machine: {price_line(job)}",
+        f"workdir: {job.workdir}",
+        f"images: {render_line(job, recipe, bucket=needs_bucket)}",
+        f"code: commit {code.commit[:12]}, from {where}{dirty}",
+    ]
+    return [*lines, f"not given, and needed by submit: {', '.join(missing)}"] if missing else lines
 
 
 def require_fit(job: Job, *, force: bool) -> str:

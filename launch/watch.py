@@ -1,7 +1,7 @@
 """The command `watch`: it waits for the end of a job, and starts the job again when its machines are lost."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
@@ -11,12 +11,15 @@ from absl import flags
 from efficientnet_pod.cli.flags import define_number
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.optim.ranges import Range
+from launch.arrivals import Arrivals
 from launch.backends.api_errors import QuotaError
 from launch.backends.backend import Backend, Restarted, State, backend_named
 from launch.elastic import Wishes, define_wishes, wishes_of
 from launch.flags import PROGRAM, parse_job_name
 from launch.job.job import Job
 from launch.job.remembered import remember
+from launch.news import News
+from launch.workdir.job_file import write_job
 from launch.workdir.progress import (
     Progress,
     ask_to_stop,
@@ -28,12 +31,16 @@ from launch.workdir.progress import (
     next_attempt,
     read_progress,
 )
+from launch.workdir.reason import reason_of
 from launch.workdir.storage import Storage, storage_of
+from launch.workdir.watcher import WatcherMark
 
 MOST_MISSES = 20  # attempts in a row to learn the state, before the API's error ends the watch
 _GONE_LOOKS = 3  # looks at a missing resource whose workers left no exit code, before it counts as lost
 # For workers that were asked to save and end, before their machines are taken in any case.
 _STOP_SECONDS = 900.0
+_MOST_TRACELESS = 2  # attempts in a row of which no worker left a log, after which the job is given up
+_LONGEST_REST = 60.0  # seconds without a look at the mark of this watch
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,13 @@ class Pace:
       poll: time between looks.
       backoff: time before the first restart; it doubles with each restart without progress.
       most: longest time before a restart.
+      start: time that each worker has for its first log, once there are machines.
     """
 
     poll: float = 10.0
     backoff: float = 30.0
     most: float = 900.0
+    start: float = 900.0
 
     def pause(self, failures: int) -> float:
         """Returns the seconds before the next start, after this number of failures without progress."""
@@ -61,13 +70,13 @@ def run_watch(arguments: Sequence[str]) -> int:
     backend = backend_named(job.backend)
     if backend.restarts != "watch":
         raise UserError(f"{job.name} needs no watch: {backend.restarts}; see: {PROGRAM} status {job.name}")
-    pace = Pace(poll=values.poll_seconds, backoff=values.backoff_seconds)
+    pace = Pace(values.poll_seconds, values.backoff_seconds, start=60 * values.start_minutes)
     minutes, return_minutes = values.elastic_minutes, values.return_minutes
     restarted = cast(Restarted, backend)
     wishes = wishes_of(job, restarted, values.elastic, minutes=minutes, return_minutes=return_minutes)
     if values.elastic is not None:
         job = replace(job, wishes=tuple(wishes.numbers))
-        remember(job)
+    remember(job)
     return Watch(job, backend, storage_of(job.workdir), pace=pace, wishes=wishes).run()
 
 
@@ -106,13 +115,16 @@ class Watch:
         self.job, self._backend, self._storage = job, backend, storage
         self._pace, self._write_line, self._sleep, self._clock = pace, write_line, sleep, clock
         self._wishes = wishes or Wishes({job.tpu: ""})
-        self._restarts = self._failures = 0
+        self._restarts = self._failures = self._traceless = 0
+        self._mark = WatcherMark(job, storage, self._say)
         self._best = read_progress(job.workdir, storage).checkpoint
         now = clock()
         self._waits_since = self._beside_since = now  # when the request was made, and the one beside it
         self._returns_at = now + 60 * self._wishes.return_minutes  # when a preferred machine is asked for
         self._was_granted = True  # of an attempt that began before this watch it is not known
         self._is_refused = False
+        self._arrivals = Arrivals(storage, pace.start, clock)
+        self._news = News(storage, self._say, clock, tells_waits=not self._wishes.is_choice)
         is_moving = job.beside is not None and is_asked_to_stop(job, storage)
         self._stops_by = now + _STOP_SECONDS if is_moving else None
 
@@ -120,14 +132,19 @@ class Watch:
         """Returns the exit code of the job when it has ended: 0, 2 for a mistake of the user's, else 1.
 
         Raises:
-          UserError: the API refuses to start the job again, for another reason than the quota.
-          RunError: the API no longer answers.
+          UserError: another watch has the job, or the API refuses to start it again, for another reason than
+            the quota.
+          RunError: the API no longer answers, or another watch has taken the job.
         """
-        while True:
-            then = self._until_something_is_to_be_done()
-            code = then if isinstance(then, int) else then()
-            if code is not None:
-                return code
+        self._mark.take()
+        try:
+            while True:
+                then = self._until_something_is_to_be_done()
+                code = then if isinstance(then, int) else then()
+                if code is not None:
+                    return code
+        finally:
+            self._mark.release()
 
     def _until_something_is_to_be_done(self) -> "int | Callable[[], int | None]":
         """Returns the exit code of a job that has ended, or else the method that goes on with it."""
@@ -135,24 +152,24 @@ class Watch:
         while True:
             if self._is_refused and self._wishes.is_choice:
                 return partial(self._take_next, is_refused=True)
-            state = self._state()
-            codes = exit_codes(self.job, self._storage)
+            state, codes, is_stopped = self._look()
             if state.word != word:
                 word = state.word
                 self._say(f"{word}: {state.detail}" if state.detail and state.phase == "lost" else word)
-            if is_cancelled(self.job, self._storage):
+            if is_stopped:
                 return self._cancelled()
-            if 2 in codes:
-                self._free_machines()
-                self._say("not started again: its command or recipe must be changed (exit code 2)")
-                return 2
+            if 2 in codes.values():
+                return self._mistaken(codes)
+            if codes:
+                self._news.tell_notes(self.job)
             # Of machines that are gone, perhaps one worker alone had the time to leave its exit code.
             if codes and len(codes) >= (1 if state.phase == "gone" else self.job.hosts):
-                if not any(codes):
+                if not any(codes.values()):
                     return self._done()
                 if self._stops_by is not None:
                     return self._move
-                self._say(f"the run failed with exit code {max(codes)}")
+                why = reason_of(self.job, self._storage, codes) or f"see: {PROGRAM} logs {self.job.name}"
+                self._say(f"the run failed with exit code {max(codes.values())}: {why}")
                 return self._start_again
             gone, ran = gone + 1 if state.phase == "gone" else 0, ran or state.phase == "running"
             is_lost = state.phase == "lost" or gone >= _GONE_LOOKS
@@ -161,16 +178,23 @@ class Watch:
             if is_lost:
                 # A resource that is gone was not refused: the API failed, or somebody has deleted it.
                 is_refused = state.phase == "lost" and not self._was_granted and self._wishes.is_choice
-                return partial(self._take_next, is_refused=True) if is_refused else self._start_again
+                if is_refused:
+                    return partial(self._take_next, is_refused=True)
+                is_traceless = state.phase == "gone" and self._arrivals.is_traceless(self.job)
+                return partial(self._start_again, is_traceless=is_traceless)
             if then := self._other_machine(state):
                 return then
-            self._sleep(self._pace.poll)
+            self._news.tell(self.job, state)
+            self._rest(self._pace.poll)
 
     def _other_machine(self, state: State) -> "Callable[[], int | None] | None":
         """Returns the method that takes another machine, if it is time for that."""
         now = self._clock()
         if state.phase == "running" and not self._was_granted:
             self._was_granted, self._returns_at = True, now + 60 * self._wishes.return_minutes
+        if state.phase == "running" and (missing := self._arrivals.missing(self.job)):
+            self._say(self._arrivals.line(self.job, missing))
+            return partial(self._start_again, is_traceless=len(missing) == self.job.hosts)
         if state.phase != "waiting":
             self._waits_since = now
         elif self._wishes.is_choice and now - self._waits_since >= 60 * self._wishes.minutes:
@@ -249,6 +273,13 @@ class Watch:
         self._say(f"done at step {progress.step:,}{top1}; records in {self.job.workdir}")
         return 0
 
+    def _mistaken(self, codes: Mapping[int, int]) -> int:
+        why = reason_of(self.job, self._storage, codes)
+        self._free_machines()
+        why = f"{why}; change the command or recipe" if why else "its command or recipe must be changed"
+        self._say(f"not started again: {why}, and submit it again (exit code 2)")
+        return 2
+
     def _cancelled(self) -> int:
         self._drop_beside()
         self._say("cancelled; it is not started again")
@@ -266,18 +297,24 @@ class Watch:
         if not self.job.keep:
             self._backend.cancel(self.job)
 
-    def _start_again(self) -> int | None:
-        """Starts the next attempt; returns an exit code instead if there is to be none."""
+    def _start_again(self, *, is_traceless: bool = False) -> int | None:
+        """Starts the next attempt; returns an exit code instead if there is to be none.
+
+        `is_traceless` says that no worker could leave a log.
+        """
         progress = read_progress(self.job.workdir, self._storage)
         self._say(_lost_work(progress))
         self._failures = 0 if progress.checkpoint > self._best else self._failures + 1
         self._best = max(self._best, progress.checkpoint)
-        limit = self.job.max_restarts
+        limit, self._traceless = self.job.max_restarts, self._traceless + 1 if is_traceless else 0
+        if self._traceless == _MOST_TRACELESS:
+            return self._give_up(
+                f"in {_MOST_TRACELESS} attempts no worker could write to {self.job.folder}; let the workers "
+                "write there (of a bucket: the role Storage Object User for their service account), and "
+                "submit it again"
+            )
         if self._restarts >= limit:
-            self._drop_beside()
-            self._backend.cancel(self.job)
-            self._say(f"not started again: --max-restarts={limit} are used up; submit it again to go on")
-            return 1
+            return self._give_up(f"--max-restarts={limit} are used up; submit it again to go on")
         self._restarts += 1
         if self.job.beside:
             self._say(f"it goes on with {self.job.beside.tpu} (restart {self._restarts} of {limit})")
@@ -285,8 +322,22 @@ class Watch:
         machine, pause = self._wishes.first, self._pace.pause(max(0, self._failures - 1))
         where = "" if machine == self.job.tpu else f" on {machine}"
         self._say(f"it starts again{where} in {pause:g} s (restart {self._restarts} of {limit})")
-        self._sleep(pause)
+        self._rest(pause)
         return self._ask(machine)
+
+    def _give_up(self, why: str) -> int:
+        self._drop_beside()
+        self._backend.cancel(self.job)
+        self._say(f"not started again: {why}")
+        return 1
+
+    def _rest(self, seconds: float) -> None:
+        """Waits, and keeps the mark of this watch meanwhile."""
+        while seconds > 0:
+            part = min(seconds, _LONGEST_REST)
+            self._mark.keep()
+            self._sleep(part)
+            seconds -= part
 
     def _ask(self, machine: str) -> int | None:
         """Frees the machines of this attempt, and asks for a machine for the next attempt."""
@@ -306,6 +357,7 @@ class Watch:
         """Begins to count the time that the machines of a new attempt take to come."""
         self._waits_since, self._was_granted, self._is_refused = self._clock(), False, False
         self._stops_by = None
+        self._arrivals.begin()
 
     def _free_attempt(self) -> int:
         """Returns a number that no worker has used: one of other machines may have left files."""
@@ -314,15 +366,24 @@ class Watch:
     def _keep(self, job: Job) -> None:
         self.job = job
         remember(job)
+        try:
+            write_job(job, self._storage)
+        except RunError as error:  # other machines then know an earlier start of it
+            self._say(str(error))
 
-    def _state(self) -> State:
+    def _look(self) -> tuple[State, dict[int, int], bool]:
+        """Returns the state, the exit codes by worker, and whether the job was cancelled."""
         for _ in range(MOST_MISSES - 1):
             try:
-                return self._backend.state(self.job)
+                return self._look_once()
             except RunError as error:
                 self._say(str(error))
-                self._sleep(self._pace.poll)
-        return self._backend.state(self.job)
+                self._rest(self._pace.poll)
+        return self._look_once()
+
+    def _look_once(self) -> tuple[State, dict[int, int], bool]:
+        state = self._backend.state(self.job)
+        return state, exit_codes(self.job, self._storage), is_cancelled(self.job, self._storage)
 
     def _say(self, line: str) -> None:
         self._write_line(f"{self.job.name} (attempt {self.job.attempt}): {line}")
@@ -341,4 +402,8 @@ def _define(values: flags.FlagValues) -> None:
     define_number(values, "poll_seconds", Pace.poll, "Time between looks.", Range(0.05, 86_400))
     about = "Time before the first restart; it doubles with each restart without progress."
     define_number(values, "backoff_seconds", Pace.backoff, about, Range(0, 86_400))
+    about = (
+        "Time that each worker has for its first log; without one, the job starts again on other machines."
+    )
+    define_number(values, "start_minutes", Pace.start / 60, about, Range(0, 100_000, above=True))
     define_wishes(values)

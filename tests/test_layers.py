@@ -24,8 +24,8 @@ FLOORS = [
 ]
 LAUNCH_FLOORS = [
     {"cli"},
-    {"submit", "watch", "follow", "doctor", "image"},
-    {"elastic"},
+    {"submit", "watch", "follow", "rehearse", "doctor", "image"},
+    {"elastic", "news", "arrivals"},
     {"recipe"},
     {"flags", "images"},
     {"backends"},

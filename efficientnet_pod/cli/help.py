@@ -67,6 +67,7 @@ CALLS = {
     "preempt": Call("JOB", "rehearsal --worker=1"),
     "capacity": Call("", "--chips=8"),
     "image": Call("build|push --tag=NAME", "build --tag=REGISTRY/trainer:1 --accelerator=tpu"),
+    "fault": Call("[NAME]", "clock --worker=1"),
     "doctor": Call("[-- FLAGS OF train]", "--workdir=gs://b/run1 -- --config=digits"),
 }
 # What people type who come from other trainers, and the field of a recipe that does it.

@@ -9,7 +9,7 @@ from efficientnet_pod.workdir.files import write_whole
 from launch.job.job import Job, from_json, require_name
 
 FOLDER_VARIABLE = "EFFICIENTNET_POD_JOBS"
-_UNREADABLE = (ValueError, TypeError, KeyError)
+UNREADABLE = (ValueError, TypeError, KeyError)
 
 
 def jobs_folder() -> Path:
@@ -40,7 +40,7 @@ def recall(name: str) -> Job:
         names = [job.name for job in all_jobs()]
         hint = did_you_mean(name, names) if names else "; none was submitted from here"
         raise UserError(f"no job '{name}' is known here{hint}") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise UserError(f"'{path}' cannot be read as a job ({error}); remove it") from error
 
 
@@ -48,6 +48,6 @@ def all_jobs() -> list[Job]:
     """Returns every job that can be read, by name."""
     jobs = []
     for path in sorted(jobs_folder().glob("*.json")):
-        with suppress(*_UNREADABLE):
+        with suppress(*UNREADABLE):
             jobs.append(from_json(path.read_text("utf-8")))
     return jobs

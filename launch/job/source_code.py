@@ -33,6 +33,11 @@ class Code:
     tarball: bytes = b""
     untracked: tuple[str, ...] = ()
 
+    @property
+    def is_dirty(self) -> bool:
+        """Whether tracked files differ from the commit."""
+        return self.commit.endswith("-dirty")
+
 
 def pack(folder: Path, *, allow_dirty: bool) -> Code:
     """Returns the tracked files of the repository around a folder.

@@ -136,6 +136,31 @@ upload() {
 upload &
 UPLOADER=$!
 
+note() { # TEXT: says what is wrong with this machine, also to `launch watch`
+  say "$1"
+  echo "$1" >>"$SCRATCH/note"
+  put "$SCRATCH/note" "$FOLDER/notes/$LABEL"
+}
+
+check_clock() { # compares this clock with that of the metadata server, which names its second in each answer
+  local before after theirs least=-999999999 most=999999999
+  for _ in 1 2 3; do # each at another part of the second
+    before="$(date +%s%3N)"
+    theirs="$(curl --silent --max-time 2 --output /dev/null --dump-header - -H 'Metadata-Flavor: Google' \
+      "$METADATA_URL/instance/attributes/" 2>/dev/null | sed -n 's/^[Dd]ate: *//p' | tr -d '\r')"
+    after="$(date +%s%3N)"
+    theirs="$(date -d "${theirs:-nothing}" +%s 2>/dev/null)000" || return 0
+    [ $((before - theirs - 1000)) -le "$least" ] || least=$((before - theirs - 1000))
+    [ $((after - theirs)) -ge "$most" ] || most=$((after - theirs))
+    if [ "$least" -gt -2000 ] && [ "$most" -lt 2000 ]; then return; fi
+    sleep 0.35
+  done
+  local way=ahead ahead=$(((least + most) / 2))
+  if [ "$least" -lt 2000 ] && [ "$most" -gt -2000 ]; then return; fi # it cannot be told
+  [ "$ahead" -ge 0 ] || way=behind ahead=$((-ahead))
+  note "its clock is about $(((ahead + 500) / 1000)) s $way of the metadata server's; let chrony or NTP set it: hosts' logs do not line up, and credentials may be refused"
+}
+
 install_code() {
   mkdir -p "$SCRATCH/code" || return
   get "$FOLDER/$CODE" "$SCRATCH/code.tar.gz" || return
@@ -168,6 +193,7 @@ install_code() {
 }
 
 say "of $HOSTS, attempt $ATTEMPT, commit $COMMIT; peers ${PEERS//$'\n'/,}"
+check_clock
 for try in 1 2 3; do
   install_code && break
   say "could not install the code (try $try of 3)"

@@ -1,11 +1,13 @@
 """Files of the launcher in a run's workdir: in a bucket of Google Cloud Storage, or in a folder."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from efficientnet_pod.errors import UserError
+from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.workdir.files import write_whole
 from efficientnet_pod.workdir.redact import redact
 
@@ -16,7 +18,7 @@ _BUCKET = re.compile(r"[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?")
 
 
 class Folder:
-    """Files of this machine, by their whole path."""
+    """Files of this machine, by their whole path. What the system refuses is a `RunError`."""
 
     def require(self, workdir: str) -> None:
         """Makes the workdir; raises `UserError` if that is impossible."""
@@ -33,13 +35,15 @@ class Folder:
 
     def write(self, path: str, contents: bytes) -> float:
         """Writes a file whole, and its folder; returns the time by the disk's clock, seconds since 1970."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), contents)
-        return Path(path).stat().st_mtime
+        with _refusals(path, "written"):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(Path(path), contents)
+            return Path(path).stat().st_mtime
 
     def read(self, path: str) -> bytes | None:
         """Returns the contents of a file; None if there is none."""
-        return Path(path).read_bytes() if Path(path).is_file() else None
+        with _refusals(path, "read"):
+            return Path(path).read_bytes() if Path(path).is_file() else None
 
     def names(self, folder: str) -> list[str]:
         """Returns the sorted names of the files right in a folder; none if it does not exist."""
@@ -51,7 +55,10 @@ class Folder:
 
 
 class Bucket:
-    """Objects of Google Cloud Storage, by their whole ``gs://`` path."""
+    """Objects of Google Cloud Storage, by their whole ``gs://`` path.
+
+    What the service refuses, or does not answer, is a `RunError`.
+    """
 
     def __init__(self, client: Any):
         """Takes a ``google.cloud.storage.Client``."""
@@ -80,22 +87,26 @@ class Bucket:
     def write(self, path: str, contents: bytes) -> float:
         """Writes an object; returns the time by the service's clock, seconds since 1970."""
         blob = self._blob(path)
-        blob.upload_from_string(contents, timeout=CALL_SECONDS)
-        return blob.updated.timestamp()
+        with _refusals(path, "written"):
+            blob.upload_from_string(contents, timeout=CALL_SECONDS)
+            return blob.updated.timestamp()
 
     def read(self, path: str) -> bytes | None:
         """Returns the contents of an object; None if there is none."""
         blob = self._blob(path)
-        return blob.download_as_bytes(timeout=CALL_SECONDS) if blob.exists(timeout=CALL_SECONDS) else None
+        with _refusals(path, "read"):
+            return blob.download_as_bytes(timeout=CALL_SECONDS) if blob.exists(timeout=CALL_SECONDS) else None
 
     def names(self, folder: str) -> list[str]:
         """Returns the sorted names of the objects right in a folder; none if it does not exist."""
-        return sorted(blob.name.rpartition("/")[2] for blob in self._blobs(folder))
+        with _refusals(folder, "listed"):
+            return sorted(blob.name.rpartition("/")[2] for blob in self._blobs(folder))
 
     def folders(self, folder: str) -> list[str]:
         """Returns the sorted names of the folders right in a folder; none if it does not exist."""
-        blobs = self._blobs(folder)
-        list(blobs)  # prefixes are known once the objects were read
+        with _refusals(folder, "listed"):
+            blobs = self._blobs(folder)
+            list(blobs)  # prefixes are known once the objects were read
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in blobs.prefixes)
 
     def _blob(self, path: str) -> Any:
@@ -108,6 +119,16 @@ class Bucket:
 
 
 Storage = Folder | Bucket
+
+
+@contextmanager
+def _refusals(path: str, done: str) -> Iterator[None]:
+    """Turns what goes wrong with a path into a `RunError` of one line; `done` says what was to be done."""
+    try:
+        yield
+    except Exception as error:  # of the disk; of the network, the credentials or the service
+        reason = redact(" ".join(str(getattr(error, "strerror", None) or error).split()))[:200]
+        raise RunError(f"'{path}' cannot be {done}: {reason or type(error).__name__}") from error
 
 
 def split(path: str) -> tuple[str, str]:

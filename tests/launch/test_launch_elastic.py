@@ -12,7 +12,7 @@ from launch.elastic import Wishes, wishes_of
 from launch.job import remembered as jobs
 from launch.job.job import Job, from_json
 from launch.watch import Pace, Watch
-from launch.workdir.progress import is_asked_to_stop, mark_cancelled
+from launch.workdir.progress import is_asked_to_stop, mark_cancelled, workers_with_a_log
 from launch.workdir.storage import Folder
 
 LARGE, MIDDLE, SMALL = "v4-32", "v4-16", "v4-8"
@@ -62,7 +62,11 @@ class Cloud:
         if job.resource not in self.requests:
             return State("GONE", "", "gone")
         assert self.requests[job.resource].attempt == job.attempt
-        return STATES[self.word.get(job.tpu, "waits")]
+        state = STATES[self.word.get(job.tpu, "waits")]
+        if state.phase == "running" and not workers_with_a_log(job, Folder()):
+            for worker in range(job.hosts):
+                Folder().write(f"{job.folder}/logs/a{job.attempt:03}-w{worker:04}.log", b"up")
+        return state
 
     def sleep(self, seconds):
         self.now += seconds

@@ -115,7 +115,8 @@ def test_what_cannot_be_looked_up_is_said(monkeypatch, at):
         raise RuntimeError("403 no\naccess")
 
     monkeypatch.setattr(Client, at, fails)
-    assert seen({}) == "images: nothing was looked up in 'gs://b/tfds': 403 no access"
+    where = "" if at == "bucket" else "'gs://b/tfds/imagenet2012' cannot be listed: "
+    assert seen({}) == f"images: nothing was looked up in 'gs://b/tfds': {where}403 no access"
 
 
 @pytest.mark.parametrize(
@@ -161,4 +162,5 @@ def test_submit_refuses_before_anybody_is_asked_and_render_says_so(capsys, monke
     )
     assert errors.count("\n") == 1
     code, out, _ = launch(capsys, "render", *words)
-    assert code == 0 and out.startswith("# images: submit refuses this: the workers of --backend=qr")
+    assert code == 0 and "\n# images: submit refuses this: the workers of --backend=qr" in out
+    assert "# not given, and needed by submit: --config.data.data_dir\n" in out

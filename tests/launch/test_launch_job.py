@@ -14,7 +14,7 @@ from launch.backends.sky import task
 from launch.job import remembered as jobs
 from launch.job.job import Job, from_json
 from launch.job.slices import GENERATIONS, known_slices, parse_slice
-from launch.job.source_code import pack
+from launch.job.source_code import Code, pack
 from launch.workdir import storage
 
 GOOD = {
@@ -145,7 +145,7 @@ def submitting(monkeypatch):
         check=lambda job: done.append("check"),
         submit=lambda job: done.append("submit") or 0,
     )
-    code = SimpleNamespace(commit="c" * 40, file="code.tgz", sha256="", tarball=b"", untracked=("a.txt",))
+    code = Code("c" * 40, "code.tgz", untracked=("a.txt",))
     monkeypatch.setattr("launch.submit.pack", lambda folder, allow_dirty: code)
     monkeypatch.setattr("launch.submit.storage_of", lambda path: bucket)
     monkeypatch.setattr("launch.flags.backend_named", lambda name: backend)

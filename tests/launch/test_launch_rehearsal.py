@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from launch_jobs import is_running, launch, repository, tiny_python
+from launch_jobs import launch, repository, tiny_python, wait_until, workers_of
 from pod_processes import FIELDS, Training, digests, journal, rows, summary, take_programs
 from tiny import build_tiny_networks
 
@@ -34,28 +34,6 @@ def uninterrupted(tmp_path_factory):
         codes = training.end()
     assert codes == [0, 0], training.output()
     return workdir
-
-
-@pytest.fixture
-def service(tmp_path, monkeypatch):
-    """Jobs of a folder of their own; whatever the test does, its service ends with its workers."""
-    monkeypatch.setenv("EFFICIENTNET_POD_JOBS", str(tmp_path / "jobs"))
-    yield tmp_path / "jobs" / "fake"
-    service_file = tmp_path / "jobs" / "fake" / "service.json"
-    if service_file.exists():
-        pid = json.loads(service_file.read_text())["pid"]
-        os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 20
-        while service_file.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not is_running(pid) or not service_file.exists()
-
-
-def wait_until(is_so, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "still not so"
-        time.sleep(0.05)
 
 
 def trained_steps(workdir):
@@ -185,24 +163,12 @@ def starts(workdir):
     return [row for row in journal(workdir) if row["kind"] == "start"]
 
 
-def workers_of(service):
-    """Returns the process ids whose environment says that they are a worker's of this service."""
-    workers = []
-    for process in os.listdir("/proc"):
-        if process.isdigit():
-            try:
-                with open(f"/proc/{process}/environ", "rb") as file:
-                    if f"SCRATCH={service}/".encode() in file.read():
-                        workers.append(int(process))
-            except OSError:
-                continue
-    return workers
-
-
 @pytest.mark.parametrize("ending", ["cancel", "the service is killed", "exit code 2"])
 def test_nothing_is_left_running(tmp_path, monkeypatch, capsys, service, ending):
     python = tmp_path / "python"
-    python.write_text('#!/bin/bash\necho up\n[ "$HOW" = "exit code 2" ] && exit 2\nsleep 600 & wait\n')
+    python.write_text(
+        '#!/bin/bash\necho bad recipe\n[ "$HOW" = "exit code 2" ] && exit 2\nsleep 600 & wait\n'
+    )
     python.chmod(0o755)
     monkeypatch.setenv("HOW", ending)
     monkeypatch.chdir(repository(tmp_path / "repository"))
@@ -219,7 +185,7 @@ def test_nothing_is_left_running(tmp_path, monkeypatch, capsys, service, ending)
         code, output, _ = launch(capsys, "watch", "run1", "--poll-seconds=0.1")
         assert (
             code == 2
-            and "not started again: its command or recipe must" in output
+            and "not started again: bad recipe; change the command or recipe, and submit it" in output
             and "attempt 2" not in output
         )
     else:

@@ -10,6 +10,7 @@ import yaml
 from launch_jobs import launch
 
 from launch import cli as commands
+from launch.job import slices as launch_slices
 from launch.job.source_code import Code
 
 ROOT = Path(__file__).parents[2]
@@ -56,9 +57,29 @@ def test_examples_are_golden(backend, capsys):
     assert folded(output) == golden.read_text(), f"if it is meant so, write it to {golden}"
 
 
+def test_a_rendering_begins_with_what_it_costs_and_what_is_missing(capsys, monkeypatch):
+    _, output, _ = launch(capsys, *examples()["qr"])
+    summary = output.partition("\n\n")[0].splitlines()
+    assert [line.partition(":")[0] for line in summary] == [
+        "# machine", "# workdir", "# images", "# code", "# not given, and needed by submit",
+    ]  # fmt: skip
+    usd = launch_slices.parse_slice("v3-1024").usd_per_hour(spot=True)
+    assert f"512 chips on 128 hosts; about ${usd:,.2f} an hour, spot" in summary[0]
+    assert summary[-1].endswith(": --project, --zone")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
+    _, output, _ = launch(capsys, *examples()["qr"])
+    assert output.partition("\n\n")[0].endswith(": --zone")
+    _, output, _ = launch(capsys, *[word for word in examples()["gke"] if not word.startswith("--image")])
+    assert output.partition("\n\n")[0].endswith(": --image")
+    dirty = Code("0" * 40 + "-dirty", "code.tar.gz")
+    monkeypatch.setattr("launch.submit.name_of", lambda folder: dirty)
+    _, output, _ = launch(capsys, *examples()["mig"])
+    assert "the tree differs from it, so submit needs --allow-dirty\n" in output
+
+
 def document(capsys, backend):
     _, output, _ = launch(capsys, *examples()[backend])
-    return yaml.safe_load(output.partition("\n")[2])
+    return yaml.safe_load(output)
 
 
 def test_the_pod_template_is_valid_kubernetes(capsys):

@@ -142,7 +142,7 @@ def test_a_worker_runs_the_command_tells_its_end_and_the_first_tears_down(machin
         "compute tpus queued-resources delete run1 --project=p --zone=z --force --async --quiet\n"
     )
     job = local(buckets=buckets)
-    assert exit_codes(job, Folder()) == [0, 0] and next_attempt(job, Folder()) == 2
+    assert exit_codes(job, Folder()) == {0: 0, 1: 0} and next_attempt(job, Folder()) == 2
     log = (buckets / "bucket/run1/launch/logs/a001-w0001.log").read_text()
     assert log.endswith("launch: worker 1: ended with exit code 0\n") and command in log
 
@@ -158,7 +158,7 @@ def test_exit_codes(machine, codes, starts, code):
     output = process.communicate(timeout=30)[0]
     assert process.returncode == code, output
     assert (buckets / "starts.0").read_text() == f"{starts}\n"
-    assert exit_codes(local(buckets=buckets), Folder()) == [code]
+    assert exit_codes(local(buckets=buckets), Folder()) == {0: code}
     assert "queued-resources delete run1" in calls(buckets)
 
 
@@ -171,7 +171,7 @@ def test_one_that_is_told_to_stop_saves_and_leaves_the_rest_to_the_next_attempt(
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=20)[0]
     assert process.returncode == 42 and "checkpointed\n" in output
-    assert exit_codes(local(buckets=buckets), Folder()) == [] and calls(buckets) == ""
+    assert exit_codes(local(buckets=buckets), Folder()) == {} and calls(buckets) == ""
     assert "checkpointed" in (buckets / "bucket/run1/launch/logs/a001-w0000.log").read_text()
 
 
@@ -191,7 +191,7 @@ def test_workers_that_are_asked_to_stop_save_and_leave_their_exit_codes(machine)
     second.send_signal(signal.SIGTERM)
     output = second.communicate(timeout=20)[0]
     assert second.returncode == 42 and output.count("starting again") == 1
-    assert exit_codes(job, Folder()) == [42, 42]
+    assert exit_codes(job, Folder()) == {0: 42, 1: 42}
 
 
 def test_after_42_a_worker_that_is_asked_to_stop_does_not_start_again(machine):
@@ -200,7 +200,7 @@ def test_after_42_a_worker_that_is_asked_to_stop_does_not_start_again(machine):
     process = start(1, "42 0")
     output = process.communicate(timeout=20)[0]
     assert process.returncode == 42 and "starting again" not in output
-    assert exit_codes(local(buckets=buckets), Folder()) == [42]
+    assert exit_codes(local(buckets=buckets), Folder()) == {1: 42}
 
 
 def test_held_workers_train_when_it_is_their_turn(machine):

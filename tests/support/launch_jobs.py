@@ -1,10 +1,15 @@
 """What the launcher's tests share: a repository to send, an interpreter with a tiny network, one command."""
 
+import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import zygote
@@ -59,3 +64,39 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    """Returns when it is so; fails after a time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "still not so"
+        time.sleep(0.05)
+
+
+@contextmanager
+def fake_service(jobs: Path) -> Iterator[Path]:
+    """Yields the folder of a fake service; ends the service if there is one, and checks that it has ended."""
+    file = jobs / "fake" / "service.json"
+    yield file.parent
+    if file.exists():
+        pid = json.loads(file.read_text())["pid"]
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not is_running(pid) or not file.exists()
+
+
+def workers_of(service: Path) -> list[int]:
+    """Returns the process ids whose environment says that they are a worker's of this service."""
+    workers = []
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            try:
+                with open(f"/proc/{process}/environ", "rb") as file:
+                    if f"SCRATCH={service}/".encode() in file.read():
+                        workers.append(int(process))
+            except OSError:
+                continue
+    return workers

@@ -15,6 +15,7 @@ from efficientnet_pod.cli import data as data_cli
 from efficientnet_pod.cli import main as trainer_cli
 from efficientnet_pod.cli.help import TRAINER, usage_of, without_limit
 from launch import cli as launch_cli
+from launch.backends.fake.faults import FAULTS
 from launch.flags import PROGRAM as LAUNCHER
 
 # Words of a command that are no flags: how the usage writes them, and what they are.
@@ -32,11 +33,12 @@ WORDS = {
     "launch submit": ("-- FLAGS OF train", "flags of `train` without `--workdir`"),
     "launch render": ("-- FLAGS OF train", "flags of `train` without `--workdir`"),
     "launch status": ("[JOB…]", "names of jobs; without one, all jobs that were submitted from here"),
-    "launch logs": ("JOB", "the name of a job"),
-    "launch watch": ("JOB", "the name of a job"),
-    "launch cancel": ("JOB", "the name of a job"),
+    "launch logs": ("JOB", "the name of a job; or give `--workdir`"),
+    "launch watch": ("JOB", "the name of a job; or give `--workdir`"),
+    "launch cancel": ("JOB", "the name of a job; or give `--workdir`"),
     "launch preempt": ("JOB", "the name of a job of `--backend=fake`"),
     "launch image": ("build|push", "the step; Cloud Build does both in one"),
+    "launch fault": ("[NAME]", "; ".join(f"`{name}`: {about}" for name, about in FAULTS.items())),
     "launch doctor": ("[-- FLAGS OF train]", "flags of `train`, whose images are looked for"),
 }
 BEHIND_DASHES = ("pod", "launch submit", "launch render", "launch doctor")
@@ -179,7 +181,7 @@ def _command(name: str, place: str, arguments: list[str] | None = None) -> Comma
 def _parser(parse_flags: Callable[..., None]) -> Iterator[None]:
     """Lets all modules of the command lines ask this parser."""
     names = [f"efficientnet_pod.cli.{_module(name)}" for name in trainer_cli.COMMANDS]
-    names += [f"launch.{name}" for name in ("flags", "follow", "doctor.doctor", "image.image")]
+    names += [f"launch.{name}" for name in ("flags", "follow", "rehearse", "doctor.doctor", "image.image")]
     with ExitStack() as patches:
         for module in map(import_module, names):
             if hasattr(module, "parse_flags"):

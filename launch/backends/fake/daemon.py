@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import grpc
+from google.cloud.tpu_v2 import QueuedResource
 
 from efficientnet_pod.errors import RunError
 from efficientnet_pod.workdir.files import write_whole
+from launch.backends.fake.faults import fault_now
 from launch.backends.fake.machines import LocalWorkers
 from launch.backends.fake.service import FakeTpu
 from launch.job.remembered import jobs_folder
@@ -100,7 +101,11 @@ def main() -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with FakeTpu(partial(LocalWorkers, folder=folder), offered=offered, capacity=capacity) as service:
+
+    def start(name: str, resource: QueuedResource) -> LocalWorkers:
+        return LocalWorkers(name, resource, folder, fault_now)
+
+    with FakeTpu(start, offered=offered, capacity=capacity, fault=fault_now) as service:
         file = folder / "service.json"
         write_whole(file, json.dumps({"pid": os.getpid(), "port": service.port}).encode())
         try:

@@ -1,6 +1,7 @@
 """The metadata server of the fake service's machines, which tells each worker its place."""
 
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _ATTRIBUTES = "/computeMetadata/v1/instance/attributes/"
@@ -9,8 +10,17 @@ _ATTRIBUTES = "/computeMetadata/v1/instance/attributes/"
 class MetadataServer:
     """Answers the workers of one slice, each under its own path."""
 
-    def __init__(self, accelerator_type: str, hosts: int, *, group: bool = False):
-        """Starts to listen on 127.0.0.1; machines of a `group` have their number in ``tpu-env`` only."""
+    def __init__(
+        self, accelerator_type: str, hosts: int, *, group: bool = False, ahead: dict[int, float] | None = None
+    ):
+        """Starts to listen on 127.0.0.1.
+
+        Args:
+          accelerator_type: what the machines are.
+          hosts: their number.
+          group: whether they have their number in ``tpu-env`` only, as those of an instance group.
+          ahead: seconds by which the clocks of some workers are ahead: they are answered with earlier times.
+        """
         peers = ",".join(["127.0.0.1"] * hosts)
 
         class Handler(BaseHTTPRequestHandler):
@@ -30,6 +40,12 @@ class MetadataServer:
                 self.end_headers()
                 if is_known:
                     self.wfile.write(answers[attribute].encode())
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                """Returns the time as the worker is told it."""
+                worker = self.path.split("/")[1]
+                seconds = (ahead or {}).get(int(worker), 0.0) if worker.isdigit() else 0.0
+                return super().date_time_string((timestamp or time.time()) - seconds)
 
             def log_message(self, format: str, *args: object) -> None:
                 """Writes no log."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from google.cloud import tpu_v2
 from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, empty_pb2
 
+from launch.backends.fake.faults import Fault
 from launch.backends.fake.machines import LocalWorkers
 from launch.job.slices import parse_slice
 
@@ -33,8 +34,8 @@ class Resource:
     """A queued resource: its definition, its state, the time of the last change, and its processes."""
 
     definition: tpu_v2.QueuedResource
+    since: float
     state: States = States.CREATING
-    since: float = field(default_factory=time.monotonic)
     workers: LocalWorkers | None = None
 
     def shown(self) -> tpu_v2.QueuedResource:
@@ -77,6 +78,8 @@ class FakeTpu:
         offered: tuple[str, ...] = (),
         state_seconds: float = 0.3,
         capacity: Callable[[], float] = lambda: math.inf,
+        fault: Callable[[], Fault] = Fault,
+        clock: Callable[[], float] = time.monotonic,
     ):
         """Starts to listen.
 
@@ -85,9 +88,11 @@ class FakeTpu:
           offered: accelerator types of every zone.
           state_seconds: time in each state on the way to ACTIVE.
           capacity: returns the most chips that one request is granted now; larger ones wait.
+          fault: returns what goes wrong now, on purpose.
+          clock: returns a time in seconds.
         """
         self._start, self._offered, self._seconds = start, offered, state_seconds
-        self._capacity = capacity
+        self._capacity, self._fault, self._time = capacity, fault, clock
         self.resources: dict[str, Resource] = {}
         self.faults: dict[str, Callable[[], None]] = {}
         self.history: list[tuple[str, str]] = []
@@ -142,10 +147,11 @@ class FakeTpu:
 
     def _advance(self, name: str, resource: Resource) -> None:
         is_down = resource.workers is None or resource.workers.are_down
-        is_due = time.monotonic() - resource.since >= self._seconds
+        is_due = self._time() - resource.since >= self._seconds
         if resource.state in _NEXT and is_due:
             following = _NEXT[resource.state]
-            if following is States.PROVISIONING and resource.chips > self._capacity():
+            is_full = resource.chips > self._capacity() or self._is_full()
+            if following is States.PROVISIONING and is_full:
                 following = States.WAITING_FOR_RESOURCES
             if following is resource.state:
                 return
@@ -160,8 +166,12 @@ class FakeTpu:
             self.history.append((name, "GONE"))
             del self.resources[name]
 
+    def _is_full(self) -> bool:
+        fault = self._fault()
+        return fault.name == "capacity" and not fault.is_due
+
     def _become(self, name: str, state: States) -> None:
-        self.resources[name].state, self.resources[name].since = state, time.monotonic()
+        self.resources[name].state, self.resources[name].since = state, self._time()
         self.history.append((name, state.name))
 
     def _get(self, name: str) -> Resource:
@@ -181,9 +191,12 @@ class FakeTpu:
         name = f"{request.parent}/queuedResources/{short}"
         if name in self.resources:
             raise Refusal(grpc.StatusCode.ALREADY_EXISTS, f"Resource '{name}' already exists")
+        if self._fault().name == "quota":
+            limit = "Quota limit 'TPUsPerProjectPerZone' has been exceeded. Limit: 0 in this zone."
+            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, limit)
         resource = tpu_v2.QueuedResource(request.queued_resource)
         resource.name = name
-        self.resources[name] = Resource(resource)
+        self.resources[name] = Resource(resource, since=self._time())
         self.history.append((name, "CREATING"))
         return operations_pb2.Operation(name=f"{request.parent}/operations/create-{short}")
 
