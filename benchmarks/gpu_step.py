@@ -8,6 +8,7 @@ the same command with --resume makes them. `--platform=cpu --small` runs all of 
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -203,6 +204,8 @@ def main() -> None:
     if flags.worker:
         print(json.dumps(work(flags.worker, flags.rows[0], flags.platform, small=flags.small)), flush=True)
         return
+    # A time limit from outside ends the row under way too, which has a session of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     device = require_device(parser, flags.platform, "benchmarks.gpu_step --platform=cpu --small")
     found, left_out, failures = make_all(flags, device)
     checks: list[Any] = [result for result in found if result["contender"] == CHECK]
