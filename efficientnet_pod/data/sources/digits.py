@@ -46,4 +46,4 @@ def indexed_arrays(images: np.ndarray, labels: np.ndarray) -> Indexed:
             "name": tf.strings.as_string(index),
         }
 
-    return Indexed(len(labels), fetch, labels)
+    return Indexed(len(labels), fetch, labels=labels)

@@ -236,4 +236,4 @@ def _files(files: dict[str, list[str]], classes: Sequence[str]) -> Indexed:
         path = tf.gather(path_table, index)
         return {"image": tf.io.read_file(path), "label": tf.gather(label_table, index), "name": path}
 
-    return Indexed(len(paths), fetch, np.array(labels, np.int32))
+    return Indexed(len(paths), fetch, labels=np.array(labels, np.int32))
