@@ -14,7 +14,7 @@ UNTOUCHED = -1.0  # a level that noise does not have
 
 @pytest.fixture(scope="module")
 def boxes():
-    """(top, left, height, width) of the erased rectangle in each image that has one, and the noise in them."""
+    """(top, left, height, width) of the rectangle in each image that has one, and the noise in them."""
     image = tf.fill([HEIGHT, WIDTH, 3], UNTOUCHED)
     seeds = tf.data.Dataset.range(IMAGES).map(lambda n: tf.stack([n, 7 * n + 1]))
     found, noise = [], []
