@@ -12,8 +12,6 @@ Row r has the images r, r + rows, r + 2 · rows and so on: neighbours stay neigh
 whole tiles move. Were the images of a row neighbours, each tile would have to be taken apart.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -85,9 +83,7 @@ def rows_in_pairs(x: jax.Array, pack: int) -> jax.Array:
     return x.reshape(batch // pack, height // 2, width, 2 * channels * pack)
 
 
-def conv_of_row_pairs(
-    x: jax.Array, kernel: jax.Array, pack: int, *, padding: Literal["SAME", "SYMMETRIC"] = "SAME"
-) -> jax.Array:
+def conv_of_row_pairs(x: jax.Array, kernel: jax.Array, pack: int, *, padding: str = "SAME") -> jax.Array:
     """Returns the convolution of images with ``kernel``, at stride 2.
 
     With "SAME" padding output row i needs input rows 2i, 2i + 1 and 2i + 2: pair i, and of the next one the
@@ -97,7 +93,7 @@ def conv_of_row_pairs(
       x: of :func:`rows_in_pairs`, from images of even height and width.
       kernel: dense, (3, 3, inputs, outputs).
       pack: images side by side.
-      padding: see :mod:`convolutions`.
+      padding: "SAME" or "SYMMETRIC", see :mod:`convolutions`.
     """
     _, columns, inputs, outputs = kernel.shape
     nothing, before = jnp.zeros_like(kernel[:1]), padding == "SYMMETRIC"

@@ -1,6 +1,7 @@
 """LAMB: AdamW's direction, and for each kernel a step in proportion to its norm."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +33,7 @@ class Lamb(AdamW):
         """Kernels."""
         return masks.KERNELS
 
-    def trust_ratios(
-        self, gradients: optax.Updates, params: optax.Params, state: optax.OptState
-    ) -> jax.Array:
+    def trust_ratios(self, gradients: optax.Updates, params: optax.Params, state: Any) -> jax.Array:
         """Returns the trust ratios of the update with these gradients, float32 (adapted tensors,).
 
         They are in tree order, as :func:`optimizers.treatment` lists them. The compiler finds the direction

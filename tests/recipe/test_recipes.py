@@ -59,8 +59,8 @@ PUBLISHED = {
 
 
 RECALLED = (
-    "imagenet.py:b0,ra4", "imagenet.py:b5,randaugment", "imagenet_v2.py:s", "resnet50.py:cutmix",
-    "resnet50.py:mixup",
+    "imagenet.py:b0,ra4", "imagenet.py:b5,randaugment", "imagenet_v2.py:s",
+    "resnet50.py:cutmix", "resnet50.py:mixup",
 )  # fmt: skip
 OURS = ("digits", "b0_gpu", "finetune")  # reproduce nothing that was published
 

@@ -106,4 +106,4 @@ def _indexed(place: str, table: Any, labels: np.ndarray, datasets: Any) -> Index
         name = tf.strings.join([tf.fill(tf.shape(index), place), number], "#")
         return {"image": read_all(index), "label": tf.gather(label_table, index), "name": name}
 
-    return Indexed(len(labels), fetch, takes_many=True)
+    return Indexed(len(labels), fetch, takes_many=True, labels=labels.astype(np.int32))

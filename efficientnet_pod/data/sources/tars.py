@@ -117,7 +117,7 @@ def indexed_members(files: dict[str, Members]) -> Indexed:
             "name": tf.strings.join([file, tf.gather(names, index)], "#"),
         }
 
-    return Indexed(len(number), fetch, takes_many=True)
+    return Indexed(len(number), fetch, takes_many=True, labels=labels.astype(np.int32))
 
 
 def index_of(folder: str, paths: Sequence[str]) -> dict[str, Members]:
