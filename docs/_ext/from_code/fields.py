@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 from efficientnet_pod.cli.help import without_limit
+from efficientnet_pod.optim.ranges import Choices
 from efficientnet_pod.recipe.base_config import base_config
 from efficientnet_pod.recipe.fields import PHASE, Field, all_fields
 from efficientnet_pod.recipe.recipe import FREE, RESOLVED, restart_fields
@@ -12,10 +13,13 @@ from from_code.commands import sentence
 from from_code.links import slug
 from from_code.recipes import Row, all_rows, name_of
 
-TABLES = ("run", "model", "data", "optimizer", "schedule", "phases", "init")
+TABLES = ("run", "model", "data", "optimizer", "schedule", "phases", "init", "stop")
 _TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text", tuple: "list"}
 # What the definition of a field cannot say of its type.
-_TYPE_OF = {"replicas": "whole number, or `auto`"}
+_TYPE_OF = {
+    "replicas": "whole number, or `auto`",
+    "data.class_weights": "`none`, `balanced`, or a table of numbers by class",
+}
 # What a reader of the site wants to know besides.
 MORE = {
     "model.name": "The names are those of the published networks; `lite` has no squeeze-and-excitation.",
@@ -108,9 +112,8 @@ def type_of(field: Field) -> str:
 
 def allowed(field: Field) -> str:
     """Returns the values that a field may have, for people."""
-    words = getattr(field.allowed, "words", None)
-    if words:
-        return ", ".join(f"`{word}`" for word in words)
+    if isinstance(field.allowed, Choices):
+        return ", ".join(f"`{word}`" for word in field.allowed.words)
     each = "each number " if type_of(field) == "list" else ""
     return each + without_limit(str(field.allowed))
 
