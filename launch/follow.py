@@ -1,8 +1,9 @@
 """The commands on submitted jobs: `status`, `logs` and `cancel`."""
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -10,11 +11,13 @@ from efficientnet_pod.cli.flags import AT_LEAST_0, define_number, parse_flags
 from efficientnet_pod.errors import RunError, UserError
 from efficientnet_pod.pod import output
 from efficientnet_pod.pod.terminal import console, table
-from launch.backends.backend import backend_named
+from efficientnet_pod.workdir.redact import redact_strings
+from efficientnet_pod.workdir.values import to_json
+from launch.backends.backend import State, backend_named
 from launch.flags import PROGRAM, define_workdir, jobs_named, parse_job_name
 from launch.job.job import Job
 from launch.job.remembered import all_jobs
-from launch.workdir.progress import attempt_label, exit_codes, mark_cancelled, read_progress
+from launch.workdir.progress import Progress, attempt_label, exit_codes, facts, mark_cancelled, read_progress
 from launch.workdir.storage import storage_of
 
 _FOLLOW_SECONDS = 5.0
@@ -35,34 +38,67 @@ _COLUMNS = (
 def run_status(arguments: Sequence[str]) -> None:
     """Prints a line for each job: its state, attempt, step, accuracy and exit code."""
     names: list[str] = []
-    values: Any = parse_flags("status", arguments, define_workdir, words=names, program=PROGRAM)
+    values: Any = parse_flags("status", arguments, _define_status, words=names, program=PROGRAM)
     if not names and not values.workdir:
         names = [job.name for job in all_jobs()]
     jobs = jobs_named(names, values.workdir)
+    looks = [_look(job) for job in jobs]
     terminal = console()
+    if values.json:
+        print(to_json([redact_strings(look.table()) for look in looks], indent=1))
+        return
     if not jobs:
         terminal.print("no job was submitted from here")
         return
     rows = table(*_COLUMNS, left=len(_COLUMNS))
-    for job in jobs:
-        rows.add_row(*_row(job))
+    for look in looks:
+        rows.add_row(*look.row())
     terminal.print(rows)
 
 
-def _row(job: Job) -> list[str]:
+def _define_status(values: flags.FlagValues) -> None:
+    define_workdir(values)
+    flags.DEFINE_bool("json", False, "Print a list of JSON tables, for other programs.", flag_values=values)
+
+
+class _Look(NamedTuple):
+    """A job with what was found out of it; `error` says why nothing was."""
+
+    job: Job
+    state: State
+    progress: Progress = Progress()
+    codes: Mapping[int, int] = MappingProxyType({})
+    error: str = ""
+
+    def row(self) -> list[str]:
+        job, state, progress = self.job, self.state, self.progress
+        first = [job.name, job.tpu, job.backend]
+        if self.error:
+            return [*first, f"unknown: {self.error}", str(job.attempt), "", "", "", "", ""]
+        top1 = "" if progress.top1 is None else f"{progress.top1:.2%}"
+        goodput = "" if progress.goodput is None else f"{progress.goodput:.0%}"
+        ended = f"exit code {max(self.codes.values())}" if self.codes else ""
+        word = state.word + (f" ({state.detail})" if state.detail else "")
+        word += f"; {job.beside.tpu} is asked for" if job.beside else ""
+        steps = [progress.step_of_total, f"{progress.checkpoint:,}"]
+        return [*first, word, str(job.attempt), *steps, top1, goodput, ended]
+
+    def table(self) -> dict[str, Any]:
+        found = {"state": self.state.word, "detail": self.state.detail, "phase": self.state.phase}
+        code = max(self.codes.values(), default=None)
+        beside = self.job.beside.tpu if self.job.beside else None
+        return facts(self.job, self.progress) | found | {
+            "exit_code": code, "asked_for_beside": beside, "error": self.error or None,
+        }  # fmt: skip
+
+
+def _look(job: Job) -> _Look:
     try:
         state = backend_named(job.backend).state(job)
         storage = storage_of(job.workdir)
-        progress, codes = read_progress(job.workdir, storage), exit_codes(job, storage)
+        return _Look(job, state, read_progress(job.workdir, storage), exit_codes(job, storage))
     except (UserError, RunError) as error:
-        return [job.name, job.tpu, job.backend, f"unknown: {error}", str(job.attempt), "", "", "", "", ""]
-    top1 = "" if progress.top1 is None else f"{progress.top1:.2%}"
-    goodput = "" if progress.goodput is None else f"{progress.goodput:.0%}"
-    ended = f"exit code {max(codes.values())}" if codes else ""
-    word = state.word + (f" ({state.detail})" if state.detail else "")
-    word += f"; {job.beside.tpu} is asked for" if job.beside else ""
-    steps = [progress.step_of_total, f"{progress.checkpoint:,}"]
-    return [job.name, job.tpu, job.backend, word, str(job.attempt), *steps, top1, goodput, ended]
+        return _Look(job, State("unknown"), error=str(error))
 
 
 def run_logs(arguments: Sequence[str]) -> None:

@@ -99,3 +99,13 @@ def progress_line(progress: Progress, *, before: Progress) -> str:
     if progress.top1 is not None and progress.top1 != before.top1:
         parts.append(f"top-1 {progress.top1:.2%}")
     return ", ".join(parts)
+
+
+def lost_work(progress: Progress) -> str:
+    """Returns how far a run was when its machines went, and what of that is lost."""
+    if not progress.step:
+        return "the machines are gone before its first step; no work is lost"
+    kept = f"checkpoint at step {progress.checkpoint:,}" if progress.checkpoint else "no checkpoint yet"
+    steps = progress.step - progress.checkpoint
+    lost = f"{steps:,} steps of work are lost" if steps > 0 else "no work is lost"
+    return f"the machines are gone after step {progress.step_of_total}; {kept}: {lost}"

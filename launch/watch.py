@@ -2,29 +2,31 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
 from absl import flags
 
-from efficientnet_pod.cli.flags import define_number
 from efficientnet_pod.errors import RunError, UserError
-from efficientnet_pod.optim.ranges import Range
 from launch.arrivals import Arrivals
 from launch.backends.api_errors import QuotaError
 from launch.backends.backend import Backend, Restarted, State, backend_named
 from launch.elastic import Wishes, define_wishes, wishes_of
 from launch.flags import PROGRAM, parse_job_name
+from launch.hooks import Hooks, define_hooks
 from launch.job.job import Job
 from launch.job.remembered import remember
-from launch.news import News
+from launch.news import News, lost_work
+from launch.pace import Pace, define_pace, pace_of
 from launch.workdir.job_file import write_job
 from launch.workdir.progress import (
     Progress,
     ask_to_stop,
     attempt_label,
     exit_codes,
+    facts,
     give_turn,
     is_asked_to_stop,
     is_cancelled,
@@ -43,41 +45,21 @@ _MOST_TRACELESS = 2  # attempts in a row of which no worker left a log, after wh
 _LONGEST_REST = 60.0  # seconds without a look at the mark of this watch
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Waiting times in seconds.
-
-    Attributes:
-      poll: time between looks.
-      backoff: time before the first restart; it doubles with each restart without progress.
-      most: longest time before a restart.
-      start: time that each worker has for its first log, once there are machines.
-    """
-
-    poll: float = 10.0
-    backoff: float = 30.0
-    most: float = 900.0
-    start: float = 900.0
-
-    def pause(self, failures: int) -> float:
-        """Returns the seconds before the next start, after this number of failures without progress."""
-        return min(self.backoff * 2**failures, self.most)
-
-
 def run_watch(arguments: Sequence[str]) -> int:
     """Returns the exit code of the job once it has ended."""
     values, job = parse_job_name("watch", arguments, _define)
     backend = backend_named(job.backend)
     if backend.restarts != "watch":
         raise UserError(f"{job.name} needs no watch: {backend.restarts}; see: {PROGRAM} status {job.name}")
-    pace = Pace(values.poll_seconds, values.backoff_seconds, start=60 * values.start_minutes)
+    hooks = Hooks(values.on_event, values.webhook)
     minutes, return_minutes = values.elastic_minutes, values.return_minutes
     restarted = cast(Restarted, backend)
     wishes = wishes_of(job, restarted, values.elastic, minutes=minutes, return_minutes=return_minutes)
     if values.elastic is not None:
         job = replace(job, wishes=tuple(wishes.numbers))
     remember(job)
-    return Watch(job, backend, storage_of(job.workdir), pace=pace, wishes=wishes).run()
+    storage = storage_of(job.workdir)
+    return Watch(job, backend, storage, pace=pace_of(values), wishes=wishes, hooks=hooks).run()
 
 
 class Watch:
@@ -96,6 +78,7 @@ class Watch:
         *,
         pace: Pace,
         wishes: Wishes | None = None,
+        hooks: Hooks | None = None,
         write_line: Callable[[str], None] = lambda line: print(line, flush=True),
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -108,13 +91,15 @@ class Watch:
           storage: of its workdir.
           pace: waiting times.
           wishes: machines to choose from; None: its own alone.
+          hooks: are told of events; None: nobody is.
           write_line: prints each change.
           sleep: waits for a number of seconds.
           clock: returns a time in seconds.
         """
         self.job, self._backend, self._storage = job, backend, storage
         self._pace, self._write_line, self._sleep, self._clock = pace, write_line, sleep, clock
-        self._wishes = wishes or Wishes({job.tpu: ""})
+        self._wishes, self._hooks = wishes or Wishes({job.tpu: ""}), hooks or Hooks()
+        self._told_attempt, self._is_restarted = 0, False  # of the events `started` and `recovered`
         self._restarts = self._failures = self._traceless = 0
         self._mark = WatcherMark(job, storage, self._say)
         self._best = read_progress(job.workdir, storage).checkpoint
@@ -143,6 +128,9 @@ class Watch:
                 code = then if isinstance(then, int) else then()
                 if code is not None:
                     return code
+        except (UserError, RunError) as error:
+            self._tell("failed", f"the watch has ended: {error}")
+            raise
         finally:
             self._mark.release()
 
@@ -156,6 +144,10 @@ class Watch:
             if state.word != word:
                 word = state.word
                 self._say(f"{word}: {state.detail}" if state.detail and state.phase == "lost" else word)
+            if state.phase == "running" and self._told_attempt != self.job.attempt:
+                self._told_attempt = self.job.attempt
+                event = "recovered" if self._is_restarted else "started"
+                self._tell(event, f"{self.job.machines} is here ({state.word})")
             if is_stopped:
                 return self._cancelled()
             if 2 in codes.values():
@@ -169,8 +161,9 @@ class Watch:
                 if self._stops_by is not None:
                     return self._move
                 why = reason_of(self.job, self._storage, codes) or f"see: {PROGRAM} logs {self.job.name}"
-                self._say(f"the run failed with exit code {max(codes.values())}: {why}")
-                return self._start_again
+                why = f"the run failed with exit code {max(codes.values())}: {why}"
+                self._say(why)
+                return partial(self._start_again, why=why)
             gone, ran = gone + 1 if state.phase == "gone" else 0, ran or state.phase == "running"
             is_lost = state.phase == "lost" or gone >= _GONE_LOOKS
             if self.job.flex_hours and (is_lost or ran and state.phase == "waiting"):
@@ -193,8 +186,9 @@ class Watch:
         if state.phase == "running" and not self._was_granted:
             self._was_granted, self._returns_at = True, now + 60 * self._wishes.return_minutes
         if state.phase == "running" and (missing := self._arrivals.missing(self.job)):
-            self._say(self._arrivals.line(self.job, missing))
-            return partial(self._start_again, is_traceless=len(missing) == self.job.hosts)
+            why = self._arrivals.line(self.job, missing)
+            self._say(why)
+            return partial(self._start_again, why=why, is_traceless=len(missing) == self.job.hosts)
         if state.phase != "waiting":
             self._waits_since = now
         elif self._wishes.is_choice and now - self._waits_since >= 60 * self._wishes.minutes:
@@ -270,14 +264,14 @@ class Watch:
         self._free_machines()
         progress = read_progress(self.job.workdir, self._storage)
         top1 = "" if progress.top1 is None else f", top-1 {progress.top1:.2%}"
-        self._say(f"done at step {progress.step:,}{top1}; records in {self.job.workdir}")
+        self._say(f"done at step {progress.step:,}{top1}; records in {self.job.workdir}", event="done")
         return 0
 
     def _mistaken(self, codes: Mapping[int, int]) -> int:
         why = reason_of(self.job, self._storage, codes)
         self._free_machines()
         why = f"{why}; change the command or recipe" if why else "its command or recipe must be changed"
-        self._say(f"not started again: {why}, and submit it again (exit code 2)")
+        self._say(f"not started again: {why}, and submit it again (exit code 2)", event="failed")
         return 2
 
     def _cancelled(self) -> int:
@@ -289,7 +283,8 @@ class Watch:
         """Ends the watch: nobody has asked for more hours than these."""
         self._free_machines()
         hours = f"{self.job.flex_hours} h of flex-start"
-        self._say(f"its {hours} are over, or were not granted; submit it again to go on where it was saved")
+        line = f"its {hours} are over, or were not granted; submit it again to go on where it was saved"
+        self._say(line, event="failed")
         return 1
 
     def _free_machines(self) -> None:
@@ -297,13 +292,15 @@ class Watch:
         if not self.job.keep:
             self._backend.cancel(self.job)
 
-    def _start_again(self, *, is_traceless: bool = False) -> int | None:
+    def _start_again(self, *, why: str = "", is_traceless: bool = False) -> int | None:
         """Starts the next attempt; returns an exit code instead if there is to be none.
 
-        `is_traceless` says that no worker could leave a log.
+        `why` says why the run failed; empty: its machines are gone. `is_traceless` says that no worker could
+        leave a log.
         """
         progress = read_progress(self.job.workdir, self._storage)
-        self._say(_lost_work(progress))
+        self._say(lost_work(progress))
+        self._tell("failed" if why else "preempted", "; ".join(filter(None, (why, lost_work(progress)))))
         self._failures = 0 if progress.checkpoint > self._best else self._failures + 1
         self._best = max(self._best, progress.checkpoint)
         limit, self._traceless = self.job.max_restarts, self._traceless + 1 if is_traceless else 0
@@ -328,7 +325,7 @@ class Watch:
     def _give_up(self, why: str) -> int:
         self._drop_beside()
         self._backend.cancel(self.job)
-        self._say(f"not started again: {why}")
+        self._say(f"not started again: {why}", event="failed")
         return 1
 
     def _rest(self, seconds: float) -> None:
@@ -356,6 +353,7 @@ class Watch:
     def _is_asked(self) -> None:
         """Begins to count the time that the machines of a new attempt take to come."""
         self._waits_since, self._was_granted, self._is_refused = self._clock(), False, False
+        self._is_restarted = True
         self._stops_by = None
         self._arrivals.begin()
 
@@ -385,25 +383,19 @@ class Watch:
         state = self._backend.state(self.job)
         return state, exit_codes(self.job, self._storage), is_cancelled(self.job, self._storage)
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, *, event: str = "") -> None:
         self._write_line(f"{self.job.name} (attempt {self.job.attempt}): {line}")
+        if event:
+            self._tell(event, line)
 
-
-def _lost_work(progress: Progress) -> str:
-    if not progress.step:
-        return "the machines are gone before its first step; no work is lost"
-    kept = f"checkpoint at step {progress.checkpoint:,}" if progress.checkpoint else "no checkpoint yet"
-    steps = progress.step - progress.checkpoint
-    lost = f"{steps:,} steps of work are lost" if steps > 0 else "no work is lost"
-    return f"the machines are gone after step {progress.step_of_total}; {kept}: {lost}"
+    def _tell(self, event: str, text: str) -> None:
+        progress = Progress()
+        with suppress(RunError):  # of the storage
+            progress = read_progress(self.job.workdir, self._storage)
+        self._hooks.tell(event, text, facts(self.job, progress), self._say)
 
 
 def _define(values: flags.FlagValues) -> None:
-    define_number(values, "poll_seconds", Pace.poll, "Time between looks.", Range(0.05, 86_400))
-    about = "Time before the first restart; it doubles with each restart without progress."
-    define_number(values, "backoff_seconds", Pace.backoff, about, Range(0, 86_400))
-    about = (
-        "Time that each worker has for its first log; without one, the job starts again on other machines."
-    )
-    define_number(values, "start_minutes", Pace.start / 60, about, Range(0, 100_000, above=True))
+    define_pace(values)
     define_wishes(values)
+    define_hooks(values)

@@ -25,7 +25,7 @@ FLOORS = [
 LAUNCH_FLOORS = [
     {"cli"},
     {"submit", "watch", "follow", "rehearse", "doctor", "image"},
-    {"elastic", "news", "arrivals"},
+    {"elastic", "news", "arrivals", "hooks", "pace"},
     {"recipe"},
     {"flags", "images"},
     {"backends"},

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from launch_jobs import ACTIVE, FAILED, GONE, SUSPENDED, Scripted, run_has, workers_end
 
 from efficientnet_pod.errors import RunError
 from launch.backends.api_errors import QuotaError
@@ -15,56 +16,11 @@ from launch.workdir.progress import mark_cancelled
 from launch.workdir.reason import reason_of
 from launch.workdir.storage import Folder
 
-ACTIVE, SUSPENDED = State("ACTIVE", "", "running"), State("SUSPENDED", "", "lost")
-FAILED = State("FAILED", "no capacity", "lost")
-GONE = State("GONE", "", "gone")
-
-
-class Scripted:
-    """A backend whose states are given, and what happens at each look."""
-
-    restarts, needs_bucket = "watch", False
-
-    def __init__(self, *looks):
-        self.looks, self.log = list(looks), []
-
-    def state(self, job):
-        look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-        if callable(look):
-            look = look(job)
-        if isinstance(look, Exception):
-            raise look
-        return look
-
-    def submit(self, job):
-        self.log.append(f"submit {job.attempt}")
-        return 0
-
-    def cancel(self, job):
-        self.log.append(f"cancel {job.attempt}")
-
 
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     monkeypatch.setenv(jobs.FOLDER_VARIABLE, str(tmp_path / "jobs"))
     return Job("run1", "fake", "v4-16", str(tmp_path / "run1"), max_restarts=3)
-
-
-def workers_end(state, *codes):
-    def look(job):
-        for worker, code in enumerate(codes):
-            Folder().write(f"{job.folder}/ended/a{job.attempt:03}-w{worker:04}", f"{code}\n".encode())
-        return state
-
-    return look
-
-
-def run_has(job, step, checkpoint):
-    rows = [json.dumps({"split": "train", "step": n}) for n in range(1, step + 1)]
-    Folder().write(f"{job.workdir}/metrics.jsonl", "\n".join([*rows, '{"split"']).encode())
-    Folder().write(f"{job.workdir}/plan.json", b'{"total_steps": 40}')
-    if checkpoint:
-        Folder().write(f"{job.workdir}/checkpoints/{checkpoint}/commit.json", b"{}")
 
 
 def watch(job, backend):

@@ -14,9 +14,15 @@ from pathlib import Path
 
 import zygote
 
+from launch.backends.backend import State
 from launch.cli import main
+from launch.job.job import Job
+from launch.workdir.storage import Folder
 
 ROOT = Path(__file__).parents[2]
+ACTIVE, SUSPENDED = State("ACTIVE", "", "running"), State("SUSPENDED", "", "lost")
+FAILED = State("FAILED", "no capacity", "lost")
+GONE = State("GONE", "", "gone")
 SENT = ("efficientnet_pod", "configs", "pyproject.toml", "README.md")
 
 
@@ -100,3 +106,47 @@ def workers_of(service: Path) -> list[int]:
             except OSError:
                 continue
     return workers
+
+
+class Scripted:
+    """A backend whose states are given, and what happens at each look."""
+
+    restarts, needs_bucket = "watch", False
+
+    def __init__(self, *looks):
+        self.looks, self.log = list(looks), []
+
+    def state(self, job):
+        look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        if callable(look):
+            look = look(job)
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    def submit(self, job):
+        self.log.append(f"submit {job.attempt}")
+        return 0
+
+    def cancel(self, job):
+        self.log.append(f"cancel {job.attempt}")
+
+
+def workers_end(state: State, *codes: int) -> Callable[[Job], State]:
+    """Returns a look of `Scripted` at which the workers have ended."""
+
+    def look(job):
+        for worker, code in enumerate(codes):
+            Folder().write(f"{job.folder}/ended/a{job.attempt:03}-w{worker:04}", f"{code}\n".encode())
+        return state
+
+    return look
+
+
+def run_has(job: Job, step: int, checkpoint: int) -> None:
+    """Writes the records of a run of 40 steps."""
+    rows = [json.dumps({"split": "train", "step": n}) for n in range(1, step + 1)]
+    Folder().write(f"{job.workdir}/metrics.jsonl", "\n".join([*rows, '{"split"']).encode())
+    Folder().write(f"{job.workdir}/plan.json", b'{"total_steps": 40}')
+    if checkpoint:
+        Folder().write(f"{job.workdir}/checkpoints/{checkpoint}/commit.json", b"{}")

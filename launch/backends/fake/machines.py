@@ -130,7 +130,7 @@ class LocalWorkers:
         self.end()
 
     def _refuse_writes(self, fault: Callable[[], Fault], shims: Path) -> None:
-        """Lets neither script nor trainer of a worker write to the workdir, from the time of that fault on."""
+        """Lets neither script nor trainer of a worker write to the workdir, once that fault is due."""
         while not self._ended.wait(0.2):
             if (now := fault()).name != "bucket" or not now.is_due:
                 continue
