@@ -196,7 +196,7 @@ _ALL = (
         "h200", "NVIDIA H200 SXM5 141 GB",
         Gpu("NVIDIA H200", (9, 0), 132, 128, 2048, 233472, 232448, 52428800, 1.98e9),
         peak="NVIDIA H200 data sheet, without sparsity",
-        usd_source="none found", flops=989e12, hbm_bytes=151397597184, hbm_bandwidth=4800e9,
+        flops=989e12, hbm_bytes=151397597184, hbm_bandwidth=4800e9,
         link_bandwidth=450e9,
     ),
     _gpu(

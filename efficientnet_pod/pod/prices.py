@@ -81,7 +81,7 @@ _ONE_HOST: dict[str, dict[str, tuple[float, float | None]]] = {
     "v3": {"europe-west4": (2.2, 0.561), "us-central1": (2.0, 0.51), "us-east1": (2.0, None)},
 }
 _GPUS = {"v100": 0.79, "a100": 1.99, "h100": 3.99}  # a GPU-hour on demand, the same everywhere
-_NO_PRICE = {"tpu7x": "none published", "rtx3090": "none: a card to own"}
+_NO_PRICE = {"tpu7x": "none published", "h200": "none found", "rtx3090": "none: a card to own"}
 
 
 def price_of(chip: Chip, chips: float, *, spot: bool = False, zone: str = "") -> Price | None:
