@@ -88,6 +88,7 @@ def facts(job: Job, progress: Progress) -> dict[str, Any]:
         "top1": progress.top1,
         "images_per_second": progress.images_per_second,
         "seconds_left": progress.seconds_left,
+        "goodput": progress.goodput,
     }
 
 

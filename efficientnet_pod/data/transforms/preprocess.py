@@ -1,6 +1,6 @@
 """One undecoded image to pixels of the network's size, in TensorFlow; random by a seed alone."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.transforms.erasing import erased
@@ -55,7 +55,8 @@ def train_image(image: tf.Tensor, seed: tf.Tensor, preprocessing: Preprocessing)
         image = cutout(image, cutout_seed, size=preprocessing.cutout) if preprocessing.cutout else image
     if preprocessing.erasing:
         # A stream beside the five, which stay as they were before there was erasing.
-        image = erased(image, tf.random.fold_in(seed, 5), probability=preprocessing.erasing)
+        erasing_seed: Any = tf.random.fold_in(seed, 5)
+        image = erased(image, erasing_seed, probability=preprocessing.erasing)
     return _finish(image, preprocessing, shape)
 
 
