@@ -163,6 +163,7 @@ def price_line(job: Job) -> str:
     """Returns the price of an hour of the job's machines, in one line."""
     usd, target = job.machine.usd_per_hour(spot=job.spot, zone=job.given_zone), job.machine.target
     kind = "spot" if job.spot else "on demand"
+    kind += f" ({job.capacity} has terms of its own)" if job.flex_hours or job.reservation else ""
     price = why_no_price(target.chip, target.chips, spot=job.spot, zone=job.given_zone)
     if usd is not None:
         price = f"about {usd.times(job.slices)} an hour, {kind}"

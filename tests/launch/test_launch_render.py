@@ -10,7 +10,6 @@ import yaml
 from launch_jobs import launch
 
 from launch import cli as commands
-from launch.job import slices as launch_slices
 from launch.job.source_code import Code
 
 ROOT = Path(__file__).parents[2]
@@ -63,18 +62,25 @@ def test_a_rendering_begins_with_what_it_costs_and_what_is_missing(capsys, monke
     assert [line.partition(":")[0] for line in summary] == [
         "# machine", "# workdir", "# images", "# code", "# not given, and needed by submit",
     ]  # fmt: skip
-    usd = launch_slices.parse_slice("v3-1024").usd_per_hour(spot=True)
-    assert f"512 chips on 128 hosts; about ${usd:,.2f} an hour, spot" in summary[0]
-    assert summary[-1].endswith(": --project, --zone")
+    # SkyPilot's catalog, a v3-1024 on spot in europe-west4: 337.92 dollars.
+    assert summary[0].endswith("512 chips on 128 hosts; about $338 an hour, spot")
+    assert summary[-1].endswith(": --project")
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
-    _, output, _ = launch(capsys, *examples()["qr"])
+    _, output, _ = launch(capsys, *[word for word in examples()["qr"] if not word.startswith("--zone")])
     assert output.partition("\n\n")[0].endswith(": --zone")
+    assert "about $307 to $338 an hour, spot (cheapest in us-east1)" in output.splitlines()[0]
+    _, output, _ = launch(capsys, "render", "--capacity=reservation:ours", *_without_spot(examples()["mig"]))
+    assert output.splitlines()[0].endswith("an hour, on demand (reservation:ours has terms of its own)")
     _, output, _ = launch(capsys, *[word for word in examples()["gke"] if not word.startswith("--image")])
     assert output.partition("\n\n")[0].endswith(": --image")
     dirty = Code("0" * 40 + "-dirty", "code.tar.gz")
     monkeypatch.setattr("launch.submit.name_of", lambda folder: dirty)
     _, output, _ = launch(capsys, *examples()["mig"])
     assert "the tree differs from it, so submit needs --allow-dirty\n" in output
+
+
+def _without_spot(words):
+    return [word for word in words[1:] if word != "--spot"]
 
 
 def document(capsys, backend):
