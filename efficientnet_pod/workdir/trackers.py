@@ -65,7 +65,8 @@ class WeightsAndBiases:
     def __init__(self, tracked: Tracked):
         """Makes the run, or goes on with it. The package reads the key by itself; it never asks for one."""
         wandb: Any = import_module("wandb")
-        if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.api.api_key:
+        is_online = os.environ.get("WANDB_MODE", "online") == "online"
+        if is_online and not wandb.api.api_key:
             raise RuntimeError("there is no API key; call wandb login, or set WANDB_MODE=offline")
         self.run_id = tracked.kept or uuid.uuid4().hex[:16]
         # Nothing but the metrics and the recipe: no output, arguments, code, git or facts of the machine.
@@ -89,7 +90,7 @@ class WeightsAndBiases:
             settings=settings,
             allow_val_change=True,
         )
-        self.place = getattr(self._run, "url", None) or f"{tracked.folder}/wandb"
+        self.place = str(self._run.url) if is_online else f"{tracked.folder}/wandb"
         # A run that goes back has a step twice. Its own count must grow: a field of ours is the axis.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

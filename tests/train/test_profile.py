@@ -12,7 +12,9 @@ from tiny import build_tiny_networks
 from efficientnet_pod.cli.main import main
 from efficientnet_pod.pod import inject
 from efficientnet_pod.pod.trace import Operation, Span, kinds_of, operations_in, operations_of
+from efficientnet_pod.train import train
 from efficientnet_pod.train.train import train_and_evaluate
+from efficientnet_pod.workdir import trackers
 from efficientnet_pod.workdir.profile import ProfileFolder, traces_in
 from efficientnet_pod.workdir.workdir import Workdir
 
@@ -117,6 +119,29 @@ def test_the_command_asks_a_run_on_two_hosts_and_refuses_where_none_runs(tmp_pat
     (trace,) = traces_of(tmp_path / "run")
     assert trace.last == trace.first + 1 and steps_in(tmp_path / "run" / "profile" / trace.file)
     assert main(["profile", str(tmp_path / "run")]) == 2  # it was killed, and owner.json is there
+
+
+def test_a_tracker_gets_the_rows_and_one_that_fails_changes_nothing(tmp_path, untraced, monkeypatch, capsys):
+    class Broken:
+        run_id = place = "here"
+
+        def __init__(self, tracked):
+            got.append(tracked.config["global_batch"])
+
+        def write(self, step, scalars):
+            got.append((step, sorted(scalars)[0]))
+            if len(got) == 4:
+                raise OSError("the service is gone")
+
+    got = []
+    monkeypatch.setitem(trackers._KINDS, "wandb", Broken)
+    monkeypatch.setattr(train, "require_packages", lambda names: got.extend(names))
+    summary = train_and_evaluate(config(trackers=("wandb",)), str(tmp_path))
+    assert summary["state_digest"] == untraced["state_digest"]
+    assert got == ["wandb", 120, (3, "train/epoch"), (6, "train/epoch")]
+    assert (
+        capsys.readouterr().out.count("wandb no longer gets the metrics: OSError: the service is gone") == 1
+    )
 
 
 def test_a_damaged_list_or_request_is_none(tmp_path):

@@ -44,9 +44,13 @@ def test_the_columns_of_a_step_are_microseconds_by_host():
     np.testing.assert_array_equal(by_host(np.array([0, 0, 1_500_000, 250_000])), [[0, 0], [1.5, 0.25]])
 
 
-@pytest.mark.parametrize(("reason", "words"), [("input", "input"), ("step", "its own work")])
-def test_of_two_real_hosts_the_slowed_one_is_named(tmp_path, reason, words):
+@pytest.mark.parametrize(
+    ("reason", "words", "replicas"), [("input", "input", 0), ("step", "its own work", 4)]
+)
+def test_of_two_real_hosts_the_slowed_one_is_named(tmp_path, reason, words, replicas):
+    """With four replicas each device computes two, one after the other."""
     slowed = {f"{reason}_seconds": 0.5, "slow_host": 1, "eval_epochs": 10.0, "log_steps": 100}
+    slowed["replicas"] = replicas
     codes, printed = pod_processes.run(tmp_path / "run", steps=16, hosts=2, **slowed)
     assert codes == [0, 0], printed
     (row,) = pod_processes.rows(tmp_path / "run", "train")
