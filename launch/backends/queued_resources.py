@@ -5,6 +5,7 @@ Google's library is imported where it is first needed: `render` works without it
 
 import json
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -133,6 +134,14 @@ class QueuedResources:
             for _ in _looks(f"'{job.resource}' is still being deleted after {_OPERATION_SECONDS:.0f} s"):
                 if self.state(job).word == "GONE":
                     return
+
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns gcloud's command for the log of the start-up script on a machine."""
+        index, number = divmod(worker, job.machine.target.hosts)
+        node = f"{job.resource}-{index}" if job.slices > 1 else job.resource
+        command = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", node, f"--worker={number}"]
+        command += [f"--project={job.project}", f"--zone={job.zone}"]
+        return shlex.join([*command, "--command=sudo journalctl -u google-startup-scripts"])
 
     def _get(self, job: Job) -> Any:
         return self.client.get_queued_resource(name=_name(job), retry=None, timeout=self.call_seconds)
