@@ -1,5 +1,6 @@
 """The commands on submitted jobs: `status`, `logs` and `cancel`."""
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -109,7 +110,7 @@ def run_logs(arguments: Sequence[str]) -> None:
     """
     values, job = parse_job_name("logs", arguments, _define_logs)
     worker, attempt, folder, printed = values.worker, values.attempt, f"{job.folder}/logs", 0
-    storage = storage_of(job.workdir)
+    storage, is_told = storage_of(job.workdir), False
     while True:
         logs = [name for name in storage.names(folder) if name.endswith(f"-w{worker:04}.log")]
         if worker >= job.hosts and not logs:  # machines of an earlier attempt may have had more
@@ -123,11 +124,15 @@ def run_logs(arguments: Sequence[str]) -> None:
         text = (storage.read(f"{folder}/{chosen[-1]}") or b"") if chosen else b""
         print(text[printed:].decode(errors="replace"), end="", flush=True)
         printed = len(text)
-        if not values.follow and not chosen:
-            raise UserError(
+        if not chosen and not is_told:
+            is_told = True
+            missing = (
                 f"worker {worker} of {job.name} has no log in {folder} yet; workers write every minute once "
-                "they run"
             )
+            missing += f"they run; before: {backend_named(job.backend).own_log(job, worker)}"
+            if not values.follow:
+                raise UserError(missing)
+            print(f"launch: {missing}", file=sys.stderr, flush=True)
         if not values.follow or exit_codes(job, storage) or output.is_unread():
             return
         time.sleep(_FOLLOW_SECONDS)

@@ -60,10 +60,11 @@ def run_submit(arguments: Sequence[str]) -> int:
     job = replace(job, attempt=next_attempt(job, storage))
     storage.write(f"{job.folder}/{job.code}", code.tarball)
     write_job(job, storage)
+    if job.backend == "local":  # in the foreground: other terminals may ask for its state meanwhile
+        remember(job)
+        return backend.submit(job)
     exit_code = backend.submit(job)
     remember(job)
-    if job.backend == "local":
-        return exit_code
     dirty = "; the tree differs from it" if code.is_dirty else ""
     left_out = plural(len(code.untracked), "untracked file is", "untracked files are")
     left_out = f"; {left_out} left out" if code.untracked else ""

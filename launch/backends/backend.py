@@ -63,6 +63,10 @@ class Backend(Protocol):
         """Stops the job and frees its machines; does nothing if there is no such job."""
         ...
 
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns where a worker's log is before it is in the workdir: a command, in one line."""
+        ...
+
 
 class Restarted(Backend, Protocol):
     """A backend whose lost jobs `launch watch` starts again."""

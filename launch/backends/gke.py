@@ -74,6 +74,13 @@ class Gke:
         """Deletes the JobSet with its pods."""
         call(["kubectl", "delete", "jobset", job.name, "--ignore-not-found"], missing=_MISSING)
 
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns kubectl's command for the log of a pod."""
+        index, pod = divmod(worker, job.machine.target.hosts)
+        labels = f"jobset.sigs.k8s.io/jobset-name={job.name},jobset.sigs.k8s.io/job-index={index}"
+        labels += f",batch.kubernetes.io/job-completion-index={pod}"
+        return f"kubectl logs --selector={labels} --container=trainer --tail=-1"
+
 
 def require_names(job: Job) -> None:
     """Checks that the cluster accepts the names of a job and of its queue.

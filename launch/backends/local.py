@@ -3,8 +3,11 @@
 import shlex
 import sys
 
+from etils import epath
+
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod.rehearsal import rehearse
+from efficientnet_pod.workdir.owner_record import holder_of
 from launch.backends.backend import Document, State
 from launch.job.job import Job
 
@@ -44,11 +47,18 @@ class Local:
         )
 
     def state(self, job: Job) -> State:
-        """Returns that the job has ended, as it does with its command."""
+        """Returns whether the job runs: it ends with its command."""
+        holder = holder_of(epath.Path(job.workdir))
+        if holder and holder.lives:
+            return State("RUNNING", "in the foreground of its own terminal", "running")
         return State("GONE", _ENDED, "gone")
 
     def cancel(self, job: Job) -> None:
         """Does nothing: the job ends with its command."""
+
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns that the log was printed."""
+        return "the terminal of its submit, which printed it"
 
 
 def _command(job: Job) -> list[str]:

@@ -97,6 +97,12 @@ class Mig:
         """Deletes the group with its machines, then the template and the policy."""
         _delete(deletions(job))
 
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns gcloud's commands: for the names of the machines, and for what one of them has printed."""
+        words = ["compute", "instance-groups", "managed", "list-instances", job.resource, *_place(job)]
+        log = ["compute", "instances", "get-serial-port-output", "MACHINE", *_place(job)]
+        return f"gcloud {shlex.join(words)}; then gcloud {shlex.join(log)}"
+
 
 def creations(job: Job, script: str) -> list[list[str]]:
     """Returns gcloud's words that create a job, in order; `script` names the file of its start-up script."""

@@ -158,6 +158,14 @@ class QueuedResources:
                 if self.state(job).word == "GONE":
                     return
 
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns gcloud's command for the log of the start-up script on a machine."""
+        index, number = divmod(worker, job.machine.target.hosts)
+        node = f"{job.resource}-{index}" if job.slices > 1 else job.resource
+        command = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", node, f"--worker={number}"]
+        command += [f"--project={job.project}", f"--zone={job.zone}"]
+        return shlex.join([*command, "--command=sudo journalctl -u google-startup-scripts"])
+
     def _get(self, job: Job) -> Any:
         return self.client.get_queued_resource(name=_name(job), retry=None, timeout=self.call_seconds)
 

@@ -48,6 +48,10 @@ class Sky:
         """Cancels the managed job; its machines go with it."""
         call(["sky", "jobs", "cancel", "--yes", "--name", job.name], missing=("No managed job", "not found"))
 
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns SkyPilot's command for the log of a job."""
+        return f"sky jobs logs --name {job.name}"
+
 
 def task(job: Job) -> dict[str, Any]:
     """Returns the description of a job that SkyPilot reads."""

@@ -45,6 +45,10 @@ class Slurm:
         """Cancels all jobs of this name."""
         call(["scancel", "--me", f"--name={job.name}"])
 
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns the command for the file that sbatch writes."""
+        return f"cat {job.folder}/slurm-*.log"
+
 
 def batch_script(job: Job) -> str:
     """Returns the script: options of sbatch, then the start-up script for every host.

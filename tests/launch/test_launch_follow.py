@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from etils import epath
 from launch_jobs import launch
 
 from efficientnet_pod.errors import RunError
-from launch.backends.backend import State
+from efficientnet_pod.workdir.owner import Owner
+from launch.backends.backend import NAMES, State
 from launch.backends.slurm import Slurm
 from launch.job import remembered as jobs
 from launch.job.job import Job
@@ -75,3 +77,43 @@ def test_what_a_watch_elsewhere_has_gone_on_with_is_known_here(job, capsys):
             raise RunError("no network")
 
     assert newest(job, Away()) == job
+
+
+OWN_LOGS = {  # of worker 5
+    "qr": "gcloud compute tpus tpu-vm ssh run1-2 --worker=1 --project=p --zone=z '--command=sudo journalctl "
+    "-u google-startup-scripts'",
+    "mig": "gcloud compute instance-groups managed list-instances run1 --project=p --zone=z; then gcloud "
+    "compute instances get-serial-port-output MACHINE --project=p --zone=z",
+    "gke": "kubectl logs --selector=jobset.sigs.k8s.io/jobset-name=run1,jobset.sigs.k8s.io/job-index=2,"
+    "batch.kubernetes.io/job-completion-index=1 --container=trainer --tail=-1",
+    "sky": "sky jobs logs --name run1",
+    "slurm": "cat {folder}/slurm-*.log",
+    "local": "the terminal of its submit, which printed it",
+    "fake": "cat {jobs}/fake/run1-*/worker5/console.log",
+}
+
+
+@pytest.mark.parametrize("backend", NAMES)
+def test_a_log_that_is_not_there_yet_is_the_engines_own(backend, tmp_path, monkeypatch, capsys):
+    if backend == "fake":
+        pytest.importorskip("google.cloud.tpu_v2", reason="needs the extra 'launch'")
+    monkeypatch.setenv(jobs.FOLDER_VARIABLE, str(tmp_path / "jobs"))
+    machine, slices = ("v4-16", 4) if backend in ("qr", "gke") else ("v4-64", 1)  # two hosts, or eight
+    fields = {"tpu": machine, "slices": slices, "project": "p", "zone": "z"}
+    job = Job("run1", backend, workdir=str(tmp_path / "run1"), **fields)
+    write_job(job, Folder())
+    code, _, errors = launch(capsys, "logs", f"--workdir={job.workdir}", "--worker=5")
+    own = OWN_LOGS[backend].format(folder=job.folder, jobs=tmp_path / "jobs")
+    assert code == 2 and errors == (
+        f"launch: worker 5 of run1 has no log in {job.folder}/logs yet; workers write every minute once they "
+        f"run; before: {own}\n"
+    )
+
+
+def test_a_job_in_the_foreground_runs_while_it_holds_its_workdir(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(jobs.FOLDER_VARIABLE, str(tmp_path / "jobs"))
+    job = Job("run1", "local", "v4-16", str(tmp_path / "run1"))
+    write_job(job, Folder())
+    with Owner(epath.Path(job.workdir)):
+        assert " RUNNING (in the foreground" in launch(capsys, "status", f"--workdir={job.workdir}")[1]
+    assert " GONE (it ran in the foreground) " in launch(capsys, "status", f"--workdir={job.workdir}")[1]

@@ -19,7 +19,7 @@ from launch.backends.fake.metadata import MetadataServer
 from launch.backends.slurm import batch_script
 from launch.job.job import Job
 from launch.job.script import startup_script
-from launch.workdir.progress import ask_to_stop, exit_codes, give_turn, next_attempt
+from launch.workdir.progress import ask_to_stop, exit_codes, give_turn, next_attempt, notes
 from launch.workdir.storage import Folder
 
 JOB = Job(
@@ -115,6 +115,19 @@ def test_machines_of_an_instance_group_are_told_where_they_are(machine):
     assert "launch: worker 1: of 4, attempt 1" in outputs[0]
     assert "<--coordinator=127.0.0.1:8482><--processes=4><--process=1>" in outputs[0]
     assert calls(buckets) == "compute instance-groups managed delete run1 --project=p --zone=z --quiet\n"
+
+
+@pytest.mark.parametrize("ahead", [3.0, -3.0, 0.0])
+def test_a_clock_that_is_off_is_noted(machine, ahead):
+    start, buckets = machine
+    server = MetadataServer("v4-16", 2, ahead={1: ahead})
+    process = start(1, "0", metadata=server.url(1))
+    output = process.communicate(timeout=30)[0]
+    server.close()
+    noted = notes(local(buckets=buckets), Folder(), known=())
+    line = f"its clock is about 3 s {'ahead' if ahead > 0 else 'behind'} of the metadata server's; let chrony"
+    assert process.returncode == 0 and (noted[1].startswith(line) if ahead else not noted)
+    assert (f"launch: worker 1: {line}" in output) == bool(ahead)
 
 
 def local(job=JOB, *, buckets):

@@ -139,10 +139,12 @@ def test_without_a_log_the_journal_has_the_reason(job):
 class Hours:
     """A run of an hour, or a wait for machines, beside a watch whose sleep lets time pass."""
 
-    def __init__(self, job, *, waits=0.0, steps=3600, seconds_of_a_step=1.0):
+    def __init__(self, job, *, waits=0.0, steps=3600, seconds_of_a_step=1.0, came=(0, 1)):
         self.job, self.now, self.waits, self.steps, self.each = job, 0.0, waits, steps, seconds_of_a_step
         self.restarts, self.needs_bucket, self.asked, self.rows = "watch", False, [], 0
         Folder().write(f"{job.workdir}/plan.json", json.dumps({"total_steps": steps}).encode())
+        for worker in came:
+            Folder().write(f"{job.folder}/logs/a001-w{worker:04}.log", b"launch: up\n")
 
     def state(self, job):
         if self.now < self.waits:
@@ -153,8 +155,6 @@ class Hours:
             for n in range(100, done + 1, 100)
         ]
         rows += [{"split": "eval", "step": n, "top1": n / 5000} for n in range(1000, done + 1, 1000)]
-        for worker in range(2 if not self.rows else 0):
-            Folder().write(f"{job.folder}/logs/a001-w{worker:04}.log", b"launch: up\n")
         if len(rows) != self.rows:
             self.rows = len(rows)
             text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -251,3 +251,36 @@ def test_a_resource_that_is_gone_without_a_word_counts_as_lost(job):
     code, lines, _, _ = watch(job, Scripted(ACTIVE, GONE, GONE, GONE, workers_end(ACTIVE, 0, 0)))
     assert code == 0
     assert "(attempt 1): the machines are gone before its first step; no work is lost" in lines
+
+
+def test_attempts_that_can_leave_nothing_end_after_two(job):
+    backend = Scripted(ACTIVE, GONE, GONE, GONE, ACTIVE, GONE)
+    code, lines, _, _ = watch(job, backend)
+    assert code == 1 and backend.log == ["cancel 1", "submit 2", "cancel 2"]
+    assert lines[-1].startswith(
+        f"(attempt 2): not started again: in 2 attempts no worker could write to {job.folder}; let the "
+    )
+
+
+def test_one_attempt_that_left_a_log_counts_anew(job):
+    def leaves_a_log(job):
+        Folder().write(f"{job.folder}/logs/a{job.attempt:03}-w0000.log", b"launch: up\n")
+        return GONE
+
+    gone = (ACTIVE, GONE, GONE, GONE)
+    backend = Scripted(*gone, ACTIVE, leaves_a_log, GONE, GONE, *gone, ACTIVE, workers_end(ACTIVE, 0, 0))
+    code, lines, _, _ = watch(job, backend)
+    assert code == 0 and "(attempt 4): done at step 0" in lines[-1]
+
+
+@pytest.mark.parametrize("came, who", [({0}, "worker 1 of 2 has"), ({1}, "worker 0 of 2 has"),
+                                       (set(), "each worker of 2 has")])  # fmt: skip
+def test_workers_that_do_not_come_are_named_after_a_time(job, came, who):
+    hours = Hours(replace(job, max_restarts=0), came=came)
+    code, lines = hours.watch(poll=60.0)
+    assert code == 1 and hours.now == 900.0 and hours.asked == ["cancel"]
+    (named,) = [line for line in lines if "left no log" in line]
+    assert named == (
+        f"{who} left no log within 15 min: the host is missing, its start-up script does not run, or it "
+        "cannot write to the workdir; the machines are given back"
+    )

@@ -15,6 +15,7 @@ from launch.backends.fake import daemon
 from launch.backends.fake.service import PREEMPT
 from launch.backends.queued_resources import QueuedResources
 from launch.job.job import Job
+from launch.job.remembered import jobs_folder
 from launch.job.slices import smaller_slice
 
 PROJECT, ZONE = "fake-project", "fake-zone"
@@ -69,6 +70,10 @@ class FakeBackend(QueuedResources):
         """Deletes the resource and its processes."""
         if self.state(job).word != "GONE":
             super().cancel(_local(job))
+
+    def own_log(self, job: Job, worker: int) -> str:
+        """Returns the command for what a worker's process has printed."""
+        return f"cat {jobs_folder()}/fake/{job.resource}-*/worker{worker}/console.log"
 
     def preempt(self, job: Job, worker: int | None) -> None:
         """Takes the machines away as a spot slice loses them, first from one worker or from all at once.
