@@ -219,11 +219,11 @@ def test_every_snippet_runs(monkeypatch, tmp_path, capsys):
 
 
 def test_calls_are_found_between_the_words_of_the_shell():
-    line = "efficientnet-pod train --workdir='a b' & ls; (python -m launch status) > x"
+    line = "efficientnet-pod train --workdir='a b' & ls; (efficientnet-pod launch status) > x"
     line += " || efficientnet-pod report a"
     assert calls_of(line) == [
         "efficientnet-pod train '--workdir=a b'",
-        "python -m launch status",
+        "efficientnet-pod launch status",
         "efficientnet-pod report a",
     ]
     assert calls_of("efficientnet-pod pod -- train") == ["efficientnet-pod pod -- train"]

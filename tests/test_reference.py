@@ -260,9 +260,9 @@ def messages() -> list[str]:
 QUOTED = re.findall(r"^```text\n(.+)\n```$", TROUBLES, re.MULTILINE)
 
 
-def test_there_are_twenty_troubles_each_with_a_message_and_a_remedy():
+def test_each_trouble_comes_with_a_message_and_a_remedy():
     titles = re.findall(r"^### (.+)\n\n```text\n.+\n```\n\n\S", TROUBLES, re.MULTILINE)
-    assert len(titles) == len(QUOTED) == TROUBLES.count("\n### ") == 20
+    assert len(titles) == len(QUOTED) == TROUBLES.count("\n### ") >= 20
 
 
 @pytest.mark.parametrize("quoted", QUOTED)
