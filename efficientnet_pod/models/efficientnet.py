@@ -191,15 +191,8 @@ class MBConv(nn.Module):
         if spec.expansion != 1:
             x = Conv(inputs_filters * spec.expansion, **options, name="expand_conv")(x)
             x = activation(norm(name="expand_bn")(x, train=train))
-<<<<<<< HEAD
-        depthwise = DepthwiseConv(
-            spec.kernel_size, spec.strides, **options, padding=self.padding, name="depthwise_conv"
-        )
-        x = depthwise(x)
-=======
         spatial = (spec.kernel_size, spec.strides)
         x = DepthwiseConv(*spatial, **options, padding=self.padding, name="depthwise_conv")(x)
->>>>>>> v2
         x = activation(norm(name="depthwise_bn")(x, train=train))
         if self.squeezes:
             x = squeeze_excite(x, features=max(1, int(inputs_filters * 0.25)), **options)
