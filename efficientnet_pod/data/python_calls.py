@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +46,7 @@ def reader(read: Callable[[int], bytes]) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 _QUIET = 5  # tenths of a second without a call, after which there are none
+_LONGEST = 20  # seconds to wait for that
 
 
 class _Calls:
@@ -63,12 +67,25 @@ class _Calls:
             raise RuntimeError("the process ends")
 
     def end(self) -> None:
-        """Makes the calls fail, and waits until there are none; on a busy machine they come with pauses."""
-        self._is_ending, deadline, quiet = True, time.monotonic() + 5, 0
+        """Makes the calls fail, and waits until there are none.
+
+        On a busy machine they come with pauses, in which the threads that will make them wait for a core.
+        """
+        self._is_ending, deadline, quiet = True, time.monotonic() + _LONGEST, 0
         while self._count and quiet < _QUIET and time.monotonic() < deadline:
             seen = self._count
             time.sleep(0.1)
-            quiet = quiet + 1 if self._count == seen else 0
+            quiet = quiet + 1 if self._count == seen and not _others_run() else 0
+
+
+def _others_run() -> bool:
+    """Returns whether another thread of this process runs or waits for a core; False where nobody can tell."""
+    own = str(threading.get_native_id())
+    for file in Path("/proc/self/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            if file.parent.name != own and file.read_text().rpartition(")")[2].split()[0] in "RD":
+                return True
+    return False
 
 
 @functools.cache

@@ -12,12 +12,15 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from photos import prepare_numbered_photos
 
+from efficientnet_pod.data.host_share import HostShare
+from efficientnet_pod.data.pipeline import train_batches
 from efficientnet_pod.data.python_calls import _Calls
 from efficientnet_pod.data.sources.array_records import indexed_records
 from efficientnet_pod.data.sources.opening import open_source
 from efficientnet_pod.data.sources.reading import read_part
 from efficientnet_pod.data.sources.types import FileRange, Indexed, Records
 from efficientnet_pod.errors import UserError
+from efficientnet_pod.recipe.preprocessing import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,33 @@ def test_a_damaged_file_stops_the_reading_with_its_name_and_number(tmp_path):
     file.unlink()
     with pytest.raises(UserError, match=f"file '{file}' is missing"):
         open_source("numbered_photos", data_dir=str(root))
+
+
+@pytest.mark.parametrize("host_batch", [6, 7, 40])
+def test_a_damaged_record_fails_its_own_batch_and_none_before_it(tmp_path, host_batch):
+    """Records are read together by the batch, so that a second look at the batch finds the record."""
+    root = prepare_numbered_photos(tmp_path, "array_record")
+    source = open_source("numbered_photos", data_dir=str(root))
+    share, small = HostShare(host_batch), Preprocessing(image_size=8, augment="shift", max_shift=0)
+    order = _labels(source, share, small)
+    file = root / "numbered_photos/1.0.0/numbered_photos-train.array_record-00003-of-00004"
+    content = bytearray(file.read_bytes())
+    content[100:-100] = bytes(len(content) - 200)
+    file.write_bytes(content)  # its records but the first are lost: labels from 78 on
+    read = []
+    with pytest.raises(UserError, match=f"cannot be read: record '{file}#"):
+        _labels(open_source("numbered_photos", data_dir=str(root)), share, small, into=read)
+    first = next(place for place, label in enumerate(order) if label >= 78)
+    assert len(read) == first // host_batch * host_batch and read == order[: len(read)]
+
+
+def _labels(source, share, preprocessing, into=None):
+    """Returns the labels of the first batches, at least of an epoch; ``into`` gets those before an error."""
+    labels = [] if into is None else into
+    stream = train_batches(source, preprocessing, share, seed=0).as_numpy_iterator()
+    while len(labels) < 103:
+        labels += next(stream)["label"].tolist()
+    return labels
 
 
 def test_files_in_an_object_store_are_refused():

@@ -27,7 +27,7 @@ def open_hugging_face(name: str, path: str, train_split: str, eval_split: str) -
       UserError: the package is missing; or the data set is, or cannot be fetched, or has no such columns.
     """
     try:
-        import datasets  # pyright: ignore[reportMissingImports]
+        import datasets  # type: ignore[import-not-found]  # an extra
     except ImportError:
         raise UserError(
             f"data set '{name}' needs the package datasets; pip install 'efficientnet-pod[datasets]', or "
