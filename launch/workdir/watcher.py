@@ -35,6 +35,7 @@ class WatcherMark:
         self._name, self._file = job.name, f"{job.folder}/watch.json"
         self._storage, self._warn, self._clock = storage, warn, clock
         self._id, self._renewed_at, self._has_warned = str(uuid.uuid4()), 0.0, False
+        self._process = this_process()
 
     def take(self) -> None:
         """Takes the mark; raises `UserError` if another watch has it that may live."""
@@ -74,7 +75,7 @@ class WatcherMark:
 
     def _write(self, until: float) -> None:
         self._renewed_at = self._clock()
-        record = {"id": self._id, "until": until, **this_process()}
+        record = {"id": self._id, "until": until, **self._process}
         try:
             self._storage.write(self._file, (json.dumps(record) + "\n").encode())
         except RunError as error:  # the job goes on without it
