@@ -79,7 +79,7 @@ class _Calls:
 
 
 def _others_run() -> bool:
-    """Returns whether another thread of this process runs or waits for a core; False where it is not known."""
+    """Returns whether another thread of this process runs or waits for a core; False if unknown."""
     own = str(threading.get_native_id())
     for file in Path("/proc/self/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # a thread that has ended meanwhile
