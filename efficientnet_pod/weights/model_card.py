@@ -144,11 +144,12 @@ def _rows(trained: Trained, records: RunRecords | None) -> list[tuple[str, str]]
     origin, rows = trained.origin, []
     if "source" in origin:
         step = f", step {origin['step']:,}" if "step" in origin else ""
+        note = ""
         if steps := origin.get("average_of"):
-            listed = ", ".join(f"{step:,}" for step in steps)
-            step = f", the mean of steps {listed}; the accuracies here are the run's, not the mean's"
+            step = f", the mean of steps {', '.join(f'{step:,}' for step in steps)}"
+            note = "; the accuracies here are the run's, not the mean's"
         averaged = ", weights averaged over the training" if origin.get("averaged") else ""
-        rows.append(("Weights", f"`{public_name(str(origin['source']))}`{step}{averaged}"))
+        rows.append(("Weights", f"`{public_name(str(origin['source']))}`{step}{averaged}{note}"))
     for key, title in (("layout", "Read as"), ("sha256", "SHA-256 of the file"), ("digest", "State digest")):
         if origin.get(key):
             rows.append((title, f"`{origin[key]}`" if key != "layout" else str(origin[key])))

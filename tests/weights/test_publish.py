@@ -203,7 +203,8 @@ def test_the_mean_is_numpys_of_every_tensor_and_statistic(run, raw):
 def test_the_card_says_what_the_mean_is_of_and_claims_no_accuracy_for_it(run, tmp_path):
     assert main(["export", str(run), "--average=3", f"--out={tmp_path / 'w'}"]) == 0
     card = (tmp_path / "w" / "README.md").read_text()
-    assert "the mean of steps 2, 4, 6; the accuracies here are the run's, not the mean's" in card
+    assert "the mean of steps 2, 4, 6, weights averaged" in card
+    assert "; the accuracies here are the run's, not the mean's |" in card
     assert "model-index" not in card and "State digest" not in card
 
 
