@@ -79,7 +79,7 @@ class _Calls:
 
 
 def _others_run() -> bool:
-    """Returns whether another thread of this process runs or waits for a core; False where nobody can tell."""
+    """Returns whether another thread of this process runs or waits for a core; False off Linux."""
     own = str(threading.get_native_id())
     for file in Path("/proc/self/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # a thread that has ended meanwhile
