@@ -153,7 +153,7 @@ def define_workdir(values: flags.FlagValues) -> None:
 
 
 def jobs_named(names: Sequence[str], workdir: str | None) -> list[Job]:
-    """Returns the jobs of these names, and that of a workdir, each as its last start left it.
+    """Returns the jobs of these names, and the job of a workdir, each as its last start left it.
 
     Raises:
       UserError: a name is not known here, or the workdir has no job.

@@ -63,7 +63,7 @@ def _define_status(values: flags.FlagValues) -> None:
 
 
 class _Look(NamedTuple):
-    """A job with what was found out of it; `error` says why nothing was."""
+    """A job, its state and its progress; `error` says why these are not known."""
 
     job: Job
     state: State

@@ -88,7 +88,7 @@ class News:
 
 
 def progress_line(progress: Progress, *, before: Progress) -> str:
-    """Returns step, share, rate and time left; the accuracy where it differs from that of a line before."""
+    """Returns step, share, rate and time left; the accuracy where it has changed since the line before."""
     parts = [f"step {progress.step_of_total}"]
     if progress.total:
         parts[0] += f" ({share(progress.step, progress.total)})"

@@ -1,4 +1,4 @@
-"""The command `launch`: the launcher, which lies beside this package, and inside of it once installed."""
+"""The command `launch`: the launcher, in a folder next to this package, or inside an installed one."""
 
 import sys
 from collections.abc import Sequence

@@ -51,7 +51,7 @@ def permutation(
 def by_class(
     examples: Indexed, share: HostShare, seed: int
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Returns a function as :func:`permutation` does, of which each class has equally many turns.
+    """Returns a function as :func:`permutation` does; each class has equally many turns.
 
     Of K classes with images, every K turns of all hosts hold one image of each, in an order of their own. The
     images of a class come in a permutation, then in another: none comes again before all others have come.

@@ -89,7 +89,7 @@ VARIANTS = {
 class Stage:
     """Blocks of one resolution, before scaling; the first block has the stride.
 
-    ``fused`` blocks are those of :class:`FusedMBConv`, the others of :class:`MBConv`.
+    ``fused`` blocks are :class:`FusedMBConv`, the others :class:`MBConv`.
     """
 
     kernel_size: int
@@ -114,7 +114,7 @@ HEAD_FILTERS = 1280
 
 
 def round_filters(filters: int, width: float, *, least_share: float = 0.9) -> int:
-    """Returns ``filters · width`` as the nearest multiple of 8 that is at least so large a share of it."""
+    """Returns ``filters · width`` as the nearest multiple of 8 that has at least this share."""
     scaled = filters * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < least_share * scaled else rounded
@@ -204,8 +204,8 @@ class MBConv(nn.Module):
 class FusedMBConv(nn.Module):
     """The block of EfficientNetV2's early stages: one dense convolution instead of expand and depthwise.
 
-    Where the filters are not expanded, it is the only one, and its batch norm has the activation behind it.
-    Nothing is squeezed. The attributes are those of :class:`MBConv`.
+    Without expansion it is the only convolution, and the activation follows its batch norm. Nothing is
+    squeezed. It has the attributes of :class:`MBConv`.
 
     Source: arXiv 2104.00298, figure 2; google/automl efficientnetv2, ``effnetv2_model.py``.
     """

@@ -1,4 +1,4 @@
-"""AdamW: Adam with the weight decay beside its moments, not in them."""
+"""AdamW: Adam with a weight decay that does not enter the moments."""
 
 import dataclasses
 from typing import Any

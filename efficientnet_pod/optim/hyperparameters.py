@@ -48,7 +48,7 @@ class Hyperparameters(Ranged, abc.ABC):
     ) -> jax.Array | None:
         """Returns the trust ratios of the update with these gradients; None here, where there are none.
 
-        ``state`` is that of :meth:`transformation` before the update.
+        ``state`` is the state of :meth:`transformation` before the update.
         """
         del gradients, params, state
         return None

@@ -1,7 +1,7 @@
 """The pace of the hosts: how late each was with a step, told to all hosts by the step itself.
 
 Each host sends two numbers with its share of a batch. The step sums them over all replicas, in the sum that
-it makes anyway for the signals of :mod:`.agreement`, and its outcome has those of every host.
+it makes anyway for the signals of :mod:`.agreement`, and its outcome has the numbers of all hosts.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def pace_columns(mesh: Mesh) -> int:
 
 
 class Pace:
-    """What this host tells of its pace."""
+    """The pace of this host, as the other hosts get it."""
 
     def __init__(self, mesh: Mesh):
         """Takes the devices of all hosts."""

@@ -10,7 +10,7 @@ STALE_DAYS = 90  # spot prices of TPUs change up to once a month
 
 @dataclass(frozen=True)
 class Price:
-    """An amount in US dollars, from that of the cheapest region to that of the dearest.
+    """An amount in US dollars, from the cheapest region to the dearest.
 
     Attributes:
       least: amount in the cheapest region.

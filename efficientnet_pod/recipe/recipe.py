@@ -275,7 +275,7 @@ class Recipe(Ranged):
         on with other images.
       stuck_seconds: time without progress, longer than ten steps, after which a process ends; 0 for never.
       profile: first and last step that host 0 records a trace of, such as ``200:210``; empty for none.
-      trackers: services that get the metrics beside TensorBoard, such as ``("wandb",)``.
+      trackers: services that get the metrics too, as TensorBoard does, such as ``("wandb",)``.
       model: the network.
       data: the images.
       optimizer: hyper-parameters of the chosen optimizer.

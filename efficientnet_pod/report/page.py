@@ -54,7 +54,7 @@ def render(runs: Sequence[ReportRun], *, refresh_seconds: int | None = None) -> 
 
 
 def _sections(runs: Sequence[ReportRun]) -> list[Section]:
-    """Returns the sections in order; those of files that are missing are rows of one, the last but one."""
+    """Returns the sections in order; one, the last but one, has a row for each file that is missing."""
     sections = [
         accuracy(runs),
         time_to_accuracy(runs),

@@ -320,8 +320,8 @@ def _together(array: jax.Array) -> jax.Array:
 def _with_count(opt_state: optax.OptState, step: jax.Array) -> optax.OptState:
     """Returns the optimizer's state whose count, which the learning rate goes by, is the run's.
 
-    Its own count leaves out the steps that were skipped. So does that of Adam's moments, which stays: they
-    have seen as many gradients.
+    Its own count leaves out the steps that were skipped. The count of Adam's moments does so too, and stays:
+    they have seen as many gradients.
     """
     return jax.tree.map(
         lambda part: part._replace(count=step) if isinstance(part, optax.ScaleByScheduleState) else part,

@@ -85,7 +85,7 @@ class Training:
     def run(self, state: TrainState, position: Position, *, evaluated: bool = True) -> Position:
         """Returns the position after the last step, its evaluation and its checkpoint.
 
-        The last step is that of the plan, or one whose evaluation ends the run, see :func:`.ended_by`.
+        The last step is the plan's, or one whose evaluation ends the run, see :func:`.ended_by`.
 
         Args:
           state: after ``position.step`` steps; its buffers are taken over.

@@ -36,7 +36,7 @@ class Slowest:
 
     @property
     def columns(self) -> dict[str, float]:
-        """What a row of metrics has of it."""
+        """The columns of a row of metrics."""
         return {
             "slowest_host": self.host,
             "slowest_host_share": self.share,

@@ -27,7 +27,7 @@ def refuse_lookalikes(foreign: Foreign) -> None:
 
 
 class Stated(NamedTuple):
-    """What a file says of its network.
+    """The network that a file states.
 
     Attributes:
       network: our name.
@@ -41,7 +41,7 @@ class Stated(NamedTuple):
 def stated_network(foreign: Foreign) -> Stated | None:
     """Returns the network that a configuration or the file's name states; None if neither does.
 
-    timm's ``tf_`` networks pad as TensorFlow does, and those of the same names without it as PyTorch does.
+    timm's ``tf_`` networks pad as TensorFlow does, and the same names without ``tf_`` pad as PyTorch does.
 
     Raises:
       UserError: it is not one of ours.

@@ -25,7 +25,7 @@ SYMMETRIC = {
 def architecture(network: str, bn_epsilon: float | None = None, *, padding: str = "same") -> str | None:
     """Returns timm's name of a network; None if timm has none that computes the same.
 
-    ``bn_epsilon`` and ``padding`` are those of the weights; None: the published epsilon.
+    ``bn_epsilon`` and ``padding`` belong to the weights; None: the published epsilon.
     """
     if network == "resnet50":  # timm's takes no other epsilon
         return network if bn_epsilon in (None, default_epsilon(network)) else None

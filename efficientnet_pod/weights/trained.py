@@ -172,7 +172,7 @@ def image_constants(network: str) -> tuple[tuple[float, ...], tuple[float, ...]]
 def published_view(network: str) -> str:
     """Returns the part of a photograph that a network was published with.
 
-    EfficientNetV2-S, M and L see all of it, resized to a square. Source: google/automl efficientnetv2,
+    EfficientNetV2-S, M and L see the whole, resized to a square. Source: google/automl efficientnetv2,
     preprocessing.py: no crop from 320 pixels on.
     """
     return WHOLE if network in ("v2_s", "v2_m", "v2_l") else CENTRE

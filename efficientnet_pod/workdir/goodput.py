@@ -38,7 +38,7 @@ class Goodput:
 
     @property
     def lost_to(self) -> str:
-        """What the rest was lost to, the largest part first, e.g. ``"compiling 12.1 %, evaluating 3.0 %"``.
+        """The losses, the largest first, e.g. ``"compiling 12.1 %, evaluating 3.0 %"``.
 
         Parts below a thousandth are left out.
         """

@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True)
 class TraceRecord:
-    """What is known of a trace that was taken, or failed.
+    """A trace that was taken, or failed.
 
     Attributes:
       request: id of the request; empty where the config has asked.

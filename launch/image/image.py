@@ -96,7 +96,7 @@ def _shown(values: Any, step: str) -> str:
 
 
 def _python() -> str:
-    """Returns the version of Python in the image: that of the constraints."""
+    """Returns the version of Python in the image, which the constraints are for."""
     return ".".join(map(str, sys.version_info[:2]))
 
 

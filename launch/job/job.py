@@ -83,7 +83,7 @@ class Job:
 
     @property
     def machine(self) -> Slice:
-        """One slice of its machines, with the hosts that the backend makes of it."""
+        """One slice of its machines, in as many hosts as the backend makes."""
         return parse_slice(self.tpu).on(self.backend)
 
     @property

@@ -90,7 +90,7 @@ class Slice:
         return self.target.hosts // self.containers
 
     def on(self, backend: str) -> "Slice":
-        """Returns the slice with the hosts that a backend makes of it.
+        """Returns the slice in as many hosts as a backend makes.
 
         Source: GKE, "Ironwood (TPU7x)", NUMA binding, and xpk, ``parallel_containers``: a container for each
         of a machine's two memory nodes. A public account of managed instance groups: no ct6e-standard-8t is

@@ -57,7 +57,7 @@ class Folder:
 class Bucket:
     """Objects of Google Cloud Storage, by their whole ``gs://`` path.
 
-    What the service refuses, or does not answer, is a `RunError`.
+    A request that the service refuses, or does not answer, raises a `RunError`.
     """
 
     def __init__(self, client: Any):

@@ -195,7 +195,7 @@ def _training_members(path: str, numbers: dict[str, int]) -> Members:
 
 
 def _validation_members(path: str, truth: Sequence[str], numbers: dict[str, int]) -> Members:
-    """Returns the validation images in the order of their numbers, which is that of their labels."""
+    """Returns the validation images in the order of their numbers, as their labels are."""
     with open_tar(path) as archive:
         images = sorted(members_of(archive, path), key=lambda image: image.name)
     if len(images) != len(truth):

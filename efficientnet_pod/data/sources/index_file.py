@@ -1,4 +1,4 @@
-"""What was counted in the files of a folder, kept beside them or in the user's cache folder."""
+"""Counts of the files in a folder, kept in that folder or in the user's cache."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def open_parquet(name: str, path: str, train_split: str, eval_split: str) -> Sou
 
 @dataclass(frozen=True)
 class _Footer:
-    """What the end of a file says: class names, none without metadata, rows, and the range of labels."""
+    """The facts at the end of a file: class names, none without metadata, rows, and the range of labels."""
 
     path: str
     class_names: tuple[str, ...]

@@ -38,8 +38,8 @@ def fetch_each(
     Args:
       examples: the split.
       turns: int64 scalars.
-      order: function from a turn, or from turns (n,), to the example's number, or to a pair of it and a
-        tensor that is to stand beside the Example.
+      order: function from a turn, or from turns (n,), to the example's number; or to a pair, the number and
+        a tensor that goes with the Example.
       host_batch: turns that belong together. An example that cannot be read fails with those that are read
         by the same call, which are of its batch.
     """

@@ -169,7 +169,7 @@ def open_tar(path: str) -> tarfile.TarFile:
 
 
 def _samples(path: str) -> Members:
-    """Returns the images of a shard, with the labels that stand beside them."""
+    """Returns the images of a shard, with their labels."""
     images: dict[str, tuple[int, int, str]] = {}
     labels: dict[str, int] = {}
     with open_tar(path) as file:

@@ -11,7 +11,7 @@ def estimate_as_json(estimate: Estimate) -> dict[str, Any]:
     """Returns an estimate as plain values; those that are not known are None.
 
     Names with ``estimated`` hold estimates, and so do images/s, hours and dollars, which follow from them.
-    Bytes are those of one replica. ``usd`` is the price in the zone, or in the cheapest region where none is
+    Bytes are of one replica. ``usd`` is the price in the zone, or in the cheapest region where none is
     given; ``usd_most`` is the price in the dearest one.
     """
     target, plan, train = estimate.target, estimate.run.plan, estimate.train

@@ -149,8 +149,8 @@ def normalisation_of(tensors: Tensors) -> dict[str, tuple[float, ...]]:
 def write_keras(trained: Trained, path: Path) -> None:
     """Writes the weights for ``keras.applications.EfficientNetB0(weights=None, classes=…).load_weights``.
 
-    The network's own layers normalise pixels of 0..255. Those of EfficientNetB0 to B7 take mean and variance
-    from this file; those of EfficientNetV2 have them built in.
+    The network's own layers normalise pixels of 0..255. EfficientNetB0 to B7 take mean and variance from this
+    file; EfficientNetV2 has them built in.
 
     Raises:
       UserError: Keras has no such network, or one with another mean and deviation built in.

@@ -1,4 +1,4 @@
-"""What goes wrong on purpose in the fake service, as ``launch fault`` asks for it."""
+"""Faults on purpose in the fake service, as ``launch fault`` asks for it."""
 
 import json
 import time

@@ -18,7 +18,7 @@ class MetadataServer:
         Args:
           accelerator_type: what the machines are.
           hosts: their number.
-          group: whether they have their number in ``tpu-env`` only, as those of an instance group.
+          group: whether they have their number in ``tpu-env`` only, as in an instance group.
           ahead: seconds by which the clocks of some workers are ahead: they are answered with earlier times.
         """
         peers = ",".join(["127.0.0.1"] * hosts)
