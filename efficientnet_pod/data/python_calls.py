@@ -79,15 +79,11 @@ class _Calls:
 
 
 def _others_run() -> bool:
-<<<<<<< HEAD
-    """Returns whether another thread of this process runs or waits for a core; False if unknown."""
-=======
     """Returns whether another thread of this process runs or waits for a core; False off Linux."""
->>>>>>> sources
     own = str(threading.get_native_id())
     for file in Path("/proc/self/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # a thread that has ended meanwhile
-            if file.parent.name != own and file.read_text().rpartition(")")[2].split()[0] in "RD":
+            if file.parent.name != own and file.read_bytes().rpartition(b")")[2].split()[0] in b"RD":
                 return True
     return False
 
