@@ -48,7 +48,7 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains the config's recipe to its end and returns the contents of ``summary.json``.
 
-    The end is the last epoch, or earlier by :func:`.ended_by`. A workdir with checkpoints of the same config is
+    The end is the last epoch, or by :func:`.ended_by`. A workdir with checkpoints of the same config is
     resumed from the newest good one; a finished run is left alone. Every host of the run calls this; only
     host 0 touches the workdir.
 

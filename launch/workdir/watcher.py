@@ -31,7 +31,7 @@ class WatcherMark:
         *,
         clock: Callable[[], float] = time.time,
     ):
-        """Touches nothing; `warn` gets a line if the mark cannot be written; `clock` gives the time of day."""
+        """Touches nothing; `warn` gets a line if the mark cannot be written; `clock` is the time of day."""
         self._name, self._file = job.name, f"{job.folder}/watch.json"
         self._storage, self._warn, self._clock = storage, warn, clock
         self._id, self._renewed_at, self._has_warned = str(uuid.uuid4()), 0.0, False
