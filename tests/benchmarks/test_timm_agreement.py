@@ -19,7 +19,12 @@ from efficientnet_pod.weights.open import open_weights
 from efficientnet_pod.weights.timm_config import architecture
 from efficientnet_pod.weights.trained import Trained, untrained
 
-TWINS = [name for name in NETWORKS if architecture(name)]
+LARGE = ("b6", "b7", "v2_m", "v2_l")  # seconds each
+TWINS = [
+    pytest.param(name, marks=pytest.mark.long) if name in LARGE else name
+    for name in NETWORKS
+    if architecture(name)
+]
 
 
 @pytest.mark.parametrize("network", TWINS)

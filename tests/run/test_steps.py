@@ -196,7 +196,7 @@ def test_the_trust_ratios_returned_are_those_of_the_update():
     optimizer = hyper.transformation(lambda _: jnp.float32(0.5), variables["params"])
     start = jax.device_get(init_state(variables, optimizer, ema=False))
     compiled = {}
-    for ratios in (hyper.trust_ratios, lambda gradients, params: None):
+    for ratios in (hyper.trust_ratios, lambda gradients, params, state: None):
         model = one_block(bn_axis=BN_MEMBER)
         step = TrainStep(model, optimizer, SMOOTHING, 0.0, jax.random.key(1), trust_ratios=ratios)
         arguments = jax.tree.map(jnp.array, start), given(batch(16), mesh), not_halted(mesh)

@@ -45,7 +45,8 @@ def test_the_columns_of_a_step_are_microseconds_by_host():
 
 
 @pytest.mark.parametrize(
-    ("reason", "words", "replicas"), [("input", "input", 0), ("step", "its own work", 4)]
+    ("reason", "words", "replicas"),
+    [pytest.param("input", "input", 0, marks=pytest.mark.long), ("step", "its own work", 4)],
 )
 def test_of_two_real_hosts_the_slowed_one_is_named(tmp_path, reason, words, replicas):
     """With four replicas each device computes two, one after the other."""
