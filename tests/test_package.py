@@ -37,7 +37,9 @@ def test_every_file_of_the_package_and_every_recipe_is_inside(wheel):
     files = {path for path in (HERE / "efficientnet_pod").rglob("*.*") if "__pycache__" not in path.parts}
     assert {str(path.relative_to(HERE)) for path in files if path.is_file()} <= inside
     assert {f"efficientnet_pod/configs/{path.name}" for path in (HERE / "configs").glob("*.py")} <= inside
-    launcher = {str(path.relative_to(HERE)) for path in (HERE / "launch").rglob("*.??")}
+    launcher = {str(path.relative_to(HERE)) for path in (HERE / "launch").rglob("*.??")} | {
+        "launch/image/Dockerfile"
+    }
     assert {f"efficientnet_pod/launcher/{name}" for name in launcher} <= inside
     assert {name.partition("/")[0] for name in inside if ".dist-info/" not in name} == {"efficientnet_pod"}
 
