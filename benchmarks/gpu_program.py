@@ -4,7 +4,7 @@
     python -m benchmarks.gpu_program --hlo=step.hlo
 
 The first form needs JAX's CUDA plug-in and no GPU. The compiler then chooses without trying: what cuDNN's
-algorithms and XLA's own tiles cost is not known. It takes 8 GiB of memory for B0 and more than 17 for B5.
+algorithms and XLA's own tiles cost is not known. The compiler takes 1.4 GiB of memory for B0 and 3 for B5.
 """
 
 import argparse
