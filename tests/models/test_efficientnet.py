@@ -73,7 +73,9 @@ def test_logits_equal_keras(name):
     ("name", "size"),
     [
         ("v2_b0", 96),
-        *(pytest.param(name, 96, marks=pytest.mark.long) for name in ("v2_b1", "v2_b2", "v2_m", "v2_l")),
+        *(pytest.param(name, 96, marks=pytest.mark.long) for name in ("v2_b1", "v2_b2")),
+        # At 96 pixels their last statistics are of 36 values: Keras itself moves by 2e-5 for 1e-7 of pixels.
+        *(pytest.param(name, 128, marks=pytest.mark.long) for name in ("v2_m", "v2_l")),
         *(pytest.param(name, 101, marks=pytest.mark.long) for name in ("v2_b3", "v2_s")),
     ],
 )
