@@ -185,7 +185,7 @@ class TrainingLog:
         if self._metrics:
             self._metrics.close()
         if self._trackers:
-            self._trackers.close(ended_well=self._last_read == self._run.plan.total_steps)
+            self._trackers.close(ended_well=self.journal.ended_well)
 
     def evaluation(
         self, step: int, result: Rates, *, seconds: float, confusions: Confusions | None = None

@@ -45,7 +45,7 @@ class Journal:
         self._seconds_before = _sum_of_spent(events)
         self._written_seconds = dict.fromkeys(KINDS, 0.0)
         self._quarantined = {str(event.get("what")) for event in events if event.get("kind") == "quarantined"}
-        self._has_ended, self._losses = False, 0
+        self._ending, self._losses = "", 0
         self._lock = threading.Lock()
 
     def write(self, kind: str, step: int | None = None, **fields: Any) -> None:
@@ -93,9 +93,14 @@ class Journal:
     def end(self, kind: str, **fields: Any) -> None:
         """Adds the last line of this start; of several ends the first counts."""
         with self._lock:
-            is_first, self._has_ended = not self._has_ended, True
+            is_first, self._ending = not self._ending, self._ending or kind
         if is_first:
             self.write(kind, **fields)
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether this start has come to the end of the run."""
+        return self._ending == "end"
 
     def end_with(self, error: BaseException, *, stopped_by: str | None) -> None:
         """Adds the last line of a start that an exception has ended."""

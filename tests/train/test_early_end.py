@@ -16,6 +16,7 @@ from efficientnet_pod.train.early_end import ended_by
 from efficientnet_pod.train.saves import Position
 from efficientnet_pod.train.train import train_and_evaluate
 from efficientnet_pod.workdir.metrics_log import read_metrics
+from efficientnet_pod.workdir.trackers import Trackers
 from efficientnet_pod.workdir.workdir import Workdir
 
 
@@ -109,7 +110,9 @@ def test_started_again_it_says_so_and_trains_nothing(ended, tmp_path, capsys):
         assert file.read_bytes() == contents, file
 
 
-def test_killed_after_the_decision_it_ends_the_same(ended, tmp_path, with_fault):
+def test_killed_after_the_decision_it_ends_the_same(ended, tmp_path, with_fault, monkeypatch):
+    told = []  # what trackers are told of the end of each start
+    monkeypatch.setattr(Trackers, "close", lambda self, *, ended_well=False: told.append(ended_well))
     with_fault("raise@committed:6")
     with pytest.raises(RuntimeError, match="fault on purpose"):
         train_and_evaluate(config(at_top1=0.05), str(tmp_path))
@@ -118,6 +121,7 @@ def test_killed_after_the_decision_it_ends_the_same(ended, tmp_path, with_fault)
     assert summary["state_digest"] == ended[1]["state_digest"]
     assert (summary["ended_by"], summary["final"]["step"]) == ("at_top1", 6)
     assert journal_of(tmp_path)[-1]["by"] == "at_top1"
+    assert told == [False, True]
     assert [row["step"] for row in read_metrics(Workdir(tmp_path))] == [6, 6]  # one of each split
 
 
