@@ -19,7 +19,7 @@ from efficientnet_pod.optim.lars import Lars
 from efficientnet_pod.pod.agreement import GO, host_signals, not_halted
 from efficientnet_pod.pod.mesh import to_global
 
-# Of the norm or the largest value on the CPU. Two forms of the convolutions on one CPU differ by a tenth of
+# Of the norm or the largest value on the CPU. Two forms of the convolutions on one CPU differ by a third of
 # this or less (records/gpu_step.md).
 BOUNDS = {"logits": 1e-4, "loss": 1e-5, "update": 5e-3, "tensor": 5e-2, "statistics": 1e-4}
 _LEAST_SHARE = 1e-3  # of the norm of all updates: smaller ones are rounding, of a gradient that is zero

@@ -16,10 +16,9 @@ sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[
 
 from from_code import expand, links  # noqa: E402
 from from_code.commands import TRAINER, all_commands  # noqa: E402
+from lessons import FENCE  # noqa: E402
 
 from efficientnet_pod.recipe.fields import PHASE, all_fields  # noqa: E402
-
-BLOCK = re.compile(r"^( *)```(.*)\n([\s\S]*?)\n\1```$", re.MULTILINE)
 
 
 def main() -> int:
@@ -47,7 +46,7 @@ def faulty_links() -> Iterator[str]:
 def faulty_commands() -> Iterator[str]:
     """Yields a line for each command in a block of a page that has an unknown name, flag or field."""
     for path in sorted(links.DOCS.rglob("*.md")):
-        for _, kind, block in BLOCK.findall(expand(path.read_text("utf-8"))):
+        for _, kind, block in FENCE.findall(expand(path.read_text("utf-8"))):
             lines = [] if kind else block.splitlines()
             shown = [line.strip()[2:] for line in lines if line.strip().startswith("$ ")] or lines
             for line in shown:

@@ -299,8 +299,9 @@ class Watch:
         leave a log.
         """
         progress = read_progress(self.job.workdir, self._storage)
-        self._say(lost_work(progress))
-        self._tell("failed" if why else "preempted", "; ".join(filter(None, (why, lost_work(progress)))))
+        lost = lost_work(progress)
+        self._say(lost)
+        self._tell("failed" if why else "preempted", f"{why}; {lost}" if why else lost)
         self._failures = 0 if progress.checkpoint > self._best else self._failures + 1
         self._best = max(self._best, progress.checkpoint)
         limit, self._traceless = self.job.max_restarts, self._traceless + 1 if is_traceless else 0

@@ -30,7 +30,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md"))
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", *map(str, PAGES))
 # Blocks are fenced, or indented by four spaces behind an empty line.
-FENCED = re.compile(r"^( *)```(.*)\n([\s\S]*?)\n\1```$", re.MULTILINE)
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+")
 COMMANDS = ("", "bash", "python")  # in fences; `text` is no command, and {…} is a directive
 LESSONS = "docs/tutorials/"  # tests/test_tutorials.py runs them; here their calls of our programs are read
@@ -65,8 +64,8 @@ def blocks(document: str) -> list[str]:
     if document.startswith(LESSONS):
         shell = [step.code for step in lessons.steps_of(text) if step.kind == "shell"]
         return [call for code in shell for line in code.splitlines() for call in calls_of(line)]
-    found = [block for _, kind, block in FENCED.findall(text) if kind in COMMANDS]
-    found += INDENTED.findall(FENCED.sub("", text))
+    found = [block for _, kind, block in lessons.FENCE.findall(text) if kind in COMMANDS]
+    found += INDENTED.findall(lessons.FENCE.sub("", text))
     return [textwrap.dedent(block).strip() for block in found]
 
 

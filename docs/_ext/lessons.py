@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_FENCE = re.compile(r"^```(.*)\n([\s\S]*?)\n?^```$", re.MULTILINE)
+FENCE = re.compile(r"^( *)```(.*)\n([\s\S]*?)\n?^\1```$", re.MULTILINE)  # indent, language, text
 _NOT_RUN = re.compile(r"^<!-- not run: (.+?) -->$(?=\s*\Z|\s*^```)", re.MULTILINE)
 _PICTURE = re.compile(r"\s*!\[[^\]]*\]\(([^)]+)\)")
 ANY = "…"
@@ -45,8 +45,8 @@ def steps_of(page: str) -> list[Step]:
     """
     steps: list[Step] = []
     end = 0
-    for fence in _FENCE.finditer(page):
-        kind, body, line = fence[1], fence[2], page.count("\n", 0, fence.start()) + 1
+    for fence in FENCE.finditer(page):
+        kind, body, line = fence[2], fence[3], page.count("\n", 0, fence.start()) + 1
         before = page[end : fence.start()]
         picture = _PICTURE.match(page, fence.end())
         drawn = picture[1] if picture else None
@@ -85,9 +85,9 @@ def _lines(text: str) -> list[str]:
 def notebook_of(page: str) -> str:
     """Returns a lesson as a Jupyter notebook, nbformat 4.5; lines of the shell begin with ``!``."""
     steps, cells, end = {step.line: step for step in steps_of(page)}, [], 0
-    for fence in _FENCE.finditer(page):
+    for fence in FENCE.finditer(page):
         step = steps.get(page.count("\n", 0, fence.start()) + 1)
-        if step or fence[1] == "text":
+        if step or fence[2] == "text":
             cells.append(
                 {"cell_type": "markdown", "metadata": {}, "source": page[end : fence.start()].strip()}
             )

@@ -23,9 +23,7 @@ IMAGE_SIZE = Range(1, 8192, whole=True)  # pixels
 
 
 def run_command(
-    arguments: Sequence[str],
-    commands: Mapping[str, Callable[[Sequence[str]], int | None]],
-    usage: str,
+    arguments: Sequence[str], commands: Mapping[str, Callable[[Sequence[str]], int | None]], usage: str
 ) -> int:
     """Returns the exit code of the command that the arguments begin with; without one the usage is printed.
 

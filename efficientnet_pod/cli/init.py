@@ -74,15 +74,11 @@ def _begin_repository(folder: Path) -> str:
     """Begins a git repository, unless the folder is in one or there is no git; returns words that say so."""
     git = ["git", "-C", str(folder)]
     try:
-        if subprocess.run([*git, "rev-parse"], capture_output=True).returncode == 0:
-            return ""
-        return (
-            ""
-            if subprocess.run([*git, "init", "-q"], capture_output=True).returncode
-            else "; a git repository"
-        )
+        is_inside = not subprocess.run([*git, "rev-parse"], capture_output=True).returncode
+        is_made = not is_inside and not subprocess.run([*git, "init", "-q"], capture_output=True).returncode
     except OSError:
         return ""
+    return "; a git repository" if is_made else ""
 
 
 def _define(values: flags.FlagValues) -> None:

@@ -147,8 +147,10 @@ def cost_of(records: RunRecords) -> Cost:
     seconds, basis = _held_seconds(records)
 
     def price(*, spot: bool) -> Price | None:
-        per_hour = price_of(chip, chips, spot=spot) if chip and chips is not None else None
-        return None if per_hour is None or seconds is None else per_hour.times((chips or 0) * seconds / 3600)
+        if chip is None or chips is None or seconds is None:
+            return None
+        per_hour = price_of(chip, chips, spot=spot)
+        return per_hour and per_hour.times(chips * seconds / 3600)
 
     usd, usd_spot = price(spot=False), price(spot=True)
     return Cost(devices, kind, chip, chips, seconds, basis, usd, usd_spot)

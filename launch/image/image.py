@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from efficientnet_pod.cli.flags import parse_flags
+from efficientnet_pod.cli.help import example_of
 from efficientnet_pod.errors import RunError, UserError, did_you_mean
 from launch.backends.tools import require_tool
 from launch.flags import PROGRAM
@@ -23,7 +24,6 @@ _BUILDERS = {
     "gcloud": "install the Google Cloud CLI, then run: gcloud auth login",
 }
 _STEPS = ("build", "push")
-_EXAMPLE = f"{PROGRAM} image build --tag=REGISTRY/trainer:1 --accelerator=tpu"
 _DOCKERFILE = Path(__file__).with_name("Dockerfile")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]*:\w[\w.-]{0,127}")
 
@@ -39,7 +39,7 @@ def run_image(arguments: Sequence[str]) -> None:
     values: Any = parse_flags("image", arguments, _define, words=words, program=PROGRAM)
     if len(words) != 1 or words[0] not in _STEPS:
         hint = did_you_mean(words[0], _STEPS) if words else "; it is build or push"
-        raise UserError(f"image needs one step{hint}, e.g. {_EXAMPLE}")
+        raise UserError(f"image needs one step{hint}, e.g. {example_of('image', PROGRAM)}")
     if not values.tag or not _TAG.fullmatch(values.tag):
         raise UserError(f"--tag={values.tag or ''} is no name with a tag; write --tag=REGISTRY/trainer:1")
     step, by_cloud = words[0], values.builder == "cloud-build"

@@ -22,7 +22,7 @@ from efficientnet_pod.data.sources.folders import (
     require_folder,
     warnings_of,
 )
-from efficientnet_pod.data.sources.index_file import read_index, write_index
+from efficientnet_pod.data.sources.index_file import read_index, stamp_of, write_index
 from efficientnet_pod.data.sources.tars import (
     Members,
     indexed_members,
@@ -103,19 +103,20 @@ def require_published(path: str, *, whole: bool = False) -> None:
     if not os.path.exists(path):
         raise UserError(f"archive '{path}' is missing; {_TARS}; download it from image-net.org")
     folder, name = os.path.split(path)
-    published, status = PUBLISHED[name], os.stat(path)
-    if published.num_bytes not in (None, status.st_size):
+    published, stamp = PUBLISHED[name], stamp_of(path)
+    num_bytes = stamp[0]
+    if published.num_bytes not in (None, num_bytes):
         raise UserError(
-            f"archive '{path}' has {status.st_size:,} bytes, and {published.num_bytes:,} were published: its "
+            f"archive '{path}' has {num_bytes:,} bytes, and {published.num_bytes:,} were published: its "
             "download is not complete; download it again"
         )
-    index, stamp = read_index(folder, _CHECKED), [status.st_size, status.st_mtime_ns]
+    index = read_index(folder, _CHECKED)
     if index.get(name, {}).get("stamp") == stamp or not whole and published.num_bytes:
         return
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb") as file:
         about = f"checking {name}"
-        with progress_bar(about, total=max(1, status.st_size >> 20), unit="MiB") as advance:
+        with progress_bar(about, total=max(1, num_bytes >> 20), unit="MiB") as advance:
             while block := file.read(16 << 20):
                 digest.update(block)
                 advance(len(block) >> 20)
@@ -161,8 +162,7 @@ def read_devkit(path: str) -> tuple[tuple[str, ...], list[str]]:
 def _indexed(folder: str, name: str, read: Callable[[str], Members]) -> Members:
     """Returns the members of an archive, from the folder's index where that is valid."""
     path = join(folder, name)
-    status, index = os.stat(path), read_index(folder, _INDEX)
-    stamp = [status.st_size, status.st_mtime_ns]
+    stamp, index = stamp_of(path), read_index(folder, _INDEX)
     if index.get(name, {}).get("stamp") != stamp:
         index[name] = {"stamp": stamp, **vars(read(path))}
         write_index(folder, _INDEX, index, indent=None)

@@ -13,6 +13,12 @@ from urllib.parse import quote
 from etils import epath
 
 
+def stamp_of(path: str) -> list[int]:
+    """Returns size and time of writing of a local file, by which it is known to be unchanged."""
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
 def read_index(folder: str, name: str) -> dict[str, dict[str, Any]]:
     """Returns the entry of each file, by file name; empty if there is no readable index."""
     for file in _index_files(folder, name):

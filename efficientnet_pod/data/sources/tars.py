@@ -15,7 +15,7 @@ from efficientnet_pod.data.names import printable
 from efficientnet_pod.data.python_calls import reader
 from efficientnet_pod.data.quiet import tf
 from efficientnet_pod.data.sources.folders import SUFFIXES
-from efficientnet_pod.data.sources.index_file import read_index, write_index
+from efficientnet_pod.data.sources.index_file import read_index, stamp_of, write_index
 from efficientnet_pod.data.sources.split_files import files_of, require_labels
 from efficientnet_pod.data.sources.types import Example, Indexed, Source, fingerprint_of
 from efficientnet_pod.errors import UserError
@@ -128,10 +128,9 @@ def index_of(folder: str, paths: Sequence[str]) -> dict[str, Members]:
     Raises:
       UserError: a file is cut off or no tar file, or a sample has no image or no label.
     """
-    status = {path: os.stat(path) for path in paths}
     index = read_index(folder, _INDEX)
     names = {path: os.path.relpath(path, folder) for path in paths}
-    stamps = {path: [status[path].st_size, status[path].st_mtime_ns] for path in paths}
+    stamps = {path: stamp_of(path) for path in paths}
     wanted = [path for path in paths if index.get(names[path], {}).get("stamp") != stamps[path]]
     if wanted:
         with progress_bar("reading the headers of tar files", total=len(wanted), unit="files") as advance:

@@ -32,19 +32,23 @@ def slowest_host(run: ReportRun) -> list[Block]:
         total += seconds
         lost[host] += late
         for_input[host] += late * of_input
-        cause = "its input" if of_input >= 0.5 else "its own work"
-        rows.append([whole_number(row["step"]), str(host), f"+{percent(share, 1)}", cause if share else ""])
+        cause = _cause(of_input, 1) if share else ""
+        rows.append([whole_number(row["step"]), str(host), f"+{percent(share, 1)}", cause])
     if not rows:
         return []
     host = max(lost, key=lambda host: (lost[host], -host))
     share = lost[host] / max(total - lost[host], 1e-9)
-    cause = "its input" if for_input[host] >= lost[host] / 2 else "its own work"
+    cause = _cause(for_input[host], lost[host])
     text = f"Steps took {percent(share, 1)} longer for the sake of host {host}; the reason is {cause}."
     note = "A device that computes slowly keeps all hosts waiting in the same step, and is not seen here."
     shown, apart = thinned(rows, _MOST_ROWS)
     note += f" One row in {apart} is shown." if apart > 1 else ""
     table = PageTable(["step", "host", "longer by", "reason"], shown, frozenset({0, 1, 2}), note=note)
     return [Text(text), Folded("Slowest host by row of the metrics", table)]
+
+
+def _cause(for_input: float, lost: float) -> str:
+    return "its input" if for_input >= lost / 2 else "its own work"
 
 
 def profile(run: ReportRun, *, is_linked: bool) -> list[Block]:
