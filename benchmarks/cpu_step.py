@@ -1,20 +1,25 @@
-"""Times one training step of EfficientNet-B0 on the CPU: ours, PyTorch's and Keras's in turns, in one run.
+"""Times one training step of EfficientNet-B0 on the CPU: ours, PyTorch's and Keras's, in one run.
 
-Each framework has a process of its own, since their thread pools disturb one another. All processes are
-warmed up first; then they take turns, one timed step each: a machine that slows down slows all of them.
+Each framework has a process of its own, and the cores for itself while it runs: all others are stopped by a
+signal, since their threads spin while they wait. They take turns, so that a machine that slows down slows all
+of them. A turn is one step that warms the caches and three timed ones.
 """
 
 import argparse
 import json
 import os
+import platform
+import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 # Name → (module, its settings). Modules are imported in the worker only.
 CONTENDERS: dict[str, tuple[str, dict[str, int | bool]]] = {
@@ -23,11 +28,16 @@ CONTENDERS: dict[str, tuple[str, dict[str, int | bool]]] = {
     "ours, 8 apart": ("ours", {"replicas": 8, "huge_pages": True, "bn_group_size": 1}),
     "ours, 8 micro-batches": ("ours", {"replicas": 1, "huge_pages": True, "micro_batches": 8}),
     "ours, small pages": ("ours", {"replicas": 1, "huge_pages": False}),
-    "PyTorch": ("peer_pytorch", {}),
+    "PyTorch": ("peer_pytorch", {"compiled": False}),
+    "PyTorch, compiled": ("peer_pytorch", {"compiled": True}),
     "Keras": ("peer_keras", {"jit_compile": False}),
     "Keras, XLA": ("peer_keras", {"jit_compile": True}),
 }
-PEERS = ("PyTorch", "Keras", "Keras, XLA")
+PEERS = ("PyTorch", "PyTorch, compiled", "Keras", "Keras, XLA")
+# XLA compiles Keras's step for minutes, and to a tenth of the speed: measured when it is asked for.
+USUAL = ("ours", "PyTorch", "PyTorch, compiled", "Keras")
+_STEPS_A_TURN = 3
+_MARK = "answer: "
 
 
 class Size(NamedTuple):
@@ -43,94 +53,167 @@ class Size(NamedTuple):
         return cls(batch, image_size)
 
 
+SIZES = (Size(256, 32), Size(32, 128), Size(16, 224), Size(64, 224))
+
+
+class Timed(NamedTuple):
+    """One step: its seconds by the clock, and those of all cores together."""
+
+    wall: float
+    cpu: float
+
+
 class Worker:
-    """A process with one framework in it, ready to run steps."""
+    """A process with one framework in it, stopped but for its turns."""
 
     def __init__(self, name: str, size: Size, threads: int):
         command = [sys.executable, "-m", "benchmarks.cpu_step", "--worker", name]
         command += ["--sizes", f"{size.batch}x{size.image_size}", "--threads", str(threads)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self._read()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        # A session of its own: the processes that compile for PyTorch stop together with it.
+        self._process = subprocess.Popen(command, start_new_session=True, **pipes)
+        self.description, self.first_step_seconds = self._read()
+        self._signal(signal.SIGSTOP)
 
-    def time_step(self) -> dict[str, float]:
-        """Returns the wall and CPU seconds of one step."""
+    def take_turn(self) -> list[Timed]:
+        """Returns the timed steps of one turn."""
+        self._signal(signal.SIGCONT)
+        steps = self._ask("turn")
+        self._signal(signal.SIGSTOP)
+        return [Timed(*step) for step in steps]
+
+    def end(self) -> int:
+        """Ends the process; returns the most bytes that it held while it took its turns."""
+        self._signal(signal.SIGCONT)
+        peak = self._ask("peak")
+        self._process.communicate()
+        return peak
+
+    def kill(self) -> None:
+        """Ends the process if it is still there."""
+        with suppress(ProcessLookupError):
+            self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        os.killpg(self._process.pid, number)
+
+    def _ask(self, word: str) -> Any:
         assert self._process.stdin
-        self._process.stdin.write("step\n")
+        self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
         return self._read()
 
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.communicate()
-
-    def _read(self) -> dict:
+    def _read(self) -> Any:
         assert self._process.stdout
-        # TensorFlow and others print to the same stream: an answer is a line of JSON.
+        # TensorFlow and others print to the same stream: an answer is a line of JSON behind this mark.
         for line in self._process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
+            if line.startswith(_MARK):
+                return json.loads(line.removeprefix(_MARK))
         raise RuntimeError(f"a benchmark process ended with status {self._process.wait()}")
 
 
 def work(name: str, size: Size, threads: int) -> None:
-    """Serves one framework: warms up, describes itself, then times a step for each line of its input."""
+    """Serves one framework: warms up, describes itself, then answers each line of its input."""
     module, settings = CONTENDERS[name]
     prepare = partial(import_module(f"benchmarks.{module}").prepare, **settings)
     step: Callable[[], None]
     start = time.perf_counter()
     step, description = prepare(*size, threads)
     step()
-    first = time.perf_counter() - start
+    _answer((description, time.perf_counter() - start))
     step()
-    print(json.dumps({"description": description, "first_step_seconds": first}), flush=True)
-    for _ in sys.stdin:
+    Path("/proc/self/clear_refs").write_text("5")  # the most memory ever held counts from here
+    for line in sys.stdin:
+        _answer(_peak_bytes() if line == "peak\n" else _turn(step))
+
+
+def _turn(step: Callable[[], None]) -> list[Timed]:
+    step()
+    times = list[Timed]()
+    for _ in range(_STEPS_A_TURN):
         wall, cpu = time.perf_counter(), time.process_time()
         step()
-        print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}), flush=True)
+        times.append(Timed(time.perf_counter() - wall, time.process_time() - cpu))
+    return times
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text("utf-8")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
+def _answer(value: Any) -> None:
+    print(_MARK + json.dumps(value), flush=True)
 
 
 def compare(names: Sequence[str], size: Size, rounds: int, threads: int) -> None:
     """Prints the table of one size."""
-    workers = {name: Worker(name, size, threads) for name in names}
-    times = {name: [] for name in names}
-    for _ in range(rounds):
-        for name, worker in workers.items():
-            times[name].append(worker.time_step())
-    for worker in workers.values():
-        worker.close()
-    median = {name: statistics.median(time["wall"] for time in times[name]) for name in names}
+    workers, times = dict[str, Worker](), {name: list[Timed]() for name in names}
+    try:
+        for name in names:
+            workers[name] = Worker(name, size, threads)
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                times[name] += worker.take_turn()
+        peaks = {name: worker.end() for name, worker in workers.items()}
+    finally:
+        for worker in workers.values():
+            worker.kill()
+    median = {name: statistics.median(step.wall for step in times[name]) for name in names}
     peers = [median[name] for name in names if name in PEERS]
-    print(f"\nbatch {size.batch} x {size.image_size} px, float32, {threads} threads, {rounds} steps each\n")
-    print("| framework | images/s: median (min-max) | x faster peer | CPU s a step | first step s | what |")
-    print("|---|---|---|---|---|---|")
-    for name in names:
-        rates = sorted(size.batch / time["wall"] for time in times[name])
+    steps = rounds * _STEPS_A_TURN
+    print(f"\nbatch {size.batch} x {size.image_size} px, float32, {threads} threads, {steps} steps each\n")
+    print(
+        "| framework | images/s: median (min-max) | x faster peer | CPU s a step | GB | first step s | what |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, worker in workers.items():
+        rates = sorted(size.batch / step.wall for step in times[name])
         cells = (
             name,
             f"{size.batch / median[name]:.1f} ({rates[0]:.1f}-{rates[-1]:.1f})",
             f"{min(peers) / median[name]:.2f}" if peers else "-",
-            f"{statistics.median(time['cpu'] for time in times[name]):.2f}",
-            f"{workers[name].ready['first_step_seconds']:.1f}",
-            workers[name].ready["description"],
+            f"{statistics.median(step.cpu for step in times[name]):.2f}",
+            f"{peaks[name] / 1e9:.2f}",
+            f"{worker.first_step_seconds:.0f}",
+            worker.description,
         )
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def machine() -> str:
+    """Returns the processor, its cores for us, the memory, and how busy the machine is."""
+    cpus = Path("/proc/cpuinfo").read_text("utf-8")
+    name = cpus.partition("model name\t: ")[2].partition("\n")[0]
+    family, model = (cpus.partition(f"{word}\t")[2].split()[1] for word in ("cpu family", "model"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {name} (family {family}, model {model}), {memory:.1f} GiB, "
+        f"Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+    )
+
+
 def main() -> None:
+    assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sizes", nargs="+", type=Size.parse, default=[Size(16, 224), Size(256, 32)])
-    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each framework")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--sizes", nargs="+", type=Size.parse, default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each framework, of 3 timed steps")
+    parser.add_argument("--threads", nargs="+", type=int, default=[len(os.sched_getaffinity(0)), 1])
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(USUAL))
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    # Every framework sees the same cores: XLA has no setting for its threads but the number of cores.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: flags.threads])
-    if flags.worker:
-        work(flags.worker, *flags.sizes, flags.threads)
-        return
-    for size in flags.sizes:
-        compare(flags.only, size, flags.rounds, flags.threads)
+    cores = sorted(os.sched_getaffinity(0))
+    if not flags.worker:
+        print(machine(), flush=True)
+    for threads in flags.threads:
+        # Every framework sees the same cores: XLA has no setting for its threads but the number of cores.
+        os.sched_setaffinity(0, cores[:threads])
+        for size in flags.sizes:
+            if flags.worker:
+                work(flags.worker, size, threads)
+            else:
+                compare(flags.only, size, flags.rounds, threads)
 
 
 if __name__ == "__main__":

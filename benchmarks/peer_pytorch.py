@@ -100,7 +100,7 @@ def efficientnet(network: str) -> nn.Module:
     return nn.Sequential(*layers, nn.Dropout(variant.dropout), nn.Linear(head, 1000))
 
 
-def prepare(batch: int, image_size: int, threads: int) -> tuple[Callable[[], None], str]:
+def prepare(batch: int, image_size: int, threads: int, *, compiled: bool) -> tuple[Callable[[], None], str]:
     """Returns a function that runs one training step to its end, and a description of it."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -111,10 +111,12 @@ def prepare(batch: int, image_size: int, threads: int) -> tuple[Callable[[], Non
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     images = torch.randn(batch, 3, image_size, image_size).to(memory_format=torch.channels_last)
     labels = torch.arange(batch) % 1000
+    run = torch.compile(model) if compiled else model
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(model(images), labels).backward()
+        functional.cross_entropy(run(images), labels).backward()
         optimizer.step()
 
-    return step, f"torch {torch.__version__}, channels_last, {torch.get_num_threads()} threads"
+    how = "channels_last, torch.compile" if compiled else "channels_last"
+    return step, f"torch {torch.__version__}, {how}, {torch.get_num_threads()} threads"

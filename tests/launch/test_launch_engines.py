@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from launch_jobs import ROOT, launch
@@ -144,10 +145,13 @@ def test_local_runs_the_pod_rehearsal_and_returns_its_code(tmp_path, capfd):
 
 def test_doctor_says_what_is_well_and_what_is_not(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
+    # The disk of the machine that runs the tests is its own affair.
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=11 << 30))
     flags = [f"--workdir={tmp_path / 'run'}", "--tpu=v3-32", "--", "--config=configs/digits.py"]
     code, output, _ = launch(capsys, "doctor", *flags)
     assert code == 0, output
     for line in (
+        f"ok      disk: 11 GiB free at {tmp_path}\n",
         "ok      versions: Python ",
         "ok      devices: 8 × cpu (cpu)",
         "can be written",
@@ -156,9 +160,11 @@ def test_doctor_says_what_is_well_and_what_is_not(tmp_path, capsys, monkeypatch)
         assert line in output
     assert "ok      images 'digits': 1,437 to train, 360 to evaluate, 10 classes\n" in output
     (tmp_path / "file").write_text("")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=9 << 30))
     code, output, _ = launch(capsys, "doctor", f"--workdir={tmp_path / 'file' / 'run'}", "--devices=1024")
     assert code == 1 and "WRONG   workdir: workdir '" in output
     assert "WRONG   devices: 8 × cpu (cpu), and 1024 are expected" in output
+    assert f"WRONG   disk: 9 GiB free at {tmp_path / 'file'}; make room for 10 GiB\n" in output
 
 
 def test_doctor_finds_who_holds_the_tpu(tmp_path, monkeypatch):
