@@ -205,6 +205,9 @@ def main() -> None:
     flags = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if not flags.worker:
+        signal.signal(
+            signal.SIGTERM, lambda *_: sys.exit(143)
+        )  # so that stopped processes are not left behind
         print(machine(), flush=True)
     for threads in flags.threads:
         # Every framework sees the same cores: XLA has no setting for its threads but the number of cores.

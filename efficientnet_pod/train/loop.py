@@ -11,7 +11,7 @@ import jax
 
 from efficientnet_pod.errors import Preempted, RunError
 from efficientnet_pod.evaluate.confusions import Confusions
-from efficientnet_pod.evaluate.evaluate import evaluate
+from efficientnet_pod.evaluate.evaluate import EvalBatches, evaluate
 from efficientnet_pod.pod import hosts, inject
 from efficientnet_pod.pod.agreement import ABANDON, GO, STOP, host_signals, not_halted
 from efficientnet_pod.pod.interrupt import Interrupt
@@ -80,6 +80,7 @@ class Training:
         self._interrupt, self._watchdog, self._saves, self._profile = interrupt, watchdog, saves, profile
         self._signals = host_signals(run.mesh)
         self._pace, self._outcomes = Pace(run.mesh), Lagged()
+        self._eval_batches = EvalBatches(run)
         self._skips_in_a_row = 0
 
     def run(self, state: TrainState, position: Position, *, evaluated: bool = True) -> Position:
@@ -229,6 +230,7 @@ class Training:
                 self._run,
                 self._programs.eval_step,
                 variables,
+                batches=self._eval_batches,
                 stop=self._is_stopping,
                 progress=self._watchdog.alive,
                 collect=confusions.add if confusions else None,

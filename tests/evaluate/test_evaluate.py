@@ -13,7 +13,7 @@ from efficientnet_pod.data.sources.digits import indexed_arrays
 from efficientnet_pod.data.sources.types import Source
 from efficientnet_pod.evaluate import evaluate as evaluate_module
 from efficientnet_pod.evaluate.confusions import Confusions
-from efficientnet_pod.evaluate.evaluate import eval_batches, evaluate
+from efficientnet_pod.evaluate.evaluate import EvalBatches, eval_batches, evaluate
 from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.recipe.reading import read_recipe
 from efficientnet_pod.run.run import open_run
@@ -94,6 +94,26 @@ def test_lost_images_are_an_error(open_with, monkeypatch):
     variables = run.initial_variables()
     with pytest.raises(RuntimeError, match="512 images were counted in an evaluation of 1003"):
         evaluate(run, compiled(run), variables)
+
+
+@pytest.mark.parametrize(("room", "reads"), [(1003 * SIZE**2 * 3, 2), (1024 * SIZE**2 * 3, 1)])
+def test_batches_that_fit_are_read_by_one_whole_evaluation(open_with, monkeypatch, room, reads):
+    run, _ = open_with(global_batch=64)  # 16 batches: 1,024 images with the padding
+    variables, step = run.initial_variables(), compiled(run)
+    expected = evaluate(run, step, variables)
+    read = list[int]()
+
+    def read_again(run):
+        read.append(run.plan.num_eval)
+        return eval_batches(run)
+
+    monkeypatch.setattr(evaluate_module, "eval_batches", read_again)
+    monkeypatch.setattr(evaluate_module, "MOST_KEPT", room)
+    batches = EvalBatches(run)
+    assert evaluate(run, step, variables, batches=batches, stop=lambda: True) is None
+    stopped = len(read)
+    results = [evaluate(run, step, variables, batches=batches) for _ in range(2)]
+    assert (results, len(read) - stopped) == ([expected, expected], reads)
 
 
 def test_an_evaluation_step_sends_counts_and_nothing_of_the_images(open_with):
