@@ -21,6 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from efficientnet_pod.pod.memory import give_back
+
 # Name → (module, its settings). Modules are imported in the worker only.
 CONTENDERS: dict[str, tuple[str, dict[str, int | bool]]] = {
     "ours": ("ours", {"replicas": 1, "huge_pages": True}),
@@ -123,6 +125,7 @@ def work(name: str, size: Size, threads: int) -> None:
     step()
     _answer((description, time.perf_counter() - start))
     step()
+    give_back()  # what compilation left, as a training does
     Path("/proc/self/clear_refs").write_text("5")  # the most memory ever held counts from here
     for line in sys.stdin:
         _answer(_peak_bytes() if line == "peak\n" else _turn(step))

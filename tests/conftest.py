@@ -7,7 +7,7 @@ import gc
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from ctypes import CDLL
 from datetime import date
 from functools import partial
@@ -31,7 +31,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 import shared_programs  # noqa: E402
 
-from efficientnet_pod.pod import inject, prices  # noqa: E402
+from efficientnet_pod.pod import inject, prices, runtime  # noqa: E402
 
 LARGEST_WORKER = 1.3e9  # bytes in memory
 _M_MMAP_THRESHOLD = -3  # malloc.h of the GNU C library
@@ -48,6 +48,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if PLATFORM == "cuda":
     jax.config.update("jax_default_matmul_precision", "highest")  # a GPU's default has 10 bits
 assert PLATFORM or len(jax.devices()) == 8  # starts the backend, so that no test sets its own before
+
+
+@pytest.fixture(autouse=True)
+def _no_programs_of_the_user(monkeypatch):
+    monkeypatch.setattr(runtime, "programs_of_user", nullcontext)
 
 
 def pytest_collection_finish():

@@ -1,5 +1,6 @@
 """The command line: its commands, and the exit code with which it ends."""
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -92,11 +93,14 @@ def run() -> None:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
     code = output.exit_code_with_output(code, program="efficientnet-pod", prints_results=prints_results)
-    if code:
-        # Python's own end would wait for threads, of which one may compile, or wait for input in vain.
-        os._exit(code)
-    until_the_end.close()
-    sys.exit(code)
+    if not code:
+        until_the_end.close()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # Python's own end would wait for threads, of which one may compile, or wait for input in vain; and it
+    # would take TensorFlow apart for a second.
+    os._exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -73,7 +73,8 @@ def _predict(path: str, names: Sequence[str], values: flags.FlagValues) -> int:
     trained = dataclasses.replace(trained, exif=values.exif or trained.exif)
     # A whole batch of a few images would mostly be padding.
     predictor = Predictor(trained, batch=min(values.batch, len(files)), flip=values.flip)
-    titles = _print_all(predictor, files, values)
+    with runtime.programs_of_user():
+        titles = _print_all(predictor, files, values)
     shown = [file for file, _ in titles[:_LOOKED_AT]]
     if trained.exif == "ignored" and not values.exif and (turned := count_turned(shown)):
         print(

@@ -1,5 +1,7 @@
 """Images as evaluation sees them, of files and of memory, each fault with its reason; files in folders."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 from collections import deque

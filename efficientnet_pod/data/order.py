@@ -1,8 +1,10 @@
 """Order of the images: an epoch's permutation, a host's turns, and the key of each image's random draws."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -92,7 +94,7 @@ def _shuffled(rank: tf.Tensor, count: Any, key: list[Any]) -> tf.Tensor:
 
 
 # What says which image has a turn.
-Numbers = Callable[[Indexed, HostShare, int], Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]
+Numbers: TypeAlias = "Callable[[Indexed, HostShare, int], Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]"
 
 
 def permuted(

@@ -1,5 +1,7 @@
 """Host batches of a source: decoding, padding and masks, as deterministic tf.data data sets."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any

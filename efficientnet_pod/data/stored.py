@@ -1,5 +1,7 @@
 """The training images of a source as arrays in stored order, for computations before training."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from itertools import islice

@@ -69,7 +69,7 @@ class Predictor:
         if batch < 1:
             raise UserError(f"a batch of {batch} images is none; give 1 or more")
         self.trained, self._batch = trained, batch
-        self._variables = jax.tree.map(jnp.asarray, dict(trained.variables))
+        self._variables = jax.device_put(dict(trained.variables))
         model: Any = trained.model  # what `apply` returns depends on its arguments
 
         def predict(variables: Any, images: jax.Array) -> jax.Array:

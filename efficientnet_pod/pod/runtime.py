@@ -1,11 +1,13 @@
 """The start of JAX in a process, its compilation cache, and the versions a run depends on."""
 
+import hashlib
 import os
 import platform as host_platform
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from ctypes.util import find_library
 from dataclasses import dataclass
 from glob import glob
@@ -18,6 +20,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache as jax_compilation_cache
 
 from efficientnet_pod.errors import UserError, did_you_mean
+from efficientnet_pod.pod.cpu import cpu_facts
 from efficientnet_pod.pod.topology import Device
 from efficientnet_pod.pod.version import VERSION
 
@@ -134,13 +137,39 @@ def accelerators_present() -> list[str]:
 def compilation_cache(directory: PathLike[str]) -> Iterator[None]:
     """Keeps what is compiled inside the context in `directory`, and loads from there what is in it already.
 
-    JAX stores the programs that took a second or more to compile.
+    JAX stores the programs that took a second or more to compile. One that cannot be read, since its writer
+    was killed, or written is compiled, without a word.
     """
     _set_cache(str(directory))
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+            yield
     finally:
         _set_cache(None)
+
+
+@contextmanager
+def programs_of_user() -> Iterator[None]:
+    """Keeps what is compiled inside the context in the user's cache, apart for each kind of processor.
+
+    Nowhere, if nothing can be written there.
+    """
+    facts = cpu_facts()
+    kind = repr((host_platform.machine(), facts.get("model name"), facts.get("flags")))
+    folder = default_cache() / "programs" / hashlib.sha256(kind.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(folder, os.W_OK)
+    except OSError:
+        is_writable = False
+    with compilation_cache(folder) if is_writable else nullcontext():
+        yield
+
+
+def default_cache() -> Path:
+    """Returns this user's cache folder for files that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efficientnet-pod"
 
 
 def default_compute_dtype(platform: str) -> str:

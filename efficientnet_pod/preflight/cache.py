@@ -69,11 +69,6 @@ class CompilerOutput:
         return self.memory.total if self.memory else self.needed
 
 
-def default_cache() -> Path:
-    """Returns this user's cache folder for files that can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efficientnet-pod"
-
-
 def key_of(run: Run, lowered: jax.stages.Lowered) -> str:
     """Returns the key of a program: a hash of its text, its devices in order, and the compilers' options."""
     devices = [(device.device_kind, device.id) for device in run.mesh.devices.flat]

@@ -11,7 +11,6 @@ from efficientnet_pod.pod import runtime as pod_runtime
 from efficientnet_pod.pod import terminal
 from efficientnet_pod.pod.runtime import Runtime
 from efficientnet_pod.pod.terminal import plural
-from efficientnet_pod.preflight.cache import default_cache
 from efficientnet_pod.preflight.compile import compile_run
 from efficientnet_pod.preflight.estimate import Estimate, estimate_run
 from efficientnet_pod.preflight.measure import measure_programs
@@ -137,7 +136,7 @@ class Preflight:
         self, recipe: Recipe, target: Target, runtime: Runtime, images: ImageNumbers
     ) -> Estimate:
         run = run_on(runtime, recipe, images)
-        cache, console = Path(self.cache or default_cache()), terminal.console(stderr=True)
+        cache, console = Path(self.cache or pod_runtime.default_cache()), terminal.console(stderr=True)
         replicas = f", {plural(run.plan.num_replicas, 'replica')}" if recipe.replicas else ""
         compilation = compile_run(
             run, cache=cache, machine=target.name + replicas, console=console, to_run=self.measure

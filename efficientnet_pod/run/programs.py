@@ -12,6 +12,7 @@ import jax
 
 from efficientnet_pod.errors import is_out_of_memory
 from efficientnet_pod.pod import hosts
+from efficientnet_pod.pod.memory import give_back
 from efficientnet_pod.pod.runtime import compilation_cache
 from efficientnet_pod.recipe.phases import Phase
 from efficientnet_pod.run.memory import Need, need_of, need_of_refused, require_memory
@@ -201,8 +202,10 @@ def _compile(lowered: list[list[jax.stages.Lowered]], workdir: Workdir) -> list[
     # there, and on CPUs would not find for them what host 0 has written.
     cache = compilation_cache(workdir.programs) if hosts.index() == 0 else nullcontext()
     with cache, ThreadPoolExecutor() as pool:
-        programs = [[pool.submit(program.compile) for program in group] for group in lowered]
-        return [[program.result() for program in group] for group in programs]
+        submitted = [[pool.submit(program.compile) for program in group] for group in lowered]
+        programs = [[program.result() for program in group] for group in submitted]
+    give_back()
+    return programs
 
 
 def _compile_train_step(run: Run, phase: Phase, workdir: Workdir) -> TrainProgram:

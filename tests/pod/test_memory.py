@@ -1,5 +1,6 @@
 """The memory of a host: huge pages are asked for once, and what is free is what every limit leaves."""
 
+import ctypes
 import json
 import os
 import resource
@@ -134,3 +135,24 @@ def test_what_this_process_takes():
     block = bytearray(64 << 20)
     now = memory.resident_bytes() or 0
     assert len(block) < now <= memory._table(memory._PROC / "self/status")["VmHWM"]
+
+
+_GIVES_BACK = """
+from efficientnet_pod.pod.memory import give_back, resident_bytes
+blocks = [bytearray(1000) for _ in range(300_000)]
+last = bytearray(1000)  # behind all others: the heap cannot end before it
+del blocks
+held = resident_bytes()
+give_back()
+print(held - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not GNU's")
+def test_freed_memory_goes_back_to_the_system():
+    # The library's own limit would give some back at once.
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+    given = subprocess.run(
+        [sys.executable, "-c", _GIVES_BACK], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(given.stdout) > 200e6

@@ -14,6 +14,7 @@ import pytest
 import efficientnet_pod
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.pod import runtime
+from efficientnet_pod.pod.runtime import programs_of_user  # which tests cannot reach as the module's
 
 
 def in_a_new_process(program: str, **environment: str) -> str:
@@ -269,3 +270,40 @@ def test_git_commit_of_clean_changed_and_untracked_folders(tmp_path: Path):
 def test_no_commit_without_git(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
     assert runtime.git_commit(Path(__file__).parent) is None
+
+
+def test_the_cache_is_where_the_user_keeps_caches(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert runtime.default_cache() == Path("/somewhere/efficientnet-pod")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert runtime.default_cache() == Path("/home/me/.cache/efficientnet-pod")
+
+
+def test_programs_stay_with_the_user_apart_for_each_processor(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("one", "one", "another"):
+        monkeypatch.setattr(runtime, "cpu_facts", lambda name=name: {"model name": name})
+        with programs_of_user():
+            jax.jit(lambda x: x + 23)(1)
+        jax.clear_caches()
+    kept = [*(tmp_path / "efficientnet-pod" / "programs").glob("*/*-cache")]
+    assert len({file.parent for file in kept}) == 2
+
+
+def test_a_torn_program_is_compiled_again_without_a_word(tmp_path):
+    for _ in range(2):
+        with runtime.compilation_cache(tmp_path):
+            assert jax.jit(lambda x: x + 31)(1) == 32  # warnings are errors here
+        jax.clear_caches()
+        kept = [*tmp_path.glob("*-cache")]
+        for file in kept:
+            file.write_bytes(file.read_bytes()[:100])
+    assert kept
+
+
+def test_programs_that_nobody_can_keep_are_compiled(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with programs_of_user():
+        assert jax.jit(lambda x: x + 29)(1) == 30

@@ -1,7 +1,6 @@
 """Programs as the compiler returns or refuses them, and the cache that keeps its output."""
 
 import dataclasses
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -100,11 +99,3 @@ def test_the_cache_knows_programs_apart_and_survives_damage(v3, folder, monkeypa
     assert cache.read(tmp_path, key) is None
     file.write_bytes(b"{}")
     assert cache.read(tmp_path, key) is None
-
-
-def test_the_cache_is_where_the_user_keeps_caches(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert cache.default_cache() == Path("/somewhere/efficientnet-pod")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/me")
-    assert cache.default_cache() == Path("/home/me/.cache/efficientnet-pod")

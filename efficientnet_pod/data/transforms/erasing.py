@@ -1,5 +1,7 @@
 """Random erasing: in some training images a rectangle of noise instead of the pixels."""
 
+from __future__ import annotations
+
 import math
 
 from efficientnet_pod.data.quiet import tf

@@ -5,6 +5,8 @@ The released code's bicubic kernel, which skips pixels when it shrinks, is at 2.
 cost of each operation and of the alternatives.
 """
 
+from __future__ import annotations
+
 from efficientnet_pod.data.quiet import tf
 
 # The factors by which the JPEG decoder shrinks an image inside its transform.

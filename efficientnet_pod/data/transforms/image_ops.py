@@ -5,11 +5,14 @@ may be Python numbers or scalar tensors. The functions are plain TensorFlow; pol
 which turns up to ten passes over the image into one loop and gives the same pixels.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TypeAlias
 
 from efficientnet_pod.data.quiet import tf
 
-Number = float | tf.Tensor
+Number: TypeAlias = "float | tf.Tensor"
 
 FILL = 128  # grey level of pixels from outside the image and of Cutout's square, as in the released code
 

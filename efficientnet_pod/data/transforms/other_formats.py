@@ -4,6 +4,8 @@ Of an animation the first picture is taken. Python decodes one image at a time i
 slow, convert the files to JPEG or PNG.
 """
 
+from __future__ import annotations
+
 import io
 
 import numpy as np

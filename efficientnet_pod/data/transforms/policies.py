@@ -15,9 +15,11 @@ The rounding of colours stays Pillow's: the grey of Color, the smoothed levels o
 ones of AutoContrast are a level lower in the released code here and there.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -70,7 +72,7 @@ class _Lengths(NamedTuple):
     cutout: float  # half of the square's side
     image_size: int
 
-    def scaled(self, image_size: int, reference_bugs: bool) -> "_Lengths":
+    def scaled(self, image_size: int, reference_bugs: bool) -> _Lengths:
         scale = 1.0 if reference_bugs else min(1.0, image_size / self.image_size)
         return _Lengths(self.translate * scale, self.cutout * scale, image_size)
 
@@ -149,7 +151,7 @@ def _program(name: str, magnitude: float, shape: tuple[int, ...], reference_bugs
     return compiled(program)
 
 
-Choice = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Choice: TypeAlias = "Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]"
 
 
 def _autoaugment_choice(lengths: _Lengths, reference_bugs: bool) -> Choice:

@@ -1,5 +1,7 @@
 """One undecoded image to pixels of the network's size, in TensorFlow; random by a seed alone."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 from efficientnet_pod.data.quiet import tf

@@ -1,5 +1,7 @@
 """TensorFlow functions compiled by TensorFlow's XLA on the host, beside the XLA of JAX."""
 
+from __future__ import annotations
+
 import functools
 import os
 from collections.abc import Callable
@@ -12,12 +14,15 @@ def compiled(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
 
     A program is compiled at its first run in a process: 0.1 s for one operation, 2 s for a policy.
     """
-    program = tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.cache
+    def program() -> Callable[..., tf.Tensor]:
+        _start_compiler()
+        return tf.function(function, jit_compile=True, autograph=False)
 
     @functools.wraps(function)
     def call(*arguments: tf.Tensor) -> tf.Tensor:
-        _start_compiler()
-        return program(*arguments)
+        return program()(*arguments)
 
     return call
 
