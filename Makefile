@@ -11,8 +11,9 @@ SUPPORT := PYTHONPATH=tests/support:tests/references
 
 .PHONY: smoke test test-long check docs format soak host-faults corruption bench bench-input bench-inference bench-ffcv bench-tpu large-batch gs-workdir pictures pins clean
 
+# The recipe's eight replicas on one device, in two thirds of the time of eight virtual devices on two cores.
 smoke: $(STAMP)
-	$(BIN)/efficientnet-pod train --config=configs/digits.py --workdir=$(RUN) $(ARGS)
+	$(BIN)/efficientnet-pod train --config=configs/digits.py --config.cpu_replicas=1 --config.replicas=8 --workdir=$(RUN) $(ARGS)
 
 # Neighbouring tests share what they compile, so each worker takes a stretch of them. Of three workers on two cores
 # one may wait for the processes of its test.

@@ -16,7 +16,7 @@ def get_config(weights: str = "averaged") -> ConfigDict:
     config = base_config()
     config.eval_raw = weights == "raw"
     config.platform = "cpu"
-    config.replicas = 8  # on one device as on eight: here one part of 64 images after the other
+    config.cpu_replicas = 8
     config.global_batch = 128
     config.bn_group_size = 4  # 64 images normalise together
     config.epochs = 28.0
