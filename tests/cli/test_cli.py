@@ -285,6 +285,7 @@ def test_help_is_a_result_whose_loss_is_told(monkeypatch, arguments, is_result):
     monkeypatch.setattr(output, "protect", lambda: None)
     monkeypatch.setattr(output, "exit_code_with_output", ended)
     monkeypatch.setattr("os._exit", sys.exit)
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: None)  # those of this process
     monkeypatch.setattr("efficientnet_pod.pod.memory.ask_for_huge_pages", lambda: None)
     with pytest.raises(SystemExit):
         run()
