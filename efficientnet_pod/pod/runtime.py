@@ -153,23 +153,26 @@ def compilation_cache(directory: PathLike[str]) -> Iterator[None]:
 def programs_of_user() -> Iterator[None]:
     """Keeps what is compiled inside the context in the user's cache, apart for each kind of processor.
 
-    Nowhere, if nothing can be written there.
+    Nowhere, if nothing can be written there, or the user has no home.
     """
     facts = cpu_facts()
     kind = repr((host_platform.machine(), facts.get("model name"), facts.get("flags")))
-    folder = default_cache() / "programs" / hashlib.sha256(kind.encode()).hexdigest()[:16]
-    try:
+    cache = nullcontext()
+    with suppress(OSError, UserError):
+        folder = default_cache() / "programs" / hashlib.sha256(kind.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
-        is_writable = os.access(folder, os.W_OK)
-    except OSError:
-        is_writable = False
-    with compilation_cache(folder) if is_writable else nullcontext():
+        if os.access(folder, os.W_OK):
+            cache = compilation_cache(folder)
+    with cache:
         yield
 
 
 def default_cache() -> Path:
-    """Returns this user's cache folder for files that can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efficientnet-pod"
+    """Returns this user's cache folder for files that can be made again; raises UserError without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "efficientnet-pod"
+    except RuntimeError:
+        raise UserError("this user has no home for caches; name a folder in XDG_CACHE_HOME") from None
 
 
 def default_compute_dtype(platform: str) -> str:

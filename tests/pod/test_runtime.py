@@ -302,8 +302,19 @@ def test_a_torn_program_is_compiled_again_without_a_word(tmp_path):
     assert kept
 
 
-def test_programs_that_nobody_can_keep_are_compiled(monkeypatch, tmp_path):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+@pytest.mark.parametrize("is_homeless", [False, True])
+def test_programs_that_nobody_can_keep_are_compiled(monkeypatch, tmp_path, is_homeless):
+    def home():
+        raise RuntimeError("Could not determine home directory.")  # as Python says
+
+    if is_homeless:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(runtime.Path, "home", home)
+    else:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with programs_of_user():
         assert jax.jit(lambda x: x + 29)(1) == 30
+    if is_homeless:
+        with pytest.raises(UserError, match="no home for caches; name a folder in XDG_CACHE_HOME"):
+            runtime.default_cache()
