@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from efficientnet_pod.pod.cpu import cpu_facts
 from efficientnet_pod.pod.memory import give_back
 
 # Name → (module, its settings). Modules are imported in the worker only.
@@ -74,6 +75,10 @@ class Worker:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         # A session of its own: the processes that compile for PyTorch stop together with it.
         self._process = subprocess.Popen(command, start_new_session=True, **pipes)
+        self.description, self.first_step_seconds = "", 0.0
+
+    def warm_up(self) -> None:
+        """Waits until the framework has compiled its step; it is stopped then."""
         self.description, self.first_step_seconds = self._read()
         self._signal(signal.SIGSTOP)
 
@@ -156,6 +161,7 @@ def compare(names: Sequence[str], size: Size, rounds: int, threads: int) -> None
     try:
         for name in names:
             workers[name] = Worker(name, size, threads)
+            workers[name].warm_up()
         for _ in range(rounds):
             for name, worker in workers.items():
                 times[name] += worker.take_turn()
@@ -168,7 +174,7 @@ def compare(names: Sequence[str], size: Size, rounds: int, threads: int) -> None
     steps = rounds * _STEPS_A_TURN
     print(f"\nbatch {size.batch} x {size.image_size} px, float32, {threads} threads, {steps} steps each\n")
     print(
-        "| framework | images/s: median (min-max) | x faster peer | CPU s a step | GB | first step s | what |"
+        "| framework | images/s: median (min-max) | x best peer | CPU s a step | GB | first step s | what |"
     )
     print("|---|---|---|---|---|---|---|")
     for name, worker in workers.items():
@@ -187,9 +193,7 @@ def compare(names: Sequence[str], size: Size, rounds: int, threads: int) -> None
 
 def machine() -> str:
     """Returns the processor, its cores for us, the memory, and how busy the machine is."""
-    cpus = Path("/proc/cpuinfo").read_text("utf-8")
-    name = cpus.partition("model name\t: ")[2].partition("\n")[0]
-    family, model = (cpus.partition(f"{word}\t")[2].split()[1] for word in ("cpu family", "model"))
+    name, family, model = map(cpu_facts().get, ("model name", "cpu family", "model"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"{len(os.sched_getaffinity(0))} cores of {name} (family {family}, model {model}), {memory:.1f} GiB, "
@@ -202,15 +206,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", nargs="+", type=Size.parse, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=10, help="turns of each framework, of 3 timed steps")
-    parser.add_argument("--threads", nargs="+", type=int, default=[len(os.sched_getaffinity(0)), 1])
+    parser.add_argument(
+        "--threads", nargs="+", type=int, default=sorted({len(os.sched_getaffinity(0)), 1}, reverse=True)
+    )
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(USUAL))
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if not flags.worker:
-        signal.signal(
-            signal.SIGTERM, lambda *_: sys.exit(143)
-        )  # so that stopped processes are not left behind
+        # So that stopped processes are not left behind.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: sys.exit(143))
         print(machine(), flush=True)
     for threads in flags.threads:
         # Every framework sees the same cores: XLA has no setting for its threads but the number of cores.

@@ -95,7 +95,7 @@ def run() -> None:
     code = output.exit_code_with_output(code, program="efficientnet-pod", prints_results=prints_results)
     if not code:
         until_the_end.close()
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # private, but nothing else calls what libraries have registered
         sys.stdout.flush()
         sys.stderr.flush()
     # Python's own end would wait for threads, of which one may compile, or wait for input in vain; and it

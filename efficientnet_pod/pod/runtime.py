@@ -137,14 +137,13 @@ def accelerators_present() -> list[str]:
 def compilation_cache(directory: PathLike[str]) -> Iterator[None]:
     """Keeps what is compiled inside the context in `directory`, and loads from there what is in it already.
 
-    JAX stores the programs that took a second or more to compile. One that cannot be read, since its writer
-    was killed, or written is compiled, without a word.
+    JAX stores the programs that took a second or more to compile. One that cannot be written, or read since
+    its writer was killed, is compiled at each start, without a word: JAX replaces none.
     """
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     _set_cache(str(directory))
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
-            yield
+        yield
     finally:
         _set_cache(None)
 
@@ -153,10 +152,14 @@ def compilation_cache(directory: PathLike[str]) -> Iterator[None]:
 def programs_of_user() -> Iterator[None]:
     """Keeps what is compiled inside the context in the user's cache, apart for each kind of processor.
 
-    Nowhere, if nothing can be written there, or the user has no home.
+    Nowhere, if nothing can be written there, or the user has no home. A folder that the user has given to JAX
+    is taken as it is.
     """
-    facts = cpu_facts()
-    kind = repr((host_platform.machine(), facts.get("model name"), facts.get("flags")))
+    if _jax_option("jax_compilation_cache_dir"):
+        yield
+        return
+    facts, names = cpu_facts(), ("model name", "flags", "CPU implementer", "CPU part", "Features")  # x86, ARM
+    kind = repr((host_platform.machine(), *map(facts.get, names)))
     cache = nullcontext()
     with suppress(OSError, UserError):
         folder = default_cache() / "programs" / hashlib.sha256(kind.encode()).hexdigest()[:16]

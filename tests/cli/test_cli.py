@@ -3,6 +3,7 @@
 import io
 import json
 import resource
+import subprocess
 import sys
 
 import jax
@@ -290,6 +291,13 @@ def test_help_is_a_result_whose_loss_is_told(monkeypatch, arguments, is_result):
     with pytest.raises(SystemExit):
         run()
     assert told == [is_result]
+
+
+def test_a_command_that_ends_well_runs_what_waits_for_the_end():
+    program = "import atexit, sys; from efficientnet_pod.cli.main import run\n"
+    program += "atexit.register(print, 'the last word'); sys.argv = ['efficientnet-pod', '--help']; run()"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ended.stdout.endswith("\nthe last word\n")
 
 
 def test_help_names_the_commands(capsys):
