@@ -11,18 +11,17 @@ import os
 import platform
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.stopped_process import StoppedProcess
 from efficientnet_pod.pod.cpu import cpu_facts
-from efficientnet_pod.pod.memory import give_back
+from efficientnet_pod.pod.memory import give_back, peak_bytes
 
 # Name → (module, its settings). Modules are imported in the worker only.
 CONTENDERS: dict[str, tuple[str, dict[str, int | bool]]] = {
@@ -40,7 +39,6 @@ PEERS = ("PyTorch", "PyTorch, compiled", "Keras", "Keras, XLA")
 # XLA compiles Keras's step for minutes, and to a tenth of the speed: measured when it is asked for.
 USUAL = ("ours", "PyTorch", "PyTorch, compiled", "Keras")
 _STEPS_A_TURN = 3
-_MARK = "answer: "
 
 
 class Size(NamedTuple):
@@ -67,57 +65,25 @@ class Timed(NamedTuple):
 
 
 class Worker:
-    """A process with one framework in it, stopped but for its turns."""
+    """A framework in a process of its own, stopped but for its turns."""
 
     def __init__(self, name: str, size: Size, threads: int):
         command = [sys.executable, "-m", "benchmarks.cpu_step", "--worker", name]
         command += ["--sizes", f"{size.batch}x{size.image_size}", "--threads", str(threads)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        # A session of its own: the processes that compile for PyTorch stop together with it.
-        self._process = subprocess.Popen(command, start_new_session=True, **pipes)
-        self.description, self.first_step_seconds = "", 0.0
+        self._process = StoppedProcess(command)
+        self.kill = self._process.kill
 
-    def warm_up(self) -> None:
-        """Waits until the framework has compiled its step; it is stopped then."""
-        self.description, self.first_step_seconds = self._read()
-        self._signal(signal.SIGSTOP)
+    def warm_up(self) -> dict[str, Any]:
+        """Returns ``description`` and ``first_step_seconds``, once the framework has compiled its step."""
+        return self._process.first_answer()
 
     def take_turn(self) -> list[Timed]:
         """Returns the timed steps of one turn."""
-        self._signal(signal.SIGCONT)
-        steps = self._ask("turn")
-        self._signal(signal.SIGSTOP)
-        return [Timed(*step) for step in steps]
+        return [Timed(*step) for step in self._process.ask("turn")["steps"]]
 
-    def end(self) -> int:
-        """Ends the process; returns the most bytes that it held while it took its turns."""
-        self._signal(signal.SIGCONT)
-        peak = self._ask("peak")
-        self._process.communicate()
-        return peak
-
-    def kill(self) -> None:
-        """Ends the process if it is still there."""
-        with suppress(ProcessLookupError):
-            self._signal(signal.SIGKILL)
-        self._process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        os.killpg(self._process.pid, number)
-
-    def _ask(self, word: str) -> Any:
-        assert self._process.stdin
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> Any:
-        assert self._process.stdout
-        # TensorFlow and others print to the same stream: an answer is a line of JSON behind this mark.
-        for line in self._process.stdout:
-            if line.startswith(_MARK):
-                return json.loads(line.removeprefix(_MARK))
-        raise RuntimeError(f"a benchmark process ended with status {self._process.wait()}")
+    def peak_bytes(self) -> int:
+        """Returns the most bytes that the process has held in its turns."""
+        return self._process.ask("peak")["bytes"]
 
 
 def work(name: str, size: Size, threads: int) -> None:
@@ -128,12 +94,14 @@ def work(name: str, size: Size, threads: int) -> None:
     start = time.perf_counter()
     step, description = prepare(*size, threads)
     step()
-    _answer((description, time.perf_counter() - start))
+    ready = {"description": description, "first_step_seconds": time.perf_counter() - start}
     step()
     give_back()  # what compilation left, as a training does
     Path("/proc/self/clear_refs").write_text("5")  # the most memory ever held counts from here
+    print(json.dumps(ready), flush=True)
     for line in sys.stdin:
-        _answer(_peak_bytes() if line == "peak\n" else _turn(step))
+        answer = {"bytes": peak_bytes()} if line == "peak\n" else {"steps": _turn(step)}
+        print(json.dumps(answer), flush=True)
 
 
 def _turn(step: Callable[[], None]) -> list[Timed]:
@@ -146,26 +114,18 @@ def _turn(step: Callable[[], None]) -> list[Timed]:
     return times
 
 
-def _peak_bytes() -> int:
-    status = Path("/proc/self/status").read_text("utf-8")
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-
-
-def _answer(value: Any) -> None:
-    print(_MARK + json.dumps(value), flush=True)
-
-
 def compare(names: Sequence[str], size: Size, rounds: int, threads: int) -> None:
     """Prints the table of one size."""
-    workers, times = dict[str, Worker](), {name: list[Timed]() for name in names}
+    workers, ready = dict[str, Worker](), dict[str, dict[str, Any]]()
+    times = {name: list[Timed]() for name in names}
     try:
         for name in names:
             workers[name] = Worker(name, size, threads)
-            workers[name].warm_up()
+            ready[name] = workers[name].warm_up()
         for _ in range(rounds):
             for name, worker in workers.items():
                 times[name] += worker.take_turn()
-        peaks = {name: worker.end() for name, worker in workers.items()}
+        peaks = {name: worker.peak_bytes() for name, worker in workers.items()}
     finally:
         for worker in workers.values():
             worker.kill()
@@ -177,7 +137,7 @@ def compare(names: Sequence[str], size: Size, rounds: int, threads: int) -> None
         "| framework | images/s: median (min-max) | x best peer | CPU s a step | GB | first step s | what |"
     )
     print("|---|---|---|---|---|---|---|")
-    for name, worker in workers.items():
+    for name in names:
         rates = sorted(size.batch / step.wall for step in times[name])
         cells = (
             name,
@@ -185,8 +145,8 @@ def compare(names: Sequence[str], size: Size, rounds: int, threads: int) -> None
             f"{min(peers) / median[name]:.2f}" if peers else "-",
             f"{statistics.median(step.cpu for step in times[name]):.2f}",
             f"{peaks[name] / 1e9:.2f}",
-            f"{worker.first_step_seconds:.0f}",
-            worker.description,
+            f"{ready[name]['first_step_seconds']:.0f}",
+            ready[name]["description"],
         )
         print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -205,7 +165,9 @@ def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", nargs="+", type=Size.parse, default=list(SIZES))
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each framework, of 3 timed steps")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help=f"turns of each framework, of {_STEPS_A_TURN} timed steps"
+    )
     parser.add_argument(
         "--threads", nargs="+", type=int, default=sorted({len(os.sched_getaffinity(0)), 1}, reverse=True)
     )

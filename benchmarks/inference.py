@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.stopped_process import StoppedProcess
 
 Call = Callable[[], np.ndarray]
 ROOT = Path(__file__).parents[1]
@@ -169,46 +170,25 @@ class Worker:
         }
         command = [python, "-m", "benchmarks.inference", f"--worker={way}", f"--folder={folder}"]
         command += [f"--size={size}", f"--batches={batch}"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd=ROOT,
-            env=plain | extra | {"PYTHONPATH": str(ROOT)},
+        self._process = StoppedProcess(
+            command, stderr=subprocess.DEVNULL, cwd=ROOT, env=plain | extra | {"PYTHONPATH": str(ROOT)}
         )
-        self.ready = self._read()
-        if "missing" not in self.ready:
-            self._process.send_signal(signal.SIGSTOP)
+        self.close = self._process.kill
+        try:
+            self.ready = self._process.first_answer()
+        except RuntimeError as error:
+            self.ready = {"missing": str(error)}
 
     def turn(self) -> None:
         """Runs and times the calls of one turn."""
-        assert self._process.stdin
-        self._process.send_signal(signal.SIGCONT)
-        self._process.stdin.write("turn\n")
-        self._process.stdin.flush()
-        answer = self._read()
+        answer = self._process.ask("turn")
         self.seconds.append(answer["seconds"])
         self.cpu.append(answer["cpu"])
-        self._process.send_signal(signal.SIGSTOP)
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.communicate()
 
     @property
     def median(self) -> float:
         """Median seconds of a call."""
         return statistics.median(second for turn in self.seconds for second in turn)
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout
-        for line in self._process.stdout:  # libraries print to the same stream
-            if line.startswith("{"):
-                return json.loads(line)
-        return {"missing": f"it ended with {self._process.wait()}"}
 
 
 def work(way: str, folder: Path, size: int, batch: int) -> None:

@@ -8,14 +8,14 @@ Command: python -m benchmarks.input_rate
 import argparse
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+
+from benchmarks.stopped_process import StoppedProcess
 
 BATCH = 128
 IMAGE_SIZE = 224
@@ -45,37 +45,14 @@ class Worker:
         python = flags.ffcv_python if CONTENDERS[name][0] == "input_ffcv" else sys.executable
         command = [python, "-m", "benchmarks.input_rate", "--worker", name, "--tasks", task]
         command += ["--photos", str(flags.photos), "--cores", str(flags.cores)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        self.description = self._read()["description"]
-        self._signal(signal.SIGSTOP)
+        self._process = StoppedProcess(command)
+        self.close = self._process.kill
+        self.description = self._process.first_answer()["description"]
 
     def turn(self, batches: int) -> dict[str, float]:
         """Returns the images per second, and per second of CPU time, of one turn."""
-        assert self._process.stdin
-        self._signal(signal.SIGCONT)
-        self._process.stdin.write(f"{batches}\n")
-        self._process.stdin.flush()
-        turn = self._read()
-        self._signal(signal.SIGSTOP)
+        turn = self._process.ask(str(batches))
         return {clock: turn["batches"] * BATCH / turn[clock] for clock in CLOCKS}
-
-    def close(self) -> None:
-        """Ends the process and its own workers."""
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        os.killpg(self._process.pid, number)
-
-    def _read(self) -> dict:
-        assert self._process.stdout
-        # TensorFlow and others print to the same stream: an answer is a line of JSON.
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        raise RuntimeError(f"a benchmark process ended with status {self._process.wait()}")
 
 
 def work(name: str, task: str, photos: Path, cores: int) -> None:

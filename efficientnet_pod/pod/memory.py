@@ -58,6 +58,11 @@ def resident_bytes() -> int | None:
     return _table(_PROC / "self/status").get("VmRSS")
 
 
+def peak_bytes() -> int | None:
+    """Returns the most memory that this process has taken at once; None off Linux."""
+    return _table(_PROC / "self/status").get("VmHWM")
+
+
 def available_bytes() -> int | None:
     """Returns what this process can take besides; None off Linux.
 
