@@ -3,8 +3,9 @@
 The same photos, again and again, as a folder, as ArrayRecord and TFRecord files of TFDS, as Parquet files of
 Hugging Face's layout and as webdataset's shards, on the local disk and in the page cache. All streams are of
 one process, and take turns; while one is timed, the others stand still with full buffers. TFDS reads its
-TFRecord files with its own shuffling, and decodes nothing.
-Command: python -m benchmarks.sources
+TFRecord files with its own shuffling, and decodes nothing. With --hosts=8 each stream but that one is of the
+first of eight hosts. "In Python" is the share of CPU time in functions that tf.data calls.
+Commands: python -m benchmarks.sources; python -m benchmarks.sources --hosts=8
 """
 
 import io
@@ -15,9 +16,10 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from absl import app, flags
 
@@ -28,16 +30,21 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("photos", str(CACHE), "Folder of the photos, which are made if they are not there.")
 flags.DEFINE_integer("images", 4096, "Training images of each source.")
 flags.DEFINE_integer("files", 16, "Record, Parquet and tar files of each source.")
+flags.DEFINE_integer(
+    "hosts", 1, "Hosts that share the images out, each with a replica; the first one's rate is shown."
+)
 flags.DEFINE_integer("rounds", 3, "Turns of each kind.")
 flags.DEFINE_list("kinds", [], "Kinds to measure; all by default.")
 
 _KINDS = ("folder", "ArrayRecord", "TFRecord", "Parquet", "tar", "TFDS itself")
 _BATCH, _UNTIMED = 128, 12
 _STEPS = {"undecoded": 60, "batches": 12}  # timed
+_seconds_in_python = [0.0]  # of CPU time
 
 
 def main(_: list[str]) -> None:
     """Prints a table in Markdown for undecoded images and for batches."""
+    _time_python()
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder), photos(Path(FLAGS.photos)))
         for what in _STEPS:
@@ -45,9 +52,9 @@ def main(_: list[str]) -> None:
             before, streams = os.getloadavg()[0], {kind: _stream(folder, kind, what) for kind in kinds}
             turns = [{kind: _turn(streams[kind], what) for kind in kinds} for _ in range(FLAGS.rounds)]
             print(f"\nload average {before:.1f} to {os.getloadavg()[0]:.1f}, n = {FLAGS.rounds}\n")
-            print(f"| {what} | images/s | images/CPU s |\n|---|---|---|")
+            print(f"| {what} | images/s | images/CPU s | in Python, % |\n|---|---|---|---|")
             for kind in kinds:
-                columns = [_spread([turn[kind][clock] for turn in turns]) for clock in (0, 1)]
+                columns = [_spread([turn[kind][column] for turn in turns]) for column in range(3)]
                 print(f"| {kind} | " + " | ".join(columns) + " |", flush=True)
             del streams
     sys.stdout.flush()
@@ -58,15 +65,35 @@ def _spread(values: list[float]) -> str:
     return f"{median(values):,.0f} ({min(values):,.0f}-{max(values):,.0f})"
 
 
-def _turn(stream: Iterator, what: str) -> tuple[float, float]:
-    """Returns the images a second, and a second of CPU time, of one turn."""
+def _time_python() -> None:
+    """Counts the CPU time of Python's functions in the data sets that are made from now on."""
+    import tensorflow as tf
+
+    make = tf.numpy_function
+
+    def timed(function: Callable, *arguments: Any, **named: Any) -> tf.Tensor:
+        def call(*values: Any) -> Any:
+            start = time.thread_time()
+            try:
+                return function(*values)
+            finally:  # one thread at a time has the interpreter
+                _seconds_in_python[0] += time.thread_time() - start
+
+        return make(call, *arguments, **named)
+
+    tf.numpy_function = timed
+
+
+def _turn(stream: Iterator, what: str) -> tuple[float, float, float]:
+    """Returns a turn's images a second, images a second of CPU time, and percent of it in Python."""
     for _ in range(_UNTIMED):
         next(stream)
-    wall, cpu = time.perf_counter(), time.process_time()
+    wall, cpu, python = time.perf_counter(), time.process_time(), _seconds_in_python[0]
     for _ in range(_STEPS[what]):
         next(stream)
-    images = _STEPS[what] * _BATCH
-    return images / (time.perf_counter() - wall), images / (time.process_time() - cpu)
+    images, cpu = _STEPS[what] * _BATCH, time.process_time() - cpu
+    wall, python = time.perf_counter() - wall, _seconds_in_python[0] - python
+    return images / wall, images / cpu, 100 * python / cpu
 
 
 def _write(root: Path, photo_folder: Path) -> None:
@@ -146,15 +173,14 @@ def _stream(folder: str, kind: str, what: str) -> Iterator:
         theirs = builder.as_dataset(split="train", decoders=decoders, shuffle_files=True)
         images = theirs.repeat().shuffle(4096).map(lambda example: tf.strings.length(example["image"]))
         return iter(images.batch(_BATCH).prefetch(2).with_options(options))
+    share = HostShare(_BATCH * FLAGS.hosts, num_devices=FLAGS.hosts, num_replicas=FLAGS.hosts)
     word = {"ArrayRecord": "prepared", "TFRecord": "prepared"}.get(kind, kind.lower())
     source = open_source(f"{word}:{folder}/{kind}")
     if what == "batches":
         preprocessing = Preprocessing(224, dtype="uint8")
-        return train_batches(source, preprocessing, HostShare(_BATCH), seed=0).as_numpy_iterator()
+        return train_batches(source, preprocessing, share, seed=0).as_numpy_iterator()
     order = permuted if isinstance(source.train, Indexed) else shuffled
-    images = order(source.train, HostShare(_BATCH), 0).map(
-        lambda example, _: tf.strings.length(example["image"])
-    )
+    images = order(source.train, share, 0).map(lambda example, _: tf.strings.length(example["image"]))
     return iter(images.batch(_BATCH).prefetch(2).with_options(options))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["decoder_messages", "load", "reason_of", "tf"]
 
 
+_KERAS = "keras.src.optimizers"  # what TensorFlow loads of Keras
 _LOCK = threading.Lock()
 _loaded: list[Any] = []
 
@@ -24,13 +25,32 @@ def load() -> Any:
     """Returns TensorFlow; for libraries, such as TFDS, that would otherwise start it as it is."""
     with _LOCK:
         if not _loaded:
-            import tensorflow
+            with _refused(_KERAS):
+                import tensorflow
 
             # tensorflow_datasets warns of deprecations that no user can change.
             tensorflow.get_logger().setLevel("ERROR")
             tensorflow.config.set_visible_devices([], "GPU")
             _loaded.append(tensorflow)
         return _loaded[0]
+
+
+@contextmanager
+def _refused(module: str) -> Iterator[None]:
+    """Lets the import of a module fail inside the block, unless it is loaded.
+
+    At its end TensorFlow loads Keras, with scikit-learn and Matplotlib, for a second or more. It does without
+    where there is none, and looks for it again when somebody asks for ``tf.keras``.
+    """
+    modules: dict[str, Any] = sys.modules
+    if module in modules:
+        yield
+        return
+    modules[module] = None
+    try:
+        yield
+    finally:
+        del modules[module]
 
 
 class _TensorFlow:
