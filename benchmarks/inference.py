@@ -55,7 +55,7 @@ def ours(folder: Path, size: int, batch: int, *, form: str) -> tuple[Call, str]:
     if form == "apart":
         object.__setattr__(trained, "folded", lambda: (trained.model, dict(trained.variables)))
     if form == "narrow":
-        latency.inference_options = lambda: None
+        latency.compiler_options = lambda platform: None
     backend = "stablehlo" if form == "stablehlo" else "jax"
     with latency.compiler_of(backend, trained, str(folder)) as compile_for:
         program = compile_for(batch)

@@ -16,7 +16,7 @@ import numpy as np
 
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.evaluate.evaluate import eval_batches
-from efficientnet_pod.pod.cpu import inference_options
+from efficientnet_pod.pod.cpu import compiler_options
 from efficientnet_pod.run.metrics import Rates, count, cross_entropy, rates
 from efficientnet_pod.run.run import Run
 from efficientnet_pod.weights.export import FORMATS
@@ -134,7 +134,7 @@ def _compiled(trained: Trained, batch: int, logits: Callable[..., jax.Array], va
     levels = jax.ShapeDtypeStruct((batch, trained.image_size, trained.image_size, 3), jnp.uint8)
     variables = jax.device_put(variables, jax.local_devices()[0])
     with jax.default_matmul_precision("float32"):  # as `predict` computes
-        call = jax.jit(logits).lower(variables, levels).compile(inference_options())
+        call = jax.jit(logits).lower(variables, levels).compile(compiler_options(jax.default_backend()))
     return lambda levels: np.asarray(call(variables, levels))
 
 

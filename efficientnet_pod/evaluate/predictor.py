@@ -14,7 +14,7 @@ import numpy as np
 from efficientnet_pod.errors import UserError
 from efficientnet_pod.models.features import features_of
 from efficientnet_pod.models.inputs import mean_with_mirror
-from efficientnet_pod.pod.cpu import inference_options
+from efficientnet_pod.pod.cpu import compiler_options
 from efficientnet_pod.recipe.preprocessing import Preprocessing
 from efficientnet_pod.weights.trained import Trained
 
@@ -82,7 +82,7 @@ class Predictor:
                 partial(features_of, model, variables), trained.normalise(images), flip=flip
             )
 
-        compiled = partial(jax.jit, compiler_options=inference_options())
+        compiled = partial(jax.jit, compiler_options=compiler_options(jax.default_backend()))
         self._predict, self._features = compiled(predict), compiled(features)
 
     def __repr__(self) -> str:

@@ -24,6 +24,7 @@ from efficientnet_pod.models.layers import (
     run_block,
     squeeze_excite,
     stochastic_depth,
+    swish,
 )
 from efficientnet_pod.models.packing import images_side_by_side, repack
 
@@ -57,7 +58,7 @@ class Variant:
     @property
     def activation(self) -> Callable[[jax.Array], jax.Array]:
         """The function after every batch norm but those of the projections."""
-        return nn.relu6 if self.lite else nn.swish
+        return nn.relu6 if self.lite else swish
 
     def filters(self, filters: int) -> int:
         """Returns the filters of a block, ``filters`` before scaling."""
@@ -178,7 +179,7 @@ class MBConv(nn.Module):
     norm: partial
     dtype: Any
     pack: int
-    activation: Callable[[jax.Array], jax.Array] = nn.swish
+    activation: Callable[[jax.Array], jax.Array] = swish
     squeezes: bool = True
     padding: Padding = "SAME"
 
@@ -214,7 +215,7 @@ class FusedMBConv(nn.Module):
     norm: partial
     dtype: Any
     pack: int
-    activation: Callable[[jax.Array], jax.Array] = nn.swish
+    activation: Callable[[jax.Array], jax.Array] = swish
     padding: Padding = "SAME"
 
     @nn.compact

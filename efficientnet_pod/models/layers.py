@@ -1,5 +1,6 @@
 """The layers of the networks: convolutions, pools, squeeze-excite and stochastic depth."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -148,6 +149,34 @@ def run_block(block: nn.Module, *inputs: Any, train: bool, recompute: bool) -> j
     return again(block, *inputs)
 
 
+def swish(x: jax.Array) -> jax.Array:
+    """Returns x · σ(x), elementwise."""
+    return nn.swish(x) if is_converting() else _swish(x)
+
+
+@jax.custom_vjp
+def _swish(x: jax.Array) -> jax.Array:
+    return nn.swish(x)
+
+
+def _swish_backward(x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    def on_cpu(x: jax.Array, dy: jax.Array) -> jax.Array:
+        # XLA would keep the forward pass's σ until now, an array of the size of x, which takes longer than
+        # to compute it anew. It recognises what is written in the same way: hence a power of two.
+        full = x.astype(jnp.float32)
+        sigmoid = 1 / (1 + jnp.exp2(-math.log2(math.e) * full))
+        slope = sigmoid * (1 + full * (1 - sigmoid))
+        return (dy.astype(jnp.float32) * slope).astype(x.dtype)
+
+    def xla(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return jax.vjp(nn.swish, x)[1](dy)[0]
+
+    return (lax.platform_dependent(x, dy, cpu=on_cpu, default=xla),)
+
+
+_swish.defvjp(lambda x: (nn.swish(x), x), _swish_backward)
+
+
 def max_pool(x: jax.Array, size: int, *, strides: int = 2, padding: int | Literal["SAME"] = 0) -> jax.Array:
     """Returns the largest values of windows of ``size`` × ``size`` pixels.
 
@@ -192,7 +221,7 @@ def squeeze_excite(x: jax.Array, *, features: int, dtype: Any, pack: int) -> jax
     means = packed.reshape(batch * pack, packed.shape[-1] // pack)  # (images, channels)
     reduce = nn.Dense(features, dtype=dtype, kernel_init=conv_init, name="se_reduce")
     expand = nn.Dense(means.shape[-1], dtype=dtype, kernel_init=conv_init, name="se_expand")
-    gate = nn.sigmoid(expand(nn.swish(reduce(means))))
+    gate = nn.sigmoid(expand(swish(reduce(means))))
     return x * gate.reshape(batch, 1, 1, x.shape[-1]).astype(x.dtype)
 
 

@@ -1,19 +1,16 @@
-"""The CPU of this machine, and how XLA compiles inference for it."""
+"""The CPU of this machine, and how XLA compiles for it."""
 
 from pathlib import Path
 from typing import Any
 
-import jax
 
-
-def inference_options() -> dict[str, Any] | None:
-    """Returns XLA's options for programs of inference on the running backend; None: its defaults.
+def compiler_options(platform: str) -> dict[str, Any] | None:
+    """Returns XLA's options for programs on a platform, such as "cpu"; None: its defaults.
 
     XLA's CPU compiler keeps to vectors of 256 bits, since wide ones slow the clock of many Intel CPUs. AMD's
-    CPUs with AVX-512 lose none, and are faster with them: records/inference.md. They are left to inference,
-    so that a run that was begun before goes on to the same bits.
+    CPUs with AVX-512 lose none, and are faster with them: records/inference.md, records/cpu_step.md.
     """
-    if jax.default_backend() != "cpu" or not _has_fast_wide_vectors(cpu_facts()):
+    if platform != "cpu" or not _has_fast_wide_vectors(cpu_facts()):
         return None
     return {"xla_cpu_prefer_vector_width": "512"}
 

@@ -1,4 +1,4 @@
-"""How XLA compiles inference for the CPU of a machine."""
+"""How XLA compiles for the CPU of a machine."""
 
 import pytest
 
@@ -17,6 +17,5 @@ from efficientnet_pod.pod import cpu
 def test_wide_vectors_are_for_cpus_whose_clock_they_do_not_slow(monkeypatch, vendor, flags, is_fast):
     facts = {"vendor_id": vendor, "flags": flags} if vendor else {}
     monkeypatch.setattr(cpu, "cpu_facts", lambda: facts)
-    assert cpu.inference_options() == ({"xla_cpu_prefer_vector_width": "512"} if is_fast else None)
-    monkeypatch.setattr(cpu.jax, "default_backend", lambda: "gpu")
-    assert cpu.inference_options() is None
+    assert cpu.compiler_options("cpu") == ({"xla_cpu_prefer_vector_width": "512"} if is_fast else None)
+    assert cpu.compiler_options("gpu") is None
