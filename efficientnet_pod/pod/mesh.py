@@ -31,6 +31,11 @@ def create_mesh(devices: Sequence[Any], bn_group_size: int) -> Mesh:
     return Mesh(order.reshape(-1, bn_group_size), REPLICAS, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def platform_of(mesh: Mesh) -> str:
+    """Returns "tpu", "gpu" or "cpu"."""
+    return mesh.devices.flat[0].platform
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: the first dimension is cut over all replicas, in mesh order."""
     return NamedSharding(mesh, PartitionSpec(REPLICAS))

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from efficientnet_pod.models.inputs import mean_with_mirror, normalise
 from efficientnet_pod.pod.agreement import GO
 from efficientnet_pod.pod.cpu import compiler_options
-from efficientnet_pod.pod.mesh import BN_GROUP, BY_REPLICA, EVERYWHERE, REPLICAS
+from efficientnet_pod.pod.mesh import BN_GROUP, BY_REPLICA, EVERYWHERE, REPLICAS, platform_of
 from efficientnet_pod.run.metrics import Counts, TopClasses, count, cross_entropy, top_classes
 from efficientnet_pod.run.state import PyTree
 from efficientnet_pod.run.train_step import Batch
@@ -70,7 +70,7 @@ def compile_eval_step(model: Any, mesh: Mesh, **how: Any) -> jax.stages.Wrapped:
         in_specs=(EVERYWHERE, BY_REPLICA),
         out_specs=(EVERYWHERE, EVERYWHERE, BY_REPLICA),
     )
-    return jax.jit(sharded, compiler_options=compiler_options(mesh.devices.flat[0].platform))
+    return jax.jit(sharded, compiler_options=compiler_options(platform_of(mesh)))
 
 
 def compile_statistics_step(model: Any, mesh: Mesh, **how: Any) -> jax.stages.Wrapped:
@@ -80,4 +80,4 @@ def compile_statistics_step(model: Any, mesh: Mesh, **how: Any) -> jax.stages.Wr
     """
     step = partial(statistics_step, model=model, **how)
     sharded = jax.shard_map(step, mesh=mesh, in_specs=(EVERYWHERE, BY_REPLICA), out_specs=EVERYWHERE)
-    return jax.jit(sharded, compiler_options=compiler_options(mesh.devices.flat[0].platform))
+    return jax.jit(sharded, compiler_options=compiler_options(platform_of(mesh)))

@@ -16,7 +16,15 @@ from efficientnet_pod.models.inputs import normalise
 from efficientnet_pod.models.layers import stream_of
 from efficientnet_pod.pod.agreement import ABANDON, GO
 from efficientnet_pod.pod.cpu import compiler_options
-from efficientnet_pod.pod.mesh import BN_GROUP, BN_MEMBER, BY_REPLICA, EVERYWHERE, REPLICAS, batch_sharding
+from efficientnet_pod.pod.mesh import (
+    BN_GROUP,
+    BN_MEMBER,
+    BY_REPLICA,
+    EVERYWHERE,
+    REPLICAS,
+    batch_sharding,
+    platform_of,
+)
 from efficientnet_pod.pod.pace import pace_columns
 from efficientnet_pod.run.metrics import Counts, count, cross_entropy
 from efficientnet_pod.run.mixing import MixedBatch, mix
@@ -370,7 +378,7 @@ def compile_update(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
 
 
 def _options(mesh: Mesh) -> dict[str, Any] | None:
-    platform = mesh.devices.flat[0].platform
+    platform = platform_of(mesh)
     return _TPU_OPTIONS if platform == "tpu" else compiler_options(platform)
 
 
