@@ -24,7 +24,7 @@ from efficientnet_pod.pod.mesh import BN_MEMBER, create_mesh, replicated, to_glo
 from efficientnet_pod.run.metrics import cross_entropy
 from efficientnet_pod.run.mixing import mix
 from efficientnet_pod.run.state import init_state
-from efficientnet_pod.run.train_step import TrainStep, _with_count, compile_train_step
+from efficientnet_pod.run.train_step import TrainStep, _all_finite, _with_count, compile_train_step
 
 REPLICAS, STEPS, LR, SMOOTHING = 8, 3, 0.03, 0.1
 SGD = optax.sgd(LR, momentum=0.9)
@@ -267,6 +267,31 @@ def test_a_step_that_is_not_finite_leaves_the_state_untouched(skip, where):
     state, third = compiled(state, given(batch(16, 1), mesh), second.halted)
     assert (int(third.updated), int(state.step)) == ((1, 3) if skip else (0, 1))
     assert (bits(dataclasses.replace(jax.device_get(state), step=0)) == before) is not skip
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "finite"),
+    [
+        ("loss", np.nan, False),
+        ("mean", -np.inf, False),
+        ("mean", 3e38, True),
+        ("bias", np.nan, False),
+        ("bias", 1e18, True),
+        ("bias", 1e20, False),  # its square is not
+        ("kernel", np.inf, False),
+        ("kernel", 1e18, True),
+        ("kernel", 1.5e19, False),  # the sum of two such squares is not
+    ],
+)
+def test_loss_statistics_and_squares_of_gradients_are_to_be_finite(where, value, finite):
+    ordinary = np.ones((3, 2), np.float32)
+    leaves = {"loss": ordinary[0, 0], "mean": ordinary[:, 0], "bias": ordinary[0], "kernel": ordinary}
+    leaves[where] = np.where(np.arange(leaves[where].size).reshape(leaves[where].shape) < 2, value, 1)
+    leaves = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in leaves.items()}
+    counted = jnp.zeros((), jnp.int32)
+    values = (leaves["loss"], {"mean": leaves["mean"], "count": counted})
+    gradients = {"bias": leaves["bias"], "kernel": leaves["kernel"]}
+    assert bool(jax.jit(_all_finite)(values, gradients)) is finite
 
 
 def test_one_host_stops_all_in_the_same_step_and_can_abandon_it():
