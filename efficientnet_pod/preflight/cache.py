@@ -12,6 +12,7 @@ import jax
 
 from efficientnet_pod.pod.runtime import version_of
 from efficientnet_pod.run.run import Run
+from efficientnet_pod.run.train_step import options_of
 
 _FORMAT = 1
 _COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda12-pjrt", "jax-cuda13-plugin")
@@ -72,7 +73,7 @@ class CompilerOutput:
 def key_of(run: Run, lowered: jax.stages.Lowered) -> str:
     """Returns the key of a program: a hash of its text, its devices in order, and the compilers' options."""
     devices = [(device.device_kind, device.id) for device in run.mesh.devices.flat]
-    options = [(name, os.environ.get(name)) for name in _OPTIONS]
+    options = [(name, os.environ.get(name)) for name in _OPTIONS], options_of(run.mesh)
     versions = {name: version for name in _COMPILERS if (version := version_of(name))}
     circumstances = json.dumps([_FORMAT, devices, run.runtime.platform, versions, options])
     return hashlib.sha256(f"{circumstances}\n{lowered.as_text()}".encode()).hexdigest()

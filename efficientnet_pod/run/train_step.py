@@ -156,8 +156,7 @@ class TrainStep:
         replica has a device. A device computes ``replicas_at_once`` of one group together, so that the group
         is complete before anything is normalised.
         """
-        sums = jax.tree.map(lambda leaf: leaf[0], sums)
-        place = sums.turn * lax.axis_size(REPLICAS) + lax.axis_index(REPLICAS)
+        place = sums.turn[0] * lax.axis_size(REPLICAS) + lax.axis_index(REPLICAS)
         numbers = place * self.replicas_at_once + jnp.arange(self.replicas_at_once)
         of_step = jax.random.fold_in(self.key, state.step)
         keys = jax.vmap(lambda number: jax.random.fold_in(of_step, number))(numbers)
@@ -188,8 +187,8 @@ class TrainStep:
                 flags,
                 jnp.ones((), jnp.int32),
             )
-            added = jax.tree.map(lambda old, value: old + value, sums, new)
-            return jax.tree.map(lambda leaf: leaf[None], added), lax.psum(flags[0], REPLICAS)
+            added = jax.tree.map(lambda old, value: old + value[None], sums, new)
+            return added, lax.psum(flags[0], REPLICAS)
 
     def finish(self, state: TrainState, sums: Sums, halted: jax.Array) -> tuple[TrainState, Outcome]:
         """Returns what ``__call__`` returns, from the sums of all micro-batches."""
@@ -356,7 +355,7 @@ def compile_train_step(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
     sharded = jax.shard_map(
         step, mesh=mesh, in_specs=(EVERYWHERE, BY_REPLICA, EVERYWHERE), out_specs=(EVERYWHERE, EVERYWHERE)
     )
-    return jax.jit(sharded, donate_argnums=0, compiler_options=_options(mesh))
+    return jax.jit(sharded, donate_argnums=0, compiler_options=options_of(mesh))
 
 
 def compile_accumulation(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
@@ -367,7 +366,7 @@ def compile_accumulation(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
         in_specs=(EVERYWHERE, BY_REPLICA, BY_REPLICA),
         out_specs=(BY_REPLICA, EVERYWHERE),
     )
-    return jax.jit(sharded, donate_argnums=2, compiler_options=_options(mesh))
+    return jax.jit(sharded, donate_argnums=2, compiler_options=options_of(mesh))
 
 
 def compile_update(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
@@ -378,12 +377,13 @@ def compile_update(step: TrainStep, mesh: Mesh) -> jax.stages.Wrapped:
         in_specs=(EVERYWHERE, BY_REPLICA, EVERYWHERE),
         out_specs=(EVERYWHERE, EVERYWHERE),
     )
-    return jax.jit(sharded, donate_argnums=0, compiler_options=_options(mesh))
+    return jax.jit(sharded, donate_argnums=0, compiler_options=options_of(mesh))
 
 
-def _options(mesh: Mesh) -> dict[str, Any] | None:
+def options_of(mesh: Mesh) -> dict[str, Any] | None:
+    """Returns the compiler's options for the programs of a train step; None: its defaults."""
     platform = platform_of(mesh)
-    return _TPU_OPTIONS if platform == "tpu" else compiler_options(platform)
+    return _TPU_OPTIONS if platform == "tpu" else compiler_options(platform, training=True)
 
 
 def no_sums(state: TrainState, mesh: Mesh) -> Sums:

@@ -18,6 +18,7 @@ from efficientnet_pod.preflight.estimate import estimate_run
 from efficientnet_pod.preflight.remedy import smaller_batch
 from efficientnet_pod.preflight.show.as_json import estimate_as_json
 from efficientnet_pod.preflight.show.report import print_report
+from efficientnet_pod.run import train_step
 
 
 @needs_libtpu
@@ -89,7 +90,9 @@ def test_the_cache_knows_programs_apart_and_survives_damage(v3, folder, monkeypa
     others.add(cache.key_of(dataclasses.replace(estimate.run, mesh=mesh), lowered))
     monkeypatch.setenv("XLA_FLAGS", "--xla_some_flag=1")
     others.add(cache.key_of(estimate.run, lowered))
-    assert len(others | {key}) == 4
+    monkeypatch.setattr(train_step, "_TPU_OPTIONS", {"xla_some_option": 1})
+    others.add(cache.key_of(estimate.run, lowered))
+    assert len(others | {key}) == 5
     assert cache.read(tmp_path, key) is None
     output = estimate.compilation.programs[0].output
     cache.write(tmp_path, key, output)
