@@ -14,7 +14,7 @@ def compiler_options(platform: str, *, training: bool = False) -> dict[str, Any]
     CPUs with AVX-512 lose none, and are faster with them: records/inference.md, records/cpu_step.md.
 
     Training steps are as fast after LLVM's first level of optimization as after its third, and are compiled
-    in 5/6 of the time: records/start_up.md. A level in ``XLA_FLAGS`` is left alone.
+    in 5/6 of the time: records/start_up.md. A level written in ``XLA_FLAGS`` is left alone.
     """
     if platform != "cpu":
         return None

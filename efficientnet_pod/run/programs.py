@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -147,14 +147,11 @@ def get_programs(run: Run, workdir: Workdir, *, start_step: int) -> Programs:
     began = time.monotonic()
     phases = run.plan.phases_after(start_step)
     first = phases if run.runtime.platform == "cpu" else phases[:1]
+    # Tracing holds the interpreter; the compiler does not.
     draws = not start_step and not run.plan.recipe.init.weights
-
-    def lowered() -> Iterator[Iterable[jax.stages.Lowered]]:
-        yield from (_lowered(run, phase) for phase in first)
-        yield run.lower_eval_steps()
-        yield [run.lower_init()] if draws else []
-
-    *steps, evaluation, init = _compile(lowered(), workdir)
+    lowered = [_lowered(run, phase) for phase in first]
+    lowered += [run.lower_eval_steps(), [run.lower_init()] if draws else []]
+    *steps, evaluation, init = _compile(lowered, workdir)
     needs = [_require_memory(run, phase, programs[0]) for phase, programs in zip(first, steps, strict=True)]
     size, images = run.plan.image_size, run.plan.eval_batch
     needs += [
@@ -193,17 +190,14 @@ def needs_of(run: Run, workdir: Workdir) -> list[Need | None]:
     return [need_of(run, program, images=images, image_size=size) for program, images, size in sizes]
 
 
-def _lowered(run: Run, phase: Phase) -> Iterator[jax.stages.Lowered]:
-    """Yields the programs of a step in the order of :class:`TrainProgram`'s fields."""
-    yield run.lower_train_step(phase)
-    if phase.is_accumulated:
-        yield run.lower_update(phase)
-        yield run.lower_no_sums()
+def _lowered(run: Run, phase: Phase) -> list[jax.stages.Lowered]:
+    """Returns the programs of a step in the order of :class:`TrainProgram`'s fields."""
+    step = run.lower_train_step(phase)
+    return [step, run.lower_update(phase), run.lower_no_sums()] if phase.is_accumulated else [step]
 
 
-def _compile(lowered: Iterable[Iterable[jax.stages.Lowered]], workdir: Workdir) -> list[list[Any]]:
-    """Returns the programs, in the same groups; compiles all side by side, and traces the later meanwhile."""
-    # Tracing holds the interpreter; the compiler does not.
+def _compile(lowered: list[list[jax.stages.Lowered]], workdir: Workdir) -> list[list[Any]]:
+    """Returns the programs, in the same lists; all are compiled side by side."""
     # The workdir is host 0's. The others compile for themselves meanwhile: JAX would let them write nothing
     # there, and on CPUs would not find for them what host 0 has written.
     cache = compilation_cache(workdir.programs) if hosts.index() == 0 else nullcontext()

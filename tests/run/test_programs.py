@@ -46,7 +46,7 @@ def test_a_second_start_finds_the_programs_of_the_first(tiny_run):
 @pytest.fixture
 def traced(tiny_run, monkeypatch):
     """A run as on an accelerator, whose programs are traced and not compiled."""
-    monkeypatch.setattr(programs, "_compile", lambda lowered, workdir: list(map(list, lowered)))
+    monkeypatch.setattr(programs, "_compile", lambda lowered, workdir: lowered)
     monkeypatch.setattr(programs, "require_memory", lambda *_, **__: Need(0, 1, None))
     run, workdir = tiny_run
     return dataclasses.replace(run, runtime=dataclasses.replace(run.runtime, platform="tpu")), workdir
