@@ -73,9 +73,10 @@ class CompilerOutput:
 def key_of(run: Run, lowered: jax.stages.Lowered) -> str:
     """Returns the key of a program: a hash of its text, its devices in order, and the compilers' options."""
     devices = [(device.device_kind, device.id) for device in run.mesh.devices.flat]
-    options = [(name, os.environ.get(name)) for name in _OPTIONS], options_of(run.mesh)
+    options = [(name, os.environ.get(name)) for name in _OPTIONS]
     versions = {name: version for name in _COMPILERS if (version := version_of(name))}
-    circumstances = json.dumps([_FORMAT, devices, run.runtime.platform, versions, options])
+    of_steps = options_of(run.mesh)
+    circumstances = json.dumps([_FORMAT, devices, run.runtime.platform, versions, options, of_steps])
     return hashlib.sha256(f"{circumstances}\n{lowered.as_text()}".encode()).hexdigest()
 
 
